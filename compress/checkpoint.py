@@ -1,0 +1,239 @@
+"""A network as plain data: saved whatever its widths, and loaded without running anything from the file.
+
+A pruned network no longer fits the class it came from, so its `state_dict` alone cannot be loaded. A weights
+file therefore also holds what the network was built from and the widths that pruning left: the network is built
+anew by name, its layers are narrowed to those widths, and the tensors are laid in. What comes out is a plain
+torchvision module.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import UserError
+from compress.models import Network, build
+
+FORMAT, VERSION = "compress.weights", 1
+
+# The attributes in which pruning leaves a layer's width. A file may only make them smaller than the network's own.
+WIDTHS = (
+    "in_channels",
+    "out_channels",
+    "groups",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "normalized_shape",
+    "embed_dim",
+    "kdim",
+    "vdim",
+    "head_dim",
+    "num_heads",
+    "hidden_dim",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained classifier and all that is needed to use it.
+
+    Args:
+        model: images (B, 3, H, W), normalised, to logits (B, classes); in evaluation mode, on the CPU.
+        network: what the model was built from.
+        classes: the names of the classes, in the order of the logits.
+        input_size: (3, H, W).
+        mean, std: of each channel, for pixels scaled to 0..1.
+        data: the data set it was trained on.
+        origin: how it came to be: command, recipe, seed, device, versions, accuracy.
+    """
+
+    model: nn.Module
+    network: Network
+    classes: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def save(checkpoint: Checkpoint, path: str | Path) -> None:
+    """Write `checkpoint` to `path`, whole or not at all."""
+    plain = {
+        "format": FORMAT,
+        "version": VERSION,
+        "network": asdict(checkpoint.network),
+        "widths": widths(checkpoint.model, checkpoint.network, len(checkpoint.classes)),
+        "state_dict": {key: tensor.detach().cpu() for key, tensor in checkpoint.model.state_dict().items()},
+        "classes": list(checkpoint.classes),
+        "input_size": list(checkpoint.input_size),
+        "mean": list(checkpoint.mean),
+        "std": list(checkpoint.std),
+        "data": checkpoint.data,
+        "origin": checkpoint.origin,
+    }
+    write(plain, path)
+
+
+def write(plain: Any, path: str | Path) -> None:
+    """`torch.save` through a temporary file in the same folder, so that a kill leaves the old file or the new."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(plain, file)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | Path) -> Any:
+    """What `write` wrote: tensors and plain data, never code.
+
+    Raises:
+        UserError: there is no such file, it is cut short or damaged, or it holds pickled code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: refused, this is not plain data (it may hold code); nothing was run") from error
+    except Exception as error:  # torch reports damage in a dozen exception types
+        raise UserError(f"{path}: not a weights file, or a damaged one") from error
+
+
+def load(path: str | Path, own: Callable[..., nn.Module] | None = None) -> Checkpoint:
+    """Load a weights file; no code from the file is run.
+
+    Args:
+        path: a file that `save` wrote.
+        own: the function that builds the network, for a file whose network is a person's own
+            (``package.module:function``): such a function is never imported on the file's word alone.
+
+    Raises:
+        UserError: anything is wrong with the file; one line, naming it.
+    """
+    plain = read(path)
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise UserError(f"{path}: not a weights file of this program")
+    if plain.get("version") != VERSION:
+        raise UserError(f"{path}: weights file version {plain.get('version')!r}, this program reads {VERSION}")
+    try:
+        return _restore(plain, own)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # whatever a tampered file brings about, it is the file's fault
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: its parts do not fit together ({reason[:160]})") from error
+
+
+def widths(model: nn.Module, network: Network, classes: int) -> dict[str, dict[str, Any]]:
+    """Where `model` differs in width from `network` freshly built: module path to attribute to value."""
+    if ":" in network.name:  # a person's own: every width is kept, so that saving need not build it
+        return {path: kept for path, module in model.named_modules() if (kept := _widths(module))}
+    with torch.device("meta"):
+        fresh = dict(build(Network(network.name, network.stem), classes).named_modules())
+    return {
+        path: changed
+        for path, module in model.named_modules()
+        if (changed := {k: v for k, v in _widths(module).items() if v != getattr(fresh[path], k)})
+    }
+
+
+def _widths(module: nn.Module) -> dict[str, Any]:
+    found = {name: getattr(module, name) for name in WIDTHS if isinstance(getattr(module, name, None), int | tuple)}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def _restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None) -> Checkpoint:
+    network = Network(**plain["network"])
+    classes = tuple(str(name) for name in plain["classes"])
+    if ":" in network.name and own is None:
+        raise UserError(f"its network is {network.name!r}, a person's own: pass that function to load it")
+    with torch.device("meta"):
+        model = build(Network(network.name, network.stem), len(classes), own)
+    modules = dict(model.named_modules())
+    for path, changed in plain["widths"].items():
+        for name, value in changed.items():
+            _narrow(modules[path], name, value)
+    _lay_in(model, plain["state_dict"])
+    size = tuple(int(side) for side in plain["input_size"])
+    if len(size) != 3 or not all(1 <= side <= 4096 for side in size):
+        raise UserError(f"its input size {size} is not an image's")
+    checkpoint = Checkpoint(
+        model=model.eval(),
+        network=network,
+        classes=classes,
+        input_size=size,
+        mean=tuple(float(x) for x in plain["mean"]),
+        std=tuple(float(x) for x in plain["std"]),
+        data=str(plain["data"]),
+        origin=dict(plain["origin"]),
+    )
+    if len(checkpoint.mean) != 3 or len(checkpoint.std) != 3 or not all(x > 0 for x in checkpoint.std):
+        raise UserError("its normalization is not three means and three positive deviations")
+    with torch.inference_mode():
+        logits = model(torch.zeros(1, *size))
+    if logits.shape != (1, len(classes)):
+        raise UserError(f"its network answers {tuple(logits.shape)} where (1, {len(classes)}) was due")
+    return checkpoint
+
+
+def _narrow(module: nn.Module, name: str, value: Any) -> None:
+    """Set one width, if it is one and does not exceed the network's own."""
+    ours = getattr(module, name, None)
+    value = tuple(value) if isinstance(value, list) else value
+    sizes, limits = (value, ours) if isinstance(value, tuple) else ((value,), (ours,))
+    fits = (
+        name in WIDTHS
+        and type(value) is type(ours)
+        and len(sizes) == len(limits)  # type: ignore[arg-type]
+        and all(type(s) is int and 1 <= s <= limit for s, limit in zip(sizes, limits, strict=True))  # type: ignore[arg-type]
+    )
+    if not fits:
+        raise UserError(f"{name} = {value!r} is not a width of this network")
+    setattr(module, name, value)
+
+
+def _lay_in(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Put `tensors` in the place of the parameters and buffers of `model`, whatever their widths."""
+    wanted = model.state_dict()
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())
+        raise UserError(f"its tensors are not the network's ({odd[0]!r} and {len(odd) - 1} more differ)")
+    for key, tensor in tensors.items():
+        due = wanted[key]
+        shrunk = tensor.dim() == due.dim() and all(0 < a <= b for a, b in zip(tensor.shape, due.shape, strict=True))
+        if tensor.dtype != due.dtype or not (shrunk or math.prod(tensor.shape) == math.prod(due.shape) == 1):
+            raise UserError(f"tensor {key!r} of shape {tuple(tensor.shape)} does not fit the network")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"tensor {key!r} holds values that are not finite")
+        path, _, name = key.rpartition(".")
+        parent = model.get_submodule(path)
+        if name in parent._parameters:
+            setattr(parent, name, nn.Parameter(tensor.clone()))
+        else:
+            parent._buffers[name] = tensor.clone()
+    if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
+        raise UserError("a tensor of the network is missing")

@@ -1,0 +1,77 @@
+"""Which channels matter: torch-pruning's importances by name, asked for one score a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+from compress.errors import UserError, nearest
+from compress.prune.structure import Structure
+
+Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's mean loss on it
+
+
+@dataclass(frozen=True)
+class Importance:
+    """A way to score channels: torch-pruning's scorer, and whether it needs gradients of the loss on data."""
+
+    scorer: Callable[[], Any]
+    needs_data: bool = False
+
+
+# Sums over a coupling, without a normalizer, keep Taylor scores what they are: changes of one and the same loss,
+# comparable between layers. Norms of weights are not, so there each coupling's mean is made one.
+IMPORTANCES = {
+    # Li et al. 2017, arXiv:1608.08710, over the whole coupling
+    "magnitude": Importance(lambda: tp.importance.GroupMagnitudeImportance(p=2)),
+    # Molchanov et al. 2019, arXiv:1906.10771
+    "taylor": Importance(
+        lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None), needs_data=True
+    ),
+    # Liu et al. 2017, arXiv:1708.06519
+    "bn-scale": Importance(tp.importance.BNScaleImportance),
+    # Lee et al. 2021, arXiv:2010.07611
+    "lamp": Importance(tp.importance.LAMPImportance),
+    "random": Importance(tp.importance.RandomImportance),
+}
+
+
+def importance(name: str) -> Importance:
+    """The importance called `name`, or a UserError that names the nearest."""
+    if name not in IMPORTANCES:
+        known = ", ".join(IMPORTANCES)
+        raise UserError(f"unknown importance {name!r}{nearest(name, IMPORTANCES)}; known: {known}")
+    return IMPORTANCES[name]
+
+
+def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[Loss] | None = None) -> list[Tensor]:
+    """What each unit of each coupling is worth, as (units,) float64, all positive, by the importance `name`.
+
+    Args:
+        losses: for the importances that need data, one callable a batch; their gradients are summed.
+
+    Raises:
+        UserError: an importance that needs data got none, or the model's weights are not finite.
+    """
+    chosen = importance(name)
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise UserError("the model's weights hold values that are not finite: nothing can be ranked by them")
+    if chosen.needs_data:
+        if losses is None:
+            raise UserError(f"importance {name!r} needs data to measure on; 'magnitude' needs none")
+        model.zero_grad(set_to_none=False)
+        for loss in losses:
+            loss(model).backward()
+    scorer = chosen.scorer()
+    found = []
+    for coupling in structure.couplings:
+        scores = scorer(coupling.group)
+        if scores is None:  # a coupling without a layer that this importance looks at, as batch norm for bn-scale
+            scores = torch.ones(coupling.units.numel())
+        found.append(scores.detach().double().cpu()[coupling.units].sum(dim=1).clamp_min(1e-12))
+    return found
