@@ -9,9 +9,7 @@ torchvision module.
 from __future__ import annotations
 
 import math
-import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -22,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import UserError
-from compress.models import Network, build
+from compress.files import atomically
+from compress.models.build import build
+from compress.models.network import Network
 
 FORMAT, VERSION = "compress.weights", 1
 
@@ -88,20 +88,9 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 
 
 def write(plain: Any, path: str | Path) -> None:
-    """`torch.save` through a temporary file in the same folder, so that a kill leaves the old file or the new."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(plain, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write tensors and plain data to `path`, whole or not at all."""
+    with atomically(path) as file:
+        torch.save(plain, file)
 
 
 def read(path: str | Path) -> Any:

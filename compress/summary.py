@@ -16,6 +16,12 @@ class Count:
     params: int
     macs: int
 
+    def __add__(self, other: Count) -> Count:
+        return Count(self.params + other.params, self.macs + other.macs)
+
+    def __sub__(self, other: Count) -> Count:
+        return Count(self.params - other.params, self.macs - other.macs)
+
 
 def count(model: nn.Module, input_size: tuple[int, int, int]) -> Count:
     """Count `model` on one image of `input_size` (C, H, W), by torchinfo. The model is left as it was."""

@@ -5,31 +5,15 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torchvision.models
 from torch import nn
 from torchvision.models import ResNet
 
 from compress.errors import UserError, nearest
+from compress.models.network import Network
 
-Stem = Literal["imagenet", "half", "small"]
 Builder = Callable[..., nn.Module]
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network to be built: what a recipe says of it, and what a weights file remembers.
-
-    `name` is one of torchvision's classification models, or ``package.module:function`` for a person's own
-    (called with ``num_classes=N``). `stem` is how a residual network begins: ``imagenet`` (7×7 stride 2, then
-    max-pool), ``half`` (3×3 stride 2) or ``small`` (3×3 stride 1): the last two for small images.
-    """
-
-    name: str
-    stem: Stem = "imagenet"
-    pretrained: bool = False
 
 
 def names() -> list[str]:
@@ -49,7 +33,7 @@ def build(network: Network, classes: int, own: Builder | None = None) -> nn.Modu
     if ":" in network.name:
         if network.pretrained or network.stem != "imagenet":
             raise UserError(f"network {network.name!r} is your own: it takes neither a stem nor `pretrained`")
-        return (own or _import(network.name))(num_classes=classes)
+        return (own or own_builder(network.name))(num_classes=classes)
     if network.name not in names():
         hint = nearest(network.name, names())
         raise UserError(f"unknown network {network.name!r}{hint}; any torchvision classification model will do")
@@ -89,7 +73,8 @@ def _small_stem(model: ResNet, stride: int) -> None:
     model.maxpool = nn.Identity()
 
 
-def _import(name: str) -> Builder:
+def own_builder(name: str) -> Builder:
+    """Import the function that a ``package.module:function`` name points to."""
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)

@@ -11,7 +11,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.errors import UserError, nearest
-from compress.prune.structure import Structure
+from compress.pruning.structure import Structure
 
 Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's mean loss on it
 

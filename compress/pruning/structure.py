@@ -17,6 +17,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.errors import UserError
+from compress.summary import Count, count
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Coupling:
 
 
 class Structure:
-    """The couplings of a model, and its number of parameters as a function of how many units each one keeps.
+    """The couplings of a model, and its size as a function of how many units each one keeps.
 
     Args:
         model: any network that autograd can trace; its parameters must require gradients.
@@ -65,16 +66,17 @@ class Structure:
         self.couplings = [c for group in groups if (c := _coupling(self.graph, group)) is not None]
         if not self.couplings:
             raise UserError("this network cannot be pruned: every channel of it reaches the output unmixed")
-        self._fixed = sum(p.numel() for p in model.parameters())
-        self._layers: dict[int, _Layer] = {}
-        self.readers: list[list[tuple[_Layer, int, int]]] = []
+        places = _places(model, example)
+        layers: dict[int, _Layer] = {}
+        self.links: list[list[tuple[_Layer, int, int]]] = []
         for coupling in self.couplings:
-            links = []
             for touch in coupling.touches:
-                layer = self._layers.setdefault(id(touch.layer), _Layer(touch.layer))
-                links.append((layer, touch.side, touch.channels))
-            self.readers.append(links)
-        self._fixed -= sum(layer.params() for layer in self._layers.values())
+                if id(touch.layer) not in layers:
+                    layers[id(touch.layer)] = _Layer(touch.layer, places.get(touch.layer, 1))
+            self.links.append([(layers[id(t.layer)], t.side, t.channels) for t in coupling.touches])
+        self._layers = list(layers.values())
+        whole = count(model, (example.shape[1], example.shape[2], example.shape[3]))
+        self._fixed = whole - self._sum(self._layers)
 
     def sizes(self) -> list[int]:
         """How many units each coupling has."""
@@ -88,27 +90,40 @@ class Structure:
                 owners.setdefault(id(layer), set()).add(i)
         return [set().union(*(owners[id(layer)] for layer, _, _ in links)) for links in self.readers]
 
-    def params(self, kept: list[int]) -> int:
-        """Parameters of the whole network if coupling i keeps `kept[i]` units."""
+    def size(self, kept: list[int]) -> Count:
+        """The whole network's size if coupling i keeps `kept[i]` units."""
         self.reset()
         for i, (size, keep) in enumerate(zip(self.sizes(), kept, strict=True)):
             self.remove(i, size - keep)
-        total = self._fixed + sum(layer.params() for layer in self._layers.values())
+        total = self._fixed + self._sum(self._layers)
         self.reset()
         return total
 
     def reset(self) -> None:
         """Forget every `remove`."""
-        for layer in self._layers.values():
+        for layer in self._layers:
             layer.left = list(layer.full)
 
-    def remove(self, i: int, units: int) -> int:
-        """Take `units` units of coupling i away (put them back if negative): the parameters that this saves."""
-        layers = {id(layer): layer for layer, _, _ in self.readers[i]}.values()
-        before = sum(layer.params() for layer in layers)
-        for layer, side, channels in self.readers[i]:
+    def remove(self, i: int, units: int) -> Count:
+        """Take `units` units of coupling i away (put them back if negative): what this saves."""
+        layers = list({id(layer): layer for layer, _, _ in self.links[i]}.values())
+        before = self._sum(layers)
+        for layer, side, channels in self.links[i]:
             layer.left[side] -= units * channels
-        return before - sum(layer.params() for layer in layers)
+        return before - self._sum(layers)
+
+    def neighbours(self) -> list[set[int]]:
+        """For each coupling, those whose costs change with its width (itself among them)."""
+        owners: dict[int, set[int]] = {}
+        for i, links in enumerate(self.links):
+            for layer, _, _ in links:
+                owners.setdefault(id(layer), set()).add(i)
+        return [set().union(*(owners[id(layer)] for layer, _, _ in links)) for links in self.links]
+
+    @staticmethod
+    def _sum(layers: list[_Layer]) -> Count:
+        sizes = [layer.size() for layer in layers]
+        return Count(sum(params for params, _ in sizes), sum(macs for _, macs in sizes))
 
     def cut(self, kept: list[Tensor]) -> None:
         """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices)."""
@@ -121,9 +136,14 @@ class Structure:
 
 
 class _Layer:
-    """A layer's size as a function of the channels left on its two sides."""
+    """A layer's size as a function of the channels left on its two sides.
 
-    def __init__(self, module: Any) -> None:
+    `places` is at how many places of the feature map its weights are used: a multiply-add is counted as torchinfo
+    counts it, each parameter of a convolution once a place, any other once.
+    """
+
+    def __init__(self, module: Any, places: int) -> None:
+        self.places = places
         if isinstance(module, nn.Parameter):
             self.full = [max(module.shape), 1]
             self.terms = [(module.numel(), True, False)]
@@ -138,15 +158,33 @@ class _Layer:
             self.terms = [(p.numel(), True, crossed and p.dim() > 1) for p in module.parameters(recurse=False)]
         self.left = list(self.full)
 
-    def params(self) -> int:
-        total = 0
+    def size(self) -> tuple[int, int]:
+        """Parameters and multiply-adds."""
+        params = 0
         for numel, by_out, by_in in self.terms:
             if by_out:
                 numel = numel * self.left[0] // self.full[0]
             if by_in:
                 numel = numel * self.left[1] // self.full[1]
-            total += numel
-        return total
+            params += numel
+        return params, params * self.places
+
+
+def _places(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
+    """Height times width of what each convolution puts out."""
+    found: dict[nn.Module, int] = {}
+    hooks = [
+        module.register_forward_hook(lambda m, _, out: found.__setitem__(m, out.shape[2] * out.shape[3]))
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    try:
+        with torch.no_grad():
+            model(example[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def _coupling(graph: Any, group: Any) -> Coupling | None:

@@ -1,0 +1,41 @@
+"""An image classifier and a budget in, the most accurate network that fits out.
+
+    compress.run("default", budget="100k", out="runs/mine")     # the whole pipeline
+    compress.load("runs/mine/model.pth").model                  # a plain torchvision module
+    compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
+    compress.prune(model, example, 100_000)                     # one cut, no training
+    compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds, by torchinfo
+
+torch is imported when one of these is first used, not before.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from compress.errors import UserError
+
+if TYPE_CHECKING:
+    from compress.checkpoint import load
+    from compress.inference import predict
+    from compress.pipeline import run
+    from compress.pruning.pruner import prune
+    from compress.summary import count as summarize
+
+__all__ = ["UserError", "load", "predict", "prune", "run", "summarize"]
+
+_HOMES = {
+    "load": ("compress.checkpoint", "load"),
+    "predict": ("compress.inference", "predict"),
+    "prune": ("compress.pruning.pruner", "prune"),
+    "run": ("compress.pipeline", "run"),
+    "summarize": ("compress.summary", "count"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'compress' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,157 @@
+"""How images become batches: cropped, flipped, normalised, mixed, a whole batch at a time."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+from torchvision.transforms import v2
+
+from compress.data.draws import seed_of, view_boxes, view_flips, view_order
+from compress.data.open import Data
+from compress.data.pool import Pool
+from compress.errors import UserError
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What a training view does to images.
+
+    `crop`: the range of the share of an image's area that a random crop keeps (Szegedy et al. 2015, arXiv
+    1409.4842), or None for no crop. `flip`: mirror every second image, on average. `mixup`, `cutmix`: the
+    alpha of the Beta distribution of Zhang et al. 2017 (arXiv 1710.09412) and Yun et al. 2019 (arXiv
+    1905.04899), 0 for off. `mix`: the probability that a batch is mixed at all, by either with equal chance
+    where both are on.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    crop: tuple[float, float] | None = (0.6, 1.0)
+    flip: bool = True
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
+            raise UserError(f"crop = {self.crop}: two shares of the area, above 0, at most 1, smaller first")
+        if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf):
+            raise UserError(f"mixup = {self.mixup}, cutmix = {self.cutmix}: an alpha is 0 (off) or more")
+        if not 0 <= self.mix <= 1:
+            raise UserError(f"mix = {self.mix}: a probability lies between 0 and 1")
+
+
+class Batch(NamedTuple):
+    """`images` float32 (B, 3, S, S), normalised, channels last; `targets` float32 (B, classes), each a
+    distribution; `rows` int64 (B,), the samples' places in their pool; `start`, the batch's first place in
+    its view's order; `view`, the number of that view, -1 for images shown as they are."""
+
+    images: Tensor
+    targets: Tensor
+    rows: Tensor
+    start: int
+    view: int = -1
+
+
+def training_batches(
+    data: Data,
+    augment: Augment,
+    *,
+    seed: int,
+    view: int,
+    batch: int,
+    drop_last: bool = True,
+    size: int | None = None,
+) -> Iterator[Batch]:
+    """One augmented view of ``data.train``, in batches of `batch` (a smaller pool is one batch).
+
+    The view is a pure function of (seed, view): its order, each sample's crop and flip, each batch's
+    mixing. It is made at ``data.size``; another `size` only resizes the finished batch, so that a teacher
+    and a student at different sizes see the same view. The global random state is left as it was.
+    """
+    count = len(data.train)
+    order = torch.split(view_order(count, seed, view), min(batch, count))
+    if drop_last and len(order[-1]) < len(order[0]):
+        order = order[:-1]
+    boxes = None if augment.crop is None else view_boxes(count, data.size, augment.crop, seed, view)
+    flips = view_flips(count, seed, view) if augment.flip else None
+    mixers = _mixers(augment)
+    start = 0
+    for number, (rows, pixels) in enumerate(zip(order, data.train.batches(order), strict=True)):
+        if flips is not None:
+            pixels = _flipped(pixels, flips[rows])
+        images = pixels.float() if boxes is None else _cropped(pixels, boxes[rows])
+        images = _normalised(images, data)
+        rows = rows.to(images.device)
+        targets = _one_hot(data, data.train, rows)
+        if mixers:
+            images, targets = _mixed(images, targets, mixers, augment.mix, seed_of("mix", seed, view, number))
+        yield Batch(_finished(images, size), targets, rows, start, view)
+        start += len(rows)
+
+
+def plain_batches(data: Data, pool: Pool, *, batch: int, size: int | None = None) -> Iterator[Batch]:
+    """Every image of `pool`, a pool of `data`, as it is and in order, the last batch perhaps smaller."""
+    order = torch.split(torch.arange(len(pool)), batch)
+    start = 0
+    for rows, pixels in zip(order, pool.batches(order), strict=True):
+        images = _normalised(pixels.float(), data)
+        rows = rows.to(images.device)
+        yield Batch(_finished(images, size), _one_hot(data, pool, rows), rows, start)
+        start += len(rows)
+
+
+def _flipped(pixels: Tensor, flips: Tensor) -> Tensor:
+    chosen = flips.to(pixels.device, non_blocking=True)[:, None, None, None]
+    return torch.where(chosen, pixels.flip(3), pixels)
+
+
+def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """Crop boxes (B, 4) and scale them back to the images' side; a crop never shrinks, so one sample a
+    pixel is bilinear interpolation to the letter."""
+    numbers = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]
+    regions = torch.cat([numbers, boxes], dim=1).to(pixels.device, non_blocking=True)
+    images: Tensor = roi_align(pixels.float(), regions, pixels.shape[-2:], sampling_ratio=1, aligned=True)
+    return images
+
+
+def _normalised(images: Tensor, data: Data) -> Tensor:
+    """In place, from values of 0 to 255; a grey image needs the first channel's numbers only."""
+    mean = torch.tensor(data.mean[: images.shape[1]])[:, None, None]
+    std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
+    gain, shift = 1 / (255 * std), -mean / std
+    return images.mul_(gain.to(images.device)).add_(shift.to(images.device))
+
+
+def _one_hot(data: Data, pool: Pool, rows: Tensor) -> Tensor:
+    return F.one_hot(pool.targets[rows], len(data.classes)).float()
+
+
+def _mixers(augment: Augment) -> list[v2.Transform]:
+    mixers = [v2.MixUp(alpha=augment.mixup)] if augment.mixup > 0 else []
+    return mixers + ([v2.CutMix(alpha=augment.cutmix)] if augment.cutmix > 0 else [])
+
+
+def _mixed(
+    images: Tensor, targets: Tensor, mixers: list[v2.Transform], probability: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    # torchvision draws from the CPU's global generator; torch.manual_seed would touch the GPUs' as well
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        chance, which = torch.rand(2).tolist()
+        if chance < probability:
+            images, targets = mixers[int(which * len(mixers))](images, targets)
+    return images, targets
+
+
+def _finished(images: Tensor, size: int | None) -> Tensor:
+    """At `size` pixels, grey repeated to three channels, channels last."""
+    side = images.shape[-1]
+    if size is not None and size != side:
+        images = F.interpolate(images, (size, size), mode="bilinear", antialias=size < side)
+    return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

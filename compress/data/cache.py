@@ -1,0 +1,86 @@
+"""Where datasets lie on this machine: found, unpacked or downloaded once, whole or not at all."""
+
+import contextlib
+import gzip
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+from compress.errors import UserError
+
+SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+# Debian's package strips the name and time from each gzip header, so its files differ from those whose MD5s
+# torchvision lists, though the compressed bytes after the header are the same. The unpacked files are what
+# counts.
+FASHION_MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+
+
+def cache_root() -> Path:
+    """The directory that holds datasets: ``$COMPRESS_DATA``, else this user's cache directory."""
+    return Path(os.environ.get("COMPRESS_DATA") or platformdirs.user_cache_dir("compress"))
+
+
+def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "") -> Path:
+    """The cache directory, once it holds `folder`.
+
+    A missing folder is made by `fill`, which is given an empty directory to put it in; the folder is then
+    moved into the cache whole, and a second process waits for the first.
+
+    Raises:
+        UserError: the folder is missing and `fill` could not make it.
+    """
+    root = cache_root()
+    target = root / folder
+    if target.exists():
+        return root
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{folder}.lock"):
+            if not target.exists():
+                with tempfile.TemporaryDirectory(dir=root, prefix=f".{folder}.") as staging:
+                    # torchvision prints while it downloads
+                    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+                        fill(Path(staging))
+                    (Path(staging) / folder).replace(target)
+    except Exception as error:  # networks and archives fail in many ways; each is the user's to mend
+        raise UserError(
+            f"no {name} data: {target} does not exist and could not be made ({one_line(error)}); "
+            f"{hint}put the dataset at {target}, or name another directory in COMPRESS_DATA"
+        ) from error
+    return root
+
+
+def unpack_fashion_mnist(staging: Path) -> bool:
+    """Unpack the system's copy of Fashion-MNIST as torchvision lays it out, if there is one.
+
+    Raises:
+        ValueError: a file of the copy is not the published one.
+    """
+    if not all((SYSTEM_FASHION_MNIST / f"{name}.gz").is_file() for name in FASHION_MNIST_SHA256):
+        return False
+    raw = staging / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, digest in FASHION_MNIST_SHA256.items():
+        packed = SYSTEM_FASHION_MNIST / f"{name}.gz"
+        content = gzip.decompress(packed.read_bytes())
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise ValueError(f"{packed} is not the published file")
+        (raw / name).write_bytes(content)
+    return True
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's own words, on one line and not too many of them."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"

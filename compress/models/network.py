@@ -1,0 +1,20 @@
+"""What a network is before it is built: a name and a few choices. Free of torch, so that recipes can be read fast."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Stem = Literal["imagenet", "half", "small"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to be built: what a recipe says of it, and what a weights file remembers.
+
+    `name` is one of torchvision's classification models, or ``package.module:function`` for a person's own
+    (called with ``num_classes=N``). `stem` is how a residual network begins: ``imagenet`` (7×7 stride 2, then
+    max-pool), ``half`` (3×3 stride 2) or ``small`` (3×3 stride 1): the last two for small images.
+    """
+
+    name: str
+    stem: Stem = "imagenet"
+    pretrained: bool = False

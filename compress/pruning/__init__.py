@@ -1,0 +1,1 @@
+"""Structured pruning: which channels matter (importance), and how to land on a budget (pruner)."""

@@ -1,0 +1,176 @@
+"""The stages of a pipeline: each takes a model and gives back a model, in a few lines that call the rooms below."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.checkpoint import Checkpoint
+from compress.data.batches import Augment, Batch, plain_batches, training_batches
+from compress.data.open import Data
+from compress.distill.kd import KD
+from compress.distill.labels import Labels
+from compress.distill.targets import Targets
+from compress.errors import UserError
+from compress.models.build import build
+from compress.pruning.pruner import prune, reestimate_batchnorm
+from compress.recipe import Prune, Recipe, Stage, Train
+from compress.training import Objective, Schedule, accuracy, forward, steps_of, teach, train
+from compress.watch import Watch
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What every stage works with.
+
+    Args:
+        teacher: the trained teacher, once there is one; `teacher_size` is the side of the images it was made for.
+        target: parameters that this round of pruning aims at, for a prune stage.
+        state: the file in which a training stage keeps what it needs to go on after a kill.
+        answers: the folder for the teacher's kept answers.
+    """
+
+    recipe: Recipe
+    data: Data
+    device: torch.device
+    watch: Watch
+    state: Path
+    answers: Path
+    teacher: nn.Module | None = None
+    teacher_size: int | None = None
+    target: int | None = None
+
+    def validate(self, model: nn.Module, size: int | None = None, exact: bool = False) -> float:
+        """Top-1 accuracy of `model` on the validation split, 0 to 1."""
+        batches = plain_batches(self.data, self.data.val, batch=500)
+        return accuracy(model, batches, size=size, exact=exact)
+
+
+def teach_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
+    """Train the teacher, from scratch or from pretrained weights, on the labels."""
+    teacher = _build(bench, bench.recipe.teacher)
+    return _train(teacher, stage, bench, Labels(stage.label_smoothing))
+
+
+def distill_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
+    """Train the student on the labels and on what the teacher says."""
+    return _train(_build(bench, bench.recipe.student), stage, bench, _objective(stage, bench))
+
+
+def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.Module:
+    """Remove channels until the round's target is met, then measure the batch norms anew."""
+    if model is None or bench.target is None:
+        raise UserError("a prune stage needs a model and a target: put it after 'distill'")
+    batches = list(_sample(bench, stage.samples))
+    losses: list[Callable[[nn.Module], Tensor]] = [_loss_on(batch, stage.size) for batch in batches]
+    example = torch.zeros(1, 3, side(stage, bench.data), side(stage, bench.data), device=bench.device)
+    pruned = prune(model, example, bench.target, importance=stage.importance, losses=losses)
+    reestimate_batchnorm(pruned, forward(pruned, stage.size), (batch.images for batch in batches))
+    return pruned.eval()
+
+
+def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
+    """Train what pruning left, on the labels and on what the teacher says."""
+    if model is None:
+        raise UserError("a finetune stage needs a model: put it after 'distill'")
+    return _train(model, stage, bench, _objective(stage, bench))
+
+
+def perform(model: nn.Module | None, stage: Stage, bench: Workbench) -> nn.Module:
+    """Do one stage: a model (none, for the first) in, a model out."""
+    if isinstance(stage, Prune):
+        return prune_stage(model, stage, bench)
+    does = {"teach": teach_stage, "distill": distill_stage, "finetune": finetune_stage}
+    return does[stage.kind](model, stage, bench)
+
+
+def pack(model: nn.Module, stage: Stage, recipe: Recipe, data: Data, origin: dict[str, object]) -> Checkpoint:
+    """A stage's model with all that it needs to be used."""
+    return Checkpoint(
+        model=model,
+        network=recipe.teacher if stage.kind == "teach" else recipe.student,
+        classes=data.classes,
+        input_size=(3, side(stage, data), side(stage, data)),
+        mean=data.mean,
+        std=data.std,
+        data=data.name,
+        origin=origin,
+    )
+
+
+def side(stage: Stage, data: Data) -> int:
+    """The side of the images that a stage's model is made for, in pixels."""
+    return stage.size or data.size
+
+
+def _build(bench: Workbench, network: object) -> nn.Module:
+    torch.manual_seed(bench.recipe.seed)
+    model = build(network, len(bench.data.classes))  # type: ignore[arg-type]
+    return model.to(bench.device, memory_format=torch.channels_last)
+
+
+def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objective) -> nn.Module:
+    recipe, data = bench.recipe, bench.data
+    augment = _augment(stage)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        view = epoch % stage.views if stage.views else epoch
+        return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch)
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    return train(
+        model,
+        batches,
+        objective,
+        Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema),
+        steps=steps_of(len(data.train), recipe.batch),
+        validate=lambda trained: bench.validate(trained, stage.size),
+        seed=recipe.seed,
+        state=bench.state,
+        watch=bench.watch,
+        size=stage.size,
+        compiled=stage.compile,
+    )
+
+
+def _objective(stage: Train, bench: Workbench) -> Objective:
+    if bench.teacher is None or stage.alpha == 0:
+        return Labels(stage.label_smoothing)
+    recipe, data = bench.recipe, bench.data
+    samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
+    what = [asdict(_augment(stage)), recipe.seed, recipe.batch, data.checksum, _fingerprint(bench.teacher)]
+    folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    targets = Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
+    return KD(targets, stage.temperature, stage.alpha, stage.fade, stage.label_smoothing)
+
+
+def _augment(stage: Train) -> Augment:
+    return Augment(stage.crop, stage.flip, stage.mixup, stage.cutmix, stage.mix)
+
+
+def _sample(bench: Workbench, samples: int) -> Iterator[Batch]:
+    """The first `samples` training images of a view that no epoch sees, lightly augmented."""
+    augment = Augment(crop=None)
+    size = min(bench.recipe.batch, samples)
+    batches = training_batches(bench.data, augment, seed=bench.recipe.seed, view=2**31, batch=size)
+    for _, batch in zip(range(max(samples // size, 1)), batches, strict=False):
+        yield batch
+
+
+def _loss_on(batch: Batch, size: int | None) -> Callable[[nn.Module], Tensor]:
+    return lambda model: F.cross_entropy(forward(model, size, exact=True)(batch.images), batch.targets)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

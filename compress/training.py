@@ -1,0 +1,219 @@
+"""The one training loop of the project: a model, batches, an objective."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from compress import checkpoint
+from compress.data.batches import Batch
+from compress.files import write_text
+from compress.watch import Watch
+
+Forward = Callable[[Tensor], Tensor]
+Metrics = dict[str, float]  # of one epoch: epoch, loss, val (0 to 1), seconds since the stage began
+
+
+class Objective(Protocol):
+    """What is to be made small: a student's forward pass, a batch and the progress (0 to 1) to a scalar loss."""
+
+    def __call__(self, student: Forward, batch: Batch, progress: float, /) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn; see `compress.recipe.Train`."""
+
+    epochs: int
+    optimizer: Literal["sgd", "adamw"]
+    lr: float
+    weight_decay: float
+    warmup: float
+    ema: float
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at `progress` (0 to 1): up in a line over the warm-up, then down in a line to zero."""
+        rising = progress < self.warmup
+        return self.lr * (progress / self.warmup if rising else (1 - progress) / max(1 - self.warmup, 1e-9))
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Iterable[Batch]],
+    objective: Objective,
+    schedule: Schedule,
+    *,
+    steps: int,
+    validate: Callable[[nn.Module], float],
+    seed: int,
+    state: Path,
+    watch: Watch,
+    size: int | None = None,
+    compiled: bool = False,
+) -> nn.Module:
+    """Train `model` in place; what comes back is the model with its last weights, or with their running average.
+
+    After every epoch all that the next one needs is written to `state`, and the metrics so far, one JSON line an
+    epoch, beside it. If `state` is there already, training goes on from it and ends as if it had never stopped,
+    since every random choice is a function of the epoch.
+
+    Args:
+        batches: epoch to its batches, `steps` of them, on the model's device.
+        validate: a model to its validation accuracy, 0 to 1.
+        size: side to which images are resized on their way into the model.
+        compiled: run the forward and backward pass through torch.compile.
+    """
+    device = next(model.parameters()).device
+    optimizer = _optimizer(model, schedule)
+    average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True)
+    history = _resume(state, model, optimizer, average)
+    seconds = history[-1]["seconds"] if history else 0.0
+    if history:
+        watch.epoch(schedule.epochs, history)
+    student = forward(torch.compile(model) if compiled and can_compile(device) else model, size)
+    best = average.module if schedule.ema else model
+    total = schedule.epochs * steps
+    for epoch in range(len(history), schedule.epochs):
+        started, losses = time.monotonic(), torch.zeros((), device=device)
+        torch.manual_seed(seed * 100_003 + epoch)
+        model.train()
+        for step, batch in enumerate(watch.track(batches(epoch), steps, f"epoch {epoch + 1}/{schedule.epochs}")):
+            progress = (epoch * steps + step) / total
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate(progress)
+            loss = objective(student, batch, progress)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if schedule.ema:
+                average.update_parameters(model)
+            losses += loss.detach()
+        accuracy = validate(best)
+        seconds += time.monotonic() - started
+        now = {"epoch": epoch + 1, "loss": float(losses) / steps, "val": accuracy, "seconds": seconds}
+        history.append(now)
+        _save(state, model, optimizer, average if schedule.ema else None, history)
+        watch.epoch(schedule.epochs, history)
+    return best.eval()
+
+
+def forward(model: nn.Module, size: int | None = None, exact: bool = False) -> Forward:
+    """`model` as training and teaching use it: images (B, 3, H, W) to float32 logits (B, classes).
+
+    Images whose side is not `size` are resized first. Unless `exact`, the arithmetic is bfloat16 where that is fast.
+    """
+
+    def run(images: Tensor) -> Tensor:
+        if size is not None and images.shape[-1] != size:
+            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=images.shape[-1] > size)
+        images = images.contiguous(memory_format=torch.channels_last)
+        fast = not exact and fast_bfloat16(images.device)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
+            logits: Tensor = model(images)
+        return logits.float()
+
+    return run
+
+
+def teach(model: nn.Module, size: int | None = None) -> Forward:
+    """`model` as a teacher: as `forward`, in evaluation mode and without gradients."""
+    answer = forward(model.eval().requires_grad_(False), size)
+
+    def run(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return answer(images)
+
+    return run
+
+
+@torch.inference_mode()
+def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = None, exact: bool = True) -> float:
+    """Top-1 accuracy of `model` in evaluation mode, 0 to 1; `size` and `exact` as for `forward`."""
+    training, right, seen = model.training, 0, 0
+    answer = forward(model.eval(), size, exact)
+    for batch in batches:
+        right += int((answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum())
+        seen += len(batch.images)
+    model.train(training)
+    return right / max(seen, 1)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("amx"))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's."""
+    return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
+
+
+def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    """Weight decay on weights alone: biases and normalizations (one-dimensional) are left to themselves."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=schedule.lr)
+
+
+def _running(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """A running average whose memory grows to 1 / (1 - decay) steps, so that short stages are averaged too."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], values: list[Tensor], seen: Tensor | int) -> None:
+        now = min(decay, (1 + int(seen)) / (10 + int(seen)))
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value.to(average.dtype), 1 - now)
+            else:
+                average.copy_(value)
+
+    return update
+
+
+def _save(
+    state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None, history: list[Metrics]
+) -> None:
+    kept = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state_dict() if average else None,
+        "history": history,
+    }
+    checkpoint.write(kept, state)
+    write_text(state.with_suffix(".jsonl"), "".join(json.dumps(line) + "\n" for line in history))
+
+
+def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module) -> list[Metrics]:
+    """Lay in what `state` holds, if it is there: the epochs that are done."""
+    if not state.is_file():
+        return []
+    kept = checkpoint.read(state)
+    model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    if kept["average"]:
+        average.load_state_dict(kept["average"])
+    history: list[Metrics] = kept["history"]
+    return history
+
+
+def steps_of(samples: int, batch: int) -> int:
+    """Whole batches in an epoch of `samples`; a data set smaller than one batch is one short batch."""
+    return max(samples // batch, 1)
+

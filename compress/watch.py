@@ -1,0 +1,56 @@
+"""What a run tells whoever watches it. The library calls these; what is shown is the watcher's business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished stage, as `run.json` keeps it.
+
+    Args:
+        name: what it is called in tables, as "prune 2".
+        params, macs: torchinfo's count of the model that the stage gave back.
+        val, test: top-1 accuracy, 0 to 1; `test` stays None until the run's end.
+        seconds: how long it took, interruptions left out.
+        checkpoint: its weights file, within the run directory.
+        epochs: how many were trained.
+        detail: what else the stage has to say.
+    """
+
+    name: str
+    kind: str
+    network: str
+    params: int
+    macs: int
+    val: float
+    seconds: float
+    checkpoint: str
+    epochs: int = 0
+    test: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+class Watch:
+    """A watcher that looks at nothing. The command line's shows progress bars and tables."""
+
+    def begin(self, number: int, total: int, name: str, about: str) -> None:
+        """Stage `number` of `total` begins."""
+
+    def track(self, batches: Iterable[T], total: int, label: str) -> Iterable[T]:
+        """Hand on `total` batches, one by one."""
+        return batches
+
+    def epoch(self, epochs: int, history: list[dict[str, float]]) -> None:
+        """Another of `epochs` epochs is over: `epoch`, `loss`, `val` (0 to 1) and `seconds` of each so far."""
+
+    def end(self, record: Record, before: Record | None, table: str) -> None:
+        """A stage is over; `before` is the stage whose model it began with, `table` torchinfo's of its result."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line: a stage taken from an earlier run, say."""

@@ -1,0 +1,63 @@
+"""Real files in the formats that datasets come in, small enough to write for each test."""
+
+import gzip
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision import datasets
+from torchvision.datasets.utils import calculate_md5
+
+
+def idx(array: np.ndarray) -> bytes:
+    """The idx format of MNIST: two zeros, the type (8: uint8), the rank, each extent, the values."""
+    extents = b"".join(extent.to_bytes(4, "big") for extent in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + extents + array.astype(np.uint8).tobytes()
+
+
+def mnist_files(train: int = 200, test: int = 50) -> dict[str, bytes]:
+    """The four files of an MNIST-like set with ten even classes, each image of one grey of its own."""
+    files = {}
+    for prefix, count in (("train", train), ("t10k", test)):
+        greys = (np.arange(count) % 256)[:, None, None]
+        files[f"{prefix}-images-idx3-ubyte"] = idx(np.broadcast_to(greys, (count, 28, 28)))
+        files[f"{prefix}-labels-idx1-ubyte"] = idx(np.arange(count) % 10)
+    return files
+
+
+def write_packed(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+
+
+def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10's pickled batches, 20 images each, and torchvision told their MD5s."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
+    for name in names:
+        data = random.integers(0, 256, (20, 3 * 32 * 32), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [n % 10 for n in range(20)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"kind_{n}" for n in range(10)]}))
+    sums = {path.name: calculate_md5(path) for path in folder.iterdir()}
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": sums["batches.meta"]}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+
+
+def write_images(root: Path, classes: list[str], count: int, suffix: str = ".png") -> None:
+    """`count` images a class, of differing sizes and, for PNG, of differing modes."""
+    random = np.random.default_rng(count)
+    modes = ["RGB", "L", "RGBA", "P"] if suffix == ".png" else ["RGB"]
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for n in range(count):
+            height, width = (int(extent) for extent in random.integers(20, 50, 2))
+            pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            pixels[..., c % 3] //= 4
+            Image.fromarray(pixels).convert(modes[n % len(modes)]).save(root / name / f"{n:02}{suffix}")
