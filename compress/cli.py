@@ -46,7 +46,11 @@ def main() -> None:
 @click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH")
 @click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)")
 @click.option("--student", help="a network's name")
-@click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="the student's stem; small suits small images")
+@click.option(
+    "--stem",
+    type=click.Choice(["imagenet", "half", "small"]),
+    help="the student's stem; small suits small images",
+)
 @click.option("--limit", type=int, help="train on this many images")
 @click.option("--share", type=float, help="train on this share of the images, as 0.25")
 @click.option("--seed", type=int)
@@ -180,6 +184,7 @@ def predict(
     """
     from compress import inference
     from compress.checkpoint import load
+    from compress.images import find_images
     from compress.terminal import Terminal, classes_table, predictions_table
 
     kept = load(weights)
@@ -190,7 +195,7 @@ def predict(
         right, total = inference.score_test(kept, data, device)
         terminal.show(classes_table(kept.classes, right.tolist(), total.tolist()))
         return 0
-    found = list(inference.predict(kept, inference.find_images(images), top=top, invert=invert, device=device))
+    found = list(inference.predict(kept, find_images(images), top=top, invert=invert, device=device))
     if csv:
         inference.write_csv(found, csv)
     if as_json:

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import copy
 import csv
-import glob
 import io
 import json
-import os
-import sys
-import tempfile
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.functional import pil_to_tensor
 
 from compress.checkpoint import Checkpoint, load
+from compress.data.batches import Batch, plain_batches
+from compress.data.open import open_data
 from compress.errors import UserError
-
-if TYPE_CHECKING:
-    from compress.data.batches import Batch
-
-# What is read, and the suffixes by which a folder's images are known. Not every format Pillow has: some of
-# those hand the file to another program.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".jp2")
-
-# The brightest value that an integer or a float image may mean: nothing in such a file tells which.
-RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+from compress.files import atomically
+from compress.images import one_line_reasons, read_image, to_rgb
+from compress.machine import pick_device
 
 # What shows through transparent places, not inverted and inverted: black to the network, either way.
 GROUND = ("black", "white")
@@ -50,46 +38,6 @@ class Prediction:
     error: str | None = None  # why the image could not be read, in one line; then `top` is empty
 
 
-def find_images(patterns: Iterable[str]) -> list[str]:
-    """The images that `patterns` name: files, folders (all below them, sorted), globs with `**`, or "-".
-
-    A pattern that leads to nothing stays in the list as it is, so that it is reported when its turn comes to
-    be read, and the others go on. Hidden files are passed over, unless named.
-    """
-    found: list[str] = []
-    for pattern in patterns:
-        try:
-            found += _matches(pattern) or [pattern]
-        except OSError:  # such as a name that is too long: reading it will say so
-            found.append(pattern)
-    return found
-
-
-def read_image(source: str | Path | BinaryIO, background: str = "black") -> Image.Image:
-    """Decode an image of any mode and size to 8-bit RGB, turned as its EXIF orientation says.
-
-    Deeper images are scaled to 8 bits, not clipped; of an animation, the first frame counts.
-
-    Args:
-        source: a path, "-" for standard input, or an open binary file.
-        background: what shows through transparent places; black, as behind white-on-black training images.
-
-    Raises:
-        UserError: there is no such file, it is no image, damaged, or too large; the text is the bare reason.
-    """
-    with _reasons():
-        if source == "-":
-            return _decode(sys.stdin.buffer, background)
-        if not isinstance(source, str | Path):
-            return _decode(source, background)
-        path = Path(source)
-        if path.is_dir():
-            empty = next(_images_below(path), None) is None
-            raise UserError("no images in this folder" if empty else "a folder, not an image")
-        with path.open("rb") as file:
-            return _decode(file, background)
-
-
 def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False) -> Tensor:
     """The network's view of `image`: float32 (3, H, W), sized and normalised as the weights file says.
 
@@ -100,8 +48,8 @@ def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False)
         UserError: the image's data turns out to be damaged; the text is the bare reason.
     """
     _, height, width = checkpoint.input_size
-    with _reasons():
-        image = _rgb(image, GROUND[invert])
+    with one_line_reasons():
+        image = to_rgb(image, GROUND[invert])
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     pixels = pil_to_tensor(image).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.mean, checkpoint.std))
@@ -127,7 +75,7 @@ def predict(
         images: paths ("-" is standard input), Pillow images, or open binary files.
         top: classes per image, at most as many as there are.
         invert: swap light and dark first, see `prepare`.
-        device: as torch names them; "auto" is the accelerator if there is one.
+        device: "auto" (a GPU if there is one), "cpu" or "cuda".
         batch: images that go through the network at once.
 
     Raises:
@@ -135,7 +83,7 @@ def predict(
     """
     if top < 1 or batch < 1:
         raise UserError(f"top and batch must be at least 1, not {top} and {batch}")
-    place = _device(device)
+    place = pick_device(device)
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     model = copy.deepcopy(checkpoint.model).to(place).eval()
 
@@ -172,6 +120,22 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int) -> tuple[Ten
     return correct.cpu(), total.cpu()
 
 
+def score_test(checkpoint: Checkpoint, data: str | None = None, device: str = "auto") -> tuple[Tensor, Tensor]:
+    """`score` of a weights file on the test split of `data`, by default the data set it was trained on.
+
+    Raises:
+        UserError: the data cannot be had, or its classes are not the file's.
+    """
+    place = pick_device(device)
+    opened = open_data(data or checkpoint.data, size=checkpoint.input_size[-1])
+    if len(opened.classes) != len(checkpoint.classes):
+        raise UserError(f"{opened.name} has {len(opened.classes)} classes, the weights file {len(checkpoint.classes)}")
+    opened = replace(opened, mean=checkpoint.mean, std=checkpoint.std)
+    pool = opened.test().to(place)
+    model = copy.deepcopy(checkpoint.model).to(place)
+    return score(model, plain_batches(opened, pool, batch=500), len(checkpoint.classes))
+
+
 def to_json(predictions: Iterable[Prediction]) -> str:
     """A JSON list of {"image", "top": [{"class", "probability"}]}, with "error" where there was one."""
     rows = []
@@ -193,105 +157,18 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
     target = Path(path).resolve()  # a link stays one, and what it points to is replaced
     if target.exists() and not target.is_file():
         raise UserError(f"{path}: cannot be written, it is not a file")
+    text = io.StringIO(newline="")
+    table = csv.writer(text)
+    table.writerow(("image", "rank", "class", "probability", "error"))
+    for one in predictions:
+        table.writerows((one.image, rank, *answer, "") for rank, answer in enumerate(one.top, 1))
+        if one.error is not None:
+            table.writerow((one.image, "", "", "", one.error))
     try:
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".predictions.")
-        try:
-            with os.fdopen(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-                table = csv.writer(file)
-                table.writerow(("image", "rank", "class", "probability", "error"))
-                for one in predictions:
-                    table.writerows((one.image, rank, *answer, "") for rank, answer in enumerate(one.top, 1))
-                    if one.error is not None:
-                        table.writerow((one.image, "", "", "", one.error))
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with atomically(target) as file:
+            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _matches(pattern: str) -> list[str]:
-    if Path(pattern).is_dir():
-        return [str(path) for path in sorted(_images_below(Path(pattern)))]
-    if Path(pattern).exists() or not glob.has_magic(pattern):
-        return [pattern]
-    return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
-            yield path
-
-
-def _decode(file: BinaryIO, background: str) -> Image.Image:
-    if not file.seekable():
-        file = io.BytesIO(file.read())
-    if file.seek(0, os.SEEK_END) == 0:
-        raise UserError("an empty file")
-    with Image.open(file, formats=FORMATS) as image:
-        image.load()
-        return _rgb(image, background)
-
-
-def _rgb(image: Image.Image, background: str) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
-    if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, background)
-        image = Image.alpha_composite(ground, image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16- or 32-bit image in 8 bits, by the range of "I;16", or for "I" and "F" the first that fits."""
-    values = pil_to_tensor(image.convert("F")).nan_to_num(0.0, 0.0, 0.0)
-    brightest = float(values.max())
-    ranges = (65535.0,) if image.mode.startswith("I;16") else RANGES[image.mode]
-    scale = next((limit for limit in ranges if brightest <= limit), brightest)
-    scaled: Image.Image = to_pil_image((values / scale * 255).round().clamp(0, 255).to(torch.uint8))
-    return scaled
-
-
-@contextmanager
-def _reasons() -> Iterator[None]:
-    """Turn whatever an image may bring about into a `UserError` of one line."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except UserError:
-        raise
-    except Exception as error:  # a damaged file raises a dozen types in Pillow
-        raise UserError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case FileNotFoundError():
-            return "no such file"
-        case UnidentifiedImageError():
-            return f"not an image that can be read ({', '.join(FORMATS)})"
-        case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-            return f"too large, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
-        case OSError(strerror=str(text)):
-            return text.lower()
-    text = str(error).strip() or type(error).__name__
-    return f"damaged, or cut short ({text.splitlines()[0][:160]})"
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {name!r} is not there; 'auto' takes what is") from error
 
 
 def _input(source: str | Path | Image.Image | BinaryIO, checkpoint: Checkpoint, invert: bool) -> Tensor | str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,19 @@ import filelock
 import torch
 from torch import nn
 
-from compress import checkpoint, recipe as recipes
+from compress import checkpoint
+from compress import recipe as recipes
 from compress.data.batches import plain_batches
 from compress.data.open import Data, open_data
 from compress.errors import UserError
 from compress.files import write_text
+from compress.machine import device_name, pick_device, versions
 from compress.models.build import build, own_builder
 from compress.models.network import Network
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage, parse_budget
-from compress.stages import Workbench, pack, perform, side
+from compress.stages import Workbench, on_device, pack, perform, side
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
@@ -95,16 +95,23 @@ def run(
         model: nn.Module | None = None
         teacher: tuple[nn.Module | None, int | None] = (None, None)
         if given is not None:
-            teacher = (given.model.to(on, memory_format=torch.channels_last), given.input_size[-1])
+            teacher = (on_device(given.model, on), given.input_size[-1])
         for number, (stage, name) in enumerate(zip(recipe.stages, names, strict=True)):
             path = out / "stages" / f"{number + 1:02d}-{name.replace(' ', '-')}.pth"
             if number < len(records):
-                model = _load(path, _network(stage, recipe)).model.to(on, memory_format=torch.channels_last)
+                model = on_device(_load(path, _network(stage, recipe)).model, on)
                 watch.note(f"{name}: done before, taken from {path}")
             else:
                 watch.begin(number + 1, len(names), name, _about(stage, recipe, targets[number]))
                 bench = Workbench(
-                    recipe, data, on, watch, path.with_suffix(".state"), out / "answers", *teacher, targets[number]
+                    recipe,
+                    data,
+                    on,
+                    watch,
+                    path.with_suffix(".state"),
+                    out / "answers",
+                    *teacher,
+                    targets[number],
                 )
                 started, before = time.monotonic(), records[-1] if records else None
                 model = perform(model, stage, bench)
@@ -135,37 +142,10 @@ def read_records(out: str | Path) -> tuple[dict[str, Any], list[Record]]:
     if not path.is_file():
         raise UserError(f"{out}: not a run directory, there is no {MANIFEST}")
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return manifest, [Record(**entry) for entry in manifest["stages"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged: {error}") from error
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` as a device that is there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device 'cuda': torch finds no GPU here; use --device cpu")
-    return torch.device("cuda" if name in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """The processor's own name, and for a CPU how many threads are used of it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
-    return f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that decide what a run computes."""
-    packages = ("compress", "torch", "torchvision", "torch-pruning", "torchinfo")
-    found = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def stage_names(recipe: Recipe) -> list[str]:
@@ -188,8 +168,11 @@ def _about(stage: Stage, recipe: Recipe, target: int | None) -> str:
 
 def _check_names(recipe: Recipe) -> None:
     for network in (recipe.teacher, recipe.student):
-        with torch.device("meta"):
-            build(replace(network, pretrained=False), 10)
+        if ":" in network.name:
+            own_builder(network.name)
+        else:
+            with torch.device("meta"):
+                build(replace(network, pretrained=False), 10)
     for stage in recipe.stages:
         if isinstance(stage, Prune):
             importance(stage.importance)
@@ -298,8 +281,8 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _open(out: Path, recipe: Recipe, fresh: bool) -> dict[str, Any]:
     path = out / MANIFEST
-    new = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "status": "running", "stages": []}
-    new = json.loads(json.dumps(new))
+    begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "status": "running", "stages": []}
+    new: dict[str, Any] = json.loads(json.dumps(begun))
     if not path.is_file():
         if any(entry.name != ".lock" for entry in out.iterdir()):
             raise UserError(f"{out}: not empty, and not a run directory; choose another --out")

@@ -9,24 +9,25 @@ import dataclasses
 import json
 import re
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from compress.errors import UserError, nearest
 from compress.models.network import Network
 
-_checked = pydantic.dataclasses.dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-@_checked
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Train:
     """A stage that trains: the teacher (`teach`), the student (`distill`), or what pruning left (`finetune`).
 
@@ -65,7 +66,7 @@ class Train:
     compile: bool = False
 
 
-@_checked
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Prune:
     """A stage that prunes to its round's target. Targets are spaced evenly in ratio, from student to budget.
 
@@ -84,7 +85,7 @@ class Prune:
 Stage = Annotated[Train | Prune, Field(discriminator="kind")]
 
 
-@_checked
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
     """One pipeline: data, teacher, student, budget, and the stages in order."""
 
@@ -104,8 +105,7 @@ class Recipe:
     def quick(self) -> Recipe:
         """The same stages, small enough to try out: fewer images, a tenth of the epochs, nothing compiled."""
         stages = tuple(
-            replace(s, epochs=max(1, s.epochs // 10), compile=False) if isinstance(s, Train) else s
-            for s in self.stages
+            replace(s, epochs=max(1, s.epochs // 10), compile=False) if isinstance(s, Train) else s for s in self.stages
         )
         return replace(self, limit=min(self.limit or QUICK_IMAGES, QUICK_IMAGES), stages=stages)
 
@@ -113,7 +113,7 @@ class Recipe:
 QUICK_IMAGES = 6_000
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Budget:
     """A size to fit into: a number of parameters, or a share of the student's."""
 
@@ -188,7 +188,9 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
             from the one before.
     """
     try:
-        recipe = TypeAdapter(Recipe).validate_json(json.dumps(plain, default=str), strict=True)  # JSON: lists are tuples
+        recipe = TypeAdapter(Recipe).validate_json(
+            json.dumps(plain, default=str), strict=True
+        )  # JSON: lists are tuples
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: {_one_line(error)}") from error
     parse_budget(str(recipe.budget))
@@ -213,7 +215,7 @@ def _one_line(error: pydantic.ValidationError) -> str:
     if len(path) > 2 and path[0] == "stages":
         path = [*path[:2], *(part for part in path[2:] if part != "prune")]
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        owner = Network if path[0] in ("teacher", "student") else Train if path[0] == "stages" else Recipe
+        owner: Any = Network if path[0] in ("teacher", "student") else Train if path[0] == "stages" else Recipe
         known = [f.name for f in dataclasses.fields(owner)]
         reason = f"unknown key{nearest(str(path[-1]), known)}"
     else:

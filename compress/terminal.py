@@ -62,7 +62,9 @@ class Terminal(Watch):
 
     def end(self, record: Record, before: Record | None, table: str) -> None:
         self.console.print(table, highlight=False, markup=False)
-        changed = f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M multiply-adds, val {100 * record.val:.2f} %"
+        changed = (
+            f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M multiply-adds, val {100 * record.val:.2f} %"
+        )
         if before is not None:
             changed += (
                 f" (from {before.params:,}, {before.macs / 1e6:,.1f} M, {100 * before.val:.2f} %:"

@@ -20,6 +20,7 @@ from compress.data.batches import Batch
 from compress.files import write_text
 from compress.watch import Watch
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
 Forward = Callable[[Tensor], Tensor]
 Metrics = dict[str, float]  # of one epoch: epoch, loss, val (0 to 1), seconds since the stage began
 
@@ -92,7 +93,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(progress)
             loss = objective(student, batch, progress)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if schedule.ema:
@@ -107,7 +108,7 @@ def train(
     return best.eval()
 
 
-def forward(model: nn.Module, size: int | None = None, exact: bool = False) -> Forward:
+def forward(model: Callable[..., Tensor], size: int | None = None, exact: bool = False) -> Forward:
     """`model` as training and teaching use it: images (B, 3, H, W) to float32 logits (B, classes).
 
     Images whose side is not `size` are resized first. Unless `exact`, the arithmetic is bfloat16 where that is fast.
@@ -119,8 +120,7 @@ def forward(model: nn.Module, size: int | None = None, exact: bool = False) -> F
         images = images.contiguous(memory_format=torch.channels_last)
         fast = not exact and fast_bfloat16(images.device)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
-            logits: Tensor = model(images)
-        return logits.float()
+            return model(images).float()
 
     return run
 
@@ -151,9 +151,9 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = N
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether this processor multiplies bfloat16 in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16") or has.get("amx"))
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
 def can_compile(device: torch.device) -> bool:
@@ -172,11 +172,11 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.lr)
 
 
-def _running(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+def _running(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """A running average whose memory grows to 1 / (1 - decay) steps, so that short stages are averaged too."""
 
     @torch.no_grad()
-    def update(averages: list[Tensor], values: list[Tensor], seen: Tensor | int) -> None:
+    def update(averages: Tensors, values: Tensors, seen: Tensor | int) -> None:
         now = min(decay, (1 + int(seen)) / (10 + int(seen)))
         for average, value in zip(averages, values, strict=True):
             if average.is_floating_point():
@@ -188,7 +188,11 @@ def _running(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int
 
 
 def _save(
-    state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None, history: list[Metrics]
+    state: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
+    history: list[Metrics],
 ) -> None:
     kept = {
         "model": model.state_dict(),
@@ -216,4 +220,3 @@ def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ave
 def steps_of(samples: int, batch: int) -> int:
     """Whole batches in an epoch of `samples`; a data set smaller than one batch is one short batch."""
     return max(samples // batch, 1)
-

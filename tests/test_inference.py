@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from compress.checkpoint import Checkpoint
 from compress.errors import UserError
+from compress.images import find_images, read_image
 from compress.inference import (
     Prediction,
-    find_images,
     predict,
     prepare,
-    read_image,
     score,
     to_json,
     write_csv,
@@ -74,9 +73,7 @@ def checkpoint(
 CORNER, SHADE = checkpoint(Corner(), CORNERS, centre=0), checkpoint(Shade(), SHADES)
 
 
-def corner_image(
-    size: tuple[int, int] = (40, 40), *, box: tuple[int, int, int, int] = (0, 0, 20, 20)
-) -> Image.Image:
+def corner_image(size: tuple[int, int] = (40, 40), *, box: tuple[int, int, int, int] = (0, 0, 20, 20)) -> Image.Image:
     image = Image.new("L", size, 0)
     image.paste(255, box)
     return image
@@ -114,10 +111,7 @@ def test_depths_of_8_16_and_32_bits_mean_the_same_brightness(tmp_path: Path, lev
         if path.name != "32.tif" or level:
             assert abs(read_image(path).getpixel((3, 3))[0] - level) <= 1, path.name
     shade = SHADES[round(level / 255 * 4)]
-    assert (
-        best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk")))
-        == [shade] * 4
-    )
+    assert best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk"))) == [shade] * 4
 
 
 def test_not_a_number_is_black() -> None:
@@ -183,16 +177,12 @@ def test_an_image_of_the_right_size_is_not_touched() -> None:
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("L", (8, 8), shade) for shade in (255, 0)]
     for kind in ("GIF", "TIFF", "WEBP", "PNG"):
-        assert best(SHADE, stored(frames[0], kind, save_all=True, append_images=frames[1:])) == ["white"], (
-            kind
-        )
+        assert best(SHADE, stored(frames[0], kind, save_all=True, append_images=frames[1:])) == ["white"], kind
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(MODES), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.data())
-def test_any_mode_and_size_can_be_prepared(
-    mode: str, width: int, height: int, invert: bool, data: Any
-) -> None:
+def test_any_mode_and_size_can_be_prepared(mode: str, width: int, height: int, invert: bool, data: Any) -> None:
     image = Image.new(mode, (width, height), data.draw(st.sampled_from([0, 1])))
     size = data.draw(st.sampled_from([(3, 28, 28), (3, 32, 8), (3, 1, 5)]))
     pixels = prepare(image, checkpoint(Shade(), SHADES, size), invert=invert)
@@ -331,9 +321,7 @@ def test_a_missing_weights_file_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_score_counts_by_class() -> None:
-    pixels = torch.stack(
-        [prepare(corner_image(box=box), CORNER) for box in ((0, 0, 20, 20), (20, 0, 40, 20))]
-    )
+    pixels = torch.stack([prepare(corner_image(box=box), CORNER) for box in ((0, 0, 20, 20), (20, 0, 40, 20))])
     soft = torch.tensor([[0.6, 0.4, 0, 0], [0.3, 0, 0.7, 0]])
     batches = [
         SimpleNamespace(images=pixels, targets=soft),

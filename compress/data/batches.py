@@ -66,13 +66,12 @@ def training_batches(
     view: int,
     batch: int,
     drop_last: bool = True,
-    size: int | None = None,
 ) -> Iterator[Batch]:
     """One augmented view of ``data.train``, in batches of `batch` (a smaller pool is one batch).
 
     The view is a pure function of (seed, view): its order, each sample's crop and flip, each batch's
-    mixing. It is made at ``data.size``; another `size` only resizes the finished batch, so that a teacher
-    and a student at different sizes see the same view. The global random state is left as it was.
+    mixing. It is made at ``data.size``, whatever size a network wants, so that a teacher and a student of
+    different sizes see the same view. The global random state is left as it was.
     """
     count = len(data.train)
     order = torch.split(view_order(count, seed, view), min(batch, count))
@@ -91,18 +90,18 @@ def training_batches(
         targets = _one_hot(data, data.train, rows)
         if mixers:
             images, targets = _mixed(images, targets, mixers, augment.mix, seed_of("mix", seed, view, number))
-        yield Batch(_finished(images, size), targets, rows, start, view)
+        yield Batch(_finished(images), targets, rows, start, view)
         start += len(rows)
 
 
-def plain_batches(data: Data, pool: Pool, *, batch: int, size: int | None = None) -> Iterator[Batch]:
+def plain_batches(data: Data, pool: Pool, *, batch: int) -> Iterator[Batch]:
     """Every image of `pool`, a pool of `data`, as it is and in order, the last batch perhaps smaller."""
     order = torch.split(torch.arange(len(pool)), batch)
     start = 0
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalised(pixels.float(), data)
         rows = rows.to(images.device)
-        yield Batch(_finished(images, size), _one_hot(data, pool, rows), rows, start)
+        yield Batch(_finished(images), _one_hot(data, pool, rows), rows, start)
         start += len(rows)
 
 
@@ -149,9 +148,6 @@ def _mixed(
     return images, targets
 
 
-def _finished(images: Tensor, size: int | None) -> Tensor:
-    """At `size` pixels, grey repeated to three channels, channels last."""
-    side = images.shape[-1]
-    if size is not None and size != side:
-        images = F.interpolate(images, (size, size), mode="bilinear", antialias=size < side)
+def _finished(images: Tensor) -> Tensor:
+    """Grey repeated to three channels, channels last."""
     return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

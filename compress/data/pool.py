@@ -136,9 +136,7 @@ class _Decoder:
         try:
             image = pil_loader(path)
         except Exception as error:  # Pillow raises whatever its decoders do
-            raise UserError(
-                f"cannot read the image {path}: {one_line(error)}; replace it or remove it"
-            ) from error
+            raise UserError(f"cannot read the image {path}: {one_line(error)}; replace it or remove it") from error
         image = F.center_crop(F.resize(image, [self.side], antialias=True), [self.side, self.side])
         pixels: Tensor = F.pil_to_tensor(image)
         return pixels

@@ -160,9 +160,7 @@ def imagewoof(suffix: str, size: int) -> Source:
     return _ten_classes("imagewoof", suffix, size, IMAGEWOOF, partial(download_and_extract_archive, address))
 
 
-def _ten_classes(
-    name: str, suffix: str, size: int, words: dict[str, str], fill: Callable[[Path], object]
-) -> Source:
+def _ten_classes(name: str, suffix: str, size: int, words: dict[str, str], fill: Callable[[Path], object]) -> Source:
     tree = obtain(name + suffix, f"{name}2{suffix}", fill) / f"{name}2{suffix}"
     folders, train = _tree(name, tree / "train")
     classes = tuple(words.get(folder, folder) for folder in folders)
@@ -198,9 +196,7 @@ def imagenet() -> Source:
         return classes, _files(found, root / split)
 
     classes, train = images("train")
-    return Source(
-        "imagenet", classes, 224, train, lambda: images("val")[1], None, IMAGENET_MEAN, IMAGENET_STD
-    )
+    return Source("imagenet", classes, 224, train, lambda: images("val")[1], None, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def folder(path: Path) -> Source:
@@ -236,9 +232,7 @@ def _matching(name: str, root: Path, classes: tuple[str, ...]) -> Files:
     found, files = _tree(name, root)
     if found != classes:
         odd = sorted(set(found) ^ set(classes))[0]
-        raise UserError(
-            f"{name}: {root} and the training split have different classes ({odd!r} is in only one)"
-        )
+        raise UserError(f"{name}: {root} and the training split have different classes ({odd!r} is in only one)")
     return files
 
 
@@ -253,9 +247,7 @@ def _read(name: str, root: Path, kind: Any, **options: Any) -> Any:
         return kind(root, **options)
     except (OSError, RuntimeError, ValueError, EOFError, AssertionError, ImportError) as error:
         why = one_line(error).removesuffix(" You can use download=True to download it")
-        raise UserError(
-            f"cannot read {name} under {root}: {why}; if that copy is damaged, remove it"
-        ) from error
+        raise UserError(f"cannot read {name} under {root}: {why}; if that copy is damaged, remove it") from error
 
 
 SOURCES: dict[str, Callable[[], Source]] = {

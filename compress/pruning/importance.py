@@ -66,7 +66,7 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
             raise UserError(f"importance {name!r} needs data to measure on; 'magnitude' needs none")
         model.zero_grad(set_to_none=False)
         for loss in losses:
-            loss(model).backward()
+            torch.autograd.backward(loss(model))
     scorer = chosen.scorer()
     found = []
     for coupling in structure.couplings:

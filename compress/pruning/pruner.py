@@ -43,7 +43,10 @@ class Limits:
         return [taken / limit for taken, limit in pairs if limit is not None]
 
     def __str__(self) -> str:
-        texts = (f"{self.params:,} parameters" if self.params else "", f"{self.macs:,} multiply-adds" if self.macs else "")
+        texts = (
+            f"{self.params:,} parameters" if self.params else "",
+            f"{self.macs:,} multiply-adds" if self.macs else "",
+        )
         return " and ".join(text for text in texts if text)
 
 

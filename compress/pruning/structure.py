@@ -82,14 +82,6 @@ class Structure:
         """How many units each coupling has."""
         return [len(coupling) for coupling in self.couplings]
 
-    def neighbours(self) -> list[set[int]]:
-        """For each coupling, those whose costs change with its width (itself among them)."""
-        owners: dict[int, set[int]] = {}
-        for i, links in enumerate(self.readers):
-            for layer, _, _ in links:
-                owners.setdefault(id(layer), set()).add(i)
-        return [set().union(*(owners[id(layer)] for layer, _, _ in links)) for links in self.readers]
-
     def size(self, kept: list[int]) -> Count:
         """The whole network's size if coupling i keeps `kept[i]` units."""
         self.reset()

@@ -178,18 +178,6 @@ def test_mix_is_the_probability_that_a_batch_is_mixed() -> None:
     assert 0.2 < sum(mixed) / len(mixed) < 0.4
 
 
-@pytest.mark.parametrize("size", [6, 8, 24])
-def test_another_size_is_the_same_view_resized(size: int) -> None:
-    def view(size: int | None) -> list[tuple[Tensor, Tensor]]:
-        batches = training_batches(small(3), EVERYTHING, seed=0, view=0, batch=25, size=size)
-        return [(batch.images, batch.targets) for batch in batches]
-
-    for (native, targets), (resized, same) in zip(view(None), view(size), strict=True):
-        assert torch.equal(targets, same) and resized.shape == (25, 3, size, size)
-        expected = v2.functional.resize(native, [size, size], antialias=True)
-        torch.testing.assert_close(resized, expected, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize(
     "options",
     [{"crop": (0.0, 1.0)}, {"crop": (0.9, 0.5)}, {"mixup": -1.0}, {"cutmix": float("nan")}, {"mix": 2.0}],

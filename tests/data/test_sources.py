@@ -36,9 +36,7 @@ def test_fashion_mnist_is_unpacked_from_the_systems_copy(
     assert source.size == 28 and source.classes[0] == "T-shirt/top" and len(source.classes) == 10
     raw = cache / "FashionMNIST" / "raw"
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == files
-    assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == [
-        "FashionMNIST"
-    ]
+    assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == ["FashionMNIST"]
 
 
 def test_the_cached_copy_comes_first(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,9 +75,7 @@ def test_two_processes_unpack_at_once(cache: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "mnist", "cifar10", "imagenette-160", "imagewoof-160"])
 def test_a_dataset_that_cannot_be_had_is_one_line_that_says_what_to_do(cache: Path, name: str) -> None:
-    with pytest.raises(
-        UserError, match=f"no {name} data.*the network is unreachable.*COMPRESS_DATA"
-    ) as error:
+    with pytest.raises(UserError, match=f"no {name} data.*the network is unreachable.*COMPRESS_DATA") as error:
         open_source(name)
     assert "\n" not in str(error.value) and str(cache) in str(error.value)
 

@@ -16,25 +16,19 @@ class_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(torch.te
 
 @settings(max_examples=60, deadline=None)
 @given(class_lists, st.integers(0, 1000), st.data())
-def test_a_split_is_disjoint_complete_and_in_proportion(
-    targets: torch.Tensor, seed: int, data: st.DataObject
-) -> None:
+def test_a_split_is_disjoint_complete_and_in_proportion(targets: torch.Tensor, seed: int, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, len(targets)))
     chosen, rest = split(targets, count, seed)
     assert len(chosen) == count
     assert sorted(chosen.tolist() + rest.tolist()) == list(range(len(targets)))
-    for size, got in zip(
-        targets.bincount().tolist(), targets[chosen].bincount(minlength=7).tolist(), strict=False
-    ):
+    for size, got in zip(targets.bincount().tolist(), targets[chosen].bincount(minlength=7).tolist(), strict=False):
         exact = size * count / len(targets)
         assert math.floor(exact + 1e-9) <= got <= math.ceil(exact - 1e-9)
 
 
 @settings(max_examples=40, deadline=None)
 @given(class_lists, st.integers(0, 1000), st.data())
-def test_a_smaller_choice_is_part_of_a_larger_one(
-    targets: torch.Tensor, seed: int, data: st.DataObject
-) -> None:
+def test_a_smaller_choice_is_part_of_a_larger_one(targets: torch.Tensor, seed: int, data: st.DataObject) -> None:
     larger = data.draw(st.integers(0, len(targets)))
     smaller = data.draw(st.integers(0, larger))
     assert set(split(targets, smaller, seed)[0].tolist()) <= set(split(targets, larger, seed)[0].tolist())
