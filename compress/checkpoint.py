@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from compress.errors import UserError
 from compress.files import atomically
-from compress.models.build import build
+from compress.models.build import skeleton
 from compress.models.network import Network
 
 FORMAT, VERSION = "compress.weights", 1
@@ -79,8 +79,8 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
         "state_dict": {key: tensor.detach().cpu() for key, tensor in checkpoint.model.state_dict().items()},
         "classes": list(checkpoint.classes),
         "input_size": list(checkpoint.input_size),
-        "mean": list(checkpoint.mean),
-        "std": list(checkpoint.std),
+        "mean": [float(x) for x in checkpoint.mean],
+        "std": [float(x) for x in checkpoint.std],
         "data": checkpoint.data,
         "origin": checkpoint.origin,
     }
@@ -124,25 +124,24 @@ def load(path: str | Path, own: Callable[..., nn.Module] | None = None) -> Check
         UserError: anything is wrong with the file; one line, naming it.
     """
     plain = read(path)
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise UserError(f"{path}: not a weights file of this program")
-    if plain.get("version") != VERSION:
-        raise UserError(f"{path}: weights file version {plain.get('version')!r}, this program reads {VERSION}")
     try:
         return _restore(plain, own)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {_line(error)}") from error
     except Exception as error:  # whatever a tampered file brings about, it is the file's fault
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path}: its parts do not fit together ({reason[:160]})") from error
+        raise UserError(f"{path}: its parts do not fit together ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    """What the error says, in one line however much of the file it quotes."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def widths(model: nn.Module, network: Network, classes: int) -> dict[str, dict[str, Any]]:
     """Where `model` differs in width from `network` freshly built: module path to attribute to value."""
     if ":" in network.name:  # a person's own: every width is kept, so that saving need not build it
         return {path: kept for path, module in model.named_modules() if (kept := _widths(module))}
-    with torch.device("meta"):
-        fresh = dict(build(Network(network.name, network.stem), classes).named_modules())
+    fresh = dict(skeleton(network, classes).named_modules())
     return {
         path: changed
         for path, module in model.named_modules()
@@ -156,46 +155,58 @@ def _widths(module: nn.Module) -> dict[str, Any]:
 
 
 def _restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None) -> Checkpoint:
+    if not isinstance(plain, dict) or not isinstance(plain.get("format"), str) or plain["format"] != FORMAT:
+        raise UserError("not a weights file of this program")
+    if type(plain.get("version")) is not int or plain["version"] != VERSION:
+        raise UserError(f"weights file version {plain.get('version')!r}, this program reads {VERSION}")
     network = Network(**plain["network"])
-    classes = tuple(str(name) for name in plain["classes"])
+    classes, size, mean, std = (plain[name] for name in ("classes", "input_size", "mean", "std"))
+    if not isinstance(network.name, str) or type(network.pretrained) is not bool:
+        raise UserError(f"{network} is not a network")
+    if not _list_of(classes, str) or not classes or len(set(classes)) < len(classes):
+        raise UserError("its classes are not names, each once")
+    if not _list_of(size, int) or len(size) != 3 or size[0] != 3 or not all(1 <= side <= 1024 for side in size):
+        raise UserError(f"its input size {size!r} is not (3, height, width), at most 1024 each")
+    if not (_list_of(mean, float) and _list_of(std, float) and len(mean) == len(std) == 3 and min(std) > 0):
+        raise UserError("its normalization is not three means and three positive deviations")
     if ":" in network.name and own is None:
         raise UserError(f"its network is {network.name!r}, a person's own: pass that function to load it")
-    with torch.device("meta"):
-        model = build(Network(network.name, network.stem), len(classes), own)
+    model = skeleton(network, len(classes), own)
     modules = dict(model.named_modules())
     for path, changed in plain["widths"].items():
         for name, value in changed.items():
             _narrow(modules[path], name, value)
     _lay_in(model, plain["state_dict"])
-    size = tuple(int(side) for side in plain["input_size"])
-    if len(size) != 3 or not all(1 <= side <= 4096 for side in size):
-        raise UserError(f"its input size {size} is not an image's")
-    checkpoint = Checkpoint(
-        model=model.eval(),
+    with torch.inference_mode():
+        logits = model.eval()(torch.zeros(1, *size))
+    if logits.shape != (1, len(classes)) or not bool(torch.isfinite(logits).all()):
+        raise UserError(f"its network does not answer with {len(classes)} finite logits")
+    return Checkpoint(
+        model=model,
         network=network,
-        classes=classes,
-        input_size=size,
-        mean=tuple(float(x) for x in plain["mean"]),
-        std=tuple(float(x) for x in plain["std"]),
+        classes=tuple(classes),
+        input_size=(size[0], size[1], size[2]),
+        mean=tuple(mean),
+        std=tuple(std),
         data=str(plain["data"]),
         origin=dict(plain["origin"]),
     )
-    if len(checkpoint.mean) != 3 or len(checkpoint.std) != 3 or not all(x > 0 for x in checkpoint.std):
-        raise UserError("its normalization is not three means and three positive deviations")
-    with torch.inference_mode():
-        logits = model(torch.zeros(1, *size))
-    if logits.shape != (1, len(classes)):
-        raise UserError(f"its network answers {tuple(logits.shape)} where (1, {len(classes)}) was due")
-    return checkpoint
+
+
+def _list_of(values: Any, kind: type) -> bool:
+    """Whether `values` is a list of nothing but `kind`, the numbers finite."""
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        return False
+    return kind is not float or all(math.isfinite(value) for value in values)
 
 
 def _narrow(module: nn.Module, name: str, value: Any) -> None:
     """Set one width, if it is one and does not exceed the network's own."""
-    ours = getattr(module, name, None)
+    ours = getattr(module, name, None) if name in WIDTHS else None
     value = tuple(value) if isinstance(value, list) else value
     sizes, limits = (value, ours) if isinstance(value, tuple) else ((value,), (ours,))
     fits = (
-        name in WIDTHS
+        isinstance(value, int | tuple)
         and type(value) is type(ours)
         and len(sizes) == len(limits)  # type: ignore[arg-type]
         and all(type(s) is int and 1 <= s <= limit for s, limit in zip(sizes, limits, strict=True))  # type: ignore[arg-type]
@@ -213,9 +224,13 @@ def _lay_in(model: nn.Module, tensors: dict[str, Tensor]) -> None:
         raise UserError(f"its tensors are not the network's ({odd[0]!r} and {len(odd) - 1} more differ)")
     for key, tensor in tensors.items():
         due = wanted[key]
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise UserError(f"{key!r} is not a plain tensor")
         shrunk = tensor.dim() == due.dim() and all(0 < a <= b for a, b in zip(tensor.shape, due.shape, strict=True))
         if tensor.dtype != due.dtype or not (shrunk or math.prod(tensor.shape) == math.prod(due.shape) == 1):
             raise UserError(f"tensor {key!r} of shape {tuple(tensor.shape)} does not fit the network")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():  # a file of a few bytes may not ask for gigabytes
+            raise UserError(f"tensor {key!r} is larger than what the file holds of it")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"tensor {key!r} holds values that are not finite")
         path, _, name = key.rpartition(".")
@@ -224,5 +239,20 @@ def _lay_in(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             setattr(parent, name, nn.Parameter(tensor.clone()))
         else:
             parent._buffers[name] = tensor.clone()
+    for path, module in model.named_modules():
+        weight, due = getattr(module, "weight", None), _weight_shape(module)
+        if due is not None and weight is not None and weight.shape != due:
+            raise UserError(f"tensor '{path}.weight' of shape {tuple(weight.shape)} is not of its layer's width, {due}")
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         raise UserError("a tensor of the network is missing")
+
+
+def _weight_shape(module: nn.Module) -> tuple[int, ...] | None:
+    """The shape that the weight of a layer of these widths has."""
+    if isinstance(module, nn.Conv2d):
+        return (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
+    if isinstance(module, nn.Linear):
+        return (module.out_features, module.in_features)
+    if isinstance(module, nn.BatchNorm2d):
+        return (module.num_features,)
+    return tuple(module.normalized_shape) if isinstance(module, nn.LayerNorm) else None

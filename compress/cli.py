@@ -7,31 +7,55 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from compress.errors import UserError
 
+if TYPE_CHECKING:
+    from compress.checkpoint import Checkpoint
+
 # torch takes seconds to import: whatever needs it is imported inside the command that needs it.
 
 
-def _answers(command: Callable[..., int | None]) -> Callable[..., None]:
-    """A user's mistake becomes one line on standard error and exit code 2; Ctrl-C, one line and 130."""
+def _answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Make a user's mistake, or a full disk, one line on standard error and exit code 2; Ctrl-C the line `stopped` and
+    130."""
 
-    @wraps(command)
-    def wrapped(**flags: Any) -> None:
-        try:
-            code = command(**flags)
-        except UserError as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            click.echo("stopped; the same command goes on after the last finished epoch", err=True)
-            sys.exit(130)
-        sys.exit(code or 0)
+    def decorate(command: Callable[..., int | None]) -> Callable[..., None]:
+        @wraps(command)
+        def wrapped(**flags: Any) -> None:
+            try:
+                code = command(**flags)
+            except BrokenPipeError:  # nobody reads on, as with `| head`; click knows what to do
+                raise
+            except (UserError, OSError) as error:
+                click.echo(f"error: {error}", err=True)
+                sys.exit(2)
+            except KeyboardInterrupt:
+                click.echo(stopped, err=True)
+                sys.exit(130)
+            sys.exit(code or 0)
 
-    return wrapped
+        return wrapped
+
+    return decorate
+
+
+def _weights(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that name a weights file."""
+    own = "the function that builds its network, as package.module:function, if that is one of your own"
+    file = click.Path(path_type=Path)
+    command = click.option("--own", help=own)(command)
+    return click.option("-w", "--weights", required=True, type=file, help="a weights file, as model.pth")(command)
+
+
+def _load(weights: Path, own: str | None) -> Checkpoint:
+    from compress.checkpoint import load
+    from compress.models.build import own_builder
+
+    return load(weights, own_builder(own) if own else None)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,42 +82,28 @@ def main() -> None:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--quick", is_flag=True, help="the same stages in minutes, for trying out")
 @click.option("--fresh", is_flag=True, help="throw away what an earlier run left in the run directory")
-@_answers
-def run(
-    recipe: str, teacher: str | None, student: str | None, stem: str | None, budget: str | None, **flags: Any
-) -> int:
+@_answers("stopped; the same command goes on after the last finished epoch")
+def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
     """Train a teacher, distill a student, prune it to the budget.
 
     RECIPE is a name that `compress recipes` lists, or a TOML file. Run again with the same flags to go on after
     an interruption.
     """
-    from compress.recipe import load, parse_budget
+    from compress.recipe import load
 
-    if budget is not None:
-        parse_budget(budget)
-    weights = teacher if teacher and (teacher.endswith((".pth", ".pt")) or Path(teacher).is_file()) else None
-    overrides = {
-        "budget": budget,
-        "teacher.name": None if weights else teacher,
-        "weights": weights,
-        "student.name": student,
-        "student.stem": stem,
-        **{key: flags.pop(key) for key in ("data", "limit", "share", "seed")},
-    }
     load(recipe, overrides)  # a typo is answered before torch is imported
 
     from compress.pipeline import run as run_pipeline
     from compress.terminal import Terminal, stages_table
 
     terminal = Terminal()
-    result = run_pipeline(recipe, watch=terminal, **flags, **overrides)
-    terminal.show(stages_table(list(result.records)))
-    terminal.show(f"{result.model}")
-    return 0
+    result = run_pipeline(recipe, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
+    terminal.show(stages_table(result.records))
+    terminal.show(str(result.model))
 
 
 @main.command()
-@_answers
+@_answers()
 def recipes() -> None:
     """List the recipes that come with the program."""
     from compress.recipe import load, shipped
@@ -104,10 +114,10 @@ def recipes() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@_answers
+@_answers()
 def stages(directory: Path) -> None:
     """Show the stages of a run again."""
-    from compress.pipeline import read_records
+    from compress.rundir import read_records
     from compress.terminal import Terminal, stages_table
 
     _, records = read_records(directory)
@@ -115,26 +125,25 @@ def stages(directory: Path) -> None:
 
 
 @main.command()
-@click.option("-w", "--weights", required=True, type=click.Path(path_type=Path))
+@_weights
 @click.option("--depth", type=click.IntRange(1, 10), default=2, show_default=True)
-@_answers
-def summary(weights: Path, depth: int) -> None:
+@_answers()
+def summary(weights: Path, own: str | None, depth: int) -> None:
     """Show a weights file's network, layer by layer, as torchinfo counts it."""
-    from compress.checkpoint import load
     from compress.summary import table
 
-    kept = load(weights)
+    kept = _load(weights, own)
     click.echo(table(kept.model, kept.input_size, depth))
     click.echo(f"{kept.network.name}, stem {kept.network.stem}, trained on {kept.data}, {len(kept.classes)} classes")
 
 
 @main.command()
-@click.option("-w", "--weights", required=True, type=click.Path(path_type=Path))
+@_weights
 @click.option("--budget", required=True, help="parameters to fit into: 100k, 0.1M, 100_000, or 5% of the network")
 @click.option("--importance", default="magnitude", show_default=True, help="what a channel is worth")
 @click.option("--out", type=click.Path(path_type=Path), default="pruned.pth", show_default=True)
-@_answers
-def prune(weights: Path, budget: str, importance: str, out: Path) -> None:
+@_answers()
+def prune(weights: Path, own: str | None, budget: str, importance: str, out: Path) -> None:
     """Cut a weights file's network down to a budget once, without training."""
     from compress.recipe import parse_budget
 
@@ -148,7 +157,7 @@ def prune(weights: Path, budget: str, importance: str, out: Path) -> None:
 
     if out.exists():
         raise UserError(f"{out}: is there already; choose another --out")
-    kept = checkpoint.load(weights)
+    kept = _load(weights, own)
     before = count(kept.model, kept.input_size).params
     pruned = cut(kept.model, torch.zeros(1, *kept.input_size), size.of(before), importance=importance)
     after = count(pruned, kept.input_size).params
@@ -159,17 +168,18 @@ def prune(weights: Path, budget: str, importance: str, out: Path) -> None:
 
 @main.command()
 @click.argument("images", nargs=-1)
-@click.option("-w", "--weights", required=True, type=click.Path(path_type=Path), help="a weights file, as model.pth")
+@_weights
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="classes to show for each image")
 @click.option("--invert", is_flag=True, help="for dark things on light ground, where the training data is the reverse")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--csv", type=click.Path(path_type=Path), help="write CSV to this file")
 @click.option("--data", help="without IMAGES: the data set whose test split is scored; the file's own if left out")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@_answers
+@_answers()
 def predict(
     images: tuple[str, ...],
     weights: Path,
+    own: str | None,
     top: int,
     invert: bool,
     as_json: bool,
@@ -183,11 +193,10 @@ def predict(
     class by class.
     """
     from compress import inference
-    from compress.checkpoint import load
     from compress.images import find_images
     from compress.terminal import Terminal, classes_table, predictions_table
 
-    kept = load(weights)
+    kept = _load(weights, own)
     terminal = Terminal()
     if not images:
         if as_json or csv or invert:

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+PART = ".part"  # ends the name of a file that is still being written, or whose writer was killed
+
 
 @contextmanager
 def atomically(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file beside `path` for writing bytes; it takes the place of `path` when the block ends well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

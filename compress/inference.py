@@ -155,8 +155,8 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
         UserError: `path` cannot be written.
     """
     target = Path(path).resolve()  # a link stays one, and what it points to is replaced
-    if target.exists() and not target.is_file():
-        raise UserError(f"{path}: cannot be written, it is not a file")
+    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
+        raise UserError(f"{path}: cannot be written, it is not a file in a folder that is there")
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(("image", "rank", "class", "probability", "error"))

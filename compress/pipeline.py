@@ -1,38 +1,33 @@
-"""The run directory: what was done, what came of it, and where to go on after a kill."""
+"""A pipeline from end to end: each stage takes a model and gives back a model, and leaves a record."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import filelock
 import torch
 from torch import nn
 
 from compress import checkpoint
 from compress import recipe as recipes
+from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
 from compress.data.open import Data, open_data
 from compress.errors import UserError
-from compress.files import write_text
 from compress.machine import device_name, pick_device, versions
-from compress.models.build import build, own_builder
+from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage, parse_budget
-from compress.stages import Workbench, on_device, pack, perform, side
+from compress.rundir import RunDirectory, open_run
+from compress.stages import Given, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
-
-MANIFEST, MODEL = "run.json", "model.pth"
 
 
 @dataclass(frozen=True)
@@ -41,6 +36,35 @@ class Result:
 
     model: Path
     records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in its place.
+
+    Args:
+        name: what it is called, as "prune 2".
+        network: what its model is built from.
+        target: parameters to prune to, for a prune stage.
+        file: its weights file, within the run directory.
+    """
+
+    name: str
+    stage: Stage | Given
+    network: Network
+    target: int | None
+    file: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is settled before a run begins: nothing in it can be wrong any more."""
+
+    recipe: Recipe
+    data: Data
+    device: torch.device
+    budget: int
+    steps: tuple[Step, ...]
 
 
 def run(
@@ -62,244 +86,212 @@ def run(
         quick: the same stages in a few minutes, for trying out.
         fresh: throw away what an earlier run left in `out`.
         watch: who is told of progress.
-        overrides: recipe keys to lay over the file's, as ``budget="50k"``; see `compress.recipe.Recipe`.
+        overrides: recipe keys to lay over the file's, as ``budget="50k"`` or ``teacher="resnet34"``; see
+            `compress.recipe.load`.
 
     Raises:
         UserError: the budget cannot be met, a name is unknown, the data cannot be had, or `out` holds another run.
-            Nothing has been trained, and nothing written over, by then.
+            Nothing has been trained, and nothing written over, by then. Or, later: a stage failed.
     """
-    title = Path(recipe).stem if isinstance(recipe, str) else "recipe"
+    title, watch = Path(recipe).stem if isinstance(recipe, str) else "recipe", watch or Watch()
     if isinstance(recipe, str):
         recipe = recipes.load(recipe, overrides)
     elif overrides:
-        recipe = recipes.check(recipes.plain(recipe) | overrides)
+        recipe = recipes.lay_over(recipes.plain(recipe), overrides)
     recipe = recipe.quick() if quick else recipe
     if out is None:
         out = Path("runs") / f"{title}{'-quick' if quick else ''}-{recipe.budget}-seed{recipe.seed}".replace("%", "pc")
-    watch, out = watch or Watch(), Path(out)
+    plan = make_plan(recipe, device)
+    data = {"name": plan.data.name, "checksum": plan.data.checksum}
+    begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "data": data}
+    with open_run(Path(out), begun, fresh) as rundir:
+        if not rundir.done:
+            _go_on(plan, rundir, watch)
+        return Result(rundir.model, tuple(rundir.records))
+
+
+def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
+    """What `recipe` comes to on this machine.
+
+    Raises:
+        UserError: whatever is wrong with it.
+    """
     on = pick_device(device)
     _check_names(recipe)
-    recipe, given = _given_teacher(recipe)
-    data = _data(recipe, on)
-    if given is not None and given.classes != data.classes:
-        raise UserError(f"{recipe.weights}: this teacher knows other classes than {data.name}'s")
-    budget, targets = _plan(recipe, data)
-    names = stage_names(recipe)
-    with _locked(out):
-        manifest = _open(out, recipe, fresh)
-        if manifest.setdefault("data", {"name": data.name, "checksum": data.checksum})["checksum"] != data.checksum:
-            raise UserError(f"{out}: the data is not what this run began with; choose another --out, or --fresh")
-        manifest |= {"device": device_name(on), "versions": versions(), "budget": budget}
-        _write(out, manifest)
-        records = [Record(**entry) for entry in manifest["stages"]]
-        model: nn.Module | None = None
-        teacher: tuple[nn.Module | None, int | None] = (None, None)
-        if given is not None:
-            teacher = (on_device(given.model, on), given.input_size[-1])
-        for number, (stage, name) in enumerate(zip(recipe.stages, names, strict=True)):
-            path = out / "stages" / f"{number + 1:02d}-{name.replace(' ', '-')}.pth"
-            if number < len(records):
-                model = on_device(_load(path, _network(stage, recipe)).model, on)
-                watch.note(f"{name}: done before, taken from {path}")
-            else:
-                watch.begin(number + 1, len(names), name, _about(stage, recipe, targets[number]))
-                bench = Workbench(
-                    recipe,
-                    data,
-                    on,
-                    watch,
-                    path.with_suffix(".state"),
-                    out / "answers",
-                    *teacher,
-                    targets[number],
-                )
-                started, before = time.monotonic(), records[-1] if records else None
-                model = perform(model, stage, bench)
-                record = _record(name, stage, recipe, model, bench, path, time.monotonic() - started)
-                records.append(record)
-                origin = _origin(recipe, manifest, records)
-                checkpoint.save(pack(model, stage, recipe, data, origin), path)
-                manifest["stages"] = [asdict(r) for r in records]
-                _write(out, manifest)
-                bench.state.unlink(missing_ok=True)
-                watch.end(record, before, table(model, (3, side(stage, data), side(stage, data))))
-            if stage.kind == "teach":
-                teacher = (model, side(stage, data))
-        if manifest["status"] != "done":
-            networks = [_network(stage, recipe) for stage in recipe.stages]
-            records = _test(out, records, networks, data, on, watch)
-            manifest |= {"stages": [asdict(r) for r in records], "status": "done"}
-            last = _load(out / records[-1].checkpoint, recipe.student)
-            checkpoint.save(replace(last, origin=_origin(recipe, manifest, records)), out / MODEL)
-            _write(out, manifest)
-            shutil.rmtree(out / "answers", ignore_errors=True)
-    return Result(out / MODEL, tuple(records))
+    given = None if recipe.weights is None else _load(Path(recipe.weights), recipe.teacher)
+    data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
+    data = replace(data, train=data.train.to(on), val=data.val.to(on))
+    stages: list[Stage | Given] = list(recipe.stages)
+    if given is not None:
+        if given.classes != data.classes:
+            raise UserError(f"{recipe.weights}: this teacher knows other classes than {data.name}'s")
+        data = replace(data, mean=given.mean, std=given.std)  # so that it sees images as it learned to
+        recipe = replace(recipe, teacher=given.network)
+        stages = [Given(given), *(stage for stage in recipe.stages if stage.kind != "teach")]
+    budget, targets = _targets(recipe, stages, data)
+    steps = tuple(
+        Step(
+            name=name,
+            stage=stage,
+            network=recipe.teacher if stage.kind == "teach" else recipe.student,
+            target=target,
+            file=f"stages/{number:02d}-{name.replace(' ', '-')}.pth",
+        )
+        for number, (name, stage, target) in enumerate(zip(_names(stages), stages, targets, strict=True), start=1)
+    )
+    return Plan(recipe, data, on, budget, steps)
 
 
-def read_records(out: str | Path) -> tuple[dict[str, Any], list[Record]]:
-    """The manifest of the run in `out`, and its stages so far."""
-    path = Path(out) / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{out}: not a run directory, there is no {MANIFEST}")
+def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
+    """Do what is left to do in `rundir`."""
+    rundir.manifest |= {"device": device_name(plan.device), "versions": versions(), "budget": plan.budget}
+    rundir.write()
+    for record in rundir.records:
+        watch.note(f"{record.name}: done before, taken from {rundir.path / record.checkpoint}")
+    for step in plan.steps[len(rundir.records) :]:
+        _do(step, plan, rundir, watch)
+    _test(plan, rundir, watch)
+    last = _load(rundir.path / plan.steps[-1].file, plan.steps[-1].network)
+    checkpoint.save(replace(last, origin=_origin(plan, rundir)), rundir.model)
+    rundir.write("done")
+    rundir.tidy("answers")
+
+
+def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
+    """One stage: a model in, a model and a record out."""
+    number, size = plan.steps.index(step) + 1, (3, side(step.stage, plan.data), side(step.stage, plan.data))
+    watch.begin(number, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
+    model, bench = _laid_out(step, plan, rundir, watch)
+    began = time.monotonic()
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return manifest, [Record(**entry) for entry in manifest["stages"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged: {error}") from error
+        model = perform(model, step.stage, bench)
+    except UserError as error:
+        raise UserError(f"{step.name}: {error}") from error
+    cost = count(model, size)
+    record = Record(
+        name=step.name,
+        kind=step.stage.kind,
+        network=step.network.name,
+        params=cost.params,
+        macs=cost.macs,
+        val=bench.validate(model, size[-1]),
+        seconds=round(max(time.monotonic() - began, _trained(bench.state)), 1),
+        checkpoint=step.file,
+        size=size[-1],
+        epochs=getattr(step.stage, "epochs", 0),
+    )
+    before = rundir.records[-1] if rundir.records else None
+    rundir.records.append(record)
+    origin = _origin(plan, rundir)
+    checkpoint.save(pack(model, step.stage, step.network, plan.data, origin), rundir.path / step.file)
+    rundir.write()
+    bench.state.unlink(missing_ok=True)
+    watch.end(record, before, table(model, size))
 
 
-def stage_names(recipe: Recipe) -> list[str]:
-    """What the stages are called: a kind that comes more than once is numbered."""
-    kinds = [stage.kind for stage in recipe.stages]
-    seen: dict[str, int] = {}
-    names = []
-    for kind in kinds:
-        seen[kind] = seen.get(kind, 0) + 1
-        names.append(f"{kind} {seen[kind]}" if kinds.count(kind) > 1 else kind)
-    return names
+def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tuple[nn.Module | None, Workbench]:
+    """The model that a stage begins with, and what it works with.
+
+    Models come from the files of earlier stages, whether or not those have only just been done: thus a run that was
+    interrupted computes what one in a single go computes.
+    """
+    state, place = (rundir.path / step.file).with_suffix(".state"), plan.steps.index(step)
+    bench = Workbench(plan.recipe, plan.data, plan.device, watch, state, rundir.path / "answers", target=step.target)
+
+    def result(of: Step) -> nn.Module:
+        return on_device(_load(rundir.path / of.file, of.network).model, plan.device)
+
+    for earlier in plan.steps[:place]:
+        if earlier.stage.kind == "teach":
+            bench = replace(bench, teacher=result(earlier), teacher_size=side(earlier.stage, plan.data))
+    return (result(plan.steps[place - 1]) if place else None), bench
 
 
-def _about(stage: Stage, recipe: Recipe, target: int | None) -> str:
-    if isinstance(stage, Prune):
-        return f"to {target:,} parameters, by {stage.importance}"
-    what = {"teach": recipe.teacher.name, "distill": f"{recipe.teacher.name} into {recipe.student.name}"}
-    return f"{what.get(stage.kind, recipe.student.name)}, {stage.epochs} epochs"
+def _test(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
+    """Read the test split, once, and score every stage's model on it."""
+    total = len(plan.steps) + 1
+    watch.begin(total, total, "test", "every stage's model on the test split, read once")
+    pool = plan.data.test().to(plan.device)
+    scored = []
+    pairs = list(zip(plan.steps, rundir.records, strict=True))
+    for step, record in watch.track(pairs, len(pairs), "scoring"):
+        kept = _load(rundir.path / step.file, step.network)
+        batches = plain_batches(plan.data, pool, batch=500)
+        top1 = accuracy(on_device(kept.model, plan.device), batches, size=kept.input_size[-1])
+        scored.append(replace(record, test=top1))
+    rundir.records = scored
 
 
 def _check_names(recipe: Recipe) -> None:
     for network in (recipe.teacher, recipe.student):
         if ":" in network.name:
             own_builder(network.name)
+        elif network.pretrained:  # the download is had now, or refused now
+            build(network, 10)
         else:
-            with torch.device("meta"):
-                build(replace(network, pretrained=False), 10)
+            skeleton(network, 10)
     for stage in recipe.stages:
         if isinstance(stage, Prune):
             importance(stage.importance)
 
 
-def _given_teacher(recipe: Recipe) -> tuple[Recipe, checkpoint.Checkpoint | None]:
-    """The trained teacher that the recipe names, if it does, and the recipe without the stage that would train one."""
-    if recipe.weights is None:
-        return recipe, None
-    given = _load(Path(recipe.weights), recipe.teacher)
-    stages = tuple(stage for stage in recipe.stages if stage.kind != "teach")
-    return replace(recipe, teacher=given.network, stages=stages), given
-
-
-def _plan(recipe: Recipe, data: Data) -> tuple[int, list[int | None]]:
+def _targets(recipe: Recipe, stages: list[Stage | Given], data: Data) -> tuple[int, list[int | None]]:
     """The budget in parameters, and what each prune stage aims at: spaced evenly in ratio, from student to budget."""
     example = torch.zeros(1, 3, data.size, data.size)
     student = build(replace(recipe.student, pretrained=False), len(data.classes))
     whole = count(student, (3, data.size, data.size)).params
     budget = parse_budget(str(recipe.budget)).of(whole)
-    rounds = sum(isinstance(stage, Prune) for stage in recipe.stages)
-    if budget >= whole:
-        raise UserError(f"budget {recipe.budget}: the student {recipe.student.name} has only {whole:,} parameters")
-    if rounds and budget < (lowest := least(student, example).params):
+    places = [i for i, stage in enumerate(stages) if isinstance(stage, Prune)]
+    has = f"budget {recipe.budget}: the student {recipe.student.name} has {whole:,} parameters"
+    if places and budget >= whole:
+        raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
+    if not places and budget < whole:
+        raise UserError(f"{has}, and the recipe has no prune stage")
+    if places and budget < (lowest := least(student, example).params):
         raise UserError(f"budget {recipe.budget}: out of reach, the least for {recipe.student.name} is {lowest:,}")
-    targets: list[int | None] = [None] * len(recipe.stages)
-    places = [i for i, stage in enumerate(recipe.stages) if isinstance(stage, Prune)]
+    targets: list[int | None] = [None] * len(stages)
     for done, i in enumerate(places, start=1):
-        targets[i] = budget if done == rounds else round(whole * (budget / whole) ** (done / rounds))
+        targets[i] = budget if done == len(places) else round(whole * (budget / whole) ** (done / len(places)))
     return budget, targets
 
 
-def _data(recipe: Recipe, device: torch.device) -> Data:
-    data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
-    return replace(data, train=data.train.to(device), val=data.val.to(device))
+def _names(stages: list[Stage | Given]) -> list[str]:
+    """What the stages are called: a kind that comes more than once is numbered."""
+    kinds = [stage.kind for stage in stages]
+    return [
+        f"{kind} {kinds[: place + 1].count(kind)}" if kinds.count(kind) > 1 else kind
+        for place, kind in enumerate(kinds)
+    ]
 
 
-def _record(
-    name: str, stage: Stage, recipe: Recipe, model: nn.Module, bench: Workbench, path: Path, seconds: float
-) -> Record:
-    size = side(stage, bench.data)
-    cost = count(model, (3, size, size))
-    earlier = bench.state.with_suffix(".jsonl")
-    if earlier.is_file():  # time of training, interruptions left out
-        seconds = max(seconds, json.loads(earlier.read_text().splitlines()[-1])["seconds"])
-    return Record(
-        name=name,
-        kind=stage.kind,
-        network=_network(stage, recipe).name,
-        params=cost.params,
-        macs=cost.macs,
-        val=bench.validate(model, stage.size),
-        seconds=round(seconds, 1),
-        checkpoint=f"stages/{path.name}",
-        epochs=0 if isinstance(stage, Prune) else stage.epochs,
-    )
+def _about(step: Step, recipe: Recipe) -> str:
+    stage, name = step.stage, step.network.name
+    if isinstance(stage, Given):
+        return f"{name}, given by {recipe.weights}"
+    if isinstance(stage, Prune):
+        return f"to {step.target:,} parameters, by {stage.importance}"
+    what = f"{recipe.teacher.name} into {name}" if stage.kind == "distill" else name
+    return f"{what}, {stage.epochs} {'epoch' if stage.epochs == 1 else 'epochs'}"
 
 
-def _test(
-    out: Path, records: list[Record], networks: list[Network], data: Data, device: torch.device, watch: Watch
-) -> list[Record]:
-    """Read the test split, once, and score every stage's model on it."""
-    watch.begin(len(records) + 1, len(records) + 1, "test", "every stage's model on the test split, read once")
-    pool = data.test().to(device)
-    scored = []
-    pairs = list(zip(records, networks, strict=True))
-    for record, network in watch.track(pairs, len(records), "scoring"):
-        kept = _load(out / record.checkpoint, network)
-        batches = plain_batches(data, pool, batch=500)
-        top1 = accuracy(kept.model.to(device), batches, size=kept.input_size[-1])
-        scored.append(replace(record, test=top1))
-    return scored
+def _trained(state: Path) -> float:
+    """Seconds that a training stage has taken by its own account, which leaves interruptions out; 0 for others."""
+    lines = state.with_suffix(".jsonl")
+    return float(json.loads(lines.read_text().splitlines()[-1])["seconds"]) if lines.is_file() else 0.0
 
 
-def _load(path: Path, network: Network) -> checkpoint.Checkpoint:
+def _load(path: Path, network: Network) -> Checkpoint:
     """A weights file whose network the recipe vouches for, even if it is a person's own."""
     return checkpoint.load(path, own=own_builder(network.name) if ":" in network.name else None)
 
 
-def _network(stage: Stage, recipe: Recipe) -> Network:
-    return recipe.teacher if stage.kind == "teach" else recipe.student
-
-
-def _origin(recipe: Recipe, manifest: dict[str, Any], records: list[Record]) -> dict[str, Any]:
+def _origin(plan: Plan, rundir: RunDirectory) -> dict[str, Any]:
+    """What a weights file says of how it came to be."""
     kept = ("name", "params", "macs", "val", "test", "seconds", "epochs")
     return {
-        "recipe": recipes.plain(recipe),
-        "device": manifest["device"],
-        "versions": manifest["versions"],
-        "data_checksum": manifest["data"]["checksum"],
-        "stages": [{key: asdict(record)[key] for key in kept} for record in records],
+        "recipe": rundir.manifest["recipe"],
+        "device": rundir.manifest["device"],
+        "versions": rundir.manifest["versions"],
+        "data_checksum": plan.data.checksum,
+        "stages": [{key: asdict(record)[key] for key in kept} for record in rundir.records],
     }
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, a run needs a directory")
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with filelock.FileLock(out / ".lock", timeout=0):
-            yield
-    except filelock.Timeout as error:
-        raise UserError(f"{out}: another run is at work in this directory") from error
-
-
-def _open(out: Path, recipe: Recipe, fresh: bool) -> dict[str, Any]:
-    path = out / MANIFEST
-    begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "status": "running", "stages": []}
-    new: dict[str, Any] = json.loads(json.dumps(begun))
-    if not path.is_file():
-        if any(entry.name != ".lock" for entry in out.iterdir()):
-            raise UserError(f"{out}: not empty, and not a run directory; choose another --out")
-    elif fresh:
-        for entry in ("stages", "answers"):
-            shutil.rmtree(out / entry, ignore_errors=True)
-        for name in (MANIFEST, MODEL):
-            (out / name).unlink(missing_ok=True)
-    else:
-        manifest, _ = read_records(out)
-        theirs, ours = manifest.get("recipe", {}), new["recipe"]
-        if theirs != ours:
-            key = next(k for k in ours if theirs.get(k) != ours[k])
-            raise UserError(f"{out}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
-        return manifest
-    return new
-
-
-def _write(out: Path, manifest: dict[str, Any]) -> None:
-    write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")

@@ -10,11 +10,12 @@ import json
 import re
 import tomllib
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from compress.errors import UserError, nearest
@@ -25,6 +26,16 @@ CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
+
+
+def _in_order(crop: tuple[float, float]) -> tuple[float, float]:
+    if crop[0] > crop[1]:
+        raise ValueError("must name the smaller share first")
+    return crop
+
+
+Crop = Annotated[tuple[Part, Part], AfterValidator(_in_order)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -54,7 +65,7 @@ class Train:
     warmup: Share = 0.2
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    crop: tuple[Positive, Positive] | None = (0.6, 1.0)
+    crop: Crop | None = (0.6, 1.0)
     flip: bool = True
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
@@ -74,12 +85,14 @@ class Prune:
         size: side of the images that the model was trained on so far, in pixels; the data's own if left out.
         importance: what a channel is worth, by name.
         samples: training images that the importance and the batch norms are measured on.
+        multiple: keep widths multiples of this where the budget can be met so (processors are faster at 8 or 16).
     """
 
     kind: Literal["prune"] = "prune"
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
     importance: str = "taylor"
     samples: Count = 2048
+    multiple: Count = 1
 
 
 Stage = Annotated[Train | Prune, Field(discriminator="kind")]
@@ -93,7 +106,7 @@ class Recipe:
     data: str = "fashion-mnist"
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
     limit: Count | None = None
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    share: Part = 1.0
     budget: str | int = "100k"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch: Count = 256
@@ -119,11 +132,11 @@ class Budget:
 
     text: str
     params: int | None = None
-    share: float | None = None
+    share: Fraction | None = None
 
     def of(self, student: int) -> int:
         """The budget in parameters, for a student of `student` parameters."""
-        return self.params if self.params is not None else int((self.share or 0.0) * student)
+        return self.params if self.params is not None else int((self.share or 0) * student)
 
 
 def parse_budget(text: str) -> Budget:
@@ -132,20 +145,18 @@ def parse_budget(text: str) -> Budget:
     Raises:
         UserError: it is none of these, or not above zero (or not below 100 %).
     """
-    match = re.fullmatch(r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([kKmM%]?)\s*", text)
-    if not match:
-        raise UserError(f"budget {text!r} is not understood: write 100k, 0.1M, 100_000 or 5%")
-    digits, unit = re.sub("[_,]", "", match[1]), match[2].lower()
+    match = re.fullmatch(r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([kKmM%]?)\s*", text, re.ASCII)
+    if not match or len(text) > 40:
+        raise UserError(f"budget {text[:40]!r} is not understood: write 100k, 0.1M, 100_000 or 5%")
+    amount, unit = Fraction(re.sub("[_,]", "", match[1])), match[2].lower()
     if unit == "%":
-        share = float(digits) / 100
-        if not 0 < share < 1:
+        if not 0 < amount < 100:
             raise UserError(f"budget {text!r}: a share lies above 0% and below 100% of the student")
-        return Budget(text, share=share)
-    amount = float(digits) * {"": 1, "k": 1_000, "m": 1_000_000}[unit]
-    params = round(amount)
-    if params < 1 or abs(params - amount) > 1e-6 * amount:
+        return Budget(text, share=amount / 100)
+    amount *= {"": 1, "k": 1_000, "m": 1_000_000}[unit]
+    if amount < 1 or amount.denominator != 1:
         raise UserError(f"budget {text!r} must be a whole number of parameters, 1 or more")
-    return Budget(text, params=params)
+    return Budget(text, params=int(amount))
 
 
 def shipped() -> dict[str, Path]:
@@ -158,7 +169,8 @@ def shipped() -> dict[str, Path]:
 def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read the recipe called `name` (shipped, or a path to a TOML file), with `overrides` laid over its keys.
 
-    Override keys may be dotted (``teacher.name``); overrides that are None are passed over.
+    Override keys may be dotted (``teacher.name``). As on the command line, a plain ``teacher`` or ``student`` is a
+    network's name (or, for the teacher, a weights file), and ``stem`` is the student's. None is passed over.
 
     Raises:
         UserError: there is no such recipe, or something in it is wrong: the key, and the nearest right one.
@@ -170,14 +182,34 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         plain = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML: {error}") from error
-    for key, value in (overrides or {}).items():
-        if value is not None:
-            *tables, leaf = key.split(".")
-            table = plain
-            for name_ in tables:
-                table = table.setdefault(name_, {})
-            table[leaf] = value
-    return check(plain, where=str(path))
+    return lay_over(plain, overrides or {}, where=str(path))
+
+
+def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from plain data with `overrides` laid over its keys; what they may be, and raise, see `load`."""
+    for key, value in (_spelled_out(k, v) for k, v in overrides.items() if v is not None):
+        *tables, leaf = key.split(".")
+        table = plain
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{key}: there is nothing of that name in {where}: {name} is no table")
+        table[leaf] = value
+        if key in ("teacher", "teacher.name") and not overrides.get("weights"):  # to be trained, not the trained one
+            plain.pop("weights", None)
+    return check(plain, where)
+
+
+def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
+    """A short form as the recipe's own key and its value."""
+    if key == "stem":
+        return "student.stem", value
+    if key == "teacher" and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
+        return "weights", str(value)
+    if key in ("teacher", "student") and isinstance(value, str):
+        own = ":" in value  # a function of the user's takes no stem, whatever the recipe's network takes
+        return (key, {"name": value}) if own else (f"{key}.name", value)
+    return key, value
 
 
 def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -198,6 +230,9 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
     student_at = kinds.index("distill") if "distill" in kinds else None
     if student_at is None:
         raise UserError(f"{where}: stages: there is no 'distill' stage, so there is no student")
+    for kind in ("teach", "distill"):
+        if kinds.count(kind) > 1:
+            raise UserError(f"{where}: stages: {kind!r} comes twice, and each time it starts from a new network")
     if "prune" in kinds[:student_at] or "finetune" in kinds[:student_at] or "teach" in kinds[student_at:]:
         raise UserError(f"{where}: stages: the order is teach, distill, then prune and finetune in turns")
     return recipe
@@ -209,17 +244,42 @@ def plain(recipe: Recipe) -> dict[str, Any]:
 
 
 def _one_line(error: pydantic.ValidationError) -> str:
-    """The first thing wrong, as `stages 2, key 'epoch': unknown (did you mean 'epochs'?)`."""
-    first = error.errors()[0]
-    path = [part for part in first["loc"] if part not in ("teach", "distill", "finetune")]
-    if len(path) > 2 and path[0] == "stages":
-        path = [*path[:2], *(part for part in path[2:] if part != "prune")]
-    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        owner: Any = Network if path[0] in ("teacher", "student") else Train if path[0] == "stages" else Recipe
-        known = [f.name for f in dataclasses.fields(owner)]
-        reason = f"unknown key{nearest(str(path[-1]), known)}"
+    """The first thing wrong, as `stages.2.epoch: unknown key (did you mean 'epochs'?)`."""
+    first, *others = error.errors()
+    path, given, kind = list(first["loc"]), first["input"], first["type"]
+    owner: Any = Recipe
+    if path[0] in ("teacher", "student"):
+        owner = Network
+    elif path[0] == "stages" and len(path) > 2:
+        owner = Prune if path.pop(2) == "prune" else Train  # what stage it is, which the file does not say there
+    if path[0] == "budget":  # two errors for one value: neither text nor a number
+        path, others = path[:1], others[1:]
+        reason = f"write 100k, 0.1M, 100_000 or 5%, not {given!r}"
+    elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        reason = f"unknown key{nearest(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
+    elif kind == "missing":
+        reason = "is missing"
+    elif kind == "union_tag_not_found":
+        path.append("kind")
+        reason = f"is missing: a stage is one of {', '.join(KINDS)}"
+    elif kind == "union_tag_invalid":
+        path.append("kind")
+        reason = f"unknown {given['kind']!r}{nearest(str(given['kind']), KINDS)}; a stage is one of {', '.join(KINDS)}"
     else:
-        reason = first["msg"][:1].lower() + first["msg"][1:]
+        must = MUST.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        reason = f"{must}, not {repr(given)[:60]}"
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {reason}{more}"
+
+
+KINDS = ("teach", "distill", "prune", "finetune")
+MUST = {  # pydantic's names of what is wrong, in the words of a TOML file
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text in quotes",
+    "tuple_type": "must be a list",
+    "dataclass_type": "must be a table",
+    "dict_type": "must be a table",
+}

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +24,22 @@ from compress.models.build import build
 from compress.models.network import Network
 from compress.pruning.pruner import prune, reestimate_batchnorm
 from compress.recipe import Prune, Recipe, Stage, Train
+from compress.summary import count
 from compress.training import Objective, Schedule, accuracy, forward, steps_of, teach, train
 from compress.watch import Watch
+
+
+@dataclass(frozen=True)
+class Given:
+    """In the place of a `teach` stage: a teacher that is trained already."""
+
+    checkpoint: Checkpoint
+    kind: Literal["teach"] = "teach"
+
+    @property
+    def size(self) -> int:
+        """The side of the images that it was trained on, in pixels."""
+        return self.checkpoint.input_size[-1]
 
 
 @dataclass(frozen=True)
@@ -69,10 +84,22 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
     """Remove channels until the round's target is met, then measure the batch norms anew."""
     if model is None or bench.target is None:
         raise UserError("a prune stage needs a model and a target: put it after 'distill'")
+    size = side(stage, bench.data)
+    if count(model, (3, size, size)).params <= bench.target:  # an earlier round went a step further than it had to
+        return model
     batches = list(_sample(bench, stage.samples))
     losses: list[Callable[[nn.Module], Tensor]] = [_loss_on(batch, stage.size) for batch in batches]
-    example = torch.zeros(1, 3, side(stage, bench.data), side(stage, bench.data), device=bench.device)
-    pruned = prune(model, example, bench.target, importance=stage.importance, losses=losses)
+    example = torch.zeros(1, 3, size, size, device=bench.device)
+    whole = _build(bench, bench.recipe.student)
+    pruned = prune(
+        model,
+        example,
+        bench.target,
+        importance=stage.importance,
+        losses=losses,
+        whole=whole,
+        multiple=stage.multiple,
+    )
     reestimate_batchnorm(pruned, forward(pruned, stage.size), (batch.images for batch in batches))
     return pruned.eval()
 
@@ -84,19 +111,23 @@ def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> n
     return _train(model, stage, bench, _objective(stage, bench))
 
 
-def perform(model: nn.Module | None, stage: Stage, bench: Workbench) -> nn.Module:
+def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> nn.Module:
     """Do one stage: a model (none, for the first) in, a model out."""
+    if isinstance(stage, Given):
+        return on_device(stage.checkpoint.model, bench.device)
     if isinstance(stage, Prune):
         return prune_stage(model, stage, bench)
     does = {"teach": teach_stage, "distill": distill_stage, "finetune": finetune_stage}
     return does[stage.kind](model, stage, bench)
 
 
-def pack(model: nn.Module, stage: Stage, recipe: Recipe, data: Data, origin: dict[str, object]) -> Checkpoint:
+def pack(model: nn.Module, stage: Stage | Given, network: Network, data: Data, origin: dict[str, object]) -> Checkpoint:
     """A stage's model with all that it needs to be used."""
+    if isinstance(stage, Given):
+        return stage.checkpoint
     return Checkpoint(
         model=model,
-        network=recipe.teacher if stage.kind == "teach" else recipe.student,
+        network=network,
         classes=data.classes,
         input_size=(3, side(stage, data), side(stage, data)),
         mean=data.mean,
@@ -106,7 +137,7 @@ def pack(model: nn.Module, stage: Stage, recipe: Recipe, data: Data, origin: dic
     )
 
 
-def side(stage: Stage, data: Data) -> int:
+def side(stage: Stage | Given, data: Data) -> int:
     """The side of the images that a stage's model is made for, in pixels."""
     return stage.size or data.size
 

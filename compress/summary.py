@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,8 @@ def count(model: nn.Module, input_size: tuple[int, int, int]) -> Count:
 
 def table(model: nn.Module, input_size: tuple[int, int, int], depth: int = 2) -> str:
     """torchinfo's table of `model`, layer by layer down to `depth`, as text."""
-    return str(_torchinfo(model, input_size, depth))
+    text = str(_torchinfo(model, input_size, depth))
+    return re.sub(r"Units\.(\w)\w+", r"\1", text)  # torchinfo 1.8 means "(M)" and prints "(Units.MEGABYTES)"
 
 
 def _torchinfo(model: nn.Module, input_size: tuple[int, int, int], depth: int) -> torchinfo.ModelStatistics:

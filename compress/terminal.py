@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -26,10 +27,10 @@ class Terminal(Watch):
 
     def show(self, what: Table | str) -> None:
         """Print a table or a line."""
-        self.console.print(what, highlight=False)
+        self.console.print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))
 
     def begin(self, number: int, total: int, name: str, about: str) -> None:
-        self.console.print(f"\n[bold]{number}/{total} {name}[/bold]: {about}", highlight=False)
+        self.console.print(f"\n[bold]{number}/{total} {name}[/bold]: {escape(about)}", highlight=False, soft_wrap=True)
 
     def track(self, batches: Iterable[T], total: int, label: str) -> Iterable[T]:
         if not self.console.is_terminal:
@@ -61,20 +62,18 @@ class Terminal(Watch):
         )
 
     def end(self, record: Record, before: Record | None, table: str) -> None:
-        self.console.print(table, highlight=False, markup=False)
-        changed = (
-            f"{record.params:,} parameters, {record.macs / 1e6:,.1f} M multiply-adds, val {100 * record.val:.2f} %"
-        )
+        self.show(table)
+        changed = f"{_size(record)}, val {100 * record.val:.2f} %"
         if before is not None:
             changed += (
-                f" (from {before.params:,}, {before.macs / 1e6:,.1f} M, {100 * before.val:.2f} %:"
+                f" (from {_size(before)}, val {100 * before.val:.2f} %:"
                 f" {record.params / before.params - 1:+.1%}, {record.macs / before.macs - 1:+.1%},"
                 f" {100 * (record.val - before.val):+.2f} points)"
             )
-        self.console.print(f"{record.name}: {changed}, {clock(record.seconds)}", highlight=False, soft_wrap=True)
+        self.show(f"{record.name}: {changed}, {clock(record.seconds)}")
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.show(text)
 
 
 def clock(seconds: float) -> str:
@@ -87,17 +86,23 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
 
 
+def _size(record: Record) -> str:
+    at = f" at {record.size} px" if record.size else ""
+    return f"{record.params:,} parameters, {record.macs / 1e6:,.2f} M multiply-adds{at}"
+
+
 def stages_table(records: Sequence[Record]) -> Table:
     """All stages of a run, from the teacher to the final model."""
     table = Table(title="stages", title_justify="left")
     for heading in ("stage", "network"):
         table.add_column(heading)
-    for heading in ("parameters", "multiply-adds", "val %", "test %", "epochs", "time"):
+    for heading in ("images", "parameters", "multiply-adds", "val %", "test %", "epochs", "time"):
         table.add_column(heading, justify="right")
     for record in records:
         table.add_row(
             record.name,
             record.network,
+            f"{record.size} px" if record.size else "-",
             f"{record.params:,}",
             f"{record.macs / 1e6:,.2f} M",
             f"{100 * record.val:.2f}",
@@ -107,7 +112,7 @@ def stages_table(records: Sequence[Record]) -> Table:
         )
     if records:
         table.add_section()
-        table.add_row("all", "", "", "", "", "", "", clock(sum(record.seconds for record in records)))
+        table.add_row("all", "", "", "", "", "", "", "", clock(sum(record.seconds for record in records)))
     return table
 
 
@@ -118,7 +123,8 @@ def predictions_table(predictions: Sequence[Prediction]) -> Table:
     table.add_column("classes, most likely first")
     for prediction in predictions:
         named = ", ".join(f"{name} {probability:.1%}" for name, probability in prediction.top)
-        table.add_row(prediction.image, named if prediction.error is None else f"unreadable: {prediction.error}")
+        answer = named if prediction.error is None else f"unreadable: {prediction.error}"
+        table.add_row(prediction.image, answer)
     return table
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from compress import checkpoint
 from compress.data.batches import Batch
+from compress.errors import UserError
 from compress.files import write_text
 from compress.watch import Watch
 
@@ -73,6 +75,9 @@ def train(
         validate: a model to its validation accuracy, 0 to 1.
         size: side to which images are resized on their way into the model.
         compiled: run the forward and backward pass through torch.compile.
+
+    Raises:
+        UserError: the loss became infinite or not a number; nothing of that epoch is kept.
     """
     device = next(model.parameters()).device
     optimizer = _optimizer(model, schedule)
@@ -80,7 +85,7 @@ def train(
     history = _resume(state, model, optimizer, average)
     seconds = history[-1]["seconds"] if history else 0.0
     if history:
-        watch.epoch(schedule.epochs, history)
+        watch.note(f"  going on after epoch {len(history)} of {schedule.epochs}")
     student = forward(torch.compile(model) if compiled and can_compile(device) else model, size)
     best = average.module if schedule.ema else model
     total = schedule.epochs * steps
@@ -99,6 +104,8 @@ def train(
             if schedule.ema:
                 average.update_parameters(model)
             losses += loss.detach()
+        if not math.isfinite(losses):
+            raise UserError(f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew")
         accuracy = validate(best)
         seconds += time.monotonic() - started
         now = {"epoch": epoch + 1, "loss": float(losses) / steps, "val": accuracy, "seconds": seconds}

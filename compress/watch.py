@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -19,8 +19,8 @@ class Record:
         val, test: top-1 accuracy, 0 to 1; `test` stays None until the run's end.
         seconds: how long it took, interruptions left out.
         checkpoint: its weights file, within the run directory.
+        size: the side of the images that it is made for, in pixels; `macs` are for one such image.
         epochs: how many were trained.
-        detail: what else the stage has to say.
     """
 
     name: str
@@ -31,9 +31,9 @@ class Record:
     val: float
     seconds: float
     checkpoint: str
+    size: int | None = None
     epochs: int = 0
     test: float | None = None
-    detail: dict[str, Any] = field(default_factory=dict)
 
 
 class Watch:
@@ -50,7 +50,7 @@ class Watch:
         """Another of `epochs` epochs is over: `epoch`, `loss`, `val` (0 to 1) and `seconds` of each so far."""
 
     def end(self, record: Record, before: Record | None, table: str) -> None:
-        """A stage is over; `before` is the stage whose model it began with, `table` torchinfo's of its result."""
+        """A stage is over; `before` is the one before it, `table` torchinfo's of its result."""
 
     def note(self, text: str) -> None:
         """Something worth a line: a stage taken from an earlier run, say."""

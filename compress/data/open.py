@@ -98,11 +98,9 @@ def _check(size: int | None, limit: int | None, share: float, val_share: float) 
 
 
 def _limited(name: str, limit: int, available: int, classes: int) -> int:
-    if limit > available:
-        raise UserError(f"limit = {limit}: {name} leaves only {available} images to train on")
     if limit < classes:
         raise UserError(f"limit = {limit}: {name} has {classes} classes, and each needs an image at least")
-    return limit
+    return min(limit, available)
 
 
 def _measured(pool: Pool) -> tuple[tuple[float, ...], tuple[float, ...]]:

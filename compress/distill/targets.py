@@ -58,8 +58,8 @@ class Targets:
         path = self._path(view)
         if path.is_file():
             try:
-                kept = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (ValueError, OSError, EOFError):
+                kept = np.lib.format.open_memmap(path, mode="r")
+            except (ValueError, OSError):  # not an array, or one cut short
                 return
             if kept.shape == self.shape and kept.dtype == np.float16:
                 self._kept = kept
@@ -68,6 +68,7 @@ class Targets:
         assert self._view is not None
         with atomically(self._path(self._view)) as file:
             np.save(file, self._fresh)
+        self._view = None  # should the view come again, the file answers
 
     def _path(self, view: int) -> Path:
         return self.folder / f"view-{view}.npy"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, get_args
 
+import torch
 import torchvision.models
 from torch import nn
-from torchvision.models import ResNet
+from torchvision.models import GoogLeNet, Inception3, ResNet
 
 from compress.errors import UserError, nearest
-from compress.models.network import Network
+from compress.models.network import Network, Stem
 
 Builder = Callable[..., nn.Module]
 
@@ -30,6 +33,8 @@ def build(network: Network, classes: int, own: Builder | None = None) -> nn.Modu
     Raises:
         UserError: the name is unknown, the stem does not suit the network, or weights cannot be downloaded.
     """
+    if network.stem not in get_args(Stem):
+        raise UserError(f"unknown stem {network.stem!r}{nearest(str(network.stem), get_args(Stem))}")
     if ":" in network.name:
         if network.pretrained or network.stem != "imagenet":
             raise UserError(f"network {network.name!r} is your own: it takes neither a stem nor `pretrained`")
@@ -43,6 +48,17 @@ def build(network: Network, classes: int, own: Builder | None = None) -> nn.Modu
             raise UserError(f"stem {network.stem!r} is for residual networks, and {network.name!r} is not one")
         _small_stem(model, stride=1 if network.stem == "small" else 2)
     return model
+
+
+def skeleton(network: Network, classes: int, own: Builder | None = None) -> nn.Module:
+    """`network` as `build` builds it, never pretrained, on the meta device: all its shapes and no values."""
+    network = replace(network, pretrained=False)
+    try:
+        with torch.device("meta"):
+            return build(network, classes, own)
+    except NotImplementedError:  # a network that works its widths out with tensors, as RegNet does
+        with torch.random.fork_rng(devices=[]):
+            return build(network, classes, own).to("meta")
 
 
 def _fresh(name: str, classes: int) -> nn.Module:
@@ -59,10 +75,17 @@ def _pretrained(name: str, classes: int) -> nn.Module:
     try:
         model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
     except (OSError, RuntimeError) as error:
-        raise UserError(f"the pretrained weights of {name!r} cannot be downloaded: {error}") from error
-    path, head = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, nn.Linear(head.in_features, classes))
+        reason = " ".join(str(error).split())
+        raise UserError(f"the pretrained weights of {name!r} cannot be downloaded: {reason}") from error
+    if isinstance(model, GoogLeNet | Inception3):  # as `_fresh` builds them: logits alone, of images as they come
+        model.transform_input = model.aux_logits = False
+        model.AuxLogits = None
+    layers = list(model.named_modules())
+    linear = [path for path, m in layers if isinstance(m, nn.Linear)]
+    path = (linear or [path for path, m in layers if isinstance(m, nn.Conv2d)])[-1]  # SqueezeNet's is a convolution
+    head: Any = model.get_submodule(path)
+    fresh = nn.Linear(head.in_features, classes) if linear else nn.Conv2d(head.in_channels, classes, 1)
+    model.set_submodule(path, fresh)
     return model
 
 
@@ -78,8 +101,16 @@ def own_builder(name: str) -> Builder:
     module, _, function = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"network {name!r} cannot be imported: {error}") from error
-    if not callable(found) or "num_classes" not in inspect.signature(found).parameters:
+    except Exception as error:  # the person's module may fail in any way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"network {name!r} cannot be imported: {reason}") from error
+    if not callable(found) or "num_classes" not in _parameters(found):
         raise UserError(f"network {name!r} must be a function that takes num_classes")
     return found  # type: ignore[no-any-return]
+
+
+def _parameters(function: Builder) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except ValueError:  # built-in functions have no signature
+        return ()

@@ -67,11 +67,16 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
         model.zero_grad(set_to_none=False)
         for loss in losses:
             torch.autograd.backward(loss(model))
+        if not all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters()):
+            raise UserError(
+                f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data"
+            )
     scorer = chosen.scorer()
     found = []
     for coupling in structure.couplings:
         scores = scorer(coupling.group)
         if scores is None:  # a coupling without a layer that this importance looks at, as batch norm for bn-scale
             scores = torch.ones(coupling.units.numel())
-        found.append(scores.detach().double().cpu()[coupling.units].sum(dim=1).clamp_min(1e-12))
+        scores = scores.detach().double().cpu().nan_to_num(0.0)  # the mean of a coupling of zeros divides by zero
+        found.append(scores[coupling.units].sum(dim=1).clamp_min(1e-12))
     return found

@@ -44,8 +44,8 @@ class Limits:
 
     def __str__(self) -> str:
         texts = (
-            f"{self.params:,} parameters" if self.params else "",
-            f"{self.macs:,} multiply-adds" if self.macs else "",
+            f"{self.params:,} parameters" if self.params is not None else "",
+            f"{self.macs:,} multiply-adds" if self.macs is not None else "",
         )
         return " and ".join(text for text in texts if text)
 
@@ -58,6 +58,8 @@ def prune(
     macs: int | None = None,
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
+    whole: nn.Module | None = None,
+    multiple: int = 1,
 ) -> nn.Module:
     """A copy of `model`, pruned by whole channels until it fits, by torchinfo's count.
 
@@ -69,6 +71,9 @@ def prune(
         macs: the budget in multiply-adds for one image; with both, both hold.
         importance: a name of `compress.pruning.importance.IMPORTANCES`.
         losses: what importances that need data measure on.
+        whole: the network as it was before any pruning, if `model` has been pruned before; a layer that has
+            lost much in earlier rounds is then spared in this one.
+        multiple: widths stay multiples of this where the budget can be met so: processors are faster at 8 or 16.
 
     Raises:
         UserError: the budget is out of the model's reach, or the model cannot be pruned.
@@ -76,6 +81,8 @@ def prune(
     limits = Limits(params, macs)
     if params is None and macs is None:
         raise UserError("a budget is due: parameters, multiply-adds, or both")
+    if min(limit for limit in (params, macs) if limit is not None) < 1:
+        raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
     model = copy.deepcopy(model)
     modes = {module: module.training for module in model.modules()}
     wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -84,7 +91,8 @@ def prune(
     if limits.hold(full):
         raise UserError(f"nothing to prune: the budget is {limits} and the model has {full.params:,} and {full.macs:,}")
     worth = worths(importance, model, structure, losses)
-    keep = widths(structure, worth, limits)
+    before = structure if whole is None else Structure(copy.deepcopy(whole), example)
+    keep = widths(structure, worth, limits, before.sizes(), multiple)
     structure.cut([w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)])
     model.zero_grad(set_to_none=True)
     for name, parameter in model.named_parameters():
@@ -103,12 +111,16 @@ def least(model: nn.Module, example: Tensor) -> Count:
     return structure.size(_floors(structure, FLOOR))
 
 
-def widths(structure: Structure, worth: list[Tensor], limits: Limits) -> list[int]:
+def widths(structure: Structure, worth: list[Tensor], limits: Limits, whole: list[int], multiple: int) -> list[int]:
     """How many units each coupling keeps, so that the network fits into `limits`.
 
-    The unit to go is the one of least worth for what it costs. Worth is a unit's own score times how far its
-    layer has been narrowed already: what few channels are left carry what all of them carried before. At the end
-    the units that still fit into the room that is left come back, the most worthy first.
+    The unit to go is the one of least worth for what it costs. Worth is a unit's own score times the square of how
+    far its layer has been narrowed, from the `whole` units that it had before any pruning: what few channels are
+    left carry what all of them carried before. The square is the least that keeps a balance: parameters are products
+    of two layers' widths, and with less than that one of the two is starved to feed the other.
+
+    Units go by `multiple` at a time as long as they can. At the end those that still fit into the room that is left
+    come back, the most worthy first, one by one if need be.
     """
     sizes = structure.sizes()
     floors = _comfortable_floors(structure, limits)
@@ -116,38 +128,47 @@ def widths(structure: Structure, worth: list[Tensor], limits: Limits) -> list[in
     neighbours = structure.neighbours()
     kept, total = list(sizes), structure.size(sizes)
 
-    def value(i: int, width: int) -> float:
-        """What the unit is worth that takes coupling i from `width` - 1 units to `width`."""
-        return float(ranked[i][sizes[i] - width]) * sizes[i] / width
+    def value(i: int, width: int, units: int) -> float:
+        """What the last `units` units are worth of the `width` that coupling i has."""
+        scores = ranked[i][sizes[i] - width : sizes[i] - width + units]
+        return float(sum(scores)) * (whole[i] / width) ** 2
 
-    def price(i: int) -> float:
-        if kept[i] <= floors[i]:
+    def step(i: int, units: int) -> int:
+        """How many go from coupling i at once, so that a multiple of `units` is left."""
+        return kept[i] % units or units
+
+    def price(i: int, most: int) -> float:
+        units = step(i, most)
+        if kept[i] - units < floors[i]:
             return float("inf")
-        saved = structure.remove(i, 1)
-        structure.remove(i, -1)
-        return value(i, kept[i]) / max(limits.cost(saved), 1e-12)
+        saved = structure.remove(i, units)
+        structure.remove(i, -units)
+        return value(i, kept[i], units) / max(limits.cost(saved), 1e-12)
 
-    prices = [price(i) for i in range(len(sizes))]
-    while not limits.hold(total):
-        i = min(range(len(sizes)), key=prices.__getitem__)
-        total -= structure.remove(i, 1)
-        kept[i] -= 1
-        for j in neighbours[i]:
-            prices[j] = price(j)
+    for units in (multiple, 1) if multiple > 1 else (1,):  # whole multiples as far as they go
+        prices = [price(i, units) for i in range(len(sizes))]
+        while not limits.hold(total) and min(prices) < float("inf"):
+            i = min(range(len(sizes)), key=prices.__getitem__)
+            gone = step(i, units)
+            total -= structure.remove(i, gone)
+            kept[i] -= gone
+            for j in neighbours[i]:
+                prices[j] = price(j, units)
 
-    while True:  # give back what fits
-        fitting = []
-        for i, (size, keep) in enumerate(zip(sizes, kept, strict=True)):
-            if keep < size:
-                more = structure.remove(i, -1)
-                structure.remove(i, 1)
-                if limits.hold(total - more):  # `more` is negative: putting back saves less than nothing
-                    fitting.append((value(i, keep + 1) / -limits.cost(more), i))
-        if not fitting:
-            break
-        _, i = max(fitting)
-        total -= structure.remove(i, -1)
-        kept[i] += 1
+    for units in (multiple, 1) if multiple > 1 else (1,):
+        while True:  # give back what fits
+            fitting = []
+            for i, (size, keep) in enumerate(zip(sizes, kept, strict=True)):
+                if keep + units <= size and (units == 1 or keep % units == 0):
+                    more = structure.remove(i, -units)
+                    structure.remove(i, units)
+                    if limits.hold(total - more):  # `more` is negative: putting back saves less than nothing
+                        fitting.append((value(i, keep + units, units) / -limits.cost(more), i))
+            if not fitting:
+                break
+            _, i = max(fitting)
+            total -= structure.remove(i, -units)
+            kept[i] += units
     structure.reset()
     return kept
 

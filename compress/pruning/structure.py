@@ -8,13 +8,16 @@ choice of widths before a single tensor is cut.
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer
 
 from compress.errors import UserError
 from compress.summary import Count, count
@@ -50,17 +53,23 @@ class Structure:
         example: one batch of input, (B, C, H, W).
 
     Raises:
-        UserError: torch-pruning cannot trace the network, or finds nothing in it to prune.
+        UserError: the network is no classifier, or torch-pruning cannot trace it, or finds nothing in it to prune.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model, self.example = model.eval(), example
+        _check_answer(model, example)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         try:
             with warnings.catch_warnings(), torch.enable_grad():
                 warnings.simplefilter("ignore")
-                self.graph = tp.DependencyGraph().build_dependency(model, example, verbose=False)
+                self.graph = tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
+                if any(_lost(node) for node in self.graph.module2node.values()):
+                    raise UserError("this network cannot be pruned: it slices its features, as windowed attention does")
                 groups = list(self.graph.get_all_groups())
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f"this network cannot be pruned: torch-pruning could not trace it ({error})") from error
         self.couplings = [c for group in groups if (c := _coupling(self.graph, group)) is not None]
@@ -72,7 +81,8 @@ class Structure:
         for coupling in self.couplings:
             for touch in coupling.touches:
                 if id(touch.layer) not in layers:
-                    layers[id(touch.layer)] = _Layer(touch.layer, places.get(touch.layer, 1))
+                    dim = self.graph.module2node[touch.layer].pruning_dim
+                    layers[id(touch.layer)] = _Layer(touch.layer, places[touch.layer], dim)
             self.links.append([(layers[id(t.layer)], t.side, t.channels) for t in coupling.touches])
         self._layers = list(layers.values())
         whole = count(model, (example.shape[1], example.shape[2], example.shape[3]))
@@ -118,58 +128,91 @@ class Structure:
         return Count(sum(params for params, _ in sizes), sum(macs for _, macs in sizes))
 
     def cut(self, kept: list[Tensor]) -> None:
-        """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices)."""
+        """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices).
+
+        Channels are cut off from all that reads them first: then taking them out must not change what the network
+        answers. Where it does, the couplings are not what torch-pruning takes them for.
+
+        Raises:
+            UserError: what is left does not run, or is not the network without those channels.
+        """
+        removals: list[tuple[Any, list[int]]] = []
         for coupling, keep in zip(self.couplings, kept, strict=True):
             gone = torch.ones(len(coupling), dtype=torch.bool)
-            gone[keep] = False
-            channels = sorted(coupling.units[gone].flatten().tolist())
-            if channels:
-                coupling.group.prune(channels, record_history=False)
+            gone[keep.cpu()] = False
+            if channels := sorted(coupling.units[gone].flatten().tolist()):
+                removals.append((coupling.group, channels))
+        probe = torch.rand(2, *self.example.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
+        probe = probe.to(self.example)
+        try:
+            for group, channels in removals:
+                self._silence(group, channels)
+            before = _without_norms(self.model, probe)
+            for group, channels in removals:
+                group.prune(channels, record_history=False)
+            if isinstance(self.model, VisionTransformer):  # it reshapes to a width of its own
+                self.model.hidden_dim = self.model.conv_proj.out_channels
+            after = _without_norms(self.model, probe)
+            same = bool((after - before).abs().max() <= 0.01 * before.abs().max() + 1e-6)
+        except Exception as error:  # a layer that is cut at the wrong place may do anything
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"this network cannot be pruned: it does not run after a cut ({reason})") from error
+        if not same and bool(torch.isfinite(before).all()):
+            raise UserError("this network cannot be pruned: torch-pruning misreads which of its channels hang together")
+
+    @torch.no_grad()
+    def _silence(self, group: Any, channels: list[int]) -> None:
+        """Let no layer read these channels of the group's root, or what else goes with them."""
+        root = group[0].dep
+        for dep, idxs in self.graph.get_pruning_group(root.target.module, root.handler, channels):
+            module = dep.target.module
+            if _inward(self.graph, dep) and _crossed(module):
+                shares = module.weight.unflatten(0, (getattr(module, "groups", 1), -1))  # a group reads its own inputs
+                gone = torch.tensor(idxs, device=shares.device)
+                shares[gone // shares.shape[2], :, gone % shares.shape[2]] = 0
 
 
 class _Layer:
     """A layer's size as a function of the channels left on its two sides.
 
-    `places` is at how many places of the feature map its weights are used: a multiply-add is counted as torchinfo
-    counts it, each parameter of a convolution once a place, any other once.
+    `places` is how often torchinfo counts its parameters as multiply-adds; `dim` is the side of a bare parameter
+    that channels are removed from.
     """
 
-    def __init__(self, module: Any, places: int) -> None:
+    def __init__(self, module: Any, places: int, dim: int) -> None:
         self.places = places
+        self.terms: list[tuple[int, int, int]]  # a tensor's size, and how often it scales with each of the two sides
         if isinstance(module, nn.Parameter):
-            self.full = [max(module.shape), 1]
-            self.terms = [(module.numel(), True, False)]
+            self.full = [module.shape[dim], 1]
+            self.terms = [(module.numel(), 1, 0)]
+        elif isinstance(module, nn.MultiheadAttention):
+            self.full = [module.embed_dim, 1]
+            self.terms = [(p.numel(), sum(n % module.embed_dim == 0 for n in p.shape), 0) for p in module.parameters()]
         else:
-            crossed = isinstance(module, nn.Conv2d | nn.Linear) and not _depthwise(module)
-            weight = getattr(module, "weight", None)
-            self.full = [1, 1]
-            if crossed:
-                self.full = [module.weight.shape[0], _inputs(module)]
-            elif weight is not None:
-                self.full = [weight.shape[0], 1]
-            self.terms = [(p.numel(), True, crossed and p.dim() > 1) for p in module.parameters(recurse=False)]
+            crossed, single = _crossed(module), module.weight.shape[0] == 1  # a PReLU may have one slope for all
+            self.full = [module.weight.shape[0], _inputs(module) if crossed else 1]
+            self.terms = [(p.numel(), not single, crossed and p.dim() > 1) for p in module.parameters(recurse=False)]
         self.left = list(self.full)
 
     def size(self) -> tuple[int, int]:
         """Parameters and multiply-adds."""
         params = 0
-        for numel, by_out, by_in in self.terms:
-            if by_out:
-                numel = numel * self.left[0] // self.full[0]
-            if by_in:
-                numel = numel * self.left[1] // self.full[1]
-            params += numel
+        for numel, out_sides, in_sides in self.terms:
+            left = self.left[0] ** out_sides * self.left[1] ** in_sides
+            params += numel * left // (self.full[0] ** out_sides * self.full[1] ** in_sides)
         return params, params * self.places
 
 
-def _places(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
-    """Height times width of what each convolution puts out."""
-    found: dict[nn.Module, int] = {}
-    hooks = [
-        module.register_forward_hook(lambda m, _, out: found.__setitem__(m, out.shape[2] * out.shape[3]))
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+def _places(model: nn.Module, example: Tensor) -> Counter[Any]:
+    """How often each layer's parameters are used on one image, as torchinfo counts it: for each place of what a
+    convolution puts out, once for any other layer, and not at all for a parameter outside of a layer."""
+    found: Counter[Any] = Counter()
+
+    def add(module: nn.Module, _: Any, out: Tensor) -> None:
+        found[module] += out.shape[0] * (math.prod(out.shape[2:]) if isinstance(module, nn.Conv2d) else 1)
+
+    leaves = [m for m in model.modules() if _has_parameters(m) and not any(True for _ in m.children())]
+    hooks = [module.register_forward_hook(add) for module in leaves]
     try:
         with torch.no_grad():
             model(example[:1])
@@ -177,6 +220,32 @@ def _places(model: nn.Module, example: Tensor) -> dict[nn.Module, int]:
         for hook in hooks:
             hook.remove()
     return found
+
+
+def _check_answer(model: nn.Module, example: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            answer = model(example)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"the model does not run on images of shape {tuple(example.shape)}: {reason}") from error
+    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(example):
+        found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise UserError(f"the model is not a classifier: it answers {found} where ({len(example)}, classes) was due")
+
+
+@torch.no_grad()
+def _without_norms(model: nn.Module, images: Tensor) -> Tensor:
+    """What the model answers if layers that mix all their channels pass on what they get."""
+    mixing = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+    hooks = [m.register_forward_hook(lambda _, x, y: x[0]) for m in model.modules() if isinstance(m, mixing)]
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    hooks += [m.register_forward_hook(lambda _, x, y: (x[0], None)) for m in attentions]
+    try:
+        return model(images).float()  # type: ignore[no-any-return]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _coupling(graph: Any, group: Any) -> Coupling | None:
@@ -187,23 +256,47 @@ def _coupling(graph: Any, group: Any) -> Coupling | None:
     links: list[tuple[Any, int, int]] = []
     for dep, idxs in group:
         module = dep.target.module
-        inward = graph.is_in_channel_pruning_fn(dep.handler) and not graph.is_out_channel_pruning_fn(dep.handler)
+        inward = _inward(graph, dep)
         if not inward and not dep.target.outputs:  # nothing reads it: these channels are the logits
             return None
-        if isinstance(module, nn.Conv2d) and module.groups > 1 and not _depthwise(module):
-            together = max(together, module.groups)
+        together = math.lcm(together, _shares(module))
         if isinstance(module, nn.Module | nn.Parameter) and _has_parameters(module):
             links.append((module, int(inward), len(idxs)))
+    if channels % together:
+        return None
     units = torch.arange(channels).reshape(together, -1).T.contiguous()
     return Coupling(root, group, units, tuple(Touch(m, side, n // len(units)) for m, side, n in links))
+
+
+def _inward(graph: Any, dep: Any) -> bool:
+    """Whether the removal is of what a layer reads, and leaves what it puts out alone."""
+    return graph.is_in_channel_pruning_fn(dep.handler) and not graph.is_out_channel_pruning_fn(dep.handler)
+
+
+def _shares(module: Any) -> int:
+    """Into how many equal shares a layer parts its channels: a unit takes one channel of each."""
+    if isinstance(module, nn.MultiheadAttention):
+        return int(module.num_heads)
+    if isinstance(module, nn.GroupNorm):
+        return int(module.num_groups)
+    return int(module.groups) if _crossed(module) and isinstance(module, nn.Conv2d) else 1
+
+
+def _lost(node: Any) -> bool:
+    """Whether torch-pruning loses track of channels here, and may never come to an end: parts of token sequences."""
+    if node.type == tp.ops.OPTYPE.SPLIT:
+        return len(getattr(node.grad_fn, "_saved_self_sym_sizes", (0, 0))) not in (2, 4)
+    return bool(node.type == tp.ops.OPTYPE.SLICE)
 
 
 def _has_parameters(module: Any) -> bool:
     return isinstance(module, nn.Parameter) or any(True for _ in module.parameters(recurse=False))
 
 
-def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.out_channels and module.groups > 1
+def _crossed(module: Any) -> bool:
+    """Whether each channel that comes out of the layer is made of many that go in."""
+    depthwise = isinstance(module, nn.Conv2d) and module.groups == module.out_channels and module.groups > 1
+    return isinstance(module, nn.Conv2d | nn.Linear) and not depthwise
 
 
 def _inputs(module: nn.Conv2d | nn.Linear) -> int:

@@ -1,0 +1,6 @@
+"""`python -m compress`, as torchrun calls it."""
+
+from compress.cli import main
+
+if __name__ == "__main__":
+    main(prog_name="compress")

@@ -1,0 +1,126 @@
+"""The run directory: what was done, what came of it, and where to go on after a kill."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from compress.errors import UserError
+from compress.files import PART, write_text
+from compress.watch import Record
+
+MANIFEST, MODEL, LOCK = "run.json", "model.pth", ".lock"
+
+
+class RunDirectory:
+    """A run directory that this process alone writes to.
+
+    `manifest` is what `run.json` holds, `records` those of the stages that are done. Everything is written whole or
+    not at all, and a stage's weights before its record: a record is the word that the stage need not be done again.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+        records = [Record(**entry) for entry in manifest["stages"]]
+        self.records = list(takewhile(lambda record: (path / record.checkpoint).is_file(), records))
+
+    @property
+    def model(self) -> Path:
+        """The final weights file."""
+        return self.path / MODEL
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        whole = len(self.records) == len(self.manifest["stages"]) and self.model.is_file()
+        return whole and self.manifest["status"] == "done"
+
+    def write(self, status: str = "running") -> None:
+        """Put the manifest and the records on the disk."""
+        self.manifest |= {"status": status, "stages": [asdict(record) for record in self.records]}
+        write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
+
+    def tidy(self, *folders: str) -> None:
+        """Remove `folders`, and what a kill left: half-written files, and the state of stages that are done."""
+        for folder in folders:
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for pattern in (f".*{PART}", f"stages/.*{PART}", f"answers/*/.*{PART}"):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
+        for record in self.records:
+            (self.path / record.checkpoint).with_suffix(".state").unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator[RunDirectory]:
+    """Open the run directory `path` for the run that `begun` describes: "recipe", "seed", "data", as in `run.json`.
+
+    Raises:
+        UserError: it holds something else or another run, another process is at work in it, or it cannot be written.
+            Then it is as it was.
+    """
+    begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
+    _check(path, begun, fresh)
+    with _locked(path):
+        manifest = _check(path, begun, fresh)  # again: it may have been another's to write until now
+        run = RunDirectory(path, begun if fresh or manifest is None else manifest)
+        run.tidy(*(("stages", "answers") if fresh else ()))
+        if fresh:
+            run.model.unlink(missing_ok=True)
+        yield run
+
+
+def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
+    """The manifest of the run in `path`, and its stages so far."""
+    file = Path(path) / MANIFEST
+    if not file.is_file():
+        raise UserError(f"{path}: not a run directory, there is no {MANIFEST}")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return manifest, [Record(**entry) for entry in manifest["stages"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged: {error}; choose another --out") from error
+
+
+def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
+    """The manifest that is there, if any; refused unless it is of the run that `begun` describes, or unwanted."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path}: is a file, a run needs a directory")
+    if not (path / MANIFEST).is_file():
+        if path.is_dir() and any(not entry.name.startswith((LOCK, f".{MANIFEST}.")) for entry in path.iterdir()):
+            raise UserError(f"{path}: not empty, and not a run directory; choose another --out")
+        return None
+    manifest, _ = read_records(path)
+    if fresh:
+        return manifest
+    theirs, ours = manifest.get("recipe", {}), begun["recipe"]
+    if theirs != ours:
+        key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
+        raise UserError(f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
+    if manifest.get("data") != begun["data"]:
+        raise UserError(f"{path}: the data is not what this run began with; choose another --out, or --fresh")
+    return manifest
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = filelock.FileLock(path / LOCK, timeout=0)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(f"{path}: another run is at work in this directory") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,91 @@
+"""What tests share: a tiny data set with networks and a recipe, and the command line in real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import NETWORKS, RECIPE, Command, Compress, Tiny, command_line, copy_screen, write_folder
+
+import compress
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    root = tmp_path_factory.mktemp("tiny")
+    (root / "tinynets.py").write_text(NETWORKS)
+    data = write_folder(root / "images")
+    recipe = root / "tiny.toml"
+    recipe.write_text(RECIPE.format(data=data))
+    sys.path.insert(0, str(root))
+    yield Tiny(root, data, recipe)
+    sys.path.remove(str(root))
+
+
+@pytest.fixture(scope="session")
+def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    compress.run(str(tiny.recipe), out=out)
+    return out
+
+
+@pytest.fixture
+def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
+    """Start `compress ARGUMENTS…` in a process of its own, with its output in files.
+
+    The processes are forked from one that has imported torch already: each import would take seconds.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["compress.pipeline", "compress.terminal", "compress.inference"])
+    started: list[Command] = []
+    handles: list[int] = []  # of terminals, kept open: what is shown on a closed one may be lost
+
+    def begin(*arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0) -> Command:
+        folder = tmp_path / f"command-{len(started)}"
+        folder.mkdir()
+        words = [str(argument) for argument in arguments]
+        screen, keyboard, handle = "out", -1, -1
+        if tty:
+            keyboard, handle = os.openpty()
+            screen = os.ttyname(handle)
+        process = context.Process(target=command_line, args=(words, folder, tiny.root, screen, env or {}))
+        process.start()
+        started.append(Command(process, folder))
+        if tty:
+            threading.Thread(target=copy_screen, args=(keyboard, folder / "out"), daemon=True).start()
+            handles.append(handle)
+        return started[-1]
+
+    yield begin
+    for command in started:
+        if command.process.is_alive():
+            command.process.kill()
+            command.process.join()
+    for handle in handles:
+        os.close(handle)
+
+
+@pytest.fixture
+def run(start: Compress) -> Compress:
+    """Run `compress ARGUMENTS…` to its end; `code` is the exit status due."""
+
+    def to_the_end(*arguments: object, code: int = 0, **options: Any) -> Command:
+        command = start(*arguments, **options)
+        assert command.wait() == code, command.out + command.err
+        assert "Traceback" not in command.err
+        return command
+
+    return to_the_end

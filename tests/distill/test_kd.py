@@ -1,0 +1,84 @@
+"""Knowledge distillation's loss, against the paper's formula worked out in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compress.data.batches import Batch
+from compress.distill.kd import KD, kd_loss
+from compress.distill.labels import Labels
+
+GENERATOR = torch.Generator().manual_seed(7)
+STUDENT = 3 * torch.randn(6, 5, generator=GENERATOR)
+TEACHER = 3 * torch.randn(6, 5, generator=GENERATOR)
+TARGETS = torch.rand(6, 5, generator=GENERATOR).softmax(1)
+
+
+def probabilities(logits: Tensor, temperature: float = 1.0) -> np.ndarray:
+    powers = np.exp(logits.numpy().astype(np.float64) / temperature)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def by_hand(student: Tensor, teacher: Tensor, temperature: float) -> float:
+    p, q = probabilities(teacher, temperature), probabilities(student, temperature)
+    return temperature**2 * float((p * np.log(p / q)).sum(axis=1).mean())
+
+
+def cross_entropy(targets: np.ndarray) -> float:
+    return float(-(targets * np.log(probabilities(STUDENT))).sum(axis=1).mean())
+
+
+def batch() -> Batch:
+    return Batch(STUDENT, TARGETS, torch.arange(6), 0)
+
+
+def kd(**options: float) -> float:
+    loss = KD(lambda _: TEACHER, **({"temperature": 4.0, "alpha": 0.5} | options))
+    return float(loss(lambda images: images, batch(), options.get("progress", 0.0)))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+def test_the_loss_is_the_papers(temperature: float) -> None:
+    found = float(kd_loss(STUDENT, TEACHER, temperature))
+    assert found == pytest.approx(by_hand(STUDENT, TEACHER, temperature), rel=1e-4)
+
+
+def test_a_student_that_says_what_the_teacher_says_has_no_loss() -> None:
+    assert float(kd_loss(TEACHER + 3, TEACHER, 4.0)) == pytest.approx(0, abs=1e-5)  # logits count up to a constant
+
+
+def test_which_of_the_two_is_the_teacher_matters() -> None:
+    assert float(kd_loss(TEACHER, STUDENT, 1.0)) == pytest.approx(by_hand(TEACHER, STUDENT, 1.0), rel=1e-4)
+    assert by_hand(TEACHER, STUDENT, 1.0) != pytest.approx(by_hand(STUDENT, TEACHER, 1.0), rel=0.05)
+
+
+def test_gradients_at_high_temperatures_are_those_of_half_the_squared_distance() -> None:
+    """Equation 4 of the paper, times T²: for centred logits, (student - teacher) / classes for each sample."""
+    student = STUDENT.sub(STUDENT.mean(1, keepdim=True)).requires_grad_()
+    teacher = TEACHER - TEACHER.mean(1, keepdim=True)
+    torch.autograd.backward(kd_loss(student, teacher, 1000.0))
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, (student.detach() - teacher) / 5 / 6, rtol=0.02, atol=1e-3)
+
+
+def test_alpha_weighs_labels_against_the_teacher() -> None:
+    labels, teacher = cross_entropy(TARGETS.numpy()), by_hand(STUDENT, TEACHER, 4.0)
+    assert kd(alpha=0.0) == pytest.approx(labels, rel=1e-4)
+    assert kd(alpha=1.0) == pytest.approx(teacher, rel=1e-4)
+    assert kd(alpha=0.3) == pytest.approx(0.7 * labels + 0.3 * teacher, rel=1e-4)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+def test_a_fading_teacher_is_heard_less_and_less(progress: float) -> None:
+    loss = KD(lambda _: TEACHER, temperature=4.0, alpha=0.8, fade=True)
+    found = float(loss(lambda images: images, batch(), progress))
+    assert found == pytest.approx(kd(alpha=0.8 * (1 - progress)), rel=1e-6)
+
+
+def test_smoothing_mixes_the_targets_with_the_uniform_distribution() -> None:
+    smoothed = cross_entropy(0.9 * TARGETS.numpy() + 0.1 / 5)
+    assert kd(alpha=0.0, smoothing=0.1) == pytest.approx(smoothed, rel=1e-4)
+    assert float(Labels(0.1)(lambda images: images, batch(), 0.0)) == pytest.approx(smoothed, rel=1e-4)

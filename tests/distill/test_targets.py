@@ -1,0 +1,141 @@
+"""The teacher's kept answers: the same as its live ones, and asked for once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import Tiny
+from torch import Tensor, nn
+
+from compress.data.batches import Augment, Batch, training_batches
+from compress.data.open import Data, open_data
+from compress.distill.kd import KD
+from compress.distill.targets import Targets
+from compress.recipe import Train, load
+from compress.stages import Workbench, _objective
+from compress.watch import Watch
+
+CLASSES, BATCH = 4, 32
+AUGMENT = Augment(mixup=0.2, cutmix=1.0, mix=0.5)
+
+
+class Teacher:
+    """A linear network that counts how many images it was shown."""
+
+    def __init__(self) -> None:
+        self.weight = torch.randn(3 * 16 * 16, CLASSES, generator=torch.Generator().manual_seed(0))
+        self.shown = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.shown += len(images)
+        return images.flatten(1) @ self.weight
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Tiny) -> Data:
+    return open_data(f"folder:{tiny.data}", size=16)
+
+
+def batches(data: Data, view: int) -> Iterator[Batch]:
+    return training_batches(data, AUGMENT, seed=0, view=view, batch=BATCH)
+
+
+def samples(data: Data) -> int:
+    return len(data.train) // BATCH * BATCH
+
+
+def targets(data: Data, folder: Path, teacher: Teacher | None = None) -> tuple[Targets, Teacher]:
+    teacher = teacher or Teacher()
+    return Targets(teacher, folder, samples(data), CLASSES), teacher
+
+
+def answers(asked: Targets, data: Data, view: int) -> Tensor:
+    return torch.cat([asked(batch) for batch in batches(data, view)])
+
+
+def test_live_and_kept_answers_are_the_same_to_the_bit(data: Data, tmp_path: Path) -> None:
+    asked, teacher = targets(data, tmp_path)
+    live = answers(asked, data, view=0)
+    exact = torch.cat([teacher(batch.images) for batch in batches(data, 0)])
+    torch.testing.assert_close(live, exact, rtol=2**-11, atol=1e-6)  # half precision keeps 11 bits
+    later, silent = targets(data, tmp_path)
+    assert torch.equal(answers(later, data, view=0), live) and silent.shown == 0
+    assert live.dtype == torch.float32
+
+
+def test_the_teacher_sees_each_view_once(data: Data, tmp_path: Path) -> None:
+    asked, teacher = targets(data, tmp_path)
+    for view in (0, 1, 1, 0, 0, 1):
+        answers(asked, data, view)
+    assert teacher.shown == 2 * samples(data)
+    assert not torch.equal(answers(asked, data, 0), answers(asked, data, 1))
+
+
+def test_a_view_that_stays_is_asked_for_once_too(data: Data, tmp_path: Path) -> None:
+    asked, teacher = targets(data, tmp_path)
+    first, second = answers(asked, data, 0), answers(asked, data, 0)
+    assert torch.equal(first, second) and teacher.shown == samples(data)
+
+
+def test_a_view_cut_off_is_asked_for_again_from_its_beginning(data: Data, tmp_path: Path) -> None:
+    whole = answers(targets(data, tmp_path / "whole")[0], data, 0)
+    asked, _ = targets(data, tmp_path / "cut")
+    for _, batch in zip(range(3), batches(data, 0), strict=False):
+        asked(batch)
+    assert not list((tmp_path / "cut").glob("*"))
+    later, teacher = targets(data, tmp_path / "cut")
+    assert torch.equal(answers(later, data, 0), whole) and teacher.shown == samples(data)
+
+
+def test_a_view_entered_in_its_middle_is_answered_but_not_kept(data: Data, tmp_path: Path) -> None:
+    asked, teacher = targets(data, tmp_path)
+    *_, last = batches(data, 0)
+    torch.testing.assert_close(asked(last), teacher(last.images).half().float())
+    assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.parametrize("harm", ["empty", "cut short", "noise", "zip", "of fewer", "of doubles"])
+def test_a_damaged_file_is_not_used_and_made_anew(data: Data, tmp_path: Path, harm: str) -> None:
+    whole = answers(targets(data, tmp_path)[0], data, 0)
+    (path,) = tmp_path.glob("*.npy")
+    content = path.read_bytes()
+    if harm.startswith("of"):
+        array = np.zeros((samples(data) - 1, CLASSES), np.float16)
+        np.save(path, array if harm == "of fewer" else np.zeros((samples(data), CLASSES)))
+    else:
+        damaged = {"empty": b"", "cut short": content[:-7], "noise": bytes(range(256)) * 9, "zip": b"PK\3\4" + content}
+        path.write_bytes(damaged[harm])
+    later, teacher = targets(data, tmp_path)
+    assert torch.equal(answers(later, data, 0), whole) and teacher.shown == samples(data)
+    assert path.read_bytes() == content
+
+
+def folder_of(bench: Workbench, stage: Train) -> Path:
+    objective = _objective(stage, bench)
+    assert isinstance(objective, KD) and isinstance(objective.teacher, Targets)
+    return objective.teacher.folder
+
+
+def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, tmp_path: Path) -> None:
+    recipe = load(str(tiny.recipe))
+    stage = Train(kind="finetune", epochs=1)
+    net = nn.Linear(3, 4)
+    bench = Workbench(recipe, data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, net, 16)
+    here = folder_of(bench, stage)
+    other = nn.Linear(3, 4)
+    different = [
+        folder_of(bench, replace(stage, crop=(0.5, 1.0))),
+        folder_of(bench, replace(stage, mixup=0.1)),
+        folder_of(replace(bench, recipe=replace(recipe, seed=1)), stage),
+        folder_of(replace(bench, recipe=replace(recipe, batch=16)), stage),
+        folder_of(replace(bench, teacher=other), stage),
+        folder_of(replace(bench, data=replace(data, checksum="0")), stage),
+    ]
+    assert len({here, *different}) == 7
+    same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, size=8)
+    assert folder_of(bench, same) == here

@@ -1,0 +1,244 @@
+"""The training loop: it learns, its result is what it says, and a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny
+from torch import Tensor, nn
+
+from compress.data.batches import Augment, Batch, plain_batches, training_batches
+from compress.data.open import Data, open_data
+from compress.distill.labels import Labels
+from compress.errors import UserError
+from compress.training import Schedule, accuracy, forward, steps_of, train
+from compress.watch import Watch
+
+SCHEDULE = Schedule(epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25, ema=0.0)
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Tiny) -> Data:
+    return open_data(f"folder:{tiny.data}", size=16)
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 12, 3, 2, 1), nn.BatchNorm2d(12), nn.ReLU(), nn.Dropout(0.2)),
+        *(nn.Conv2d(12, 24, 3, 2, 1), nn.BatchNorm2d(24), nn.ReLU(), nn.Dropout(0.2)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 4)),
+    )
+
+
+class Stop(Exception):
+    """Stands in for a kill."""
+
+
+class StopAfter(Watch):
+    """Ends the training right after an epoch, or in the middle of the next."""
+
+    def __init__(self, epoch: int, middle: bool = False) -> None:
+        self.left, self.middle = epoch, middle
+
+    def epoch(self, epochs: int, history: list[dict[str, float]]) -> None:
+        self.left -= 1
+        if self.left == 0 and not self.middle:
+            raise Stop
+
+    def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+        for place, batch in enumerate(batches):
+            if self.left == 0 and place == total // 2:
+                raise Stop
+            yield batch
+
+
+def learn(
+    data: Data,
+    state: Path,
+    schedule: Schedule = SCHEDULE,
+    *,
+    model: nn.Module | None = None,
+    watch: Watch | None = None,
+    size: int | None = None,
+    objective: object = None,
+) -> nn.Module:
+    return train(
+        model or net(),
+        lambda epoch: training_batches(data, Augment(), seed=0, view=epoch, batch=32),
+        objective or Labels(),  # type: ignore[arg-type]
+        schedule,
+        steps=steps_of(len(data.train), 32),
+        validate=lambda trained: accuracy(trained, plain_batches(data, data.val, batch=500), size=size),
+        seed=0,
+        state=state,
+        watch=watch or Watch(),
+        size=size,
+    )
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_it_learns(data: Data, tmp_path: Path) -> None:
+    model = learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=8))
+    lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
+    assert accuracy(model, plain_batches(data, data.test(), batch=500)) > 0.75
+    assert not model.training
+    seconds = [line["seconds"] for line in lines]
+    assert seconds == sorted(seconds) and seconds[0] > 0
+
+
+def test_validation_is_of_the_model_that_comes_back(data: Data, tmp_path: Path) -> None:
+    for ema in (0.0, 0.9):
+        model = learn(data, tmp_path / f"{ema}.state", replace(SCHEDULE, ema=ema))
+        last = json.loads((tmp_path / f"{ema}.jsonl").read_text().splitlines()[-1])
+        assert last["val"] == accuracy(model, plain_batches(data, data.val, batch=7))
+
+
+def test_the_rate_rises_in_a_line_to_the_peak_and_falls_in_a_line_to_zero() -> None:
+    schedule = replace(SCHEDULE, lr=0.8, warmup=0.2)
+    assert schedule.rate(0) == 0 and schedule.rate(1) == pytest.approx(0)
+    assert schedule.rate(0.2) == pytest.approx(0.8)
+    assert schedule.rate(0.1) == pytest.approx(0.4) and schedule.rate(0.6) == pytest.approx(0.4)
+    assert replace(schedule, warmup=0.0).rate(0) == 0.8  # no warm-up: from the peak on
+    assert replace(schedule, warmup=1.0).rate(0.5) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_going_on_after_any_epoch_ends_with_the_same_weights(
+    data: Data, tmp_path: Path, optimizer: str, ema: float
+) -> None:
+    schedule = replace(SCHEDULE, optimizer=optimizer, ema=ema, lr=0.05 if optimizer == "sgd" else 5e-3)  # type: ignore[arg-type]
+    whole = learn(data, tmp_path / "whole.state", schedule)
+    for epoch in range(1, schedule.epochs + 1):
+        for middle in (False, True) if epoch < schedule.epochs else (False,):
+            state = tmp_path / f"{epoch}{middle}.state"
+            with pytest.raises(Stop):
+                learn(data, state, schedule, watch=StopAfter(epoch, middle))
+            torch.manual_seed(999)  # what went on before in the process must not matter
+            resumed = learn(data, state, schedule, model=net(seed=5))
+            assert same(resumed, whole), (epoch, middle)
+    metrics = [json.loads(line) for line in state.with_suffix(".jsonl").read_text().splitlines()]
+    straight = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
+    assert [(m["loss"], m["val"]) for m in metrics] == [(s["loss"], s["val"]) for s in straight]
+
+
+def test_dropout_differs_from_epoch_to_epoch(data: Data, tmp_path: Path) -> None:
+    """Else the test above would say nothing of the random state."""
+    seen: list[Tensor] = []
+
+    def watching(student: object, batch: Batch, progress: float) -> Tensor:
+        seen.append(torch.rand(8))
+        return Labels()(student, batch, progress)  # type: ignore[arg-type]
+
+    learn(data, tmp_path / "s.state", objective=watching)
+    assert len({tuple(numbers.tolist()) for numbers in seen}) == len(seen)
+
+
+def test_the_running_average_is_one(data: Data, tmp_path: Path) -> None:
+    """Against a plain loop over the weights after each step."""
+    model, kept = net(), []
+
+    def watching(student: object, batch: Batch, progress: float) -> Tensor:
+        kept.append({key: value.detach().clone().double() for key, value in model.state_dict().items()})
+        return Labels()(student, batch, progress)  # type: ignore[arg-type]
+
+    averaged = learn(data, tmp_path / "s.state", replace(SCHEDULE, ema=0.8), model=model, objective=watching)
+    steps = [*kept[1:], {key: value.double() for key, value in model.state_dict().items()}]
+    by_hand = steps[0]
+    for seen, now in enumerate(steps[1:], start=1):
+        decay = min(0.8, (1 + seen) / (10 + seen))
+        by_hand = {key: decay * by_hand[key] + (1 - decay) * now[key] for key in now}
+    found = averaged.state_dict()
+    for key, value in by_hand.items():
+        if found[key].is_floating_point():
+            torch.testing.assert_close(found[key].double(), value, rtol=1e-4, atol=1e-5)
+    assert averaged is not model and not same(averaged, model)
+
+
+def test_weights_decay_and_biases_and_norms_do_not(data: Data, tmp_path: Path) -> None:
+    def nothing(student: object, batch: Batch, progress: float) -> Tensor:
+        return sum((p.sum() * 0 for p in model.parameters()), torch.zeros(()))
+
+    for optimizer, lr in (("sgd", 0.1), ("adamw", 0.1)):
+        model = net()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        schedule = replace(SCHEDULE, optimizer=optimizer, lr=lr, weight_decay=0.1)  # type: ignore[arg-type]
+        learn(data, tmp_path / f"{optimizer}.state", schedule, model=model, objective=nothing)
+        for name, p in model.named_parameters():
+            if p.dim() > 1:
+                assert float(p.detach().norm()) < 0.95 * float(before[name].norm()), name
+            else:
+                assert torch.equal(p, before[name]), name
+
+
+def test_images_are_resized_on_their_way_in(data: Data, tmp_path: Path) -> None:
+    sides: set[int] = set()
+    model = net()
+    model.register_forward_pre_hook(lambda _, inputs: sides.add(inputs[0].shape[-1]))
+    learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=1), model=model, size=8)
+    assert sides == {8}
+
+    speckled = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    small = forward(lambda x: x.flatten(1), 8)(speckled)  # made smaller, noise averages out: each pixel has its say
+    assert small.shape == (2, 3 * 8 * 8) and float(small.std()) < 0.3 * float(speckled.std())
+
+
+def test_progress_runs_from_zero_towards_one(data: Data, tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def watching(student: object, batch: Batch, progress: float) -> Tensor:
+        seen.append(progress)
+        return Labels()(student, batch, progress)  # type: ignore[arg-type]
+
+    learn(data, tmp_path / "s.state", objective=watching)
+    steps = 4 * steps_of(len(data.train), 32)
+    assert seen == pytest.approx([step / steps for step in range(steps)])
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(data: Data, tmp_path: Path) -> None:
+    calls = iter(range(1000))
+
+    def exploding(student: object, batch: Batch, progress: float) -> Tensor:
+        loss = Labels()(student, batch, progress)  # type: ignore[arg-type]
+        return loss * (float("nan") if next(calls) == 8 else 1)
+
+    with pytest.raises(UserError, match="not finite after epoch 2; lower"):
+        learn(data, tmp_path / "s.state", objective=exploding)
+    assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 1
+
+
+def test_accuracy_counts_right_answers(data: Data) -> None:
+    class Third(nn.Module):
+        """Right for every third image, at least."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images: Tensor) -> Tensor:
+            assert not self.training
+            return images[:, 0, 0] + self.bias
+
+    targets = torch.eye(4)[torch.arange(30) % 4]
+    answers = torch.eye(4)[(torch.arange(30) % 4 + (torch.arange(30) % 3 > 0)) % 4]
+    images = answers[:, None, None, :].expand(-1, 3, 4, 4)
+    batches = [Batch(images[a : a + 7], targets[a : a + 7], torch.arange(7), a) for a in range(0, 30, 7)]
+    model = Third().train()
+    assert accuracy(model, batches) == pytest.approx(10 / 30) and model.training
+    assert accuracy(model, []) == 0
+
+
+@pytest.mark.parametrize(("samples", "steps"), [(1, 1), (31, 1), (32, 1), (63, 1), (64, 2)])
+def test_an_epoch_is_of_whole_batches(samples: int, steps: int) -> None:
+    assert steps_of(samples, 32) == steps

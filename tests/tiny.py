@@ -1,0 +1,202 @@
+"""Real data, real networks and real processes, small enough that a whole pipeline takes seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+CLASSES = ("blob", "cross", "stripes", "wedge")
+SIDE = 16
+
+NETWORKS = """
+from torch import nn
+
+
+def _block(inner, outer, stride):
+    return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
+
+
+def _net(width, num_classes):
+    return nn.Sequential(
+        _block(3, width, 1),
+        _block(width, 2 * width, 2),
+        _block(2 * width, 2 * width, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(2 * width, num_classes),
+    )
+
+
+def teacher(num_classes):
+    return _net(24, num_classes)
+
+
+def student(num_classes):
+    return _net(16, num_classes)
+"""
+
+RECIPE = """
+title = "tiny"
+data = "folder:{data}"
+size = 16
+budget = 3000
+batch = 32
+
+[teacher]
+name = "tinynets:teacher"
+
+[student]
+name = "tinynets:student"
+
+[[stages]]
+kind = "teach"
+epochs = 3
+optimizer = "adamw"
+lr = 5e-3
+
+[[stages]]
+kind = "distill"
+epochs = 3
+optimizer = "adamw"
+lr = 5e-3
+size = 8
+fade = true
+mixup = 0.2
+cutmix = 1.0
+mix = 0.5
+views = 2
+
+[[stages]]
+kind = "prune"
+size = 8
+samples = 64
+
+[[stages]]
+kind = "finetune"
+epochs = 2
+lr = 0.05
+views = 2
+
+[[stages]]
+kind = "prune"
+samples = 64
+
+[[stages]]
+kind = "finetune"
+epochs = 3
+lr = 0.05
+ema = 0.9
+"""
+
+
+def draw(kind: str, random: np.random.Generator) -> np.ndarray:
+    """One noisy image of a class: uint8 (SIDE, SIDE, 3)."""
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2 + random.uniform(-2, 2, (2, 1, 1))
+    shape = {
+        "blob": x**2 + y**2 < 16,
+        "cross": (abs(x) < 2) | (abs(y) < 2),
+        "stripes": np.floor(y / 2) % 2 == 0,
+        "wedge": x > y,
+    }[kind]
+    pixels = 60 + 130 * shape[..., None] + random.normal(0, 25, (SIDE, SIDE, 3))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+def write_folder(root: Path, train: int = 220, test: int = 80) -> Path:
+    """A data set as `folder:` reads it, with a test split of its own."""
+    random = np.random.default_rng(0)
+    for split, count in (("train", train), ("test", test)):
+        for number in range(count):
+            kind = CLASSES[number % len(CLASSES)]
+            folder = root / split / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(draw(kind, random)).save(folder / f"{number:03}.png")
+    return root
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A place with a data set, two networks and a recipe that goes with them."""
+
+    root: Path
+    data: Path
+    recipe: Path
+
+    def variant(self, name: str, *changes: tuple[str, str]) -> Path:
+        """The recipe with some of its text replaced, as a file called `name`."""
+        text = self.recipe.read_text()
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = self.root / name
+        path.write_text(text)
+        return path
+
+
+@dataclass
+class Command:
+    """The command line in a process of its own, under way or over."""
+
+    process: BaseProcess
+    folder: Path
+
+    def wait(self, timeout: float = 60) -> int:
+        """The exit status; minus the signal's number if one ended it."""
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise TimeoutError(self.out + self.err)
+        return self.process.exitcode
+
+    def send(self, number: signal.Signals) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    @property
+    def out(self) -> str:
+        return (self.folder / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.folder / "err").read_text()
+
+
+class Compress(Protocol):
+    """The command line, to be started or run."""
+
+    def __call__(
+        self, *arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0
+    ) -> Command: ...
+
+
+def command_line(words: list[str], folder: Path, networks: Path, screen: str, env: dict[str, str]) -> None:
+    """What a started process does; its output goes to `screen`, its errors to a file."""
+    os.environ.update(env)
+    os.chdir(folder)
+    sys.path.insert(0, str(networks))
+    for number, name in ((1, screen), (2, "err")):
+        os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOCTTY, 0o644), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+    torch.set_num_threads(1)
+    from compress.cli import main
+
+    main(words, prog_name="compress")
+
+
+def copy_screen(keyboard: int, file: Path) -> None:
+    """Write all that a pseudo-terminal shows to `file`, until nobody holds it any more."""
+    with file.open("wb") as out, contextlib.suppress(OSError):
+        while shown := os.read(keyboard, 65536):
+            out.write(shown)
+            out.flush()
