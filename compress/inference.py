@@ -128,8 +128,8 @@ def score_test(checkpoint: Checkpoint, data: str | None = None, device: str = "a
     """
     place = pick_device(device)
     opened = open_data(data or checkpoint.data, size=checkpoint.input_size[-1])
-    if len(opened.classes) != len(checkpoint.classes):
-        raise UserError(f"{opened.name} has {len(opened.classes)} classes, the weights file {len(checkpoint.classes)}")
+    if opened.classes != checkpoint.classes:
+        raise UserError(f"{opened.name} has other classes than the weights file, which knows {checkpoint.data}'s")
     opened = replace(opened, mean=checkpoint.mean, std=checkpoint.std)
     pool = opened.test().to(place)
     model = copy.deepcopy(checkpoint.model).to(place)

@@ -68,7 +68,7 @@ class Plan:
 
 
 def run(
-    recipe: str | Recipe = "default",
+    recipe: str | Path | Recipe = "default",
     *,
     out: str | Path | None = None,
     device: str = "auto",
@@ -93,9 +93,9 @@ def run(
         UserError: the budget cannot be met, a name is unknown, the data cannot be had, or `out` holds another run.
             Nothing has been trained, and nothing written over, by then. Or, later: a stage failed.
     """
-    title, watch = Path(recipe).stem if isinstance(recipe, str) else "recipe", watch or Watch()
-    if isinstance(recipe, str):
-        recipe = recipes.load(recipe, overrides)
+    title, watch = "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem, watch or Watch()
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(str(recipe), overrides)
     elif overrides:
         recipe = recipes.lay_over(recipes.plain(recipe), overrides)
     recipe = recipe.quick() if quick else recipe
@@ -128,6 +128,8 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
         data = replace(data, mean=given.mean, std=given.std)  # so that it sees images as it learned to
         recipe = replace(recipe, teacher=given.network)
         stages = [Given(given), *(stage for stage in recipe.stages if stage.kind != "teach")]
+    for network, kinds in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
+        _try(network, {side(stage, data) for stage in stages if stage.kind in kinds}, len(data.classes))
     budget, targets = _targets(recipe, stages, data)
     steps = tuple(
         Step(
@@ -233,6 +235,22 @@ def _check_names(recipe: Recipe) -> None:
     for stage in recipe.stages:
         if isinstance(stage, Prune):
             importance(stage.importance)
+
+
+def _try(network: Network, sizes: set[int], classes: int) -> None:
+    """Show `network` one image of each of `sizes` pixels, before any time is spent on it."""
+    model = build(replace(network, pretrained=False), classes).eval()
+    for size in sorted(sizes):
+        try:
+            with torch.inference_mode():
+                answer = tuple(model(torch.zeros(1, 3, size, size)).shape)
+        except Exception as error:  # whatever a network may raise, it does not take such images
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise UserError(
+                f"network {network.name!r} does not take images of {size}×{size} pixels: {reason}"
+            ) from error
+        if answer != (1, classes):
+            raise UserError(f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due")
 
 
 def _targets(recipe: Recipe, stages: list[Stage | Given], data: Data) -> tuple[int, list[int | None]]:

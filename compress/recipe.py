@@ -44,8 +44,8 @@ class Train:
 
     Args:
         epochs: passes over the training data.
-        size: side of the images in this stage, in pixels; the data's own if left out. Small images make the
-            first epochs of a big network affordable (progressive resizing).
+        scale: side of the images in this stage, as a share of the data's own. Small images make the first epochs
+            of a big network affordable (progressive resizing).
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
         crop, flip, mixup, cutmix, mix: see `compress.data.Augment`.
@@ -58,7 +58,7 @@ class Train:
 
     kind: Literal["teach", "distill", "finetune"]
     epochs: Count
-    size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
@@ -82,14 +82,14 @@ class Prune:
     """A stage that prunes to its round's target. Targets are spaced evenly in ratio, from student to budget.
 
     Args:
-        size: side of the images that the model was trained on so far, in pixels; the data's own if left out.
+        scale: side of the images that the model was trained on so far, as a share of the data's own.
         importance: what a channel is worth, by name.
         samples: training images that the importance and the batch norms are measured on.
         multiple: keep widths multiples of this where the budget can be met so (processors are faster at 8 or 16).
     """
 
     kind: Literal["prune"] = "prune"
-    size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     importance: str = "taylor"
     samples: Count = 2048
     multiple: Count = 1
@@ -207,8 +207,8 @@ def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
     if key == "teacher" and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
         return "weights", str(value)
     if key in ("teacher", "student") and isinstance(value, str):
-        own = ":" in value  # a function of the user's takes no stem, whatever the recipe's network takes
-        return (key, {"name": value}) if own else (f"{key}.name", value)
+        stems = value.startswith(("resnet", "resnext", "wide_resnet"))  # others take none, whatever the recipe's takes
+        return (f"{key}.name", value) if stems else (key, {"name": value})
     return key, value
 
 

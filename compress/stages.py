@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,10 +63,10 @@ class Workbench:
     teacher_size: int | None = None
     target: int | None = None
 
-    def validate(self, model: nn.Module, size: int | None = None, exact: bool = False) -> float:
-        """Top-1 accuracy of `model` on the validation split, 0 to 1."""
+    def validate(self, model: nn.Module, size: int) -> float:
+        """Top-1 accuracy of `model` on the validation split, at `size` pixels, 0 to 1."""
         batches = plain_batches(self.data, self.data.val, batch=500)
-        return accuracy(model, batches, size=size, exact=exact)
+        return accuracy(model, batches, size=size, exact=False)
 
 
 def teach_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
@@ -88,9 +88,9 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
     if count(model, (3, size, size)).params <= bench.target:  # an earlier round went a step further than it had to
         return model
     batches = list(_sample(bench, stage.samples))
-    losses: list[Callable[[nn.Module], Tensor]] = [_loss_on(batch, stage.size) for batch in batches]
+    losses: list[Callable[[nn.Module], Tensor]] = [_loss_on(batch, size) for batch in batches]
     example = torch.zeros(1, 3, size, size, device=bench.device)
-    whole = _build(bench, bench.recipe.student)
+    whole = _build(bench, replace(bench.recipe.student, pretrained=False))
     pruned = prune(
         model,
         example,
@@ -100,7 +100,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
         whole=whole,
         multiple=stage.multiple,
     )
-    reestimate_batchnorm(pruned, forward(pruned, stage.size), (batch.images for batch in batches))
+    reestimate_batchnorm(pruned, forward(pruned, size), (batch.images for batch in batches))
     return pruned.eval()
 
 
@@ -139,7 +139,7 @@ def pack(model: nn.Module, stage: Stage | Given, network: Network, data: Data, o
 
 def side(stage: Stage | Given, data: Data) -> int:
     """The side of the images that a stage's model is made for, in pixels."""
-    return stage.size or data.size
+    return stage.size if isinstance(stage, Given) else max(1, round(data.size * stage.scale))
 
 
 def on_device(model: nn.Module, device: torch.device) -> nn.Module:
@@ -172,11 +172,11 @@ def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objectiv
         objective,
         Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema),
         steps=steps_of(len(data.train), recipe.batch),
-        validate=lambda trained: bench.validate(trained, stage.size),
+        validate=lambda trained: bench.validate(trained, side(stage, data)),
         seed=recipe.seed,
         state=bench.state,
         watch=bench.watch,
-        size=stage.size,
+        size=side(stage, data),
         compiled=stage.compile,
     )
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from compress.inference import Prediction
 from compress.watch import Record, Watch
+
+if TYPE_CHECKING:
+    from compress.inference import Prediction
 
 T = TypeVar("T")
 

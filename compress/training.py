@@ -94,7 +94,7 @@ def train(
         torch.manual_seed(seed * 100_003 + epoch)
         model.train()
         for step, batch in enumerate(watch.track(batches(epoch), steps, f"epoch {epoch + 1}/{schedule.epochs}")):
-            progress = (epoch * steps + step) / total
+            progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(progress)
             loss = objective(student, batch, progress)
@@ -208,6 +208,10 @@ def _save(
         "history": history,
     }
     checkpoint.write(kept, state)
+    _write_metrics(state, history)
+
+
+def _write_metrics(state: Path, history: list[Metrics]) -> None:
     write_text(state.with_suffix(".jsonl"), "".join(json.dumps(line) + "\n" for line in history))
 
 
@@ -221,6 +225,7 @@ def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ave
     if kept["average"]:
         average.load_state_dict(kept["average"])
     history: list[Metrics] = kept["history"]
+    _write_metrics(state, history)  # a kill may have come between the state and its metrics
     return history
 
 

@@ -78,7 +78,9 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
     }
     assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0] and "torchinfo" in manifest["versions"]
     assert "thread" in manifest["device"]
-    assert manifest["recipe"]["stages"][1]["size"] == 8 and manifest["recipe"]["student"]["name"] == "tinynets:student"
+    assert (
+        manifest["recipe"]["stages"][1]["scale"] == 0.5 and manifest["recipe"]["student"]["name"] == "tinynets:student"
+    )
 
     for entry, name, file in zip(manifest["stages"], NAMES, FILES, strict=True):
         kept = own_model(out / file)
@@ -395,7 +397,7 @@ def test_torchvision_networks_by_flag_and_from_python_alike(run: Compress, tiny:
     recipe = tiny.variant(
         "torchvision.toml",
         *(("epochs = 3", "epochs = 1"), ("epochs = 2", "epochs = 1"), ("samples = 64", "samples = 16")),
-        ("lr = 5e-3\n\n", "lr = 5e-3\nsize = 8\n\n"),
+        ("lr = 5e-3\n\n", "lr = 5e-3\nscale = 0.5\n\n"),
     )
     flags = {"teacher": "resnet18", "student": "resnet18", "stem": "small", "budget": "2%", "limit": 32}
     run("run", recipe, "--out", tmp_path / "a", *(word for key in flags for word in (f"--{key}", flags[key])))

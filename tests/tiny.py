@@ -70,7 +70,7 @@ kind = "distill"
 epochs = 3
 optimizer = "adamw"
 lr = 5e-3
-size = 8
+scale = 0.5
 fade = true
 mixup = 0.2
 cutmix = 1.0
@@ -79,7 +79,7 @@ views = 2
 
 [[stages]]
 kind = "prune"
-size = 8
+scale = 0.5
 samples = 64
 
 [[stages]]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -97,8 +99,11 @@ def _small_stem(model: ResNet, stride: int) -> None:
 
 
 def own_builder(name: str) -> Builder:
-    """Import the function that a ``package.module:function`` name points to."""
+    """Import the function that a ``package.module:function`` name points to: installed, or in this folder."""
     module, _, function = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # a console script looks only where it is installed
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # the person's module may fail in any way

@@ -285,7 +285,8 @@ def _shares(module: Any) -> int:
 def _lost(node: Any) -> bool:
     """Whether torch-pruning loses track of channels here, and may never come to an end: parts of token sequences."""
     if node.type == tp.ops.OPTYPE.SPLIT:
-        return len(getattr(node.grad_fn, "_saved_self_sym_sizes", (0, 0))) not in (2, 4)
+        dim = node.grad_fn._saved_dim  # unsigned in autograd's notes: -1 is 2**64 - 1
+        return bool((dim - 2**64 if dim >= 2**63 else dim) % len(node.grad_fn._saved_self_sym_sizes) != 1)
     return bool(node.type == tp.ops.OPTYPE.SLICE)
 
 
