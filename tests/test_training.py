@@ -203,7 +203,7 @@ def test_progress_runs_from_zero_towards_one(data: Data, tmp_path: Path) -> None
 
     learn(data, tmp_path / "s.state", objective=watching)
     steps = 4 * steps_of(len(data.train), 32)
-    assert seen == pytest.approx([step / steps for step in range(steps)])
+    assert seen == pytest.approx([(step + 0.5) / steps for step in range(steps)])
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(data: Data, tmp_path: Path) -> None:
