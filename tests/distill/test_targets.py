@@ -137,5 +137,5 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
         folder_of(replace(bench, data=replace(data, checksum="0")), stage),
     ]
     assert len({here, *different}) == 7
-    same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, size=8)
+    same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, scale=0.5)
     assert folder_of(bench, same) == here
