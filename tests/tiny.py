@@ -182,6 +182,7 @@ class Compress(Protocol):
 
 def command_line(words: list[str], folder: Path, networks: Path, screen: str, env: dict[str, str]) -> None:
     """What a started process does; its output goes to `screen`, its errors to a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     os.environ.update(env)
     os.chdir(folder)
     sys.path.insert(0, str(networks))
