@@ -116,9 +116,9 @@ class Recipe:
     stages: tuple[Stage, ...]
 
     def quick(self) -> Recipe:
-        """The same stages, small enough to try out: fewer images, a tenth of the epochs, nothing compiled."""
+        """The same stages, small enough to try out: fewer images, a quarter of the epochs, nothing compiled."""
         stages = tuple(
-            replace(s, epochs=max(1, s.epochs // 10), compile=False) if isinstance(s, Train) else s for s in self.stages
+            replace(s, epochs=max(1, s.epochs // 4), compile=False) if isinstance(s, Train) else s for s in self.stages
         )
         return replace(self, limit=min(self.limit or QUICK_IMAGES, QUICK_IMAGES), stages=stages)
 
