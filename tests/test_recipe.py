@@ -224,7 +224,7 @@ def test_quick_keeps_the_stages_and_shrinks_their_cost(small: Path) -> None:
     quick = whole.quick()
     assert [stage.kind for stage in quick.stages] == [stage.kind for stage in whole.stages]
     trained = [stage for stage in quick.stages if isinstance(stage, Train)]
-    assert [stage.epochs for stage in trained] == [2, 1, 3] and not any(stage.compile for stage in trained)
+    assert [stage.epochs for stage in trained] == [5, 1, 7] and not any(stage.compile for stage in trained)
     assert quick.limit == recipes.QUICK_IMAGES and recipes.load(str(small), {"limit": 10}).quick().limit == 10
     assert quick.teacher == whole.teacher and quick.budget == whole.budget
     assert [s for s in quick.stages if isinstance(s, Prune)] == [s for s in whole.stages if isinstance(s, Prune)]
