@@ -219,7 +219,8 @@ def _test(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     for step, record in watch.track(pairs, len(pairs), "scoring"):
         kept = _load(rundir.path / step.file, step.network)
         batches = plain_batches(plan.data, pool, batch=500)
-        top1 = accuracy(on_device(kept.model, plan.device), batches, size=kept.input_size[-1])
+        last = step is plan.steps[-1]  # the result is scored in float32, as it will be used
+        top1 = accuracy(on_device(kept.model, plan.device), batches, size=kept.input_size[-1], exact=last)
         scored.append(replace(record, test=top1))
     rundir.records = scored
 
