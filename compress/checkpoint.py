@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.errors import UserError
+from compress.errors import UserError, one_line
 from compress.files import atomically
 from compress.models.build import skeleton
 from compress.models.network import Network
@@ -127,14 +127,9 @@ def load(path: str | Path, own: Callable[..., nn.Module] | None = None) -> Check
     try:
         return _restore(plain, own)
     except UserError as error:
-        raise UserError(f"{path}: {_line(error)}") from error
+        raise UserError(f"{path}: {one_line(error)}") from error
     except Exception as error:  # whatever a tampered file brings about, it is the file's fault
-        raise UserError(f"{path}: its parts do not fit together ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    """What the error says, in one line however much of the file it quotes."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{path}: its parts do not fit together ({one_line(error)})") from error
 
 
 def widths(model: nn.Module, network: Network, classes: int) -> dict[str, dict[str, Any]]:

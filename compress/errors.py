@@ -12,3 +12,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """A hint naming the known word closest to `word`, or nothing: ``" (did you mean 'seed'?)"``."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def one_line(error: BaseException) -> str:
+    """What `error` says, in one line however much it quotes; its type if it says nothing."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

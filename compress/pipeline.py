@@ -16,7 +16,7 @@ from compress import recipe as recipes
 from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
 from compress.data.open import Data, open_data
-from compress.errors import UserError
+from compress.errors import UserError, one_line
 from compress.machine import device_name, pick_device, versions
 from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
@@ -246,7 +246,7 @@ def _try(network: Network, sizes: set[int], classes: int) -> None:
             with torch.inference_mode():
                 answer = tuple(model(torch.zeros(1, 3, size, size)).shape)
         except Exception as error:  # whatever a network may raise, it does not take such images
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = one_line(error)
             raise UserError(
                 f"network {network.name!r} does not take images of {size}×{size} pixels: {reason}"
             ) from error

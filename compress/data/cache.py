@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from compress.errors import UserError
+from compress.errors import UserError, one_line
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -78,9 +78,3 @@ def unpack_fashion_mnist(staging: Path) -> bool:
             raise ValueError(f"{packed} is not the published file")
         (raw / name).write_bytes(content)
     return True
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's own words, on one line and not too many of them."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:199] + "…"

@@ -68,7 +68,7 @@ def open_data(
     if count < classes or len(val.targets) == 0:
         raise UserError(
             f"{name}: {count} training and {len(val.targets)} validation images are too few for "
-            f"{classes} classes; raise share or change val_share"
+            f"{classes} classes; raise share or limit"
         )
     chosen, _ = split(source.train.targets[rest], count, seed)
     train = open_pool(source.train.take(rest[chosen]), side)

@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2 import functional as F
 
-from compress.data.cache import one_line
 from compress.data.sources import Files, Pixels
-from compress.errors import UserError
+from compress.errors import UserError, one_line
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CHUNK = 256  # images decoded at a time

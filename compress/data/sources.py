@@ -16,9 +16,9 @@ from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from compress.data.cache import cache_root, obtain, one_line, unpack_fashion_mnist
+from compress.data.cache import cache_root, obtain, unpack_fashion_mnist
 from compress.data.splits import split
-from compress.errors import UserError, nearest
+from compress.errors import UserError, nearest, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of a folder that has no test split of its own

@@ -15,7 +15,7 @@ import torchvision.models
 from torch import nn
 from torchvision.models import GoogLeNet, Inception3, ResNet
 
-from compress.errors import UserError, nearest
+from compress.errors import UserError, nearest, one_line
 from compress.models.network import Network, Stem
 
 Builder = Callable[..., nn.Module]
@@ -77,7 +77,7 @@ def _pretrained(name: str, classes: int) -> nn.Module:
     try:
         model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
     except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"the pretrained weights of {name!r} cannot be downloaded: {reason}") from error
     if isinstance(model, GoogLeNet | Inception3):  # as `_fresh` builds them: logits alone, of images as they come
         model.transform_input = model.aux_logits = False
@@ -107,7 +107,7 @@ def own_builder(name: str) -> Builder:
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # the person's module may fail in any way
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"network {name!r} cannot be imported: {reason}") from error
     if not callable(found) or "num_classes" not in _parameters(found):
         raise UserError(f"network {name!r} must be a function that takes num_classes")

@@ -19,7 +19,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from compress.errors import UserError
+from compress.errors import UserError, one_line
 from compress.summary import Count, count
 
 
@@ -71,7 +71,9 @@ class Structure:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"this network cannot be pruned: torch-pruning could not trace it ({error})") from error
+            raise UserError(
+                f"this network cannot be pruned: torch-pruning could not trace it ({one_line(error)})"
+            ) from error
         self.couplings = [c for group in groups if (c := _coupling(self.graph, group)) is not None]
         if not self.couplings:
             raise UserError("this network cannot be pruned: every channel of it reaches the output unmixed")
@@ -155,7 +157,7 @@ class Structure:
             after = _without_norms(self.model, probe)
             same = bool((after - before).abs().max() <= 0.01 * before.abs().max() + 1e-6)
         except Exception as error:  # a layer that is cut at the wrong place may do anything
-            reason = " ".join(str(error).split())[:160]
+            reason = one_line(error)
             raise UserError(f"this network cannot be pruned: it does not run after a cut ({reason})") from error
         if not same and bool(torch.isfinite(before).all()):
             raise UserError("this network cannot be pruned: torch-pruning misreads which of its channels hang together")
@@ -227,7 +229,7 @@ def _check_answer(model: nn.Module, example: Tensor) -> None:
         with torch.no_grad():
             answer = model(example)
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         raise UserError(f"the model does not run on images of shape {tuple(example.shape)}: {reason}") from error
     if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(example):
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
