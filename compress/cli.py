@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +57,13 @@ def _load(weights: Path, own: str | None) -> Checkpoint:
     return load(weights, own_builder(own) if own else None)
 
 
+def _budgets(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what a network has to fit into."""
+    command = click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB")(command)
+    command = click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the student's")(command)
+    return click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the student's")(command)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="compress")
 def main() -> None:
@@ -66,10 +72,10 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", default="default")
-@click.option("--budget", help="parameters to fit into: 100k, 0.1M, 100_000, or 5% of the student")
+@_budgets
 @click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH")
 @click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)")
-@click.option("--student", help="a network's name")
+@click.option("--student", help="a network's name, or a trained network's weights file, to be pruned")
 @click.option(
     "--stem",
     type=click.Choice(["imagenet", "half", "small"]),
@@ -139,31 +145,24 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 
 @main.command()
 @_weights
-@click.option("--budget", required=True, help="parameters to fit into: 100k, 0.1M, 100_000, or 5% of the network")
+@_budgets
+@click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
 @click.option("--importance", default="magnitude", show_default=True, help="what a channel is worth")
 @click.option("--out", type=click.Path(path_type=Path), default="pruned.pth", show_default=True)
 @_answers()
-def prune(weights: Path, own: str | None, budget: str, importance: str, out: Path) -> None:
+def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:
     """Cut a weights file's network down to a budget once, without training."""
-    from compress.recipe import parse_budget
+    from compress.budget import amounts
 
-    size = parse_budget(budget)
+    wanted = amounts(budgets)  # a typo is answered before torch is imported
 
-    import torch
-
-    from compress import checkpoint
-    from compress.pruning.pruner import prune as cut
-    from compress.summary import count
+    from compress.plan import prune_file
 
     if out.exists():
         raise UserError(f"{out}: is there already; choose another --out")
     kept = _load(weights, own)
-    before = count(kept.model, kept.input_size).params
-    pruned = cut(kept.model, torch.zeros(1, *kept.input_size), size.of(before), importance=importance)
-    after = count(pruned, kept.input_size).params
-    origin = {**kept.origin, "pruned": {"from": str(weights), "budget": budget, "importance": importance}}
-    checkpoint.save(replace(kept, model=pruned, origin=origin), out)
-    click.echo(f"{out}: {before:,} to {after:,} parameters, not yet fine-tuned")
+    before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
+    click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
 
 
 @main.command()
