@@ -132,7 +132,7 @@ def amounts(texts: Mapping[str, str | int | None]) -> dict[Axis, Amount]:
     """
     found = {axis: parse(str(texts[key]), axis) for key, axis in KEYS.items() if texts.get(key) is not None}
     if not found:
-        raise UserError("budget: is missing (or macs, or a file's size)")
+        raise UserError("budget: is missing; or else macs, or file_size")
     return found
 
 

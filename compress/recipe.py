@@ -206,7 +206,6 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
         )  # JSON: lists are tuples
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: {_one_line(error)}") from error
-    recipe.budgets()
     kinds = [stage.kind for stage in recipe.stages]
     student_at = kinds.index("distill") if "distill" in kinds else None
     if student_at is None:
@@ -216,6 +215,13 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
             raise UserError(f"{where}: stages: {kind!r} comes twice, and each time it starts from a new network")
     if "prune" in kinds[:student_at] or "finetune" in kinds[:student_at] or "teach" in kinds[student_at:]:
         raise UserError(f"{where}: stages: the order is teach, distill, then prune and finetune in turns")
+    modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
+    if modes != sorted(modes):
+        raise UserError(f"{where}: stages: no channels can be pruned after single weights have been")
+    try:
+        recipe.budgets()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     return recipe
 
 
@@ -235,7 +241,7 @@ def _one_line(error: pydantic.ValidationError) -> str:
         owner = Prune if path.pop(2) == "prune" else Train  # what stage it is, which the file does not say there
     if path[0] in KEYS:  # two errors for one value: neither text nor a number
         path, others = path[:1], others[1:]
-        reason = f"write {examples(KEYS[path[0]])}, not {given!r}"
+        reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
     elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
         reason = f"unknown key{nearest(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
     elif kind == "missing":

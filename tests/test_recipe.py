@@ -206,7 +206,8 @@ def test_stages_in_an_order_that_makes_no_sense_are_refused(kinds: tuple[str, ..
 
 def _of_kinds(kinds: tuple[str, ...]) -> recipes.Recipe:
     stages = [{"kind": kind} | ({} if kind == P else {"epochs": 1}) for kind in kinds]
-    return recipes.check({"teacher": {"name": "a"}, "student": {"name": "b"}, "stages": stages})
+    networks = {"teacher": {"name": "a"}, "student": {"name": "b"}}
+    return recipes.check({"budget": "1k", "stages": stages} | networks)
 
 
 def test_overrides_lie_over_the_files_own_keys(small: Path) -> None:
