@@ -85,7 +85,7 @@ def overhead(checkpoint: Checkpoint) -> int:
     }
     file = io.BytesIO()
     torch.save(plain, file)
-    aligned = 64 * (len(tensors) + 8)  # each entry of the file begins at a multiple of 64
+    aligned = 64 * len(tensors) + 2048  # each entry of the file begins at a multiple of 64; and texts may be repeated
     return file.tell() - sum(int(tensor.nbytes) for tensor in tensors) + aligned
 
 

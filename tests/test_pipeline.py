@@ -3,6 +3,7 @@ they are killed, started twice, or asked for what cannot be had."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -21,6 +22,7 @@ from tiny import CLASSES, Compress, Tiny, write_folder
 
 import compress
 from compress import checkpoint
+from compress.budget import parse
 from compress.checkpoint import Checkpoint
 from compress.data.open import open_data
 from compress.errors import UserError
@@ -47,8 +49,10 @@ def own_model(file: Path) -> Checkpoint:
 def assert_same(run: Path, other: Path) -> None:
     a, b = weights(run), weights(other)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    plain = [{k: v for k, v in vars(r).items() if k != "seconds"} for r in read_records(run)[1]]
-    assert plain == [{k: v for k, v in vars(r).items() if k != "seconds"} for r in read_records(other)[1]]
+    ours, theirs = (
+        [dataclasses.replace(r, seconds=0, bytes=0) for r in read_records(path)[1]] for path in (run, other)
+    )
+    assert ours == theirs
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -429,6 +433,65 @@ def test_a_budget_close_to_the_student_leaves_rounds_without_work(tiny: Tiny, tm
     """Channels are coarse steps: the first round may land below the second round's target."""
     result = compress.run(str(tiny.recipe), budget="98%", out=tmp_path / "run", limit=64)
     assert result.records[-1].params <= int(0.98 * 14_548)
+
+
+def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) -> None:
+    def names(budget: str) -> list[str]:
+        return [step.name for step in make_plan(load(str(tiny.recipe), {"budget": budget})).steps]
+
+    assert names("3k") == NAMES
+    assert names("60%") == ["teach", "distill", "prune", "finetune"]
+
+
+@pytest.mark.parametrize(
+    "budgets", [{"macs": "40%"}, {"file_size": "32KB"}, {"budget": "5k", "macs": "200k", "file_size": "40KB"}]
+)
+def test_budgets_of_every_kind_hold_at_the_end(tiny: Tiny, tmp_path: Path, budgets: dict[str, str]) -> None:
+    plan = make_plan(load(str(tiny.recipe), budgets))
+    result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, **budgets)
+    kept = own_model(result.model)
+    found = count(kept.model, kept.input_size)
+    whole = count(own_model(tmp_path / "run" / FILES[1]).model, kept.input_size)
+    limits = {
+        "params": parse(budgets.get("budget", "100M")).of(whole.params),
+        "macs": parse(budgets.get("macs", "9M"), "macs").of(whole.macs),
+    }
+    assert found.params <= limits["params"] and found.macs <= limits["macs"]
+    size = result.model.stat().st_size
+    assert size <= parse(budgets.get("file_size", "9MB"), "bytes").of(0)
+    assert result.records[-1].bytes == (tmp_path / "run" / result.records[-1].checkpoint).stat().st_size
+    assert plan.limits.use(found) > 0.9
+
+
+def test_pruning_by_weights_leaves_just_the_budget(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    recipe = tiny.variant("weights.toml", ("samples = 64", 'samples = 64\nmode = "weights"\nimportance = "magnitude"'))
+    out = tmp_path / "run"
+    done = run("run", recipe, "--out", out)
+    kept = own_model(out / "model.pth")
+    nonzero = sum(int(p.count_nonzero()) if p.dim() > 1 else p.numel() for p in kept.model.parameters())
+    assert nonzero == 3000 and kept.sparse and "3,000 parameters" in done.out
+    assert sum(p.numel() for p in kept.model.parameters()) == 14_548
+    assert [record.params for record in read_records(out)[1][-2:]] == [3000, 3000]
+    mixed = tiny.variant("mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale'))
+    assert "no channels can be pruned after" in run("run", mixed, "--out", tmp_path / "no", code=2).err
+    assert "parameters alone" in run("run", recipe, "--macs", "5%", "--out", tmp_path / "no", code=2).err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_trained_student_is_pruned_and_its_own_teacher(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    said = run("run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--limit", 64).out
+    records = read_records(out)[1]
+    assert [r.name for r in records] == NAMES and said.count("given by") == 2
+    assert records[0].params == records[1].params == 14_548 and records[-1].params <= 3000
+    for file in FILES[:2]:
+        a, b = weights(out / file), weights(finished / FILES[1])
+        assert all(torch.equal(a[key], b[key]) for key in b)
+    further = tmp_path / "further"  # what has been pruned before can be pruned again
+    run("run", tiny.recipe, "--student", out / "model.pth", "--budget", "1500", "--out", further, "--limit", 64)
+    assert 1000 < read_records(further)[1][-1].params <= 1500
 
 
 def test_a_recipe_without_pruning_must_fit_by_itself(tiny: Tiny, tmp_path: Path) -> None:

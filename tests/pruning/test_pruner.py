@@ -63,10 +63,9 @@ def check(model: nn.Module, side: int, budget: int, **options: Any) -> nn.Module
     assert params <= budget and params == sum(p.numel() for p in pruned.parameters())
 
     original = Structure(copy.deepcopy(model), example)
-    paths = {module: path for path, module in original.model.named_modules()}
     kept = []
     for coupling in original.couplings:
-        root: Any = pruned.get_submodule(paths[coupling.root])
+        root: Any = pruned.get_submodule(coupling.name)
         width = root.out_features if isinstance(root, nn.Linear) else root.out_channels
         assert width % coupling.units.shape[1] == 0
         kept.append(width // coupling.units.shape[1])
@@ -131,11 +130,25 @@ def test_torchvisions_networks_land_on_the_budget(name: str, stem: Stem, side: i
     check(model, side, between(model, side, share))
 
 
-@pytest.mark.parametrize(("name", "side"), [("shufflenet_v2_x0_5", 32), ("swin_t", 32), ("maxvit_t", 224)])
-def test_networks_whose_channels_cannot_be_followed_are_refused_in_one_line(name: str, side: int) -> None:
-    with pytest.raises(UserError, match="this network cannot be pruned: ") as caught:
+@pytest.mark.parametrize(("name", "side", "layer"), [("swin_t", 32, "features.7"), ("maxvit_t", 224, "blocks.")])
+def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_layer(name: str, side: int, layer: str) -> None:
+    with pytest.raises(UserError, match=f"this network cannot be pruned: after layer '.*{re.escape(layer)}") as caught:
         prune(network(name), torch.zeros(1, 3, side, side), 100_000)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_channels_that_are_shuffled_are_left_alone_and_those_between_pruned() -> None:
+    model, example, said = network("shufflenet_v2_x0_5"), torch.zeros(1, 3, 32, 32), []
+    whole, lowest = torchinfos(model, 32)[0], least(model, example).params
+    for budget in (lowest, int(0.7 * whole)):
+        pruned = prune(model, example, budget, note=said.append)
+        assert 0.99 * budget <= torchinfos(pruned, 32)[0] <= budget
+    assert all("left as they are" in line for line in said)
+    for path, module in model.named_modules():
+        if path.endswith("branch2.5"):  # what a branch puts out is shuffled
+            assert pruned.get_submodule(path).out_channels == module.out_channels
+    with pytest.raises(UserError, match="out of reach"):
+        prune(model, example, lowest - 1)
 
 
 class Squeeze(nn.Module):
@@ -256,8 +269,19 @@ class Fixed(nn.Module):
         return self.head(self.a(images).relu().mean((2, 3)).view(-1, 32))  # type: ignore[no-any-return]
 
 
+def test_a_shuffle_is_found_by_cutting_and_its_channels_left_alone() -> None:
+    model, example = Shuffled().eval(), torch.zeros(1, 3, 12, 12)
+    pruned = prune(model, example, sum(p.numel() for p in model.parameters()) // 2)
+    assert pruned.a.out_channels == 32 and pruned.b.out_channels < 16  # type: ignore[union-attr]
+    silent = copy.deepcopy(model)
+    kept = {tuple(row) for row in pruned.b.weight.flatten(1).tolist()}  # type: ignore[union-attr,operator]
+    gone = [i for i, row in enumerate(model.b.weight.flatten(1).tolist()) if tuple(row) not in kept]
+    silent.head.weight.data[:, gone] = 0
+    images = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(pruned(images), silent(images))
+
+
 BREAKING = {
-    "a shuffle": Shuffled(),
     "a fixed width": Fixed(),
     "a single slope, flattened": made_of(["slope"], 32, True),
 }
@@ -307,6 +331,25 @@ def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: st
         found = dict(zip(("params", "macs"), torchinfos(pruned, 32), strict=True))
         used = [found[key] / limit for key, limit in limits.items() if limit is not None]
         assert 0.98 <= max(used) <= 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet", "shufflenet_v2_x0_5"])
+def test_a_limit_on_bytes_holds(name: str) -> None:
+    model, example = network(name), torch.zeros(1, 3, 32, 32)
+    limit = sum(t.nbytes for t in model.state_dict().values()) * 2 // 3
+    found = sum(t.nbytes for t in prune(model, example, bytes=limit).state_dict().values())
+    assert 0.99 * limit <= found <= limit
+    both = prune(model, example, torchinfos(model, 32)[0] // 2, bytes=limit)
+    assert torchinfos(both, 32)[0] <= torchinfos(model, 32)[0] // 2
+
+
+def test_what_single_channels_are_too_coarse_for_is_said_with_the_smallest_step() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 8), nn.Flatten(), nn.Linear(16 * 25, 7)).eval()
+    said: list[str] = []
+    step = 3 * 64 + 1 + 25 * 7
+    pruned = prune(model, torch.zeros(1, 3, 12, 12), 10 * step + 7 + step // 2, note=said.append)
+    assert sum(p.numel() for p in pruned.parameters()) == 10 * step + 7
+    assert len(said) == 1 and said[0].endswith(f"the smallest step left is {step:,} parameters")
 
 
 def test_the_model_is_left_as_it_was_bit_for_bit() -> None:
@@ -381,7 +424,7 @@ def test_an_importance_ranks_channels_as_they_matter(name: str) -> None:
     (worth,) = worths(name, model, structure, [loss_on_noise])
     assert worth.dtype == torch.float64 and len(worth) == 24 and bool((worth > 0).all())
     assert worth[:8].max() < worth[8:].min()
-    if name != "taylor":  # the gradient of the loss saturates, its order is known only for the zeros
+    if name not in ("taylor", "hessian"):  # the gradient of the loss saturates, its order is known only for the zeros
         assert worth[8:].argsort().tolist() == list(range(16))
     pruned = prune(model, torch.zeros(1, 3, 6, 6), 16 * (27 + 2 + 5) + 5, importance=name, losses=[loss_on_noise])
     images = torch.rand(4, 3, 6, 6)
@@ -404,6 +447,22 @@ def test_gradients_of_several_batches_add_up() -> None:
         structure = Structure(two_layers(), torch.zeros(1, 3, 6, 6))
         found.append(worths("taylor", structure.model, structure, losses)[0][8:])
     torch.testing.assert_close(found[1], 2 * found[0])
+
+
+def test_squares_of_gradients_are_averaged() -> None:
+    """Optimal brain damage, written out: half of what a channel's weights, squared, meet of the Fisher information."""
+    structure = Structure(two_layers(), torch.zeros(1, 3, 6, 6))
+    losses = [lambda model, i=i: loss_on_noise(model) * (i + 1) for i in range(3)]
+    (worth,) = worths("hessian", structure.model, structure, losses)
+    twin = two_layers()
+    fisher = [torch.zeros_like(p) for p in twin.parameters()]
+    for loss in losses:
+        for sum_of, gradient in zip(fisher, torch.autograd.grad(loss(twin), list(twin.parameters())), strict=True):
+            sum_of += gradient**2 / 3
+    parts = [p.detach() ** 2 * f for p, f in zip(twin.parameters(), fisher, strict=True)]
+    conv, scale, _, head, _ = parts
+    expected = conv.sum((1, 2, 3)) + scale + head.sum(0)
+    torch.testing.assert_close(worth[8:].float(), expected[8:], rtol=1e-3, atol=0)
 
 
 def test_a_layer_of_zeros_is_worth_next_to_nothing_rather_than_nan() -> None:

@@ -1,0 +1,78 @@
+"""Sweeps through the command line: budgets in a chain, a table, a picture; and weights files side by side."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import Compress, Tiny
+
+from compress.rundir import read_records
+from compress.terminal import scatter
+
+
+def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    flags = ("sweep", tiny.recipe, "--budgets", "1500,6k,3k", "--out", out, "--limit", 64)
+    said = run(*flags).out
+    runs = {name: read_records(out / name)[1] for name in ("6k", "3k", "1500")}
+    assert [r.params <= limit for r, limit in zip([r[-1] for r in runs.values()], (6000, 3000, 1500), strict=True)]
+    teachers = [torch.load(out / name / "stages" / "01-teach.pth", weights_only=True)["state_dict"] for name in runs]
+    assert all(torch.equal(teachers[0][key], other[key]) for other in teachers[1:] for key in other)
+    start = torch.load(out / "3k" / "stages" / "02-distill.pth", weights_only=True)["state_dict"]
+    above = torch.load(out / "6k" / "model.pth", weights_only=True)["state_dict"]
+    assert all(torch.equal(start[key], above[key]) for key in above)
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) ", (out / "sweep.md").read_text(), re.M)
+    assert rows == [(name, f"{records[-1].params:,}") for name, records in runs.items()]
+    with Image.open(out / "sweep.png") as picture:
+        assert picture.format == "PNG" and len(set(picture.convert("RGB").resize((50, 20)).getdata())) > 5
+    assert said.count("●") == 3 and "parameters, logarithmic" in said
+    again = run(*flags).out  # nothing is done twice
+    assert "epoch" not in again and again.count("●") == 3
+
+
+@pytest.mark.parametrize(
+    ("budgets", "words"), [("6k,50", "out of reach"), ("6k,6000", "each once"), ("6k,5%", "numbers"), ("6k,", "''")]
+)
+def test_a_sweep_that_cannot_end_does_not_begin(
+    run: Compress, tiny: Tiny, tmp_path: Path, budgets: str, words: str
+) -> None:
+    refused = run("sweep", tiny.recipe, "--budgets", budgets, "--out", tmp_path / "sweep", code=2)
+    assert words in refused.err and refused.err.count("\n") == 1 and not (tmp_path / "sweep").exists()
+
+
+def test_points_in_a_terminal_lie_where_they_should() -> None:
+    lines = scatter([(10, 50, "a"), (100, 70, "b"), (1000, 90, "c")], width=21, height=5).splitlines()
+    places = {
+        line[i + 2]: (row, i - line.index("│") - 1) for row, line in enumerate(lines) if (i := line.find("●")) > 0
+    }
+    assert places == {"c": (0, 20), "b": (2, 10), "a": (4, 0)}
+    assert scatter([(10, 50, "one")]).count("●") == 1
+
+
+def test_files_side_by_side(run: Compress, finished: Path, tiny: Tiny, tmp_path: Path) -> None:
+    dense, sparse = tmp_path / "dense.pth", tmp_path / "sparse.pth"
+    source = tiny_resnet(tiny, tmp_path)
+    run("prune", "-w", source, "--budget", "50k", "--out", dense)
+    run("prune", "-w", source, "--budget", "50k", "--mode", "weights", "--out", sparse)
+    said = run("compare", dense, sparse).out
+    assert "50,000 not zero" in said and len(re.findall(r"[\d.]+ ms", said)) == 2
+    assert dense.stat().st_size < 0.02 * sparse.stat().st_size
+    assert "no such file" in run("compare", dense, tmp_path / "none.pth", code=2).err
+
+
+def tiny_resnet(tiny: Tiny, tmp_path: Path) -> Path:
+    from compress import checkpoint
+    from compress.checkpoint import Checkpoint
+    from compress.data.open import open_data
+    from compress.models.build import build
+    from compress.models.network import Network
+
+    data = open_data(f"folder:{tiny.data}", size=16)
+    network = Network("resnet18", "small")
+    kept = Checkpoint(build(network, 4).eval(), network, data.classes, (3, 16, 16), data.mean, data.std, data.name)
+    checkpoint.save(kept, tmp_path / "whole.pth")
+    return tmp_path / "whole.pth"
