@@ -77,6 +77,7 @@ def main() -> None:
 )
 @click.option("--limit", type=int, help="train on this many images")
 @click.option("--share", type=float, help="train on this share of the images, as 0.25")
+@click.option("--minutes", type=float, help="what training and pruning are to take; epochs are fitted to it")
 @click.option("--seed", type=int)
 @click.option("--out", type=click.Path(path_type=Path), help="run directory; runs/… if left out")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoint
+from compress import checkpoint, patience
 from compress import recipe as recipes
 from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
@@ -24,7 +25,7 @@ from compress.pruning.importance import importance
 from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage, parse_budget
 from compress.rundir import RunDirectory, open_run
-from compress.stages import Given, Workbench, on_device, pack, perform, side
+from compress.stages import Given, Rehearsal, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
@@ -164,6 +165,8 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     number, size = plan.steps.index(step) + 1, (3, side(step.stage, plan.data), side(step.stage, plan.data))
     watch.begin(number, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
     model, bench = _laid_out(step, plan, rundir, watch)
+    if plan.recipe.minutes is not None:
+        bench = replace(bench, fit=_fit(step, plan, rundir, watch))
     began = time.monotonic()
     try:
         model = perform(model, step.stage, bench)
@@ -180,7 +183,7 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
         seconds=round(max(time.monotonic() - began, _trained(bench.state)), 1),
         checkpoint=step.file,
         size=size[-1],
-        epochs=getattr(step.stage, "epochs", 0),
+        epochs=rundir.manifest.get("fitted", {}).get(step.name, getattr(step.stage, "epochs", 0)),
     )
     before = rundir.records[-1] if rundir.records else None
     rundir.records.append(record)
@@ -207,6 +210,26 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
         if earlier.stage.kind == "teach":
             bench = replace(bench, teacher=result(earlier), teacher_size=side(earlier.stage, plan.data))
     return (result(plan.steps[place - 1]) if place else None), bench
+
+
+def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callable[[Rehearsal, int], float]:
+    """What gives a stage the epochs that fit; the manifest has them before the stage begins, and a kill keeps them."""
+    stages = [(each.stage, each.target) for each in plan.steps]
+
+    def fit(rehearse: Rehearsal, steps: int) -> float:
+        fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
+        if step.name not in fitted:
+            prices = patience.prices(stages, plan.recipe, plan.data)[plan.steps.index(step) :]
+            left = 60 * (plan.recipe.minutes or 0) - sum(record.seconds for record in rundir.records)
+            seconds = patience.share(left, prices)
+            fitted[step.name] = patience.fit(seconds, rehearse, steps)
+            rundir.write()
+            watch.note(
+                f"  fitted to the time left: {fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
+            )
+        return fitted[step.name]
+
+    return fit
 
 
 def _test(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
@@ -290,7 +313,9 @@ def _about(step: Step, recipe: Recipe) -> str:
     if isinstance(stage, Prune):
         return f"to {step.target:,} parameters, by {stage.importance}"
     what = f"{recipe.teacher.name} into {name}" if stage.kind == "distill" else name
-    return f"{what}, {stage.epochs} {'epoch' if stage.epochs == 1 else 'epochs'}"
+    if recipe.minutes:
+        return f"{what}, epochs fitted to {recipe.minutes:g} min in all"
+    return f"{what}, {stage.epochs:g} {'epoch' if stage.epochs == 1 else 'epochs'}"
 
 
 def _trained(state: Path) -> float:
