@@ -140,14 +140,15 @@ def test_the_last_epoch_may_be_a_short_one(data: Data, tmp_path: Path) -> None:
 
     def watching(student: object, batch: Batch, progress: float) -> Tensor:
         rates.append(schedule.rate(progress))
-        losses.append(Labels()(student, batch, progress))  # type: ignore[arg-type]
-        return losses[-1]
+        loss = Labels()(student, batch, progress)  # type: ignore[arg-type]
+        losses.append(float(loss.detach()))
+        return loss
 
     whole = learn(data, tmp_path / "whole.state", schedule, objective=watching)
     assert rates == pytest.approx([schedule.rate((step + 0.5) / 14) for step in range(14)])
     assert 0 < rates[-1] < 0.05 * schedule.lr
     lines = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
-    means = [float(sum(losses[a:b])) / (b - a) for a, b in ((0, 6), (6, 12), (12, 14))]
+    means = [sum(losses[a:b]) / (b - a) for a, b in ((0, 6), (6, 12), (12, 14))]
     assert [line["loss"] for line in lines] == pytest.approx(means)
     for epoch, middle in ((1, False), (2, False), (2, True)):  # the last: in the middle of the short epoch
         state = tmp_path / f"{epoch}{middle}.state"
