@@ -72,6 +72,7 @@ _setup = _options(
     click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"),
     click.option("--limit", type=int, help="train on this many images"),
     click.option("--share", type=float, help="train on this share of the images, as 0.25"),
+    click.option("--minutes", type=float, help="what training and pruning are to take; epochs are fitted to it"),
     click.option("--seed", type=int),
     _device,
     click.option("--quick", is_flag=True, help="the same stages in minutes, for trying out"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from compress import checkpoint
+from compress import checkpoint, patience
 from compress import recipe as recipes
 from compress.data.batches import plain_batches
 from compress.errors import UserError
@@ -18,7 +19,7 @@ from compress.machine import device_name, versions
 from compress.plan import Plan, Step, load_step, make_plan, origin
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
-from compress.stages import Given, Workbench, on_device, pack, perform, side
+from compress.stages import Given, Rehearsal, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
@@ -97,6 +98,8 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     number, size = plan.steps.index(step) + 1, (3, side(step.stage, plan.data), side(step.stage, plan.data))
     watch.begin(number, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
     model, bench = _laid_out(step, plan, rundir, watch)
+    if plan.recipe.minutes is not None:
+        bench = replace(bench, fit=_fit(step, plan, rundir, watch))
     began = time.monotonic()
     try:
         model = perform(model, step.stage, bench)
@@ -113,7 +116,7 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
         seconds=round(max(time.monotonic() - began, _trained(bench.state)), 1),
         checkpoint=step.file,
         size=size[-1],
-        epochs=getattr(step.stage, "epochs", 0),
+        epochs=rundir.manifest.get("fitted", {}).get(step.name, getattr(step.stage, "epochs", 0)),
     )
     before = rundir.records[-1] if rundir.records else None
     rundir.records.append(record)
@@ -154,6 +157,26 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
     return (result(plan.steps[place - 1]) if place else None), bench
 
 
+def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callable[[Rehearsal, int], float]:
+    """What gives a stage the epochs that fit; the manifest has them before the stage begins, and a kill keeps them."""
+    stages = [(each.stage, each.target) for each in plan.steps]
+
+    def fit(rehearse: Rehearsal, steps: int) -> float:
+        fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
+        if step.name not in fitted:
+            prices = patience.prices(stages, plan.recipe, plan.data)[plan.steps.index(step) :]
+            left = 60 * (plan.recipe.minutes or 0) - sum(record.seconds for record in rundir.records)
+            seconds = patience.share(left, prices)
+            fitted[step.name] = patience.fit(seconds, rehearse, steps)
+            rundir.write()
+            watch.note(
+                f"  fitted to the time left: {fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
+            )
+        return fitted[step.name]
+
+    return fit
+
+
 def _test(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     """Read the test split, once, and score every stage's model on it."""
     total = len(plan.steps) + 1
@@ -177,7 +200,9 @@ def _about(step: Step, recipe: Recipe) -> str:
     if isinstance(stage, Prune):
         return f"to {step.target}, {stage.mode} by {stage.importance}"
     what = f"{recipe.teacher.name} into {name}" if stage.kind == "distill" else name
-    return f"{what}, {stage.epochs} {'epoch' if stage.epochs == 1 else 'epochs'}"
+    if recipe.minutes:
+        return f"{what}, epochs fitted to {recipe.minutes:g} min in all"
+    return f"{what}, {stage.epochs:g} {'epoch' if stage.epochs == 1 else 'epochs'}"
 
 
 def _trained(state: Path) -> float:

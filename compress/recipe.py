@@ -34,6 +34,10 @@ def _in_order(crop: tuple[float, float]) -> tuple[float, float]:
     return crop
 
 
+def _whole(number: float) -> float:
+    return int(number) if number.is_integer() else number
+
+
 Crop = Annotated[tuple[Part, Part], AfterValidator(_in_order)]
 
 
@@ -42,7 +46,7 @@ class Train:
     """A stage that trains: the teacher (`teach`), the student (`distill`), or what pruning left (`finetune`).
 
     Args:
-        epochs: passes over the training data.
+        epochs: passes over the training data; 0.7 is one that stops short.
         scale: side of the images in this stage, as a share of the data's own. Small images make the first epochs
             of a big network affordable (progressive resizing).
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
@@ -56,7 +60,7 @@ class Train:
     """
 
     kind: Literal["teach", "distill", "finetune"]
-    epochs: Count
+    epochs: Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_whole)]  # whole ones stay whole in files
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: Positive = 0.1
@@ -101,7 +105,11 @@ Stage = Annotated[Train | Prune, Field(discriminator="kind")]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
-    """One pipeline: data, teacher, student, budget, and the stages in order."""
+    """One pipeline: data, teacher, student, budget, and the stages in order.
+
+    Args:
+        minutes: what training and pruning are to take in all; the stages' epochs then say only how they share it.
+    """
 
     title: str = ""
     data: str = "fashion-mnist"
@@ -113,6 +121,7 @@ class Recipe:
     file_size: str | int | None = None  # bytes of the weights file
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch: Count = 256
+    minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None  # a week at most
     teacher: Network
     student: Network
     weights: str | None = None  # a trained teacher's weights file; the teach stage is then skipped
@@ -126,7 +135,8 @@ class Recipe:
     def quick(self) -> Recipe:
         """The same stages, small enough to try out: fewer images, a quarter of the epochs, nothing compiled."""
         stages = tuple(
-            replace(s, epochs=max(1, s.epochs // 4), compile=False) if isinstance(s, Train) else s for s in self.stages
+            replace(s, epochs=min(s.epochs, max(1, s.epochs // 4)), compile=False) if isinstance(s, Train) else s
+            for s in self.stages
         )
         return replace(self, limit=min(self.limit or QUICK_IMAGES, QUICK_IMAGES), stages=stages)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from compress.recipe import Prune, Recipe, Stage, Train
 from compress.summary import count
 from compress.training import Objective, Schedule, accuracy, forward, steps_of, teach, train
 from compress.watch import Watch
+
+Rehearsal = Callable[[Watch, Path], object]  # trains a copy until the watch ends it; its files go into the folder
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Workbench:
         final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
         state: the file in which a training stage keeps what it needs to go on after a kill.
         answers: the folder for the teacher's kept answers.
+        fit: how many epochs a training stage gets, from a rehearsal and the steps of an epoch; if None, as many as
+            the recipe says.
     """
 
     recipe: Recipe
@@ -74,6 +79,7 @@ class Workbench:
     target: Limits | None = None
     sparse: bool = False
     final: int = 0
+    fit: Callable[[Rehearsal, int], float] | None = None
 
     def validate(self, model: nn.Module, size: int) -> float:
         """Top-1 accuracy of `model` on the validation split, at `size` pixels, 0 to 1."""
@@ -83,13 +89,12 @@ class Workbench:
 
 def teach_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
     """Train the teacher, from scratch or from pretrained weights, on the labels."""
-    teacher = _build(bench, bench.recipe.teacher)
-    return _train(teacher, stage, bench, Labels(stage.label_smoothing))
+    return _train(_build(bench, bench.recipe.teacher), stage, bench)
 
 
 def distill_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
     """Train the student on the labels and on what the teacher says."""
-    return _train(_build(bench, bench.recipe.student), stage, bench, _objective(stage, bench))
+    return _train(_build(bench, bench.recipe.student), stage, bench)
 
 
 def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.Module:
@@ -127,9 +132,9 @@ def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> n
     if model is None:
         raise UserError("a finetune stage needs a model: put it after 'distill'")
     if not bench.sparse:
-        return _train(model, stage, bench, _objective(stage, bench))
+        return _train(model, stage, bench)
     hold_zeros(model)
-    trained = _train(model, stage, bench, _objective(stage, bench))
+    trained = _train(model, stage, bench)
     release_zeros(trained)
     return trained
 
@@ -187,29 +192,41 @@ def _build(bench: Workbench, network: Network) -> nn.Module:
     return on_device(model, bench.device)
 
 
-def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objective) -> nn.Module:
+def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
+    """Train `model` on the labels, and on what the teacher says once there is one."""
     recipe, data = bench.recipe, bench.data
-    augment = _augment(stage)
+    augment, steps = _augment(stage), steps_of(len(data.train), recipe.batch)
 
     def batches(epoch: int) -> Iterator[Batch]:
         view = epoch % stage.views if stage.views else epoch
         return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch)
 
+    def learn(model: nn.Module, schedule: Schedule, bench: Workbench) -> nn.Module:
+        return train(
+            model,
+            batches,
+            _objective(stage, bench),
+            schedule,
+            steps=steps,
+            validate=lambda trained: bench.validate(trained, side(stage, data)),
+            seed=recipe.seed,
+            state=bench.state,
+            watch=bench.watch,
+            size=side(stage, data),
+            compiled=stage.compile,
+        )
+
+    def rehearse(watch: Watch, folder: Path) -> None:
+        still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
+        aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
+        learn(copy.deepcopy(model), still, aside)
+
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    return train(
-        model,
-        batches,
-        objective,
-        Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema),
-        steps=steps_of(len(data.train), recipe.batch),
-        validate=lambda trained: bench.validate(trained, side(stage, data)),
-        seed=recipe.seed,
-        state=bench.state,
-        watch=bench.watch,
-        size=side(stage, data),
-        compiled=stage.compile,
-    )
+    schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
+    if bench.fit is not None:
+        schedule = replace(schedule, epochs=bench.fit(rehearse, steps))
+    return learn(model, schedule, bench)
 
 
 def _objective(stage: Train, bench: Workbench) -> Objective:

@@ -55,12 +55,12 @@ class Terminal(Watch):
                 rate = images / max(time.monotonic() - started, 1e-9)
                 progress.update(task, advance=1, speed=f"{rate:,.0f} images/s" if images else "")
 
-    def epoch(self, epochs: int, history: list[dict[str, float]]) -> None:
+    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
         now = history[-1]
         spent = now["seconds"]
-        left = spent / now["epoch"] * (epochs - now["epoch"])
+        left = spent / now["epoch"] * max(epochs - now["epoch"], 0)
         self.console.print(
-            f"  epoch {int(now['epoch']):3d}/{epochs}  loss {now['loss']:.3f}  val {100 * now['val']:5.2f} %"
+            f"  epoch {int(now['epoch']):3d}/{math.ceil(epochs)}  loss {now['loss']:.3f}  val {100 * now['val']:5.2f} %"
             f"  {clock(spent)}, {clock(left)} left",
             highlight=False,
         )
@@ -111,7 +111,7 @@ def stages_table(records: Sequence[Record]) -> Table:
             f"{record.macs / 1e6:,.2f} M",
             f"{100 * record.val:.2f}",
             f"{100 * record.test:.2f}" if record.test is not None else "-",
-            str(record.epochs or "-"),
+            f"{record.epochs:g}" if record.epochs else "-",
             clock(record.seconds),
         )
     if records:

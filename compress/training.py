@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,7 +39,7 @@ class Objective(Protocol):
 class Schedule:
     """How long and how fast to learn; see `compress.recipe.Train`."""
 
-    epochs: int
+    epochs: float
     optimizer: Literal["sgd", "adamw", "muon"]
     lr: float
     weight_decay: float
@@ -72,7 +73,8 @@ def train(
     since every random choice is a function of the epoch.
 
     Args:
-        batches: epoch to its batches, `steps` of them, on the model's device.
+        batches: epoch to its batches, `steps` of them, on the model's device. The last epoch is a short one where
+            the schedule's epochs are no whole number.
         validate: a model to its validation accuracy, 0 to 1.
         size: side to which images are resized on their way into the model.
         compiled: run the forward and backward pass through torch.compile.
@@ -85,16 +87,19 @@ def train(
     average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True)
     history = _resume(state, model, optimizer, average)
     seconds = history[-1]["seconds"] if history else 0.0
+    total = max(1, round(schedule.epochs * steps))
+    epochs = math.ceil(total / steps)
     if history:
-        watch.note(f"  going on after epoch {len(history)} of {schedule.epochs}")
+        watch.note(f"  going on after epoch {len(history)} of {epochs}")
     student = forward(torch.compile(model) if compiled and can_compile(device) else model, size)
     best = average.module if schedule.ema else model
-    total = schedule.epochs * steps
-    for epoch in range(len(history), schedule.epochs):
+    for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
+        due = min(steps, total - epoch * steps)
         torch.manual_seed(seed * 100_003 + epoch)
         model.train()
-        for step, batch in enumerate(watch.track(batches(epoch), steps, f"epoch {epoch + 1}/{schedule.epochs}")):
+        shown = watch.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
+        for step, batch in enumerate(shown):
             progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(progress)
@@ -109,7 +114,7 @@ def train(
             raise UserError(f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew")
         accuracy = validate(best)
         seconds += time.monotonic() - started
-        now = {"epoch": epoch + 1, "loss": float(losses) / steps, "val": accuracy, "seconds": seconds}
+        now = {"epoch": epoch + 1, "loss": float(losses) / due, "val": accuracy, "seconds": seconds}
         history.append(now)
         _save(state, model, optimizer, average if schedule.ema else None, history)
         watch.epoch(schedule.epochs, history)

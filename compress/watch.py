@@ -33,7 +33,7 @@ class Record:
     seconds: float
     checkpoint: str
     size: int | None = None
-    epochs: int = 0
+    epochs: float = 0
     bytes: int = 0
     test: float | None = None
 
@@ -48,8 +48,11 @@ class Watch:
         """Hand on `total` batches, one by one."""
         return batches
 
-    def epoch(self, epochs: int, history: list[dict[str, float]]) -> None:
-        """Another of `epochs` epochs is over: `epoch`, `loss`, `val` (0 to 1) and `seconds` of each so far."""
+    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
+        """Another of `epochs` epochs is over: `epoch`, `loss`, `val` (0 to 1) and `seconds` of each so far.
+
+        `epochs` may end in a part of one: 2.5 are three, the last of them short.
+        """
 
     def end(self, record: Record, before: Record | None, table: str) -> None:
         """A stage is over; `before` is the one before it, `table` torchinfo's of its result."""

@@ -258,6 +258,9 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--limit", "0"], "limit"),
     (["--share", "2"], "share"),
     (["--seed", "-1"], "seed"),
+    (["--minutes", "0"], "minutes: must be greater than 0, not 0"),
+    (["--minutes", "-1"], "minutes: must be greater than 0, not -1"),
+    (["--minutes", "nan"], "minutes: must be a finite number, not nan"),
     *([] if torch.cuda.is_available() else [(["--device", "cuda"], "no GPU here")]),
 ]
 

@@ -142,10 +142,11 @@ KINDS = "a stage is one of teach, distill, prune, finetune"
         (set_in("student", "stem", to="tiny"), "student.stem: must be 'imagenet', 'half' or 'small', not 'tiny'"),
         (set_in("teacher", "pretrained", to=1), "teacher.pretrained: must be true or false, not 1"),
         (set_in("stages", 0, "flip", to=1), "stages.1.flip: must be true or false, not 1"),
-        (set_in("stages", 0, "epochs", to="three"), "stages.1.epochs: must be a whole number, not 'three'"),
-        (set_in("stages", 0, "epochs", to=True), "stages.1.epochs: must be a whole number, not True"),
-        (set_in("stages", 0, "epochs", to=3.5), "stages.1.epochs: must be a whole number, not 3.5"),
-        (set_in("stages", 0, "epochs", to=0), "stages.1.epochs: must be greater than or equal to 1, not 0"),
+        (set_in("stages", 0, "epochs", to="three"), "stages.1.epochs: must be a number, not 'three'"),
+        (set_in("stages", 0, "epochs", to=True), "stages.1.epochs: must be a number, not True"),
+        (set_in("stages", 0, "epochs", to=0), "stages.1.epochs: must be greater than 0, not 0"),
+        (set_in("minutes", to="30"), "minutes: must be a number, not '30'"),
+        (set_in("minutes", to=0), "minutes: must be greater than 0, not 0"),
         (set_in("stages", 0, "lr", to="1e-3"), "stages.1.lr: must be a number, not '1e-3'"),
         (set_in("stages", 0, "lr", to=float("nan")), "stages.1.lr: must be a finite number, not nan"),
         (
@@ -233,6 +234,14 @@ def test_quick_keeps_the_stages_and_shrinks_their_cost(small: Path) -> None:
     assert quick.limit == recipes.QUICK_IMAGES and recipes.load(str(small), {"limit": 10}).quick().limit == 10
     assert quick.teacher == whole.teacher and quick.budget == whole.budget
     assert [s for s in quick.stages if isinstance(s, Prune)] == [s for s in whole.stages if isinstance(s, Prune)]
+
+
+def test_epochs_may_be_a_part_of_one_and_whole_ones_stay_whole(small: Path) -> None:
+    small.write_text(SMALL.replace("epochs = 20", "epochs = 0.7").replace("epochs = 5", "epochs = 5.0"))
+    read = recipes.load(str(small))
+    assert json.dumps([s.epochs for s in read.stages if isinstance(s, Train)]) == "[0.7, 5, 30]"
+    assert recipes.check(json.loads(json.dumps(recipes.plain(read)))) == read
+    assert [s.epochs for s in read.quick().stages if isinstance(s, Train)] == [0.7, 1, 7]
 
 
 def test_an_unknown_recipe_names_the_nearest_and_a_broken_file_its_place(tmp_path: Path) -> None:

@@ -133,6 +133,45 @@ def test_going_on_after_any_epoch_ends_with_the_same_weights(
     assert [(m["loss"], m["val"]) for m in metrics] == [(s["loss"], s["val"]) for s in straight]
 
 
+def test_the_last_epoch_may_be_a_short_one(data: Data, tmp_path: Path) -> None:
+    """2.4 epochs of 6 steps are 14 steps: 6, 6 and 2, at rates that end next to zero."""
+    schedule, rates, losses = replace(SCHEDULE, epochs=2.4), [], []
+    assert steps_of(len(data.train), 32) == 6
+
+    def watching(student: object, batch: Batch, progress: float) -> Tensor:
+        rates.append(schedule.rate(progress))
+        loss = Labels()(student, batch, progress)  # type: ignore[arg-type]
+        losses.append(float(loss.detach()))
+        return loss
+
+    whole = learn(data, tmp_path / "whole.state", schedule, objective=watching)
+    assert rates == pytest.approx([schedule.rate((step + 0.5) / 14) for step in range(14)])
+    assert 0 < rates[-1] < 0.05 * schedule.lr
+    lines = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
+    means = [sum(losses[a:b]) / (b - a) for a, b in ((0, 6), (6, 12), (12, 14))]
+    assert [line["loss"] for line in lines] == pytest.approx(means)
+    for epoch, middle in ((1, False), (2, False), (2, True)):  # the last: in the middle of the short epoch
+        state = tmp_path / f"{epoch}{middle}.state"
+        with pytest.raises(Stop):
+            learn(data, state, schedule, watch=StopAfter(epoch, middle))
+        assert same(learn(data, state, schedule, model=net(seed=5)), whole), (epoch, middle)
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.7, 4), (1.0, 6), (1.5, 9), (2, 12)])
+def test_epochs_are_rounded_to_steps(data: Data, tmp_path: Path, epochs: float, steps: int) -> None:
+    seen: list[int] = []
+
+    class Counting(Watch):
+        def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+            taken = list(batches)
+            seen.append(total)
+            assert len(taken) == total
+            yield from taken
+
+    learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=epochs), watch=Counting())
+    assert sum(seen) == steps and all(total == 6 for total in seen[:-1])
+
+
 def test_dropout_differs_from_epoch_to_epoch(data: Data, tmp_path: Path) -> None:
     """Else the test above would say nothing of the random state."""
     seen: list[Tensor] = []

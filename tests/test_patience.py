@@ -1,0 +1,188 @@
+"""Patience: the epochs are what the arithmetic says, the rehearsal leaves no trace, and the run ends on time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import Compress, Tiny
+
+import compress
+from compress import patience
+from compress.checkpoint import load as load_weights
+from compress.models.build import build, own_builder
+from compress.models.network import Network
+from compress.patience import RESERVE, STEPS, WARM, Pace, epochs_in, fit, measure, prices, share
+from compress.pipeline import make_plan
+from compress.recipe import load
+from compress.rundir import read_records
+from compress.summary import count
+from compress.watch import Watch
+
+NAMES = ["teach", "distill", "finetune 1", "finetune 2"]
+
+
+def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
+    """Checked by hand for the tiny recipe: 3 + 3 + 2 + 3 epochs, the distill stage at half the side."""
+    plan = make_plan(load(str(tiny.recipe)))
+
+    def macs(name: str, size: int) -> int:
+        return count(build(Network(f"tinynets:{name}"), 4), (3, size, size)).macs
+
+    answer, student = macs("teacher", 16) / 3, macs("student", 16)
+    first, second = (step.target.params / 14_548 for step in plan.steps if step.target)
+    by_hand = [
+        3 * macs("teacher", 16),
+        3 * (macs("student", 8) + answer),
+        0,
+        2 * (first * student + answer),
+        0,
+        3 * (second * student + answer),
+    ]
+    assert prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data) == pytest.approx(by_hand)
+
+    deaf = tiny.variant("deaf.toml", ("ema = 0.9", "alpha = 0.0"))
+    plan = make_plan(load(str(deaf)))
+    by_hand[-1] = 3 * second * student
+    assert prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data) == pytest.approx(by_hand)
+
+
+def test_a_share_is_by_price_and_keeps_a_reserve() -> None:
+    assert share(100, [1, 0, 3]) == pytest.approx(25 * (1 - RESERVE))
+    assert share(100, [3]) == pytest.approx(100 * (1 - RESERVE))
+
+
+def test_epochs_by_hand() -> None:
+    pace = Pace(step=2, check=4)  # 10 steps: 24 s an epoch, and 4 s for the validation that ends the stage
+    assert epochs_in(4 + 24 * 3, pace, 10) == 3
+    assert epochs_in(4 + 24 * 3 + 4 + 10, pace, 10) == 3.5  # the short epoch is validated as well
+    assert epochs_in(4 + 24 * 3 + 3, pace, 10) == 3  # no time to validate another
+    assert epochs_in(4 + 4 + 10, pace, 10) == 0.5
+    for too_little in (-100, 0, 5, 9.9):
+        assert epochs_in(too_little, pace, 10) == 0.1
+
+
+@given(st.floats(1, 1e5), st.floats(1e-3, 10), st.floats(0, 100), st.integers(1, 5000))
+def test_what_fits_takes_no_longer(seconds: float, step: float, check: float, steps: int) -> None:
+    epochs = epochs_in(seconds, Pace(step, check), steps)
+    made = max(1, round(epochs * steps))
+    takes = made * step + -(-made // steps) * check + check
+    assert made == 1 or takes <= 1.001 * seconds + 2 * step + check
+
+
+def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only a step (3 s; the first two, 50 s) and a validation (5 s) move."""
+    now, seen = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def rehearse(watch: Watch, folder: Path) -> None:
+        torch.manual_seed(5)
+        (folder / "answers").write_text("kept")
+        for epoch in range(1000):
+            for _ in watch.track(range(3), 3, ""):
+                seen.append(epoch)
+                now[0] += 50 if len(seen) <= WARM else 3
+            now[0] += 5
+            watch.epoch(1000, [])
+
+    random = torch.get_rng_state()
+    assert measure(rehearse, seconds=1) == Pace(step=3, check=5)
+    assert len(seen) == WARM + STEPS and torch.equal(torch.get_rng_state(), random)
+    began = now[0]
+    assert fit(400, rehearse, steps=10) == epochs_in(400 - (now[0] - began), Pace(3, 5), 10)
+    seen.clear()
+    assert fit(-1, rehearse, steps=10) == 0.1 and not seen  # no time, none to measure either
+    assert measure(rehearse, seconds=60) == Pace(3, 5) and len(seen) == WARM + 20
+
+
+class Stop(Exception):
+    """Stands in for a kill."""
+
+
+class StopIn(Watch):
+    def __init__(self, name: str, epoch: int) -> None:
+        self.name, self.left, self.now = name, epoch, ""
+
+    def begin(self, number: int, total: int, name: str, about: str) -> None:
+        self.now = name
+
+    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
+        self.left -= self.now == self.name
+        if self.left == 0:
+            raise Stop
+
+
+def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+
+    def fitting(epochs: float) -> Callable[..., float]:
+        return lambda seconds, rehearse, steps: given.append(seconds) or epochs  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(patience, "fit", fitting(2.4))
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    records = compress.run(str(tiny.recipe), minutes=1, out=whole).records
+    assert read_records(whole)[0]["fitted"] == dict.fromkeys(NAMES, 2.4)
+    assert [record.epochs for record in records] == [2.4, 2.4, 0, 2.4, 0, 2.4]
+    plan = make_plan(load(str(tiny.recipe)))
+    cost = prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data)
+    trained = [place for place, record in enumerate(records) if record.epochs]
+    assert given == pytest.approx([share(60 - sum(r.seconds for r in records[:i]), cost[i:]) for i in trained])
+
+    with pytest.raises(Stop):
+        compress.run(str(tiny.recipe), minutes=1, out=out, watch=StopIn("finetune 1", 2))
+    assert list(read_records(out)[0]["fitted"]) == NAMES[:3] and len(read_records(out)[1]) == 3
+    monkeypatch.setattr(patience, "fit", fitting(1.5))  # the machine has become slower
+    compress.run(str(tiny.recipe), minutes=1, out=out)
+    assert list(read_records(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
+    a, b = (student(run / records[3].checkpoint) for run in (whole, out))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def student(file: Path) -> dict[str, torch.Tensor]:
+    return dict(load_weights(file, own_builder("tinynets:student")).model.state_dict())
+
+
+def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that rehearses, and is then given the recipe's own epochs, is the run without `minutes`."""
+    real: Callable[..., Pace] = patience.measure
+    monkeypatch.setattr(patience, "measure", lambda rehearse, seconds: real(rehearse, 0))
+    own = iter([3, 3, 2, 3])
+    monkeypatch.setattr(patience, "epochs_in", lambda seconds, pace, steps: next(own))
+    compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
+    compress.run(str(tiny.recipe), out=tmp_path / "plain")
+    fitted, plain = (student(tmp_path / name / "model.pth") for name in ("fitted", "plain"))
+    assert all(torch.equal(fitted[key], plain[key]) for key in plain)
+    files = [sorted(path.name for path in (tmp_path / name / "stages").iterdir()) for name in ("fitted", "plain")]
+    assert files[0] == files[1]
+    assert "fitted" not in json.loads((tmp_path / "plain" / "run.json").read_text())
+
+
+def test_a_run_ends_on_time(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shown = run("run", tiny.recipe, "--minutes", "0.2", "--out", out).out
+    manifest, records = read_records(out)
+    assert 3 < sum(record.seconds for record in records) < 2 * 12
+    assert shown.count("fitted to the time left: ") == 4 and "epochs fitted to 0.2 min in all" in shown
+    assert {r.name: r.epochs for r in records if r.epochs} == manifest["fitted"]
+    for record in records:
+        lines = (out / record.checkpoint).with_suffix(".jsonl")
+        assert not record.epochs or len(lines.read_text().splitlines()) >= record.epochs
+
+
+def test_no_time_at_all_is_a_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
+    result = compress.run(str(tiny.recipe), minutes=1e-6, out=tmp_path / "run")
+    assert [record.epochs for record in result.records if record.kind != "prune"] == [0.1667] * 4
+    assert result.model.is_file()
+
+
+def test_minutes_that_are_no_number_are_refused(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    refused = run("run", tiny.recipe, "--minutes", "x", "--out", tmp_path / "run", code=2)
+    assert "'x' is not a valid float" in refused.err and not (tmp_path / "run").exists()
