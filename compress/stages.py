@@ -21,6 +21,7 @@ from compress.distill.labels import Labels
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
+from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.pruner import prune, reestimate_batchnorm
 from compress.recipe import Prune, Recipe, Stage, Train
@@ -166,6 +167,8 @@ def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objectiv
 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    if stage.freeze == "backbone":
+        freeze_backbone(model)
     return train(
         model,
         batches,

@@ -71,6 +71,7 @@ def train(
     since every random choice is a function of the epoch.
 
     Args:
+        model: parameters that require no gradient are left as they are, and so are batch norms that have no others.
         batches: epoch to its batches, `steps` of them, on the model's device.
         validate: a model to its validation accuracy, 0 to 1.
         size: side to which images are resized on their way into the model.
@@ -93,6 +94,7 @@ def train(
         started, losses = time.monotonic(), torch.zeros((), device=device)
         torch.manual_seed(seed * 100_003 + epoch)
         model.train()
+        _rest(model)
         for step, batch in enumerate(watch.track(batches(epoch), steps, f"epoch {epoch + 1}/{schedule.epochs}")):
             progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
             for group in optimizer.param_groups:
@@ -177,6 +179,14 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=schedule.lr)
+
+
+def _rest(model: nn.Module) -> None:
+    """Evaluation mode for every part of `model` in which nothing learns: its running statistics are frozen too."""
+    for module in model.modules():
+        learning = [parameter.requires_grad for parameter in module.parameters()]
+        if learning and not any(learning):
+            module.eval()
 
 
 def _running(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
