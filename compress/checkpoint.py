@@ -8,6 +8,7 @@ torchvision module.
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import warnings
@@ -57,6 +58,7 @@ class Checkpoint:
         mean, std: of each channel, for pixels scaled to 0..1.
         data: the data set it was trained on.
         origin: how it came to be: command, recipe, seed, device, versions, accuracy.
+        sparse: whether it was pruned weight by weight: its zeros are not parameters that are left.
     """
 
     model: nn.Module
@@ -67,11 +69,28 @@ class Checkpoint:
     std: tuple[float, ...]
     data: str
     origin: dict[str, Any] = field(default_factory=dict)
+    sparse: bool = False
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write `checkpoint` to `path`, whole or not at all."""
-    plain = {
+    write(_plain(checkpoint), path)
+
+
+def overhead(checkpoint: Checkpoint) -> int:
+    """Bytes, at most, that a weights file of this network holds beside its tensors, however narrow it becomes."""
+    tensors = checkpoint.model.state_dict().values()
+    plain = _plain(checkpoint) | {
+        "widths": {path: _widths(module) for path, module in checkpoint.model.named_modules()}
+    }
+    file = io.BytesIO()
+    torch.save(plain, file)
+    aligned = 64 * (len(tensors) + 8)  # each entry of the file begins at a multiple of 64
+    return file.tell() - sum(int(tensor.nbytes) for tensor in tensors) + aligned
+
+
+def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "version": VERSION,
         "network": asdict(checkpoint.network),
@@ -83,8 +102,8 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
         "std": [float(x) for x in checkpoint.std],
         "data": checkpoint.data,
         "origin": checkpoint.origin,
+        "sparse": checkpoint.sparse,
     }
-    write(plain, path)
 
 
 def write(plain: Any, path: str | Path) -> None:
@@ -165,6 +184,8 @@ def _restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None) -> Che
         raise UserError(f"its input size {size!r} is not (3, height, width), at most 1024 each")
     if not (_list_of(mean, float) and _list_of(std, float) and len(mean) == len(std) == 3 and min(std) > 0):
         raise UserError("its normalization is not three means and three positive deviations")
+    if type(sparse := plain.get("sparse", False)) is not bool:  # files of before know of none
+        raise UserError(f"sparse is {sparse!r}, not true or false")
     if ":" in network.name and own is None:
         raise UserError(f"its network is {network.name!r}, a person's own: pass that function to load it")
     model = skeleton(network, len(classes), own)
@@ -186,6 +207,7 @@ def _restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None) -> Che
         std=tuple(std),
         data=str(plain["data"]),
         origin=dict(plain["origin"]),
+        sparse=sparse,
     )
 
 

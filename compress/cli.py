@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +42,41 @@ def _answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], 
     return decorate
 
 
-def _weights(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that name a weights file."""
-    own = "the function that builds its network, as package.module:function, if that is one of your own"
-    file = click.Path(path_type=Path)
-    command = click.option("--own", help=own)(command)
-    return click.option("-w", "--weights", required=True, type=file, help="a weights file, as model.pth")(command)
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that several commands have, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_weights = _options(
+    click.option(
+        "-w", "--weights", required=True, type=click.Path(path_type=Path), help="a weights file, as model.pth"
+    ),
+    click.option("--own", help="the function that builds its network, as package.module:function, if it is your own"),
+)
+_budgets = _options(
+    click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the student's"),
+    click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the student's"),
+    click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB"),
+)
+_device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+_setup = _options(
+    click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH"),
+    click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)"),
+    click.option("--student", help="a network's name, or a trained network's weights file, to be pruned"),
+    click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"),
+    click.option("--limit", type=int, help="train on this many images"),
+    click.option("--share", type=float, help="train on this share of the images, as 0.25"),
+    click.option("--seed", type=int),
+    _device,
+    click.option("--quick", is_flag=True, help="the same stages in minutes, for trying out"),
+    click.option("--fresh", is_flag=True, help="throw away what an earlier run left in the run directory"),
+)
 
 
 def _load(weights: Path, own: str | None) -> Checkpoint:
@@ -66,22 +94,9 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", default="default")
-@click.option("--budget", help="parameters to fit into: 100k, 0.1M, 100_000, or 5% of the student")
-@click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH")
-@click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)")
-@click.option("--student", help="a network's name")
-@click.option(
-    "--stem",
-    type=click.Choice(["imagenet", "half", "small"]),
-    help="the student's stem; small suits small images",
-)
-@click.option("--limit", type=int, help="train on this many images")
-@click.option("--share", type=float, help="train on this share of the images, as 0.25")
-@click.option("--seed", type=int)
+@_budgets
 @click.option("--out", type=click.Path(path_type=Path), help="run directory; runs/… if left out")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--quick", is_flag=True, help="the same stages in minutes, for trying out")
-@click.option("--fresh", is_flag=True, help="throw away what an earlier run left in the run directory")
+@_setup
 @_answers("stopped; the same command goes on after the last finished epoch")
 def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
     """Train a teacher, distill a student, prune it to the budget.
@@ -100,6 +115,46 @@ def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **
     result = run_pipeline(recipe, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
     terminal.show(stages_table(result.records))
     terminal.show(str(result.model))
+
+
+@main.command()
+@click.argument("recipe", default="default")
+@click.option("--budgets", required=True, help="numbers of parameters: 1M,300k,100k,30k,10k")
+@click.option("--out", type=click.Path(path_type=Path), default="runs/sweep", show_default=True)
+@_setup
+@_answers("stopped; the same command goes on after the last finished epoch")
+def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
+    """Many budgets from one teacher: each goes on from the network of the one above it.
+
+    Leaves a run directory for each budget in --out, a table (sweep.md) and a picture (sweep.png).
+    """
+    from compress.recipe import load
+
+    load(recipe, overrides)
+
+    from compress.sweep import cells, sweep
+    from compress.terminal import Terminal, scatter, sweep_table
+
+    terminal = Terminal()
+    points = sweep(
+        recipe, budgets.split(","), out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides
+    )
+    terminal.show(sweep_table([cells(point) for point in points]))
+    terminal.show(scatter([(point.params, 100 * point.test, point.budget) for point in points]))
+    terminal.show(str(out / "sweep.png"))
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--data", help="the data set whose test split is scored; each file's own if left out")
+@_device
+@_answers()
+def compare(files: tuple[Path, ...], data: str | None, device: str) -> None:
+    """Show weights files side by side: parameters, file size, latency, accuracy."""
+    from compress.compare import compare
+    from compress.terminal import Terminal, sides_table
+
+    Terminal().show(sides_table(compare(files, data, device)))
 
 
 @main.command()
@@ -139,31 +194,24 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 
 @main.command()
 @_weights
-@click.option("--budget", required=True, help="parameters to fit into: 100k, 0.1M, 100_000, or 5% of the network")
+@_budgets
+@click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
 @click.option("--importance", default="magnitude", show_default=True, help="what a channel is worth")
 @click.option("--out", type=click.Path(path_type=Path), default="pruned.pth", show_default=True)
 @_answers()
-def prune(weights: Path, own: str | None, budget: str, importance: str, out: Path) -> None:
+def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:
     """Cut a weights file's network down to a budget once, without training."""
-    from compress.recipe import parse_budget
+    from compress.budget import amounts
 
-    size = parse_budget(budget)
+    wanted = amounts(budgets)  # a typo is answered before torch is imported
 
-    import torch
-
-    from compress import checkpoint
-    from compress.pruning.pruner import prune as cut
-    from compress.summary import count
+    from compress.plan import prune_file
 
     if out.exists():
         raise UserError(f"{out}: is there already; choose another --out")
     kept = _load(weights, own)
-    before = count(kept.model, kept.input_size).params
-    pruned = cut(kept.model, torch.zeros(1, *kept.input_size), size.of(before), importance=importance)
-    after = count(pruned, kept.input_size).params
-    origin = {**kept.origin, "pruned": {"from": str(weights), "budget": budget, "importance": importance}}
-    checkpoint.save(replace(kept, model=pruned, origin=origin), out)
-    click.echo(f"{out}: {before:,} to {after:,} parameters, not yet fine-tuned")
+    before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
+    click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
 
 
 @main.command()
@@ -174,7 +222,7 @@ def prune(weights: Path, own: str | None, budget: str, importance: str, out: Pat
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--csv", type=click.Path(path_type=Path), help="write CSV to this file")
 @click.option("--data", help="without IMAGES: the data set whose test split is scored; the file's own if left out")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@_device
 @_answers()
 def predict(
     images: tuple[str, ...],

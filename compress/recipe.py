@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import tomllib
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +16,7 @@ import pydantic
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from compress.budget import KEYS, Amount, Axis, amounts, examples
 from compress.errors import UserError, nearest
 from compress.models.network import STEMMED, Network
 
@@ -60,7 +59,7 @@ class Train:
     kind: Literal["teach", "distill", "finetune"]
     epochs: Count
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     lr: Positive = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     warmup: Share = 0.2
@@ -85,13 +84,15 @@ class Prune:
 
     Args:
         scale: side of the images that the model was trained on so far, as a share of the data's own.
-        importance: what a channel is worth, by name.
+        mode: whole channels, which makes the network smaller and faster; or single weights, which become zero.
+        importance: what a channel, or a weight, is worth, by name.
         samples: training images that the importance and the batch norms are measured on.
         multiple: keep widths multiples of this where the budget can be met so (processors are faster at 8 or 16).
     """
 
     kind: Literal["prune"] = "prune"
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
+    mode: Literal["channels", "weights"] = "channels"
     importance: str = "taylor"
     samples: Count = 2048
     multiple: Count = 1
@@ -109,13 +110,20 @@ class Recipe:
     size: Annotated[int, Field(ge=4, le=1024)] | None = None
     limit: Count | None = None
     share: Part = 1.0
-    budget: str | int = "100k"
+    budget: str | int | None = None  # parameters
+    macs: str | int | None = None  # multiply-adds for one image
+    file_size: str | int | None = None  # bytes of the weights file
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     batch: Count = 256
     teacher: Network
     student: Network
     weights: str | None = None  # a trained teacher's weights file; the teach stage is then skipped
+    start: str | None = None  # a trained student's weights file; the distill stage is then skipped
     stages: tuple[Stage, ...]
+
+    def budgets(self) -> dict[Axis, Amount]:
+        """The budgets that are given: all of them have to hold."""
+        return amounts({key: getattr(self, key) for key in KEYS})
 
     def quick(self) -> Recipe:
         """The same stages, small enough to try out: fewer images, a quarter of the epochs, nothing compiled."""
@@ -126,39 +134,6 @@ class Recipe:
 
 
 QUICK_IMAGES = 6_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """A size to fit into: a number of parameters, or a share of the student's."""
-
-    text: str
-    params: int | None = None
-    share: Fraction | None = None
-
-    def of(self, student: int) -> int:
-        """The budget in parameters, for a student of `student` parameters."""
-        return self.params if self.params is not None else int((self.share or 0) * student)
-
-
-def parse_budget(text: str) -> Budget:
-    """Read ``100k``, ``0.1M``, ``100_000``, ``100000`` or ``5%`` (of the student).
-
-    Raises:
-        UserError: it is none of these, or not above zero (or not below 100 %).
-    """
-    match = re.fullmatch(r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([kKmM%]?)\s*", text, re.ASCII)
-    if not match or len(text) > 40:
-        raise UserError(f"budget {text[:40]!r} is not understood: write 100k, 0.1M, 100_000 or 5%")
-    amount, unit = Fraction(re.sub("[_,]", "", match[1])), match[2].lower()
-    if unit == "%":
-        if not 0 < amount < 100:
-            raise UserError(f"budget {text!r}: a share lies above 0% and below 100% of the student")
-        return Budget(text, share=amount / 100)
-    amount *= {"": 1, "k": 1_000, "m": 1_000_000}[unit]
-    if amount < 1 or amount.denominator != 1:
-        raise UserError(f"budget {text!r} must be a whole number of parameters, 1 or more")
-    return Budget(text, params=int(amount))
 
 
 def shipped() -> dict[str, Path]:
@@ -172,7 +147,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     """Read the recipe called `name` (shipped, or a path to a TOML file), with `overrides` laid over its keys.
 
     Override keys may be dotted (``teacher.name``). As on the command line, a plain ``teacher`` or ``student`` is a
-    network's name (or, for the teacher, a weights file), and ``stem`` is the student's. None is passed over.
+    network's name or a weights file, and ``stem`` is the student's. None is passed over.
 
     Raises:
         UserError: there is no such recipe, or something in it is wrong: the key, and the nearest right one.
@@ -188,7 +163,12 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
 
 
 def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from plain data with `overrides` laid over its keys; what they may be, and raise, see `load`."""
+    """A recipe from plain data with `overrides` laid over its keys; what they may be, and raise, see `load`.
+
+    Budgets among the overrides take the place of all that the recipe has.
+    """
+    if any(overrides.get(key) is not None for key in KEYS):
+        plain = {key: value for key, value in plain.items() if key not in KEYS}
     for key, value in (_spelled_out(k, v) for k, v in overrides.items() if v is not None):
         *tables, leaf = key.split(".")
         table = plain
@@ -197,8 +177,9 @@ def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "rec
             if not isinstance(table, dict):
                 raise UserError(f"{key}: there is nothing of that name in {where}: {name} is no table")
         table[leaf] = value
-        if key in ("teacher", "teacher.name") and not overrides.get("weights"):  # to be trained, not the trained one
-            plain.pop("weights", None)
+        for role, kept in (("teacher", "weights"), ("student", "start")):
+            if key in (role, f"{role}.name") and not overrides.get(kept):  # to be trained, not the trained one
+                plain.pop(kept, None)
     return check(plain, where)
 
 
@@ -206,8 +187,8 @@ def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
     """A short form as the recipe's own key and its value."""
     if key == "stem":
         return "student.stem", value
-    if key == "teacher" and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
-        return "weights", str(value)
+    if key in ("teacher", "student") and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
+        return "weights" if key == "teacher" else "start", str(value)
     if key in ("teacher", "student") and isinstance(value, str):
         stems = value.startswith(STEMMED)  # others take none, whatever the recipe's takes
         return (f"{key}.name", value) if stems else (key, {"name": value})
@@ -227,7 +208,6 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
         )  # JSON: lists are tuples
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: {_one_line(error)}") from error
-    parse_budget(str(recipe.budget))
     kinds = [stage.kind for stage in recipe.stages]
     student_at = kinds.index("distill") if "distill" in kinds else None
     if student_at is None:
@@ -238,16 +218,24 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
     if "prune" in kinds[:student_at] or "finetune" in kinds[:student_at] or "teach" in kinds[student_at:]:
         raise UserError(f"{where}: stages: the order is teach, distill, then prune and finetune in turns")
     _check_frozen(recipe, where)
+    modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
+    if modes != sorted(modes):
+        raise UserError(f"{where}: stages: no channels can be pruned after single weights have been")
+    try:
+        recipe.budgets()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     return recipe
 
 
 def _check_frozen(recipe: Recipe, where: str) -> None:
     """Refuse to freeze what has learned nothing: a network without pretrained weights, or with a new stem."""
+    given = {"teach": recipe.weights, "distill": recipe.start}  # trained already: then the stage is skipped
     for place, stage in enumerate(recipe.stages, start=1):
         network = recipe.teacher if stage.kind == "teach" else recipe.student
         stem = network.stem != "imagenet" and not network.name.startswith("efficientnet")  # whose weights stay
-        fresh = stage.kind in ("teach", "distill") and ":" not in network.name and (stem or not network.pretrained)
-        if isinstance(stage, Train) and stage.freeze and fresh:
+        new = stage.kind in given and not given[stage.kind] and ":" not in network.name
+        if isinstance(stage, Train) and stage.freeze and new and (stem or not network.pretrained):
             need = "leave its stem as it is" if network.pretrained else "set pretrained = true"
             raise UserError(f"{where}: stages.{place}.freeze: {network.name}'s first layers are random here: {need}")
 
@@ -266,9 +254,9 @@ def _one_line(error: pydantic.ValidationError) -> str:
         owner = Network
     elif path[0] == "stages" and len(path) > 2:
         owner = Prune if path.pop(2) == "prune" else Train  # what stage it is, which the file does not say there
-    if path[0] == "budget":  # two errors for one value: neither text nor a number
+    if path[0] in KEYS:  # two errors for one value: neither text nor a number
         path, others = path[:1], others[1:]
-        reason = f"write 100k, 0.1M, 100_000 or 5%, not {given!r}"
+        reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
     elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
         reason = f"unknown key{nearest(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
     elif kind == "missing":

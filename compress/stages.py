@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.budget import Limits
 from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
 from compress.data.open import Data
@@ -24,6 +25,7 @@ from compress.models.build import build
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.pruner import prune, reestimate_batchnorm
+from compress.pruning.weights import hold_zeros, prune_weights, release_zeros
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.summary import count
 from compress.training import Objective, Schedule, accuracy, forward, steps_of, teach, train
@@ -32,10 +34,16 @@ from compress.watch import Watch
 
 @dataclass(frozen=True)
 class Given:
-    """In the place of a `teach` stage: a teacher that is trained already."""
+    """In the place of a `teach` or a `distill` stage: a network that is trained already, from `file`."""
 
     checkpoint: Checkpoint
-    kind: Literal["teach"] = "teach"
+    file: str
+    kind: Literal["teach", "distill"]
+
+    @property
+    def role(self) -> Literal["teacher", "student"]:
+        """Whose place it takes."""
+        return "teacher" if self.kind == "teach" else "student"
 
     @property
     def size(self) -> int:
@@ -49,7 +57,9 @@ class Workbench:
 
     Args:
         teacher: the trained teacher, once there is one; `teacher_size` is the side of the images it was made for.
-        target: parameters that this round of pruning aims at, for a prune stage.
+        target: what this round of pruning aims at, for a prune stage.
+        sparse: whether the model is pruned weight by weight, now or before.
+        final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
         state: the file in which a training stage keeps what it needs to go on after a kill.
         answers: the folder for the teacher's kept answers.
     """
@@ -62,7 +72,9 @@ class Workbench:
     answers: Path
     teacher: nn.Module | None = None
     teacher_size: int | None = None
-    target: int | None = None
+    target: Limits | None = None
+    sparse: bool = False
+    final: int = 0
 
     def validate(self, model: nn.Module, size: int) -> float:
         """Top-1 accuracy of `model` on the validation split, at `size` pixels, 0 to 1."""
@@ -85,23 +97,29 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
     """Remove channels until the round's target is met, then measure the batch norms anew."""
     if model is None or bench.target is None:
         raise UserError("a prune stage needs a model and a target: put it after 'distill'")
-    size = side(stage, bench.data)
-    if count(model, (3, size, size)).params <= bench.target:  # an earlier round went a step further than it had to
+    size, final = side(stage, bench.data), (3, bench.final, bench.final)
+    if bench.target.hold(count(model, final, bench.sparse)):  # an earlier round went a step further than it had to
         return model
-    batches = list(_sample(bench, stage.samples))
-    losses: list[Callable[[nn.Module], Tensor]] = [_loss_on(batch, size) for batch in batches]
-    example = torch.zeros(1, 3, size, size, device=bench.device)
-    whole = _build(bench, replace(bench.recipe.student, pretrained=False))
-    pruned = prune(
-        model,
-        example,
-        bench.target,
-        importance=stage.importance,
-        losses=losses,
-        whole=whole,
-        multiple=stage.multiple,
-    )
-    reestimate_batchnorm(pruned, forward(pruned, size), (batch.images for batch in batches))
+    few = 8 if stage.importance == "hessian" else bench.recipe.batch  # squares of gradients are an image's own
+    losses = [_loss_on(batch, size) for batch in _sample(bench, stage.samples, few)]
+    if stage.mode == "weights":
+        pruned = prune_weights(model, bench.target.params or 0, importance=stage.importance, losses=losses)
+        pruned = on_device(pruned, bench.device)
+    else:
+        pruned = prune(
+            model,
+            torch.zeros(1, *final, device=bench.device),
+            bench.target.params,
+            macs=bench.target.macs,
+            bytes=bench.target.bytes,
+            importance=stage.importance,
+            losses=losses,
+            whole=_build(bench, replace(bench.recipe.student, pretrained=False)),
+            multiple=stage.multiple,
+            note=lambda text: bench.watch.note(f"  {text}"),
+        )
+    images = (batch.images for batch in _sample(bench, stage.samples, bench.recipe.batch))
+    reestimate_batchnorm(pruned, forward(pruned, size), images)
     return pruned.eval()
 
 
@@ -109,7 +127,12 @@ def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> n
     """Train what pruning left, on the labels and on what the teacher says."""
     if model is None:
         raise UserError("a finetune stage needs a model: put it after 'distill'")
-    return _train(model, stage, bench, _objective(stage, bench))
+    if not bench.sparse:
+        return _train(model, stage, bench, _objective(stage, bench))
+    hold_zeros(model)
+    trained = _train(model, stage, bench, _objective(stage, bench))
+    release_zeros(trained)
+    return trained
 
 
 def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> nn.Module:
@@ -122,7 +145,14 @@ def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> 
     return does[stage.kind](model, stage, bench)
 
 
-def pack(model: nn.Module, stage: Stage | Given, network: Network, data: Data, origin: dict[str, object]) -> Checkpoint:
+def pack(
+    model: nn.Module,
+    stage: Stage | Given,
+    network: Network,
+    data: Data,
+    origin: dict[str, object],
+    sparse: bool = False,
+) -> Checkpoint:
     """A stage's model with all that it needs to be used."""
     if isinstance(stage, Given):
         return stage.checkpoint
@@ -135,6 +165,7 @@ def pack(model: nn.Module, stage: Stage | Given, network: Network, data: Data, o
         std=data.std,
         data=data.name,
         origin=origin,
+        sparse=sparse,
     )
 
 
@@ -199,10 +230,10 @@ def _augment(stage: Train) -> Augment:
     return Augment(stage.crop, stage.flip, stage.mixup, stage.cutmix, stage.mix)
 
 
-def _sample(bench: Workbench, samples: int) -> Iterator[Batch]:
-    """The first `samples` training images of a view that no epoch sees, lightly augmented."""
+def _sample(bench: Workbench, samples: int, size: int) -> Iterator[Batch]:
+    """The first `samples` training images of a view that no epoch sees, lightly augmented, `size` at a time."""
     augment = Augment(crop=None)
-    size = min(bench.recipe.batch, samples)
+    size = min(size, samples)
     batches = training_batches(bench.data, augment, seed=bench.recipe.seed, view=2**31, batch=size)
     for _, batch in zip(range(max(samples // size, 1)), batches, strict=False):
         yield batch

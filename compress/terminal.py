@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
@@ -14,6 +15,7 @@ from rich.table import Table
 from compress.watch import Record, Watch
 
 if TYPE_CHECKING:
+    from compress.compare import Side
     from compress.inference import Prediction
 
 T = TypeVar("T")
@@ -115,6 +117,51 @@ def stages_table(records: Sequence[Record]) -> Table:
     if records:
         table.add_section()
         table.add_row("all", "", "", "", "", "", "", "", clock(sum(record.seconds for record in records)))
+    return table
+
+
+def sweep_table(rows: Sequence[tuple[str, ...]]) -> Table:
+    """A sweep's budgets, one a row."""
+    table = Table()
+    for heading in ("budget", "parameters", "multiply-adds", "file", "val %", "test %"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def scatter(points: Sequence[tuple[float, float, str]], width: int = 72, height: int = 14) -> str:
+    """Points (x, y, name) as text, the x axis logarithmic: accuracy in % against parameters."""
+    across, up = [math.log10(x) for x, _, _ in points], [y for _, y, _ in points]
+    low, high = min(up), max(up)
+    grid = [[" "] * (width + 12) for _ in range(height)]
+    for x, (_, y, name) in zip(across, points, strict=True):
+        column = round((x - min(across)) / (max(across) - min(across) or 1) * (width - 1))
+        row = round((high - y) / (high - low or 1) * (height - 1))
+        for place, sign in enumerate(f"● {name}", start=column):
+            grid[row][place] = sign
+    labels = [f"{high:6.2f} %", *[" " * 8] * (height - 2), f"{low:6.2f} %"]
+    lines = [f"{label} │{''.join(row).rstrip()}" for label, row in zip(labels, grid, strict=True)]
+    return "\n".join([*lines, f"{' ' * 9}└{'─' * width}", f"{' ' * 10}parameters, logarithmic"])
+
+
+def sides_table(sides: Sequence[Side]) -> Table:
+    """Weights files side by side."""
+    table = Table()
+    for heading in ("file", "network"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("parameters", "multiply-adds", "file size", "one image", "test %"):
+        table.add_column(heading, justify="right")
+    for side in sides:
+        table.add_row(
+            str(side.file),
+            side.network,
+            f"{side.size.params:,}{' not zero' if side.sparse else ''}",
+            f"{side.size.macs / 1e6:,.2f} M",
+            f"{side.file_bytes / 1e3:,.0f} KB",
+            f"{1e3 * side.latency:.2f} ms",
+            f"{100 * side.test:.2f}",
+        )
     return table
 
 

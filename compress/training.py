@@ -20,6 +20,7 @@ from compress import checkpoint
 from compress.data.batches import Batch
 from compress.errors import UserError
 from compress.files import write_text
+from compress.muon import Muon
 from compress.watch import Watch
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
@@ -38,7 +39,7 @@ class Schedule:
     """How long and how fast to learn; see `compress.recipe.Train`."""
 
     epochs: int
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adamw", "muon"]
     lr: float
     weight_decay: float
     warmup: float
@@ -178,6 +179,8 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     ]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
+    if schedule.optimizer == "muon":
+        return Muon(groups, lr=schedule.lr)
     return torch.optim.AdamW(groups, lr=schedule.lr)
 
 

@@ -21,6 +21,7 @@ class Record:
         checkpoint: its weights file, within the run directory.
         size: the side of the images that it is made for, in pixels; `macs` are for one such image.
         epochs: how many were trained.
+        bytes: of its weights file.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Record:
     checkpoint: str
     size: int | None = None
     epochs: int = 0
+    bytes: int = 0
     test: float | None = None
 
 

@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from compress import recipe as recipes
+from compress.budget import parse as parse_budget
 from compress.errors import UserError
-from compress.recipe import Prune, Train, parse_budget
+from compress.recipe import Prune, Train
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 Plain = dict[str, Any]
@@ -81,7 +82,7 @@ def test_any_text_is_a_budget_or_refused_in_one_line(text: str) -> None:
     except UserError as error:
         assert len(str(error).splitlines()) == 1 and len(str(error)) < 600
     else:
-        assert (budget.params or 0) >= 1 or 0 < (budget.share or 0) < 1
+        assert (budget.number or 0) >= 1 or 0 < (budget.share or 0) < 1
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
@@ -151,7 +152,10 @@ KINDS = "a stage is one of teach, distill, prune, finetune"
         (set_in("stages", 0, "epochs", to=0), "stages.1.epochs: must be greater than or equal to 1, not 0"),
         (set_in("stages", 0, "lr", to="1e-3"), "stages.1.lr: must be a number, not '1e-3'"),
         (set_in("stages", 0, "lr", to=float("nan")), "stages.1.lr: must be a finite number, not nan"),
-        (set_in("stages", 0, "optimizer", to="adam"), "stages.1.optimizer: must be 'sgd' or 'adamw', not 'adam'"),
+        (
+            set_in("stages", 0, "optimizer", to="adam"),
+            "stages.1.optimizer: must be 'sgd', 'adamw' or 'muon', not 'adam'",
+        ),
         (set_in("stages", 0, "crop", to=[0.5, 1.5]), "stages.1.crop.2: must be less than or equal to 1, not 1.5"),
         (set_in("stages", 0, "crop", to=[0, 1]), "stages.1.crop.1: must be greater than 0, not 0"),
         (set_in("stages", 0, "crop", to=[0.5]), "stages.1.crop.2: is missing"),
@@ -206,7 +210,8 @@ def test_stages_in_an_order_that_makes_no_sense_are_refused(kinds: tuple[str, ..
 
 def _of_kinds(kinds: tuple[str, ...]) -> recipes.Recipe:
     stages = [{"kind": kind} | ({} if kind == P else {"epochs": 1}) for kind in kinds]
-    return recipes.check({"teacher": {"name": "a"}, "student": {"name": "b"}, "stages": stages})
+    networks = {"teacher": {"name": "a"}, "student": {"name": "b"}}
+    return recipes.check({"budget": "1k", "stages": stages} | networks)
 
 
 @pytest.mark.parametrize(

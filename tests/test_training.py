@@ -141,7 +141,7 @@ def frozen(seed: int = 0) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 5e-3)])
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 5e-3), ("muon", 5e-3)])
 def test_what_requires_no_gradient_stays_as_it_is(data: Data, tmp_path: Path, optimizer: str, lr: float) -> None:
     """Weights and running statistics to the bit, whatever else learns, after a kill too."""
     schedule = replace(SCHEDULE, optimizer=optimizer, lr=lr, epochs=2)  # type: ignore[arg-type]

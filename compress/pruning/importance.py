@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch_pruning as tp
@@ -18,10 +18,11 @@ Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's m
 
 @dataclass(frozen=True)
 class Importance:
-    """A way to score channels: torch-pruning's scorer, and whether it needs gradients of the loss on data."""
+    """A way to score channels: torch-pruning's scorer, and what it needs of the gradients of the loss on data: none,
+    their sum over all batches, or the mean of their squares (then a batch should be a few images only)."""
 
     scorer: Callable[[], Any]
-    needs_data: bool = False
+    needs: Literal["nothing", "gradients", "squares"] = "nothing"
 
 
 # Sums over a coupling, without a normalizer, keep Taylor scores what they are: changes of one and the same loss,
@@ -31,7 +32,12 @@ IMPORTANCES = {
     "magnitude": Importance(lambda: tp.importance.GroupMagnitudeImportance(p=2)),
     # Molchanov et al. 2019, arXiv:1906.10771
     "taylor": Importance(
-        lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None), needs_data=True
+        lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None), needs="gradients"
+    ),
+    # LeCun et al. 1989, "Optimal brain damage", with the Fisher information for the Hessian (Liu et al. 2021,
+    # arXiv:2108.00708)
+    "hessian": Importance(
+        lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None), needs="squares"
     ),
     # Liu et al. 2017, arXiv:1708.06519
     "bn-scale": Importance(tp.importance.BNScaleImportance),
@@ -61,16 +67,8 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
     chosen = importance(name)
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise UserError("the model's weights hold values that are not finite: nothing can be ranked by them")
-    if chosen.needs_data:
-        if losses is None:
-            raise UserError(f"importance {name!r} needs data to measure on; 'magnitude' needs none")
-        model.zero_grad(set_to_none=False)
-        for loss in losses:
-            torch.autograd.backward(loss(model))
-        if not all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in model.parameters()):
-            raise UserError(
-                f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data"
-            )
+    if chosen.needs != "nothing":
+        gradients(model, name, losses, squares=chosen.needs == "squares")
     scorer = chosen.scorer()
     found = []
     for coupling in structure.couplings:
@@ -80,3 +78,29 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
         scores = scores.detach().double().cpu().nan_to_num(0.0)  # the mean of a coupling of zeros divides by zero
         found.append(scores[coupling.units].sum(dim=1).clamp_min(1e-12))
     return found
+
+
+def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, squares: bool = False) -> None:
+    """Leave in each parameter's `grad` the sum of its gradients over `losses`, or the mean of their squares.
+
+    Raises:
+        UserError: there is no data for the importance `name`, or no finite gradient.
+    """
+    if losses is None:
+        raise UserError(f"importance {name!r} needs data to measure on; 'magnitude' needs none")
+    parameters = list(model.parameters())
+    model.zero_grad(set_to_none=False)
+    means = [torch.zeros_like(p) for p in parameters]
+    batches = 0
+    for batches, loss in enumerate(losses, start=1):
+        torch.autograd.backward(loss(model))
+        if squares:
+            for mean, parameter in zip(means, parameters, strict=True):
+                if parameter.grad is not None:
+                    mean += (parameter.grad.square() - mean) / batches
+            model.zero_grad(set_to_none=False)
+    if squares:
+        for mean, parameter in zip(means, parameters, strict=True):
+            parameter.grad = mean
+    if not batches or not all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in parameters):
+        raise UserError(f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data")

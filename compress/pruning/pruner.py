@@ -4,50 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from compress.budget import Count, Limits
 from compress.errors import UserError
 from compress.pruning.importance import Loss, worths
-from compress.pruning.structure import Structure
-from compress.summary import Count, count
+from compress.pruning.structure import Misread, Structure
+from compress.summary import count
 
 FLOOR = 4  # units: fewer than this in any layer, and next to nothing gets through it
 COMFORT = 8  # units a layer keeps as long as the floors leave the choice of most of the budget
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a network has to fit into: parameters, multiply-adds for one image, or both."""
-
-    params: int | None = None
-    macs: int | None = None
-
-    def hold(self, size: Count) -> bool:
-        """Whether a network of this size fits."""
-        return self.use(size) <= 1
-
-    def use(self, size: Count) -> float:
-        """The largest share of a limit that `size` takes up."""
-        return max(self.shares(size))
-
-    def cost(self, size: Count) -> float:
-        """What `size` takes up, the limits' shares added: the price of a unit where there are several limits."""
-        return sum(self.shares(size))
-
-    def shares(self, size: Count) -> list[float]:
-        """The share of each limit that `size` takes up."""
-        pairs = ((size.params, self.params), (size.macs, self.macs))
-        return [taken / limit for taken, limit in pairs if limit is not None]
-
-    def __str__(self) -> str:
-        texts = (
-            f"{self.params:,} parameters" if self.params is not None else "",
-            f"{self.macs:,} multiply-adds" if self.macs is not None else "",
-        )
-        return " and ".join(text for text in texts if text)
 
 
 def prune(
@@ -56,10 +24,12 @@ def prune(
     params: int | None = None,
     *,
     macs: int | None = None,
+    bytes: int | None = None,
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
     whole: nn.Module | None = None,
     multiple: int = 1,
+    note: Callable[[str], None] = lambda text: None,
 ) -> nn.Module:
     """A copy of `model`, pruned by whole channels until it fits, by torchinfo's count.
 
@@ -68,47 +38,98 @@ def prune(
         example: one batch of input, (B, C, H, W); its values do not matter.
         params: the budget in parameters. The result never exceeds it, and lies below it by less than the
             smallest step that is left.
-        macs: the budget in multiply-adds for one image; with both, both hold.
+        macs, bytes: budgets in multiply-adds for one image and in bytes of all tensors; those that are given all hold.
         importance: a name of `compress.pruning.importance.IMPORTANCES`.
         losses: what importances that need data measure on.
         whole: the network as it was before any pruning, if `model` has been pruned before; a layer that has
             lost much in earlier rounds is then spared in this one.
         multiple: widths stay multiples of this where the budget can be met so: processors are faster at 8 or 16.
+        note: told what is worth a line: layers left alone, or a budget that single channels are too coarse for.
 
     Raises:
         UserError: the budget is out of the model's reach, or the model cannot be pruned.
     """
-    limits = Limits(params, macs)
-    if params is None and macs is None:
-        raise UserError("a budget is due: parameters, multiply-adds, or both")
-    if min(limit for limit in (params, macs) if limit is not None) < 1:
+    limits = Limits(params, macs, bytes)
+    if not limits.given():
+        raise UserError("a budget is due: parameters, multiply-adds, bytes, or several of them")
+    if min(limits.given().values()) < 1:
         raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
-    model = copy.deepcopy(model)
-    modes = {module: module.training for module in model.modules()}
-    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    structure = Structure(model, example)
-    full = structure.size(structure.sizes())
-    if limits.hold(full):
-        raise UserError(f"nothing to prune: the budget is {limits} and the model has {full.params:,} and {full.macs:,}")
-    worth = worths(importance, model, structure, losses)
-    before = structure if whole is None else Structure(copy.deepcopy(whole), example)
-    keep = widths(structure, worth, limits, before.sizes(), multiple)
-    structure.cut([w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)])
-    model.zero_grad(set_to_none=True)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(wanted[name])
-    for module, training in modes.items():
-        module.training = training
-    counted = count(model, (example.shape[1], example.shape[2], example.shape[3]))
-    if not limits.hold(counted):
-        raise UserError(f"this network cannot be pruned to {limits}: torchinfo counts {counted} after the cut")
-    return model
+    size = (example.shape[1], example.shape[2], example.shape[3])
+    if limits.hold(full := count(model, size)):
+        raise UserError(f"nothing to prune: the budget is {limits} and the model has {limits.tell(full)}")
+    losses = None if losses is None else list(losses)
+
+    def attempt(leave: Iterable[str]) -> nn.Module:
+        pruned = copy.deepcopy(model)
+        structure = Structure(pruned, example, leave)
+        worth = worths(importance, pruned, structure, losses)
+        before = structure if whole is None else Structure(copy.deepcopy(whole), example, leave)
+        keep = widths(structure, worth, limits, before.sizes(), multiple)
+        step = smallest_step(structure, keep, limits)
+        structure.cut([w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)])
+        used = limits.use(count(pruned, size))
+        if used < 0.99 and step is not None:
+            note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
+        return pruned
+
+    try:
+        pruned = attempt(())
+    except Misread:
+        leave = misread(model, example)
+        note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(leave)}")
+        pruned = attempt(leave)
+    pruned.zero_grad(set_to_none=True)
+    for parameter, theirs in zip(pruned.parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(theirs.requires_grad)
+    for module, original in zip(pruned.modules(), model.modules(), strict=True):
+        module.training = original.training
+    if not limits.hold(counted := count(pruned, size)):
+        raise UserError(f"this network cannot be pruned to {limits}: {limits.tell(counted)} are counted after the cut")
+    return pruned
 
 
 def least(model: nn.Module, example: Tensor) -> Count:
-    """The smallest size that pruning `model` can reach: every layer at its floor."""
+    """The smallest size that pruning `model` can reach: every layer at its floor.
+
+    Raises:
+        UserError: the model cannot be pruned.
+    """
     structure = Structure(copy.deepcopy(model), example)
-    return structure.size(_floors(structure, FLOOR))
+    lowest = structure.size(_floors(structure, FLOOR))
+    try:
+        structure.cut([torch.arange(keep) for keep in _floors(structure, FLOOR)])
+    except Misread:
+        structure = Structure(copy.deepcopy(model), example, misread(model, example))
+        lowest = structure.size(_floors(structure, FLOOR))
+    return lowest
+
+
+def misread(model: nn.Module, example: Tensor) -> list[str]:
+    """The root layers whose couplings torch-pruning misreads, as where channels are shuffled: each of them is found by
+    cutting it alone.
+
+    Raises:
+        UserError: there is no coupling that it reads right.
+    """
+
+    def wrong(names: list[str]) -> list[str]:
+        structure = Structure(copy.deepcopy(model), example)
+        floors = [FLOOR if c.name in names else len(c) for c in structure.couplings]
+        try:
+            structure.cut([torch.arange(min(len(c), k)) for c, k in zip(structure.couplings, floors, strict=True)])
+            return []
+        except Misread as error:
+            half = len(names) // 2
+            found = names if not half else [*wrong(names[:half]), *wrong(names[half:])]
+            if not found:  # each half is fine, and both together are not
+                raise UserError(f"this network cannot be pruned at layers {', '.join(names)}: {error}") from error
+            return found
+
+    names = [coupling.name for coupling in Structure(copy.deepcopy(model), example).couplings]
+    found = wrong(names)
+    if len(found) == len(names):
+        raise UserError(f"this network cannot be pruned: torch-pruning misreads what hangs on {', '.join(names[:3])}")
+    return found
 
 
 def widths(structure: Structure, worth: list[Tensor], limits: Limits, whole: list[int], multiple: int) -> list[int]:
@@ -173,6 +194,20 @@ def widths(structure: Structure, worth: list[Tensor], limits: Limits, whole: lis
     return kept
 
 
+def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Count | None:
+    """What the cheapest unit costs that could be put back; None if nothing is gone."""
+    steps = []
+    for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
+        structure.remove(i, size - keep)
+    for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
+        if keep < size:
+            more = structure.remove(i, -1)
+            structure.remove(i, 1)
+            steps.append(Count(0, 0, 0) - more)
+    structure.reset()
+    return min(steps, key=limits.cost, default=None)
+
+
 def _floors(structure: Structure, units: int) -> list[int]:
     return [min(size, units) for size in structure.sizes()]
 
@@ -181,8 +216,7 @@ def _comfortable_floors(structure: Structure, limits: Limits) -> list[int]:
     """The highest floors, between FLOOR and COMFORT, that by themselves take no more than half of the budget."""
     lowest = structure.size(_floors(structure, FLOOR))
     if not limits.hold(lowest):
-        least = f"{lowest.params:,} parameters and {lowest.macs:,} multiply-adds"
-        raise UserError(f"a budget of {limits} is out of reach: the least for this network is {least}")
+        raise UserError(f"a budget of {limits} is out of reach: the least for this network is {limits.tell(lowest)}")
     for units in range(COMFORT, FLOOR, -1):
         if limits.use(structure.size(_floors(structure, units))) <= 0.5:
             return _floors(structure, units)

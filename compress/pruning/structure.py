@@ -11,16 +11,25 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
+from torch.nn.modules.conv import _ConvNd
+from torchvision.models import VisionTransformer, shufflenetv2
 
+from compress.budget import Count
 from compress.errors import UserError, one_line
-from compress.summary import Count, count
+from compress.summary import count
+
+
+class Misread(UserError):
+    """What was cut is not what torch-pruning takes it for: some couplings are not those of the network."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,9 @@ class Touch:
 
 @dataclass(frozen=True)
 class Coupling:
-    """Channels that can only be removed together. `units[i]` are the root layer's channels of unit i."""
+    """Channels that can only be removed together. `units[i]` are the channels of unit i in the root layer, `name`."""
 
-    root: nn.Module
+    name: str
     group: Any  # torch-pruning's group, with every channel in it
     units: Tensor  # (units, channels of the root layer in each) int64
     touches: tuple[Touch, ...]
@@ -51,30 +60,37 @@ class Structure:
     Args:
         model: any network that autograd can trace; its parameters must require gradients.
         example: one batch of input, (B, C, H, W).
+        leave: names of the root layers of couplings that stay as they are.
 
     Raises:
         UserError: the network is no classifier, or torch-pruning cannot trace it, or finds nothing in it to prune.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, leave: Iterable[str] = ()) -> None:
         self.model, self.example = model.eval(), example
         _check_answer(model, example)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
+        names: dict[Any, str] = {what: name for name, what in [*model.named_parameters(), *model.named_modules()]}
         try:
-            with warnings.catch_warnings(), torch.enable_grad():
+            with warnings.catch_warnings(), torch.enable_grad(), _unshuffled():
                 warnings.simplefilter("ignore")
                 self.graph = tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
-                if any(_lost(node) for node in self.graph.module2node.values()):
-                    raise UserError("this network cannot be pruned: it slices its features, as windowed attention does")
-                groups = list(self.graph.get_all_groups())
+                if lost := next((node for node in self.graph.module2node.values() if _lost(node)), None):
+                    after = _nearest(lost, names)
+                    raise UserError(
+                        f"this network cannot be pruned: after layer {after!r} it slices its features, as windowed"
+                        " attention does"
+                    )
+                groups = list(_groups(self.graph))
         except UserError:
             raise
         except Exception as error:
             raise UserError(
                 f"this network cannot be pruned: torch-pruning could not trace it ({one_line(error)})"
             ) from error
-        self.couplings = [c for group in groups if (c := _coupling(self.graph, group)) is not None]
+        found = [c for group in groups if (c := _coupling(self.graph, group, names)) is not None]
+        self.couplings = [coupling for coupling in found if coupling.name not in leave]
         if not self.couplings:
             raise UserError("this network cannot be pruned: every channel of it reaches the output unmixed")
         places = _places(model, example)
@@ -127,7 +143,7 @@ class Structure:
     @staticmethod
     def _sum(layers: list[_Layer]) -> Count:
         sizes = [layer.size() for layer in layers]
-        return Count(sum(params for params, _ in sizes), sum(macs for _, macs in sizes))
+        return sum(sizes, Count(0, 0, 0))
 
     def cut(self, kept: list[Tensor]) -> None:
         """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices).
@@ -136,7 +152,7 @@ class Structure:
         answers. Where it does, the couplings are not what torch-pruning takes them for.
 
         Raises:
-            UserError: what is left does not run, or is not the network without those channels.
+            Misread: what is left does not run, or is not the network without those channels.
         """
         removals: list[tuple[Any, list[int]]] = []
         for coupling, keep in zip(self.couplings, kept, strict=True):
@@ -157,10 +173,9 @@ class Structure:
             after = _without_norms(self.model, probe)
             same = bool((after - before).abs().max() <= 0.01 * before.abs().max() + 1e-6)
         except Exception as error:  # a layer that is cut at the wrong place may do anything
-            reason = one_line(error)
-            raise UserError(f"this network cannot be pruned: it does not run after a cut ({reason})") from error
+            raise Misread(f"this network does not run after a cut ({one_line(error)})") from error
         if not same and bool(torch.isfinite(before).all()):
-            raise UserError("this network cannot be pruned: torch-pruning misreads which of its channels hang together")
+            raise Misread("torch-pruning misreads which channels of this network hang together")
 
     @torch.no_grad()
     def _silence(self, group: Any, channels: list[int]) -> None:
@@ -195,14 +210,18 @@ class _Layer:
             self.full = [module.weight.shape[0], _inputs(module) if crossed else 1]
             self.terms = [(p.numel(), not single, crossed and p.dim() > 1) for p in module.parameters(recurse=False)]
         self.left = list(self.full)
+        self.width = module.dtype.itemsize if isinstance(module, nn.Parameter) else _itemsize(module)
+        buffers = () if isinstance(module, nn.Parameter) else module.buffers(recurse=False)
+        self.statistics = sum(b.nbytes for b in buffers if b.dim() == 1 and len(b) == self.full[0])  # of a batch norm
 
-    def size(self) -> tuple[int, int]:
-        """Parameters and multiply-adds."""
+    def size(self) -> Count:
+        """What the layer costs."""
         params = 0
         for numel, out_sides, in_sides in self.terms:
             left = self.left[0] ** out_sides * self.left[1] ** in_sides
             params += numel * left // (self.full[0] ** out_sides * self.full[1] ** in_sides)
-        return params, params * self.places
+        statistics = self.statistics * self.left[0] // self.full[0]
+        return Count(params, params * self.places, params * self.width + statistics)
 
 
 def _places(model: nn.Module, example: Tensor) -> Counter[Any]:
@@ -250,7 +269,23 @@ def _without_norms(model: nn.Module, images: Tensor) -> Tensor:
             hook.remove()
 
 
-def _coupling(graph: Any, group: Any) -> Coupling | None:
+def _groups(graph: Any) -> Iterator[Any]:
+    """torch-pruning's groups, each with all of its channels. One in which it loses its way is passed over: those layers
+    stay as they are."""
+    seen: set[nn.Module] = set()
+    for module in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
+        pruner = graph.get_pruner_of_module(module)
+        if module in seen or pruner is None:
+            continue
+        try:
+            group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(module.weight.shape[0])))
+        except IndexError:
+            continue
+        seen |= {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
+        yield group
+
+
+def _coupling(graph: Any, group: Any, names: dict[Any, str]) -> Coupling | None:
     """A torch-pruning group as units and touches, or None if the network's own output is among its channels."""
     root = group[0].dep.target.module
     channels = len(group[0].idxs)
@@ -267,7 +302,7 @@ def _coupling(graph: Any, group: Any) -> Coupling | None:
     if channels % together:
         return None
     units = torch.arange(channels).reshape(together, -1).T.contiguous()
-    return Coupling(root, group, units, tuple(Touch(m, side, n // len(units)) for m, side, n in links))
+    return Coupling(names.get(root, "?"), group, units, tuple(Touch(m, side, n // len(units)) for m, side, n in links))
 
 
 def _inward(graph: Any, dep: Any) -> bool:
@@ -290,6 +325,29 @@ def _lost(node: Any) -> bool:
         dim = node.grad_fn._saved_dim  # unsigned in autograd's notes: -1 is 2**64 - 1
         return bool((dim - 2**64 if dim >= 2**63 else dim) % len(node.grad_fn._saved_self_sym_sizes) != 1)
     return bool(node.type == tp.ops.OPTYPE.SLICE)
+
+
+def _unshuffled() -> AbstractContextManager[Any]:
+    """torch-pruning cannot follow ShuffleNet's channels through a shuffle. Traced without it, the couplings inside of
+    branches are right; those across shuffles are not, and are found when they are cut (`Misread`)."""
+    return mock.patch.object(shufflenetv2, "channel_shuffle", lambda images, groups: images)
+
+
+def _nearest(node: Any, names: dict[Any, str]) -> str:
+    """The name of the layer whose output comes to `node`."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        node = waiting.pop(0)
+        if name := names.get(node.module):
+            return name
+        fresh = [before for before in node.inputs if before not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return "?"
+
+
+def _itemsize(module: nn.Module) -> int:
+    return next(module.parameters(recurse=False)).dtype.itemsize
 
 
 def _has_parameters(module: Any) -> bool:

@@ -1,0 +1,273 @@
+"""What a recipe comes to on this machine: all that can be wrong with it is found here, before any time is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress import checkpoint
+from compress import recipe as recipes
+from compress.budget import Amount, Axis, Count, Limits
+from compress.checkpoint import Checkpoint
+from compress.data.open import Data, open_data
+from compress.errors import UserError, one_line
+from compress.machine import device_name, pick_device, versions
+from compress.models.build import build, own_builder, skeleton
+from compress.models.network import Network
+from compress.pruning import weights
+from compress.pruning.importance import importance
+from compress.pruning.pruner import least, prune
+from compress.recipe import Prune, Recipe, Stage
+from compress.stages import Given, pack, side
+from compress.summary import count
+from compress.watch import Record
+
+Stages = list[Stage | Given]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage in its place.
+
+    Args:
+        name: what it is called, as "prune 2".
+        network: what its model is built from.
+        target: what to prune to, for a prune stage.
+        file: its weights file, within the run directory.
+        sparse: whether its model is pruned weight by weight.
+    """
+
+    name: str
+    stage: Stage | Given
+    network: Network
+    target: Limits | None
+    file: str
+    sparse: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is settled before a run begins: nothing in it can be wrong any more."""
+
+    recipe: Recipe
+    data: Data
+    device: torch.device
+    limits: Limits
+    steps: tuple[Step, ...]
+
+
+def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
+    """What `recipe` comes to on this machine.
+
+    Raises:
+        UserError: whatever is wrong with it.
+    """
+    on = pick_device(device)
+    _check_names(recipe)
+    given = _given(recipe)
+    data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
+    data = replace(data, train=data.train.to(on), val=data.val.to(on))
+    for trained in given:
+        if trained.checkpoint.classes != data.classes:
+            raise UserError(f"{trained.file}: this network knows other classes than {data.name}'s")
+        # images as the teacher, or else the student, learned to see them
+        data = replace(data, mean=given[0].checkpoint.mean, std=given[0].checkpoint.std)
+        networks = {"teacher": recipe.teacher, "student": recipe.student} | {trained.role: trained.checkpoint.network}
+        recipe = replace(recipe, teacher=networks["teacher"], student=networks["student"])
+    kinds = {trained.kind for trained in given}
+    stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
+    for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
+        _try(network, {side(stage, data) for stage in stages if stage.kind in kind}, len(data.classes))
+    student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
+    student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
+    final = (3, side(stages[-1], data), side(stages[-1], data))
+    whole, example = count(student, final), torch.zeros(1, *final)
+    limits = _limits(recipe, stages, data, student, whole)
+    stages = _rounds(stages, limits, whole)
+    targets = _targets(stages, limits, whole)
+    _check_reach(recipe, stages, limits, student, example, whole)
+    names, sparse = _names(stages), False
+    steps = []
+    for number, (name, stage, target) in enumerate(zip(names, stages, targets, strict=True), start=1):
+        sparse = sparse or (isinstance(stage, Prune) and stage.mode == "weights")
+        network = recipe.teacher if stage.kind == "teach" else recipe.student
+        steps.append(Step(name, stage, network, target, f"stages/{number:02d}-{name.replace(' ', '-')}.pth", sparse))
+    return Plan(recipe, data, on, limits, tuple(steps))
+
+
+def load_step(path: Path, network: Network) -> Checkpoint:
+    """A weights file whose network the recipe vouches for, even if it is a person's own."""
+    return checkpoint.load(path, own=own_builder(network.name) if ":" in network.name else None)
+
+
+def limits_of(budgets: Mapping[Axis, Amount], whole: Count, around: int = 0) -> Limits:
+    """Budgets as numbers, for a student of the size `whole`; a file takes `around` bytes beside its tensors."""
+    numbers = {axis: amount.of(getattr(whole, axis) + (axis == "bytes") * around) for axis, amount in budgets.items()}
+    if "bytes" in numbers:
+        numbers["bytes"] -= around
+        if numbers["bytes"] < 1:
+            text = budgets["bytes"].text
+            raise UserError(f"a file of {text}: out of reach, what is not tensors takes {around:,} bytes")
+    return Limits(**numbers)
+
+
+def origin(recipe: Recipe, data: Data, device: torch.device, records: Sequence[Record]) -> dict[str, object]:
+    """What a weights file says of how it came to be."""
+    kept = ("name", "params", "macs", "val", "test", "seconds", "epochs")
+    return {
+        "recipe": recipes.plain(recipe),
+        "device": device_name(device),
+        "versions": versions(),
+        "data_checksum": data.checksum,
+        "stages": [{key: getattr(record, key) for key in kept} for record in records],
+    }
+
+
+def prune_file(
+    kept: Checkpoint,
+    budgets: Mapping[Axis, Amount],
+    out: Path,
+    *,
+    mode: str = "channels",
+    importance: str = "magnitude",
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Count, Count]:
+    """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
+
+    Raises:
+        UserError: the budgets are out of reach, or the importance needs data.
+    """
+    before = count(kept.model, kept.input_size, kept.sparse)
+    made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
+    kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
+    limits = limits_of(budgets, before, checkpoint.overhead(kept))
+    if mode == "weights":
+        pruned = weights.prune_weights(kept.model, _params_alone(limits), importance=importance)
+    else:
+        pruned = prune(
+            kept.model,
+            torch.zeros(1, *kept.input_size),
+            limits.params,
+            macs=limits.macs,
+            bytes=limits.bytes,
+            importance=importance,
+            note=note,
+        )
+    checkpoint.save(replace(kept, model=pruned), out)
+    return before, count(pruned, kept.input_size, kept.sparse)
+
+
+def _params_alone(limits: Limits) -> int:
+    if limits.params is None or len(limits.given()) > 1:
+        raise UserError("mode 'weights' leaves the network's shape as it is: its budget is in parameters alone")
+    return limits.params
+
+
+def _given(recipe: Recipe) -> list[Given]:
+    """Networks that are trained already. A trained student is its own teacher, if no other is given."""
+    teacher, student = recipe.weights or recipe.start, recipe.start
+    given = []
+    if teacher is not None:
+        network = recipe.teacher if recipe.weights else recipe.student
+        given.append(Given(load_step(Path(teacher), network), str(teacher), "teach"))
+    if student is not None:
+        given.append(Given(load_step(Path(student), recipe.student), str(student), "distill"))
+    for trained in given:
+        if trained.checkpoint.sparse:
+            raise UserError(f"{trained.file}: pruned weight by weight, which is the end of a pipeline, not a beginning")
+    return given
+
+
+def _limits(recipe: Recipe, stages: Stages, data: Data, student: nn.Module, whole: Count) -> Limits:
+    """The recipe's budgets as numbers; of a file's bytes, those that are left for its tensors."""
+    around = 0
+    if recipe.file_size is not None:
+        full = Record(
+            "finetune 10", "finetune", recipe.student.name, 2**40, 2**40, 0.5, 0.5, "", epochs=2**20, test=0.5
+        )
+        known = origin(recipe, data, torch.device("cpu"), [full] * (len(stages)))
+        around = checkpoint.overhead(pack(student, recipe.stages[-1], recipe.student, data, known))
+    return limits_of(recipe.budgets(), whole, around)
+
+
+def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:
+    """`stages` without the first rounds of pruning, if with all of them a round would shrink the network by less than
+    half: it survives that well."""
+    places = [i for i, stage in enumerate(stages) if isinstance(stage, Prune)]
+    needed = max(1, math.ceil(math.log2(max(limits.use(whole), 1))))
+    if len(places) <= needed:
+        return stages
+    return stages[: places[0]] + stages[places[len(places) - needed] :]
+
+
+def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None]:
+    """What each prune stage aims at: spaced evenly in ratio, from student to budget."""
+    places = [i for i, stage in enumerate(stages) if isinstance(stage, Prune)]
+    targets: list[Limits | None] = [None] * len(stages)
+    for done, i in enumerate(places, start=1):
+        targets[i] = limits if done == len(places) else limits.towards(whole, done / len(places))
+    return targets
+
+
+def _check_reach(
+    recipe: Recipe, stages: Stages, limits: Limits, student: nn.Module, example: torch.Tensor, whole: Count
+) -> None:
+    prunes = [stage for stage in stages if isinstance(stage, Prune)]
+    budget = f"budget {' and '.join(amount.text for amount in recipe.budgets().values())}"
+    has = f"{budget}: the student {recipe.student.name} has {limits.tell(whole)}"
+    if prunes and limits.hold(whole):
+        raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
+    if not prunes and not limits.hold(whole):
+        raise UserError(f"{has}, and the recipe has no prune stage")
+    if any(stage.mode == "weights" for stage in prunes):
+        _params_alone(limits)
+        lowest = Count(weights.least(student), 0, 0)
+    elif prunes:
+        lowest = least(student, example)
+    if prunes and not limits.hold(lowest):
+        raise UserError(f"{budget}: out of reach, the least for {recipe.student.name} is {limits.tell(lowest)}")
+
+
+def _check_names(recipe: Recipe) -> None:
+    for network in (recipe.teacher, recipe.student):
+        if ":" in network.name:
+            own_builder(network.name)
+        elif network.pretrained:  # the download is had now, or refused now
+            build(network, 10)
+        else:
+            skeleton(network, 10)
+    for stage in recipe.stages:
+        if isinstance(stage, Prune) and stage.mode == "weights":
+            weights.check(stage.importance)
+        elif isinstance(stage, Prune):
+            importance(stage.importance)
+
+
+def _try(network: Network, sizes: set[int], classes: int) -> None:
+    """Show `network` one image of each of `sizes` pixels, before any time is spent on it."""
+    model = build(replace(network, pretrained=False), classes).eval()
+    for size in sorted(sizes):
+        try:
+            with torch.inference_mode():
+                answer = tuple(model(torch.zeros(1, 3, size, size)).shape)
+        except Exception as error:  # whatever a network may raise, it does not take such images
+            reason = one_line(error)
+            raise UserError(
+                f"network {network.name!r} does not take images of {size}×{size} pixels: {reason}"
+            ) from error
+        if answer != (1, classes):
+            raise UserError(f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due")
+
+
+def _names(stages: Stages) -> list[str]:
+    """What the stages are called: a kind that comes more than once is numbered."""
+    kinds = [stage.kind for stage in stages]
+    return [
+        f"{kind} {kinds[: place + 1].count(kind)}" if kinds.count(kind) > 1 else kind
+        for place, kind in enumerate(kinds)
+    ]

@@ -1,0 +1,147 @@
+"""Many budgets from one teacher and one distilled student: each goes on from the network of the one above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress import recipe as recipes
+from compress.budget import parse
+from compress.errors import UserError
+from compress.files import atomically, write_text
+from compress.pipeline import Result, run
+from compress.plan import make_plan
+from compress.watch import Watch
+
+# Networks that others trained on the same data from scratch: name, parameters, test accuracy as they report it.
+PUBLISHED = {
+    "fashion-mnist": (
+        ("2 conv layers", 100_000, 0.925),
+        ("CNN", 113_000, 0.922),
+        ("CNN, augmented", 500_000, 0.934),
+        ("DenseNet-BC", 768_000, 0.954),
+        ("CNN", 1_800_000, 0.932),
+        ("ResNet18", 11_200_000, 0.949),
+        ("WRN-28-10", 36_500_000, 0.963),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """What came of one budget."""
+
+    budget: str
+    result: Result
+
+    @property
+    def params(self) -> int:
+        """As torchinfo counts them."""
+        return self.result.records[-1].params
+
+    @property
+    def macs(self) -> int:
+        """For one image."""
+        return self.result.records[-1].macs
+
+    @property
+    def test(self) -> float:
+        """Top-1 accuracy on the test split, 0 to 1."""
+        return self.result.records[-1].test or 0.0
+
+
+def sweep(
+    recipe: str | Path,
+    budgets: Sequence[str],
+    *,
+    out: str | Path,
+    device: str = "auto",
+    quick: bool = False,
+    fresh: bool = False,
+    watch: Watch | None = None,
+    **overrides: Any,
+) -> list[Point]:
+    """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
+
+    The first run trains the teacher and distills the student; each of the others prunes the network that the one
+    before it left. A sweep that was killed goes on where it stopped; what is there is not done again. Table and
+    picture are `sweep.md` and `sweep.png` in `out`.
+
+    Args:
+        recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
+
+    Raises:
+        UserError: a budget is no number, comes twice, or is out of reach. Nothing has been trained by then.
+    """
+    out, watch = Path(out), watch or Watch()
+    amounts = {text: parse(text).number for text in budgets}
+    if len(set(amounts.values())) < len(budgets) or None in amounts.values():
+        raise UserError(f"budgets {','.join(budgets)}: numbers of parameters are due, each once")
+    ordered = sorted(amounts, key=lambda text: amounts[text] or 0, reverse=True)
+    last = recipes.load(str(recipe), overrides | {"budget": ordered[-1]})
+    make_plan(last.quick() if quick else last, device)  # what is out of reach is said before the first is trained
+    points: list[Point] = []
+    for number, text in enumerate(ordered, start=1):
+        watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
+        given = overrides | _given(points, out / ordered[0]) | {"budget": text}
+        done = run(recipe, out=out / text, device=device, quick=quick, fresh=fresh, watch=watch, **given)
+        points.append(Point(text, done))
+    write_text(out / "sweep.md", markdown(points))
+    picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
+    return points
+
+
+def _given(points: Sequence[Point], first: Path) -> dict[str, Any]:
+    """What a run takes over from those before it."""
+    if not points:
+        return {}
+    teacher = [first / record.checkpoint for record in points[0].result.records if record.kind == "teach"]
+    return {"weights": str(teacher[0]) if teacher else None, "start": str(points[-1].result.model)}
+
+
+def cells(point: Point) -> tuple[str, ...]:
+    """A row of the table: budget, parameters, multiply-adds, file, val %, test %."""
+    size, val = point.result.model.stat().st_size, point.result.records[-1].val
+    counts = (f"{point.params:,}", f"{point.macs / 1e6:,.2f} M", f"{size / 1e3:,.0f} KB")
+    return (point.budget, *counts, f"{100 * val:.2f}", f"{100 * point.test:.2f}")
+
+
+def markdown(points: Sequence[Point]) -> str:
+    """The table of a sweep."""
+    lines = ["| budget | parameters | multiply-adds | file | val % | test % |", "|--:|--:|--:|--:|--:|--:|"]
+    for point in points:
+        lines.append(f"| {' | '.join(cells(point))} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path) -> None:
+    """Accuracy against parameters and against multiply-adds, both on logarithmic axes, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    by_params, by_macs = figure.subplots(1, 2, sharey=True)
+    accuracies = [100 * point.test for point in points]
+    by_params.plot([point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep")
+    by_macs.plot([point.macs for point in points], accuracies, "o-", color="tab:blue")
+    for axes, of in ((by_params, "params"), (by_macs, "macs")):
+        for point, accuracy in zip(points, accuracies, strict=True):
+            axes.annotate(
+                f"{accuracy:.1f}", (getattr(point, of), accuracy), (0, 6), textcoords="offset points", ha="center"
+            )
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+    if published:
+        by_params.plot(
+            [p for _, p, _ in published], [100 * a for *_, a in published], "x", color="tab:gray", label="published"
+        )
+        for name, params, accuracy in published:
+            by_params.annotate(
+                name, (params, 100 * accuracy), (4, -3), textcoords="offset points", fontsize=7, color="gray"
+            )
+    by_params.set(xlabel="parameters", ylabel="test accuracy, %")
+    by_macs.set(xlabel="multiply-adds for one image")
+    by_params.legend(loc="lower right")
+    with atomically(file) as stream:
+        figure.savefig(stream, format="png", dpi=120)
