@@ -226,7 +226,7 @@ def _of_kinds(kinds: tuple[str, ...]) -> recipes.Recipe:
 )
 def test_what_has_learned_nothing_is_not_frozen(network: Plain, line: str | None) -> None:
     stages = [{"kind": "distill", "epochs": 1, "freeze": "backbone"}]
-    plain = {"teacher": {"name": "resnet18"}, "student": network, "stages": stages}
+    plain = {"budget": "1M", "teacher": {"name": "resnet18"}, "student": network, "stages": stages}
     later = {"kind": "finetune", "epochs": 1, "freeze": "backbone"}  # by then it has
     if line is None:
         recipes.check(plain | {"stages": [*stages, later]})
