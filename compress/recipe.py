@@ -18,7 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from compress.budget import KEYS, Amount, Axis, amounts, examples
 from compress.errors import UserError, nearest
-from compress.models.network import Network
+from compress.models.network import STEMMED, Network
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -56,6 +56,7 @@ class Train:
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
         views: how many augmented views of the training data the epochs walk through; the teacher answers each
             view once. 0: a new view every epoch.
+        freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
         compile: compile the network first (pays in long stages).
     """
 
@@ -77,6 +78,7 @@ class Train:
     alpha: Share = 0.5
     fade: bool = False
     views: Annotated[int, Field(ge=0)] = 0
+    freeze: Literal["backbone"] | None = None
     compile: bool = False
 
 
@@ -198,7 +200,7 @@ def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
     if key in ("teacher", "student") and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
         return "weights" if key == "teacher" else "start", str(value)
     if key in ("teacher", "student") and isinstance(value, str):
-        stems = value.startswith(("resnet", "resnext", "wide_resnet"))  # others take none, whatever the recipe's takes
+        stems = value.startswith(STEMMED)  # others take none, whatever the recipe's takes
         return (f"{key}.name", value) if stems else (key, {"name": value})
     return key, value
 
@@ -225,6 +227,7 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
             raise UserError(f"{where}: stages: {kind!r} comes twice, and each time it starts from a new network")
     if "prune" in kinds[:student_at] or "finetune" in kinds[:student_at] or "teach" in kinds[student_at:]:
         raise UserError(f"{where}: stages: the order is teach, distill, then prune and finetune in turns")
+    _check_frozen(recipe, where)
     modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
     if modes != sorted(modes):
         raise UserError(f"{where}: stages: no channels can be pruned after single weights have been")
@@ -233,6 +236,18 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     return recipe
+
+
+def _check_frozen(recipe: Recipe, where: str) -> None:
+    """Refuse to freeze what has learned nothing: a network without pretrained weights, or with a new stem."""
+    given = {"teach": recipe.weights, "distill": recipe.start}  # trained already: then the stage is skipped
+    for place, stage in enumerate(recipe.stages, start=1):
+        network = recipe.teacher if stage.kind == "teach" else recipe.student
+        stem = network.stem != "imagenet" and not network.name.startswith("efficientnet")  # whose weights stay
+        new = stage.kind in given and not given[stage.kind] and ":" not in network.name
+        if isinstance(stage, Train) and stage.freeze and new and (stem or not network.pretrained):
+            need = "leave its stem as it is" if network.pretrained else "set pretrained = true"
+            raise UserError(f"{where}: stages.{place}.freeze: {network.name}'s first layers are random here: {need}")
 
 
 def plain(recipe: Recipe) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from compress.distill.labels import Labels
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
+from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.pruner import prune, reestimate_batchnorm
 from compress.pruning.weights import hold_zeros, prune_weights, release_zeros
@@ -223,6 +224,8 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+    if stage.freeze == "backbone":
+        freeze_backbone(model)
     schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
     if bench.fit is not None:
         schedule = replace(schedule, epochs=bench.fit(rehearse, steps))

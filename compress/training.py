@@ -73,6 +73,7 @@ def train(
     since every random choice is a function of the epoch.
 
     Args:
+        model: parameters that require no gradient are left as they are, and so are batch norms that have no others.
         batches: epoch to its batches, `steps` of them, on the model's device. The last epoch is a short one where
             the schedule's epochs are no whole number.
         validate: a model to its validation accuracy, 0 to 1.
@@ -98,6 +99,7 @@ def train(
         due = min(steps, total - epoch * steps)
         torch.manual_seed(seed * 100_003 + epoch)
         model.train()
+        _rest(model)
         shown = watch.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
         for step, batch in enumerate(shown):
             progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
@@ -185,6 +187,14 @@ def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     if schedule.optimizer == "muon":
         return Muon(groups, lr=schedule.lr)
     return torch.optim.AdamW(groups, lr=schedule.lr)
+
+
+def _rest(model: nn.Module) -> None:
+    """Evaluation mode for every part of `model` in which nothing learns: its running statistics are frozen too."""
+    for module in model.modules():
+        learning = [parameter.requires_grad for parameter in module.parameters()]
+        if learning and not any(learning):
+            module.eval()
 
 
 def _running(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -409,8 +410,8 @@ def test_torchvision_networks_by_flag_and_from_python_alike(run: Compress, tiny:
     flags = {"teacher": "resnet18", "student": "resnet18", "stem": "small", "budget": "2%", "limit": 32}
     run("run", recipe, "--out", tmp_path / "a", *(word for key in flags for word in (f"--{key}", flags[key])))
     manifest, records = read_records(tmp_path / "a")
-    assert manifest["recipe"]["student"] == {"name": "resnet18", "stem": "small", "pretrained": False}
-    assert manifest["recipe"]["teacher"] == {"name": "resnet18", "stem": "imagenet", "pretrained": False}
+    assert manifest["recipe"]["student"] == asdict(Network("resnet18", "small"))
+    assert manifest["recipe"]["teacher"] == asdict(Network("resnet18"))
     assert records[0].params == 11_178_564 and records[1].params == 11_170_884
     assert manifest["budget"]["params"] == int(0.02 * 11_170_884)
     again = compress.run(str(recipe), out=tmp_path / "a", **flags)  # the very same run, so it is done
@@ -429,7 +430,9 @@ def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
     assert again.records[-1].name == "finetune 2"
     small = tiny.variant("small.toml", ('name = "tinynets:student"', 'name = "resnet18"\nstem = "small"'))
     assert load(str(small), {"student": "tinynets:student"}).student == Network("tinynets:student")
-    assert load(str(small), {"student": "resnet34"}).student == Network("resnet34", "small")
+    for name in ("resnet34", "resnet10_concat", "resnext29_32x8d", "efficientnet_b0"):
+        assert load(str(small), {"student": name}).student == Network(name, "small")
+    assert load(str(small), {"student": "densenet40_12"}).student == Network("densenet40_12")
 
 
 def test_a_budget_close_to_the_student_leaves_rounds_without_work(tiny: Tiny, tmp_path: Path) -> None:

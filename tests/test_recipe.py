@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -136,6 +137,9 @@ KINDS = "a stage is one of teach, distill, prune, finetune"
         (drop("stages", 1, "epochs"), "stages.2.epochs: is missing"),
         (drop("teacher"), "teacher: is missing"),
         (drop("student", "name"), "student.name: is missing"),
+        (set_in("student", "head", to=256), "student.head: must be a list, not 256"),
+        (set_in("student", "head", to=["256"]), "student.head.1: must be a whole number, not '256'"),
+        (set_in("stages", 1, "freeze", to="head"), "stages.2.freeze: must be 'backbone', not 'head'"),
         (set_in("teacher", to="resnet50"), "teacher: must be a table, not 'resnet50'"),
         (set_in("stages", to=3), "stages: must be a list, not 3"),
         (set_in("stages", 0, to="prune"), "stages.1: must be a table, not 'prune'"),
@@ -209,6 +213,28 @@ def _of_kinds(kinds: tuple[str, ...]) -> recipes.Recipe:
     stages = [{"kind": kind} | ({} if kind == P else {"epochs": 1}) for kind in kinds]
     networks = {"teacher": {"name": "a"}, "student": {"name": "b"}}
     return recipes.check({"budget": "1k", "stages": stages} | networks)
+
+
+@pytest.mark.parametrize(
+    ("network", "line"),
+    [
+        ({"name": "resnet18"}, "stages.1.freeze: resnet18's first layers are random here: set pretrained = true"),
+        ({"name": "resnet18", "pretrained": True, "stem": "small"}, "random here: leave its stem as it is"),
+        ({"name": "resnet18", "pretrained": True}, None),
+        ({"name": "efficientnet_b0", "pretrained": True, "stem": "small"}, None),
+        ({"name": "mine:net"}, None),
+    ],
+)
+def test_what_has_learned_nothing_is_not_frozen(network: Plain, line: str | None) -> None:
+    stages = [{"kind": "distill", "epochs": 1, "freeze": "backbone"}]
+    plain = {"budget": "1M", "teacher": {"name": "resnet18"}, "student": network, "stages": stages}
+    later = {"kind": "finetune", "epochs": 1, "freeze": "backbone"}  # by then it has
+    if line is None:
+        recipes.check(plain | {"stages": [*stages, later]})
+    else:
+        with pytest.raises(UserError, match=re.escape(line)):
+            recipes.check(plain)
+        recipes.check(plain | {"stages": [{"kind": "distill", "epochs": 1}, later]})
 
 
 def test_overrides_lie_over_the_files_own_keys(small: Path) -> None:

@@ -172,6 +172,27 @@ def test_epochs_are_rounded_to_steps(data: Data, tmp_path: Path, epochs: float, 
     assert sum(seen) == steps and all(total == 6 for total in seen[:-1])
 
 
+def frozen(seed: int = 0) -> nn.Module:
+    """The network with nothing left to learn but its second half."""
+    model = net(seed)
+    for layer in list(model)[:4]:
+        layer.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 5e-3), ("muon", 5e-3)])
+def test_what_requires_no_gradient_stays_as_it_is(data: Data, tmp_path: Path, optimizer: str, lr: float) -> None:
+    """Weights and running statistics to the bit, whatever else learns, after a kill too."""
+    schedule = replace(SCHEDULE, optimizer=optimizer, lr=lr, epochs=2)  # type: ignore[arg-type]
+    whole = learn(data, tmp_path / "whole.state", schedule, model=frozen())
+    before, after = frozen().state_dict(), whole.state_dict()
+    unchanged = {key for key in after if torch.equal(after[key], before[key])}
+    assert unchanged == {key for key in after if key.split(".")[0] in ("0", "1")}
+    with pytest.raises(Stop):
+        learn(data, tmp_path / "cut.state", schedule, model=frozen(), watch=StopAfter(1))
+    assert same(learn(data, tmp_path / "cut.state", schedule, model=frozen(seed=5)), whole)
+
+
 def test_dropout_differs_from_epoch_to_epoch(data: Data, tmp_path: Path) -> None:
     """Else the test above would say nothing of the random state."""
     seen: list[Tensor] = []

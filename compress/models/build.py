@@ -8,22 +8,24 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 import torchvision.models
 from torch import nn
-from torchvision.models import GoogLeNet, Inception3, ResNet
+from torchvision.models import EfficientNet, GoogLeNet, Inception3, ResNet
 
 from compress.errors import UserError, nearest, one_line
+from compress.models.additions import ADDITIONS, CONCAT, CONCAT_HIDDEN, WITH_CONCAT
+from compress.models.head import ConcatPool, last_layer, renew_last_layer, replace_head
 from compress.models.network import Network, Stem
 
 Builder = Callable[..., nn.Module]
 
 
 def names() -> list[str]:
-    """The torchvision classification networks that can be asked for by name."""
-    return torchvision.models.list_models(module=torchvision.models)  # type: ignore[no-any-return]
+    """The classification networks that can be asked for by name: torchvision's, and `compress.models.additions`."""
+    return [*torchvision.models.list_models(module=torchvision.models), *ADDITIONS, *WITH_CONCAT]
 
 
 def build(network: Network, classes: int, own: Builder | None = None) -> nn.Module:
@@ -33,22 +35,29 @@ def build(network: Network, classes: int, own: Builder | None = None) -> nn.Modu
     function is imported.
 
     Raises:
-        UserError: the name is unknown, the stem does not suit the network, or weights cannot be downloaded.
+        UserError: the name is unknown, the stem or the head does not suit the network, or weights cannot be had.
     """
     if network.stem not in get_args(Stem):
         raise UserError(f"unknown stem {network.stem!r}{nearest(str(network.stem), get_args(Stem))}")
     if ":" in network.name:
-        if network.pretrained or network.stem != "imagenet":
-            raise UserError(f"network {network.name!r} is your own: it takes neither a stem nor `pretrained`")
+        if network.pretrained or network.stem != "imagenet" or network.head is not None:
+            raise UserError(
+                f"network {network.name!r} is your own: it takes neither a stem nor a head nor `pretrained`"
+            )
         return (own or own_builder(network.name))(num_classes=classes)
     if network.name not in names():
         hint = nearest(network.name, names())
         raise UserError(f"unknown network {network.name!r}{hint}; any torchvision classification model will do")
-    model = _pretrained(network.name, classes) if network.pretrained else _fresh(network.name, classes)
+    name = network.name.removesuffix(CONCAT)
+    model = _pretrained(name, classes) if network.pretrained else _fresh(name, classes)
     if network.stem != "imagenet":
-        if not isinstance(model, ResNet):
-            raise UserError(f"stem {network.stem!r} is for residual networks, and {network.name!r} is not one")
-        _small_stem(model, stride=1 if network.stem == "small" else 2)
+        _small_stem(model, network)
+    if network.name in WITH_CONCAT:
+        model.avgpool = ConcatPool()
+        hidden = CONCAT_HIDDEN if network.head is None else network.head
+        replace_head(model, hidden, classes, inputs=2 * last_layer(model)[1].in_features)
+    elif network.head is not None:
+        replace_head(model, network.head, classes)
     return model
 
 
@@ -64,6 +73,8 @@ def skeleton(network: Network, classes: int, own: Builder | None = None) -> nn.M
 
 
 def _fresh(name: str, classes: int) -> nn.Module:
+    if name in ADDITIONS:
+        return ADDITIONS[name](num_classes=classes)
     builder = torchvision.models.get_model_builder(name)
     options: dict[str, object] = {"num_classes": classes, "weights": None}
     if name in ("googlenet", "inception_v3"):  # logits alone, no auxiliary heads
@@ -74,6 +85,8 @@ def _fresh(name: str, classes: int) -> nn.Module:
 
 
 def _pretrained(name: str, classes: int) -> nn.Module:
+    if name in ADDITIONS:
+        raise UserError(f"nobody offers pretrained weights of {name!r}: leave `pretrained` out, or take resnet18")
     try:
         model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
     except (OSError, RuntimeError) as error:
@@ -82,20 +95,20 @@ def _pretrained(name: str, classes: int) -> nn.Module:
     if isinstance(model, GoogLeNet | Inception3):  # as `_fresh` builds them: logits alone, of images as they come
         model.transform_input = model.aux_logits = False
         model.AuxLogits = None
-    layers = list(model.named_modules())
-    linear = [path for path, m in layers if isinstance(m, nn.Linear)]
-    path = (linear or [path for path, m in layers if isinstance(m, nn.Conv2d)])[-1]  # SqueezeNet's is a convolution
-    head: Any = model.get_submodule(path)
-    fresh = nn.Linear(head.in_features, classes) if linear else nn.Conv2d(head.in_channels, classes, 1)
-    model.set_submodule(path, fresh)
+    renew_last_layer(model, classes)
     return model
 
 
-def _small_stem(model: ResNet, stride: int) -> None:
-    width = model.conv1.out_channels
-    model.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1, bias=False)
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()
+def _small_stem(model: nn.Module, network: Network) -> None:
+    stride = 1 if network.stem == "small" else 2
+    if isinstance(model, ResNet):
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    elif isinstance(model, EfficientNet):  # its stem is 3×3 without pooling already
+        model.features[0][0].stride = (stride, stride)
+    else:
+        raise UserError(f"stem {network.stem!r} is for ResNets and EfficientNets, and {network.name!r} is neither")
 
 
 def own_builder(name: str) -> Builder:

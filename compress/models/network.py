@@ -4,17 +4,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 Stem = Literal["imagenet", "half", "small"]
+STEMMED = ("resnet", "resnext", "wide_resnet", "efficientnet")  # how the names of networks begin that have stems
 
 
 @dataclass(frozen=True)
 class Network:
     """A network to be built: what a recipe says of it, and what a weights file remembers.
 
-    `name` is one of torchvision's classification models, or ``package.module:function`` for a person's own
-    (called with ``num_classes=N``). `stem` is how a residual network begins: ``imagenet`` (7×7 stride 2, then
-    max-pool), ``half`` (3×3 stride 2) or ``small`` (3×3 stride 1): the last two for small images.
+    `name` is one of torchvision's classification models or of `compress.models.additions`, or
+    ``package.module:function`` for a person's own (called with ``num_classes=N``). `stem` is how a residual network
+    begins: ``imagenet`` (7×7 stride 2, then max-pool), ``half`` (3×3 stride 2) or ``small`` (3×3 stride 1): the last
+    two for small images; an EfficientNet's is 3×3 stride 2, or ``small``. `head` names the hidden widths of a
+    perceptron in the place of the last layer (none: a linear layer); left out, the network keeps its own head.
     """
 
     name: str
     stem: Stem = "imagenet"
     pretrained: bool = False
+    head: tuple[int, ...] | None = None

@@ -65,9 +65,9 @@ def test_a_stem_sets_how_small_the_first_feature_map_is(name: str, stem: Stem, s
     assert shapes == [torch.Size((2, 64, side, side))]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg11", "vit_b_16"])
-def test_a_stem_is_for_residual_networks(name: str) -> None:
-    with pytest.raises(UserError, match=f"'small' is for residual networks, and '{name}'"):
+@pytest.mark.parametrize("name", ["mobilenet_v2", "vgg11", "vit_b_16", "densenet40_12"])
+def test_other_networks_have_no_stem_to_choose(name: str) -> None:
+    with pytest.raises(UserError, match=f"'small' is for ResNets and EfficientNets, and '{name}'"):
         skeleton(Network(name, "small"), 7)
 
 
@@ -78,7 +78,14 @@ def test_an_unknown_stem_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("resnet19", "resnet1"), ("Resnet18", "resnet18"), ("mobilenetv2", "mobilenet_v2"), ("zzz", "any")],
+    [
+        *(("resnet19", "resnet1"), ("Resnet18", "resnet18"), ("mobilenetv2", "mobilenet_v2"), ("zzz", "any")),
+        *(
+            ("resnet10-concat", "resnet10_concat"),
+            ("resnext29_32x4d", "resnext29_32x8d"),
+            ("densenet40", "densenet40_12"),
+        ),
+    ],
 )
 def test_an_unknown_network_names_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(UserError, match=f"unknown network '{name}'.*{hint}"):
@@ -133,7 +140,9 @@ def test_a_bad_function_is_refused_in_one_line(package: str, name: str) -> None:
     assert name in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("network", [Network("a:b", "small"), Network("a:b", pretrained=True)])
+@pytest.mark.parametrize(
+    "network", [Network("a:b", "small"), Network("a:b", pretrained=True), Network("a:b", head=(8,))]
+)
 def test_a_network_of_ones_own_takes_no_options(network: Network) -> None:
     with pytest.raises(UserError, match="neither a stem nor"):
         build(network, 7)
@@ -154,12 +163,14 @@ def test_pretrained_weights_without_the_internet_are_one_clear_line(
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "densenet121", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet34_concat", "mobilenet_v2", "squeezenet1_1", "densenet121", "googlenet"]
+)
 def test_pretrained_weights_get_a_fresh_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
     whole = torchvision.models.get_model(name, weights=None, init_weights=True) if name == "googlenet" else None
-    whole = whole or torchvision.models.get_model(name, weights=None)
+    whole = whole or torchvision.models.get_model(name.removesuffix("_concat"), weights=None)
     stored = io.BytesIO()
     torch.save(whole.state_dict(), stored)
     monkeypatch.setattr(
@@ -170,3 +181,9 @@ def test_pretrained_weights_get_a_fresh_head(name: str, monkeypatch: pytest.Monk
     first = next(iter(whole.state_dict()))
     assert torch.equal(model.state_dict()[first], whole.state_dict()[first])
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_pretrained_weights_that_nobody_offers_are_refused() -> None:
+    for name in ("resnet10", "resnet26_concat", "densenet40_12", "resnext29_32x8d"):
+        with pytest.raises(UserError, match="nobody offers pretrained weights"):
+            build(Network(name, pretrained=True), 7)
