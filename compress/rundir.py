@@ -13,6 +13,7 @@ from typing import Any
 
 import filelock
 
+from compress import recipe as recipes
 from compress.errors import UserError
 from compress.files import PART, write_text
 from compress.watch import Record
@@ -101,13 +102,22 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     manifest, _ = read_records(path)
     if fresh:
         return manifest
-    theirs, ours = manifest.get("recipe", {}), begun["recipe"]
+    theirs, ours = _today(manifest.get("recipe", {})), begun["recipe"]
     if theirs != ours:
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
         raise UserError(f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
     if manifest.get("data") != begun["data"]:
         raise UserError(f"{path}: the data is not what this run began with; choose another --out, or --fresh")
     return manifest
+
+
+def _today(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe of a run that may be older than some keys: those have their defaults."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(recipes.plain(recipes.check(recipe))))
+        return plain
+    except UserError:
+        return recipe
 
 
 @contextmanager

@@ -221,6 +221,19 @@ def test_another_recipe_in_the_same_directory(run: Compress, tiny: Tiny, finishe
     assert any(not torch.equal(a, b) for a, b in zip(weights(out).values(), weights(finished).values(), strict=True))
 
 
+def test_a_run_that_is_older_than_a_recipe_key_goes_on(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, out := tmp_path / "run")
+    manifest = json.loads((out / "run.json").read_text())
+    del manifest["recipe"]["minutes"], manifest["recipe"]["stages"][0]["ema"]
+    (out / "run.json").write_text(json.dumps(manifest))
+    run("run", tiny.recipe, "--out", out)
+    manifest["recipe"]["stages"][0]["ema"] = 0.5
+    (out / "run.json").write_text(json.dumps(manifest))
+    assert "another recipe (stages differs)" in run("run", tiny.recipe, "--out", out, code=2).err
+
+
 def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:
     data, out = tmp_path / "images", tmp_path / "run"
     shutil.copytree(tiny.data, data)
