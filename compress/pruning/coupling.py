@@ -1,0 +1,149 @@
+"""Which channels hang together: removing an output channel of one layer removes an input channel of every layer that
+reads it, and, through additions and concatenations, channels of others still. torch-pruning's dependency graph (Fang et
+al. 2023, "DepGraph", arXiv:2301.12900) finds these couplings."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torchvision.models import shufflenetv2
+
+from compress.errors import UserError, one_line
+from compress.pruning.layer import crossed, has_parameters
+
+
+@dataclass(frozen=True)
+class Touch:
+    """Removing one unit of a coupling takes `channels` channels from one side of `layer`."""
+
+    layer: Any
+    side: int  # 0: output, 1: input
+    channels: int
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Channels that can only be removed together. `units[i]` are the channels of unit i in the root layer, `name`."""
+
+    name: str
+    group: Any  # torch-pruning's group, with every channel in it
+    units: Tensor  # (units, channels of the root layer in each) int64
+    touches: tuple[Touch, ...]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling]]:
+    """torch-pruning's dependency graph of `model`, and the couplings in it.
+
+    Raises:
+        UserError: torch-pruning cannot follow the channels of this network; the layer where they are lost is named.
+    """
+    names: dict[Any, str] = {what: name for name, what in [*model.named_parameters(), *model.named_modules()]}
+    try:
+        with warnings.catch_warnings(), torch.enable_grad(), _unshuffled():
+            warnings.simplefilter("ignore")
+            graph = tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
+            if lost := next((node for node in graph.module2node.values() if _lost(node)), None):
+                after = _nearest(lost, names)
+                raise UserError(
+                    f"this network cannot be pruned: after layer {after!r} it slices its features, as windowed"
+                    " attention does"
+                )
+            groups = list(_groups(graph))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"this network cannot be pruned: torch-pruning could not trace it ({one_line(error)})"
+        ) from error
+    couplings = [c for group in groups if (c := _coupling(graph, group, names)) is not None]
+    return graph, couplings
+
+
+def _groups(graph: Any) -> Iterator[Any]:
+    """torch-pruning's groups, each with all of its channels. One in which it loses its way is passed over: those layers
+    stay as they are."""
+    seen: set[nn.Module] = set()
+    for module in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
+        pruner = graph.get_pruner_of_module(module)
+        if module in seen or pruner is None:
+            continue
+        try:
+            group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(module.weight.shape[0])))
+        except IndexError:
+            continue
+        seen |= {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
+        yield group
+
+
+def _coupling(graph: Any, group: Any, names: dict[Any, str]) -> Coupling | None:
+    """A torch-pruning group as units and touches, or None if the network's own output is among its channels."""
+    root = group[0].dep.target.module
+    channels = len(group[0].idxs)
+    together = 1
+    links: list[tuple[Any, int, int]] = []
+    for dep, idxs in group:
+        module = dep.target.module
+        reads = inward(graph, dep)
+        if not reads and not dep.target.outputs:  # nothing reads it: these channels are the logits
+            return None
+        together = math.lcm(together, _shares(module))
+        if isinstance(module, nn.Module | nn.Parameter) and has_parameters(module):
+            links.append((module, int(reads), len(idxs)))
+    if channels % together:
+        return None
+    units = torch.arange(channels).reshape(together, -1).T.contiguous()
+    return Coupling(names.get(root, "?"), group, units, tuple(Touch(m, side, n // len(units)) for m, side, n in links))
+
+
+def inward(graph: Any, dep: Any) -> bool:
+    """Whether the removal is of what a layer reads, and leaves what it puts out alone."""
+    return graph.is_in_channel_pruning_fn(dep.handler) and not graph.is_out_channel_pruning_fn(dep.handler)
+
+
+def _shares(module: Any) -> int:
+    """Into how many equal shares a layer parts its channels: a unit takes one channel of each."""
+    if isinstance(module, nn.MultiheadAttention):
+        return int(module.num_heads)
+    if isinstance(module, nn.GroupNorm):
+        return int(module.num_groups)
+    return int(module.groups) if crossed(module) and isinstance(module, nn.Conv2d) else 1
+
+
+def _lost(node: Any) -> bool:
+    """Whether torch-pruning loses track of channels here, and may never come to an end: parts of token sequences."""
+    if node.type == tp.ops.OPTYPE.SPLIT:
+        dim = node.grad_fn._saved_dim  # unsigned in autograd's notes: -1 is 2**64 - 1
+        return bool((dim - 2**64 if dim >= 2**63 else dim) % len(node.grad_fn._saved_self_sym_sizes) != 1)
+    return bool(node.type == tp.ops.OPTYPE.SLICE)
+
+
+def _unshuffled() -> AbstractContextManager[Any]:
+    """torch-pruning cannot follow ShuffleNet's channels through a shuffle. Traced without it, the couplings inside of
+    branches are right; those across shuffles are not, and are found when they are cut (`Misread`)."""
+    return mock.patch.object(shufflenetv2, "channel_shuffle", lambda images, groups: images)
+
+
+def _nearest(node: Any, names: dict[Any, str]) -> str:
+    """The name of the layer whose output comes to `node`."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        node = waiting.pop(0)
+        if name := names.get(node.module):
+            return name
+        fresh = [before for before in node.inputs if before not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return "?"
