@@ -24,7 +24,7 @@ from compress.pruning.importance import importance
 from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage, parse_budget
 from compress.rundir import RunDirectory, open_run
-from compress.stages import Given, Workbench, on_device, pack, perform, side
+from compress.stages import Given, Workbench, check_methods, on_device, pack, perform, side
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
@@ -130,6 +130,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
         stages = [Given(given), *(stage for stage in recipe.stages if stage.kind != "teach")]
     for network, kinds in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
         _try(network, {side(stage, data) for stage in stages if stage.kind in kinds}, len(data.classes))
+    check_methods(recipe, stages, data)
     budget, targets = _targets(recipe, stages, data)
     steps = tuple(
         Step(

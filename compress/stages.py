@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
 from compress.data.open import Data
-from compress.distill.kd import KD
 from compress.distill.labels import Labels
+from compress.distill.methods import METHODS, Sized, check, check_taps, objective
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
@@ -77,7 +77,8 @@ def teach_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.M
 
 def distill_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
     """Train the student on the labels and on what the teacher says."""
-    return _train(_build(bench, bench.recipe.student), stage, bench, _objective(stage, bench))
+    student = _build(bench, bench.recipe.student)
+    return _train(student, stage, bench, _objective(student, stage, bench))
 
 
 def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.Module:
@@ -108,7 +109,7 @@ def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> n
     """Train what pruning left, on the labels and on what the teacher says."""
     if model is None:
         raise UserError("a finetune stage needs a model: put it after 'distill'")
-    return _train(model, stage, bench, _objective(stage, bench))
+    return _train(model, stage, bench, _objective(model, stage, bench))
 
 
 def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> nn.Module:
@@ -119,6 +120,23 @@ def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> 
         return prune_stage(model, stage, bench)
     does = {"teach": teach_stage, "distill": distill_stage, "finetune": finetune_stage}
     return does[stage.kind](model, stage, bench)
+
+
+def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -> None:
+    """See whether the networks can be distilled as the stages say, before any time is spent on them.
+
+    Raises:
+        UserError: a method is unknown or has no use for what a stage says, or a layer to tap is not there.
+    """
+    sizes = [side(stage, data) for stage in stages if stage.kind == "teach"]
+    learning = [stage for stage in stages if isinstance(stage, Train) and stage.kind != "teach"]
+    for stage in learning:
+        check(stage, taught=bool(sizes))
+    if looking := [stage for stage in learning if METHODS[stage.method].of_maps]:
+        plain = (replace(network, pretrained=False) for network in (recipe.teacher, recipe.student))
+        teacher, student = (build(network, len(data.classes)) for network in plain)
+        for stage in looking:
+            check_taps(stage, Sized(teacher, sizes[0]), Sized(student, side(stage, data)))
 
 
 def pack(model: nn.Module, stage: Stage | Given, network: Network, data: Data, origin: dict[str, object]) -> Checkpoint:
@@ -156,7 +174,7 @@ def _build(bench: Workbench, network: Network) -> nn.Module:
     return on_device(model, bench.device)
 
 
-def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objective) -> nn.Module:
+def _train(model: nn.Module, stage: Train, bench: Workbench, aim: Objective) -> nn.Module:
     recipe, data = bench.recipe, bench.data
     augment = _augment(stage)
 
@@ -169,7 +187,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objectiv
     return train(
         model,
         batches,
-        objective,
+        aim,
         Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema),
         steps=steps_of(len(data.train), recipe.batch),
         validate=lambda trained: bench.validate(trained, side(stage, data)),
@@ -181,15 +199,22 @@ def _train(model: nn.Module, stage: Train, bench: Workbench, objective: Objectiv
     )
 
 
-def _objective(stage: Train, bench: Workbench) -> Objective:
-    if bench.teacher is None or stage.alpha == 0:
+def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
+    if bench.teacher is None or bench.teacher_size is None:
         return Labels(stage.label_smoothing)
+    torch.manual_seed(bench.recipe.seed)  # an objective may have weights of its own
+    teacher = Sized(bench.teacher, bench.teacher_size)
+    example = _sample(bench, bench.recipe.batch)
+    return objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
+
+
+def _answers(stage: Train, bench: Workbench) -> Targets:
+    assert bench.teacher is not None
     recipe, data = bench.recipe, bench.data
     samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
     what = [asdict(_augment(stage)), recipe.seed, recipe.batch, data.checksum, _fingerprint(bench.teacher)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    targets = Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
-    return KD(targets, stage.temperature, stage.alpha, stage.fade, stage.label_smoothing)
+    return Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
 
 
 def _augment(stage: Train) -> Augment:
