@@ -13,6 +13,7 @@ import torch
 
 from compress.budget import Count, Limits
 from compress.data.open import Data
+from compress.distill.methods import listens
 from compress.models.build import build
 from compress.models.network import Network
 from compress.recipe import Recipe, Stage, Train
@@ -58,7 +59,7 @@ def prices(stages: Sequence[tuple[Stage | Given, Limits | None]], recipe: Recipe
         elif stage.kind == "teach":
             found.append(float(stage.epochs * own.macs))
         else:
-            found.append(stage.epochs * (kept * own.macs + (answer if stage.alpha else 0.0)))
+            found.append(stage.epochs * (kept * own.macs + (answer if listens(stage) else 0.0)))
     return found
 
 

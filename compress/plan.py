@@ -23,7 +23,7 @@ from compress.pruning import weights
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least, prune
 from compress.recipe import Prune, Recipe, Stage
-from compress.stages import Given, pack, side
+from compress.stages import Given, check_methods, pack, side
 from compress.summary import count
 from compress.watch import Record
 
@@ -85,6 +85,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
         _try(network, {side(stage, data) for stage in stages if stage.kind in kind}, len(data.classes))
     student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
     student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
+    check_methods(recipe, stages, data)
     final = (3, side(stages[-1], data), side(stages[-1], data))
     whole, example = count(student, final), torch.zeros(1, *final)
     limits = _limits(recipe, stages, data, student, whole)

@@ -52,7 +52,13 @@ class Train:
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
         crop, flip, mixup, cutmix, mix: see `compress.data.Augment`.
-        alpha: how much the student listens to the teacher rather than to the labels.
+        method: how the student learns from the teacher, a name of `compress.distill.methods`; each adds a loss of its
+            own to the base: the labels and, by alpha, Hinton's distillation.
+        alpha: how much the base listens to the teacher rather than to the labels; left out, what the method's paper
+            does (0.5 for `kd` and `fitnets`, 0 for the others).
+        beta: the weight of the method's own loss; left out, its paper's.
+        taps: the layers that methods on feature maps compare, as module paths that both networks have, or in pairs
+            ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
         views: how many augmented views of the training data the epochs walk through; the teacher answers each
             view once. 0: a new view every epoch.
@@ -74,8 +80,11 @@ class Train:
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix: Share = 1.0
+    method: str = "kd"
     temperature: Positive = 4.0
-    alpha: Share = 0.5
+    alpha: Share | None = None
+    beta: Positive | None = None
+    taps: tuple[str, ...] = ()
     fade: bool = False
     views: Annotated[int, Field(ge=0)] = 0
     freeze: Literal["backbone"] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,8 @@ from compress.budget import Limits
 from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
 from compress.data.open import Data
-from compress.distill.kd import KD
 from compress.distill.labels import Labels
+from compress.distill.methods import METHODS, Sized, check, check_taps, objective
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
@@ -150,6 +150,23 @@ def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> 
     return does[stage.kind](model, stage, bench)
 
 
+def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -> None:
+    """See whether the networks can be distilled as the stages say, before any time is spent on them.
+
+    Raises:
+        UserError: a method is unknown or has no use for what a stage says, or a layer to tap is not there.
+    """
+    sizes = [side(stage, data) for stage in stages if stage.kind == "teach"]
+    learning = [stage for stage in stages if isinstance(stage, Train) and stage.kind != "teach"]
+    for stage in learning:
+        check(stage, taught=bool(sizes))
+    if looking := [stage for stage in learning if METHODS[stage.method].of_maps]:
+        plain = (replace(network, pretrained=False) for network in (recipe.teacher, recipe.student))
+        teacher, student = (build(network, len(data.classes)) for network in plain)
+        for stage in looking:
+            check_taps(stage, Sized(teacher, sizes[0]), Sized(student, side(stage, data)))
+
+
 def pack(
     model: nn.Module,
     stage: Stage | Given,
@@ -206,7 +223,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         return train(
             model,
             batches,
-            _objective(stage, bench),
+            _objective(model, stage, bench),
             schedule,
             steps=steps,
             validate=lambda trained: bench.validate(trained, side(stage, data)),
@@ -232,15 +249,22 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     return learn(model, schedule, bench)
 
 
-def _objective(stage: Train, bench: Workbench) -> Objective:
-    if bench.teacher is None or stage.alpha == 0:
+def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
+    if bench.teacher is None or bench.teacher_size is None:
         return Labels(stage.label_smoothing)
+    torch.manual_seed(bench.recipe.seed)  # an objective may have weights of its own
+    teacher = Sized(bench.teacher, bench.teacher_size)
+    example = _sample(bench, bench.recipe.batch, bench.recipe.batch)
+    return objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
+
+
+def _answers(stage: Train, bench: Workbench) -> Targets:
+    assert bench.teacher is not None
     recipe, data = bench.recipe, bench.data
     samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
     what = [asdict(_augment(stage)), recipe.seed, recipe.batch, data.checksum, _fingerprint(bench.teacher)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    targets = Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
-    return KD(targets, stage.temperature, stage.alpha, stage.fade, stage.label_smoothing)
+    return Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
 
 
 def _augment(stage: Train) -> Augment:

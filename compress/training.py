@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,7 +31,11 @@ Metrics = dict[str, float]  # of one epoch: epoch, loss, val (0 to 1), seconds s
 
 
 class Objective(Protocol):
-    """What is to be made small: a student's forward pass, a batch and the progress (0 to 1) to a scalar loss."""
+    """What is to be made small: a student's forward pass, a batch and the progress (0 to 1) to a scalar loss.
+
+    The parameters of one that is an nn.Module (projections, say) learn along with the model. One with `phases`, their
+    ends as shares of the whole, the last 1, has the learning rate rise and fall once in each.
+    """
 
     def __call__(self, student: Forward, batch: Batch, progress: float, /) -> Tensor: ...
 
@@ -84,9 +89,11 @@ def train(
         UserError: the loss became infinite or not a number; nothing of that epoch is kept.
     """
     device = next(model.parameters()).device
-    optimizer = _optimizer(model, schedule)
+    beside = objective if isinstance(objective, nn.Module) else nn.Module()
+    optimizer = _optimizer([*model.parameters(), *beside.parameters()], schedule)
+    phases = getattr(objective, "phases", (1.0,))
     average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True)
-    history = _resume(state, model, optimizer, average)
+    history = _resume(state, model, beside, optimizer, average)
     seconds = history[-1]["seconds"] if history else 0.0
     total = max(1, round(schedule.epochs * steps))
     epochs = math.ceil(total / steps)
@@ -104,7 +111,7 @@ def train(
         for step, batch in enumerate(shown):
             progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
             for group in optimizer.param_groups:
-                group["lr"] = schedule.rate(progress)
+                group["lr"] = schedule.rate(phase(progress, phases)[1])
             loss = objective(student, batch, progress)
             torch.autograd.backward(loss)
             optimizer.step()
@@ -118,9 +125,16 @@ def train(
         seconds += time.monotonic() - started
         now = {"epoch": epoch + 1, "loss": float(losses) / due, "val": accuracy, "seconds": seconds}
         history.append(now)
-        _save(state, model, optimizer, average if schedule.ema else None, history)
+        _save(state, model, beside, optimizer, average if schedule.ema else None, history)
         watch.epoch(schedule.epochs, history)
     return best.eval()
+
+
+def phase(progress: float, ends: Sequence[float]) -> tuple[int, float]:
+    """Which of the phases that end at `ends` it is at `progress`, counted from 0, and how far it has come, 0 to 1."""
+    place = min(bisect_right(ends, progress), len(ends) - 1)
+    begin = ends[place - 1] if place else 0.0
+    return place, (progress - begin) / (ends[place] - begin)
 
 
 def forward(model: Callable[..., Tensor], size: int | None = None, exact: bool = False) -> Forward:
@@ -176,11 +190,11 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
-def _optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
     """Weight decay on weights alone: biases and normalizations (one-dimensional) are left to themselves."""
     groups = [
-        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
@@ -215,12 +229,14 @@ def _running(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
 def _save(
     state: Path,
     model: nn.Module,
+    beside: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
     history: list[Metrics],
 ) -> None:
     kept = {
         "model": model.state_dict(),
+        "beside": beside.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.state_dict() if average else None,
         "history": history,
@@ -233,12 +249,15 @@ def _write_metrics(state: Path, history: list[Metrics]) -> None:
     write_text(state.with_suffix(".jsonl"), "".join(json.dumps(line) + "\n" for line in history))
 
 
-def _resume(state: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module) -> list[Metrics]:
+def _resume(
+    state: Path, model: nn.Module, beside: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module
+) -> list[Metrics]:
     """Lay in what `state` holds, if it is there: the epochs that are done."""
     if not state.is_file():
         return []
     kept = checkpoint.read(state)
     model.load_state_dict(kept["model"])
+    beside.load_state_dict(kept["beside"])
     optimizer.load_state_dict(kept["optimizer"])
     if kept["average"]:
         average.load_state_dict(kept["average"])

@@ -116,7 +116,8 @@ def test_a_damaged_file_is_not_used_and_made_anew(data: Data, tmp_path: Path, ha
 
 
 def folder_of(bench: Workbench, stage: Train) -> Path:
-    objective = _objective(stage, bench)
+    assert bench.teacher is not None
+    objective = _objective(bench.teacher, stage, bench)
     assert isinstance(objective, KD) and isinstance(objective.teacher, Targets)
     return objective.teacher.folder
 

@@ -1,0 +1,131 @@
+"""The methods of distillation by name: what a recipe's `method` may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compress.data.batches import Batch
+from compress.distill.attention import Attention
+from compress.distill.dkd import DKD
+from compress.distill.features import Tapped
+from compress.distill.fitnets import FitNets
+from compress.distill.fsp import FSP
+from compress.distill.kd import KD
+from compress.distill.labels import Labels
+from compress.distill.overhaul import Overhaul
+from compress.distill.simultaneous import Simultaneous
+from compress.distill.stagewise import Stagewise
+from compress.distill.taps import pair_up
+from compress.errors import UserError, nearest
+from compress.recipe import Train
+from compress.training import Objective, forward, teach
+
+Answers = Callable[[Batch], Tensor]  # a batch to the teacher's logits (B, classes)
+
+
+class Sized(NamedTuple):
+    """A network, and the side of the images it takes, in pixels."""
+
+    network: nn.Module
+    size: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """How the objective of a method is made. All have a base, which is the labels and, by alpha, Hinton's KD.
+
+    Args:
+        alpha, beta: what a recipe gets that does not name them; beta is None where there is nothing to weigh.
+        of_answers: for a method that needs the teacher's answers alone: (answers, base, beta, temperature).
+        of_maps: for a method that looks at feature maps: (teacher, student, base, beta).
+    """
+
+    alpha: float = 0.0
+    beta: float | None = None
+    of_answers: Callable[[Answers, Objective, float, float], Objective] | None = None
+    of_maps: Callable[[Tapped, Tapped, Objective, float], Objective] | None = None
+
+
+METHODS = {
+    "labels": Method(),
+    "kd": Method(alpha=0.5),
+    "dkd": Method(beta=8.0, of_answers=DKD),
+    "simultaneous": Method(beta=1.0, of_maps=Simultaneous),
+    "stagewise": Method(beta=1.0, of_maps=Stagewise),
+    "fitnets": Method(alpha=0.5, beta=1.0, of_maps=FitNets),
+    "attention": Method(beta=1000.0, of_maps=Attention),
+    "fsp": Method(beta=1.0, of_maps=FSP),
+    "overhaul": Method(beta=1e-3, of_maps=Overhaul),
+}
+
+
+def objective(
+    stage: Train, teacher: Sized, student: Sized, answers: Callable[[], Answers], example: Iterator[Batch]
+) -> Objective:
+    """What `stage` trains `student` for.
+
+    Args:
+        answers: gives the teacher's answers, kept; called if the method listens to them.
+        example: a batch to measure feature maps on, taken if the method looks at any.
+    """
+    method, alpha = METHODS[stage.method], _alpha(stage)
+    beta = method.beta if stage.beta is None else stage.beta
+    base: Objective = Labels(stage.label_smoothing)
+    if alpha:
+        base = KD(answers(), stage.temperature, alpha, stage.fade, stage.label_smoothing)
+    if method.of_answers is not None and beta is not None:
+        return method.of_answers(answers(), base, beta, stage.temperature)
+    if method.of_maps is not None and beta is not None:
+        images = next(example).images
+        theirs, ours = pair_up(stage.taps, teacher.network, student.network, teacher.size, student.size)
+        guide = Tapped(teacher.network, teach(*teacher), theirs, images)
+        learner = Tapped(student.network, forward(*student), ours, images)
+        made = method.of_maps(guide, learner, base, beta)
+        return made.to(images.device) if isinstance(made, nn.Module) else made
+    return base
+
+
+def listens(stage: Train) -> bool:
+    """Whether the teacher has a say in `stage`, once there is one."""
+    return bool(_alpha(stage)) or METHODS[stage.method].beta is not None
+
+
+def _alpha(stage: Train) -> float:
+    return METHODS[stage.method].alpha if stage.alpha is None else stage.alpha
+
+
+def check(stage: Train, taught: bool) -> None:
+    """See whether what `stage` says of its method makes sense; `taught` says whether there is a teacher.
+
+    Raises:
+        UserError: the method is unknown, or has no use for something that is said.
+    """
+    if stage.method not in METHODS:
+        raise UserError(f"unknown method {stage.method!r}{nearest(stage.method, METHODS)}: one of {', '.join(METHODS)}")
+    method, named = METHODS[stage.method], f"method {stage.method!r}"
+    if stage.method == "labels" and stage.alpha:
+        raise UserError(f"{named} does not listen to a teacher: leave alpha out, or choose 'kd'")
+    if stage.beta is not None and method.beta is None:
+        raise UserError(f"{named} has no loss of its own to weigh: leave beta out")
+    if stage.taps and method.of_maps is None:
+        raise UserError(f"{named} looks at no layers: leave taps out")
+    if stage.compile and method.of_maps is not None:
+        raise UserError(f"{named} looks into the network as it runs: leave compile out")
+    if not taught and method.beta is not None:
+        raise UserError(f"{named} needs a teacher: begin with a 'teach' stage, or give one's weights")
+
+
+def check_taps(stage: Train, teacher: Sized, student: Sized) -> None:
+    """See, with one image, whether such networks can be tapped as `stage` says.
+
+    Raises:
+        UserError: a layer is not there, or gives nothing that the method can use.
+    """
+    image = torch.zeros(1, 3, student.size, student.size)
+    batch = Batch(image, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), 0)
+    objective(stage, teacher, student, lambda: lambda asked: asked.targets, iter([batch]))
