@@ -115,7 +115,7 @@ def fastnas(
         score: a network to its accuracy, 0 to 1.
 
     Raises:
-        Refused: it cannot be imported, or takes no budget below the model's own size.
+        Refused: it cannot be imported, fails, or takes no budget below the model's own size.
     """
     try:
         import modelopt.torch.prune as mtp
@@ -126,15 +126,17 @@ def fastnas(
     while asked < whole:
         try:
             pruned, _ = mtp.prune(
-                model=copy.deepcopy(model),
+                model=copy.deepcopy(model).to(memory_format=torch.contiguous_format),  # it takes no other
                 mode="fastnas",
                 constraints={"params": asked},
                 dummy_input=example,
                 config={"forward_loop": calibrate, "score_func": score, "verbose": False},
             )
             return pruned, note and f"{note}; asked for {asked:,}"
-        except Exception as error:  # its refusals are of several types
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            note = note or f"refuses {budget:,}: {reason[-1]}"  # tables come before the reason
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[-1]  # tables come before it
+            note = note or f"refuses {budget:,}: {reason}"
             asked *= 2
+        except Exception as error:  # whatever else may go wrong in it, the other rows are still wanted
+            raise Refused(f"fails: {one_line(error)}") from error
     raise Refused(note or f"the model has {whole:,} parameters, within the budget")
