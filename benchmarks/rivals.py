@@ -1,0 +1,142 @@
+"""The other ways to a small network: what torch-pruning and ModelOpt cut, and shapes to be trained from scratch."""
+
+from __future__ import annotations
+
+import copy
+from bisect import bisect_right
+from collections.abc import Callable
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
+
+from compress.errors import one_line
+from compress.models.build import build
+from compress.models.network import Network, Stem
+from compress.summary import count
+
+RESNET18 = (64, 128, 256, 512)
+HAND_SHAPED = (16, 24, 28, 32)  # 94,866 parameters with a 3×3 stem and ten classes
+HALVINGS = 16  # of the pruning ratio: finer than one channel in ResNet18's 4,800
+
+
+class Refused(Exception):
+    """A tool does not do what is asked of it; the text is its reason."""
+
+
+def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
+    """torchvision's ResNet18 with stages of other `widths` than its own, initialised as `compress` does it."""
+    model = build(Network("resnet18", stem), classes)
+    assert isinstance(model, ResNet)
+    first = model.conv1
+    model.inplanes = widths[0]
+    model.conv1 = nn.Conv2d(3, widths[0], first.kernel_size, first.stride, first.padding, bias=False)
+    model.bn1 = nn.BatchNorm2d(widths[0])
+    for number, width in enumerate(widths, start=1):
+        setattr(model, f"layer{number}", model._make_layer(BasicBlock, width, 2, stride=1 if number == 1 else 2))
+    model.fc = nn.Linear(widths[-1], classes)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+    return model
+
+
+def uniform(budget: int, stem: Stem, classes: int) -> tuple[int, ...]:
+    """ResNet18's widths, all narrowed by one ratio: the largest with which it has at most `budget` parameters.
+
+    Raises:
+        Refused: one channel in every layer is too many already.
+    """
+
+    def widths(last: int) -> tuple[int, ...]:
+        return tuple(max(1, width * last // RESNET18[-1]) for width in RESNET18)
+
+    def params(last: int) -> int:
+        with torch.random.fork_rng(devices=[]):
+            return count(resnet18(widths(last), stem, classes), (3, 32, 32)).params
+
+    last = bisect_right(range(1, RESNET18[-1] + 1), budget, key=params)
+    if last == 0:
+        raise Refused(f"no ratio brings ResNet18 to {budget:,} parameters")
+    return widths(last)
+
+
+def torch_pruning_cut(model: nn.Module, example: Tensor, budget: int, classes: int) -> nn.Module:
+    """`model` cut by torch-pruning as its README does it: channels ranked globally by their group's L2 norm, the
+    classifier left alone. Its pruning ratio is halved in on, until the result is as near to `budget` parameters
+    as the tool comes without exceeding it.
+
+    Raises:
+        Refused: no ratio brings the model to the budget.
+    """
+
+    def cut(ratio: float) -> nn.Module:
+        pruned = copy.deepcopy(model).eval()
+        tp.pruner.BasePruner(
+            pruned,
+            example,
+            importance=tp.importance.GroupMagnitudeImportance(p=2),
+            global_pruning=True,
+            pruning_ratio=ratio,
+            ignored_layers=[m for m in pruned.modules() if isinstance(m, nn.Linear) and m.out_features == classes],
+        ).step()
+        return pruned
+
+    size = (example.shape[1], example.shape[2], example.shape[3])
+    low, high, best, landed = 0.0, 1.0, None, 0
+    for _ in range(HALVINGS):
+        ratio = (low + high) / 2
+        pruned = cut(ratio)
+        params = count(pruned, size).params
+        if landed < params <= budget:
+            best, landed = pruned, params
+        low, high = (low, ratio) if params <= budget else (ratio, high)
+    if best is None:
+        raise Refused(f"torch-pruning has no ratio that brings this network to {budget:,} parameters")
+    return best
+
+
+def fastnas(
+    model: nn.Module,
+    example: Tensor,
+    budget: int,
+    calibrate: Callable[[nn.Module], None],
+    score: Callable[[nn.Module], float],
+) -> tuple[nn.Module, str]:
+    """`model` cut by NVIDIA ModelOpt's FastNAS, and what it was asked for if it refuses `budget`: the first of the
+    budget's doubles that it takes.
+
+    Args:
+        calibrate: runs a network on training images, for its batch norms.
+        score: a network to its accuracy, 0 to 1.
+
+    Raises:
+        Refused: it cannot be imported, fails, or takes no budget below the model's own size.
+    """
+    try:
+        import modelopt.torch.prune as mtp
+    except ImportError as error:
+        raise Refused(f"nvidia-modelopt cannot be imported: {one_line(error)}") from error
+    asked, note = budget, ""
+    whole = count(model, (example.shape[1], example.shape[2], example.shape[3])).params
+    while asked < whole:
+        try:
+            pruned, _ = mtp.prune(
+                model=copy.deepcopy(model).to(memory_format=torch.contiguous_format),  # it takes no other
+                mode="fastnas",
+                constraints={"params": asked},
+                dummy_input=example,
+                config={"forward_loop": calibrate, "score_func": score, "verbose": False},
+            )
+            return pruned, note and f"{note}; asked for {asked:,}"
+        except ValueError as error:
+            reason = str(error).strip().splitlines()[-1]  # tables come before it
+            note = note or f"refuses {budget:,}: {reason}"
+            asked *= 2
+        except Exception as error:  # whatever else may go wrong in it, the other rows are still wanted
+            raise Refused(f"fails: {one_line(error)}") from error
+    raise Refused(note or f"the model has {whole:,} parameters, within the budget")

@@ -1,0 +1,221 @@
+"""The rows of `accuracy.py`: each makes a network, from what our own run of the same seed left."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rivals import HAND_SHAPED, fastnas, resnet18, torch_pruning_cut, uniform
+from torch import nn
+
+from compress import checkpoint
+from compress.data.batches import Augment, plain_batches, training_batches
+from compress.models.build import own_builder
+from compress.models.network import Network, Stem
+from compress.pipeline import Result, make_plan, run
+from compress.recipe import Prune, Recipe, Train
+from compress.stages import Workbench, finetune_stage, on_device, side
+from compress.summary import count
+from compress.training import accuracy, forward
+from compress.watch import Record, Watch
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the rows of a seed share: our run, and what it worked with.
+
+    Args:
+        folder: the directory of our run.
+        stages: the recipe's after `distill`, each with the epochs that our run took for it.
+    """
+
+    budget: int
+    folder: Path
+    result: Result
+    bench: Workbench
+    stages: tuple[Prune | Train, ...]
+
+    @property
+    def finetunes(self) -> list[Train]:
+        """The stages that fine-tune."""
+        return [stage for stage in self.stages if isinstance(stage, Train)]
+
+    @property
+    def epochs(self) -> int:
+        """Of all fine-tuning together."""
+        return sum(stage.epochs for stage in self.finetunes)
+
+    @property
+    def size(self) -> int:
+        """The side of the images that the result of every row takes, in pixels."""
+        return side(self.finetunes[-1], self.bench.data)
+
+    def seconds(self, *kinds: str) -> float:
+        """What the stages of these `kinds` took in our run; what all did, if none is named."""
+        return sum(record.seconds for record in self.result.records if not kinds or record.kind in kinds)
+
+    def student(self) -> nn.Module:
+        """The distilled student, as our first round of pruning finds it."""
+        distilled = next(record for record in self.result.records if record.kind == "distill")
+        return self._load(self.folder / distilled.checkpoint, self.bench.recipe.student)
+
+    def final(self) -> nn.Module:
+        """What our run ended with."""
+        return self._load(self.result.model, self.bench.recipe.student)
+
+    def _load(self, path: Path, network: Network) -> nn.Module:
+        return on_device(_load(path, network), self.bench.device)
+
+
+def lay_out(recipe: Recipe, budget: int, folder: Path, answers: Path, watch: Watch) -> Setting:
+    """Do our run of `recipe` in `folder`, or take it from there if it is done."""
+    result = run(recipe, out=folder, watch=watch)
+    plan = make_plan(recipe)
+    bench = Workbench(plan.recipe, plan.data, plan.device, watch, folder, answers)
+    taught: list[Record] = [record for record in result.records if record.kind == "teach"]
+    if taught:
+        teacher = on_device(_load(folder / taught[0].checkpoint, plan.recipe.teacher), plan.device)
+        bench = replace(bench, teacher=teacher, teacher_size=taught[0].size)
+    stages = [stage for stage in recipe.stages if stage.kind in ("prune", "finetune")]
+    records = [record for record in result.records if record.kind in ("prune", "finetune")]
+    as_run = tuple(
+        replace(stage, epochs=record.epochs) if isinstance(stage, Train) else stage
+        for stage, record in zip(stages, records, strict=True)
+    )
+    return Setting(budget, folder, result, bench, as_run)
+
+
+def _load(path: Path, network: Network) -> nn.Module:
+    return checkpoint.load(path, own=own_builder(network.name) if ":" in network.name else None).model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network, and the seconds and fine-tuning epochs that it takes to get there from nothing."""
+
+    model: nn.Module
+    seconds: float
+    epochs: int
+    note: str = ""
+
+
+def ours(setting: Setting, folder: Path) -> Trained:
+    """Our run's result."""
+    return Trained(setting.final(), setting.seconds(), setting.epochs)
+
+
+def by_torch_pruning(setting: Setting, folder: Path, kd: bool) -> Trained:
+    """As many rounds as ours and to the same targets, each cut by torch-pruning."""
+    model, seconds = setting.student(), setting.seconds("teach", "distill")
+    whole, cuts = count(model, (3, setting.size, setting.size)).params, 0
+    rounds = len(setting.stages) - len(setting.finetunes)
+    for number, stage in enumerate(setting.stages, start=1):
+        if isinstance(stage, Train):
+            model, spent = learn(model, stage, setting, folder / f"{number}.state", kd)
+            seconds += spent
+            continue
+        cuts, started = cuts + 1, time.monotonic()
+        target = setting.budget if cuts == rounds else round(whole * (setting.budget / whole) ** (cuts / rounds))
+        size = side(stage, setting.bench.data)
+        example = torch.zeros(1, 3, size, size, device=setting.bench.device)
+        model = torch_pruning_cut(model, example, target, len(setting.bench.data.classes))
+        seconds += time.monotonic() - started
+    return Trained(model, seconds, setting.epochs)
+
+
+def by_fastnas(setting: Setting, folder: Path) -> Trained:
+    """One cut by FastNAS, scored on 500 validation images; then all fine-tuning stages, one after another."""
+    bench, size, started = setting.bench, side(setting.stages[0], setting.bench.data), time.monotonic()
+
+    @torch.no_grad()
+    def calibrate(model: nn.Module) -> None:
+        views = training_batches(bench.data, Augment(), seed=bench.recipe.seed, view=2**31, batch=64)
+        for batch in islice(views, 50):  # as many as ModelOpt keeps
+            forward(model, size)(batch.images)
+
+    def score(model: nn.Module) -> float:
+        return accuracy(model, islice(plain_batches(bench.data, bench.data.val, batch=500), 1), size=size)
+
+    example = torch.zeros(1, 3, size, size, device=bench.device)
+    model, note = fastnas(setting.student(), example, setting.budget, calibrate, score)
+    seconds = setting.seconds("teach", "distill") + time.monotonic() - started
+    for number, stage in enumerate(setting.finetunes, start=1):
+        model, spent = learn(model, stage, setting, folder / f"{number}.state")
+        seconds += spent
+    return Trained(model, seconds, setting.epochs, note)
+
+
+def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
+    """ResNet18 with the student's stem, all its layers narrowed by one ratio, from scratch."""
+    stem = setting.bench.recipe.student.stem
+    widths = uniform(setting.budget, stem, len(setting.bench.data.classes))
+    trained = from_scratch(widths, stem, setting.epochs, setting, folder, kd)
+    return replace(trained, seconds=trained.seconds + setting.seconds("teach")) if kd else trained
+
+
+def by_hand(setting: Setting, folder: Path) -> Trained:
+    """A ResNet18 narrowed by hand, from scratch on the labels."""
+    return from_scratch(HAND_SHAPED, "small", setting.epochs, setting, folder)
+
+
+def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
+    """The same for as long as our stages of these `kinds` took, at the pace of row 6."""
+    lines = (folder.parent.parent / "by-hand" / folder.name / "1.jsonl").read_text().splitlines()
+    spent = [float(json.loads(line)["seconds"]) for line in lines]
+    pace = (spent[-1] - spent[0]) / (len(spent) - 1) if len(spent) > 1 else spent[0]
+    start_up = spent[0] - pace  # the compiler's
+    epochs = max(1, round((setting.seconds(*kinds) - start_up) / pace))
+    return from_scratch(HAND_SHAPED, "small", epochs, setting, folder)
+
+
+def from_scratch(
+    widths: tuple[int, ...], stem: Stem, epochs: int, setting: Setting, folder: Path, kd: bool = False
+) -> Trained:
+    """A ResNet18 of these `widths`, trained as our last fine-tuning stage is."""
+    torch.manual_seed(setting.bench.recipe.seed)
+    model = on_device(resnet18(widths, stem, len(setting.bench.data.classes)), setting.bench.device)
+    model, seconds = learn(model, replace(setting.finetunes[-1], epochs=epochs), setting, folder / "1.state", kd)
+    return Trained(model, seconds, epochs)
+
+
+def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False) -> tuple[nn.Module, float]:
+    """Train `model` as `stage` says, on the labels alone or with KD; also the seconds that it took."""
+    if not kd:
+        stage = replace(stage, alpha=0.0)
+    elif stage.alpha == 0:
+        stage = replace(stage, alpha=0.5, temperature=4.0, fade=False)
+    model = finetune_stage(on_device(model, setting.bench.device), stage, replace(setting.bench, state=state))
+    last = state.with_suffix(".jsonl").read_text().splitlines()[-1]
+    return model, json.loads(last)["seconds"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to a small network. `number` is what `--rows` asks for, `key` names its folder."""
+
+    number: int
+    key: str
+    title: str
+    make: Callable[[Setting, Path], Trained]
+
+
+NO_TEACHER = ("distill", "prune", "finetune")
+ROWS = (
+    Row(1, "ours", "ours", ours),
+    Row(2, "torch-pruning", "torch-pruning, labels", partial(by_torch_pruning, kd=False)),
+    Row(3, "torch-pruning-kd", "torch-pruning, KD", partial(by_torch_pruning, kd=True)),
+    Row(4, "narrowed", "ResNet18 narrowed evenly, from scratch, labels", partial(narrowed, kd=False)),
+    Row(4, "narrowed-kd", "ResNet18 narrowed evenly, from scratch, KD", partial(narrowed, kd=True)),
+    Row(5, "fastnas", "ModelOpt FastNAS, labels", by_fastnas),
+    Row(6, "by-hand", "ResNet18 narrowed by hand, from scratch, labels", by_hand),
+    Row(
+        7, "by-hand-no-teacher", "as 6, for our time without the teacher's", partial(by_hand_as_long, kinds=NO_TEACHER)
+    ),
+    Row(7, "by-hand-all", "as 6, for all of our time", by_hand_as_long),
+)

@@ -1,0 +1,159 @@
+"""benchmarks/accuracy.py on the tiny data set: what its table rests on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny import Tiny
+from torch import nn
+
+from compress.summary import count
+
+BUDGET = 100_000
+ROWS = {"ours", "torch-pruning", "torch-pruning-kd", "narrowed", "narrowed-kd", "by-hand"}  # of 1, 2, 3, 4 and 6
+WIDE = """
+import tinynets
+
+
+def student(num_classes):
+    return tinynets._net(48, num_classes)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scripts() -> Iterator[None]:
+    """The folder of the benchmarks, as running one of them has it."""
+    folder = str(Path(__file__).parent.parent / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
+
+
+def benchmark(*words: object) -> str:
+    from accuracy import main
+
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def times(out: Path) -> dict[str, int]:
+    return {
+        str(p): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name not in ("accuracy.md", ".lock")
+    }
+
+
+@pytest.fixture
+def words(tiny: Tiny, tmp_path: Path) -> tuple[object, ...]:
+    """What a benchmark of the tiny data is called with; what it leaves goes to `tmp_path`/out."""
+    (tiny.root / "widenets.py").write_text(WIDE)
+    recipe = tiny.variant("wide.toml", ("tinynets:student", "widenets:student"))
+    return "--recipe", recipe, "--budget", BUDGET, "--seeds", "1", "--out", tmp_path / "out"
+
+
+def test_every_row_fits_the_budget_and_is_made_once(words: tuple[object, ...], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shown = benchmark(*words, "--rows", "1,2,3,4,6")
+
+    cells = {file.parent.name: json.loads(file.read_text()) for file in (out / "rows").glob("*/seed1.json")}
+    assert cells.keys() == ROWS
+    for cell in cells.values():
+        assert 0.9 * BUDGET < cell["params"] <= BUDGET
+        assert cell["macs"] > 0 and cell["epochs"] == 5 and cell["seconds"] > 0 and cell["seed"] == 1
+        assert 0 <= cell["val"] <= 1 and 0 <= cell["test"] <= 1 and cell["note"] == ""
+        assert f"{cell['params']:,}" in shown
+    assert cells["by-hand"]["params"] == 94_866 - 6 * 33  # four classes, not ten
+    run = json.loads((out / "seed1" / "run.json").read_text())
+    assert cells["ours"]["params"] == run["stages"][-1]["params"] and cells["ours"]["test"] == run["stages"][-1]["test"]
+    assert "finetune" in run["stages"][-1]["name"] and run["seed"] == 1
+    assert not list(out.rglob("*.state")) and not list(out.glob("answers/*"))
+    assert (out / "accuracy.md").read_text() in shown
+
+    before = times(out)
+    assert benchmark(*words, "--rows", "1,2,3,4,6").count("epoch ") == 0
+    assert times(out) == before
+
+    lost = out / "rows" / "torch-pruning" / "seed1.json"
+    lost.unlink()
+    assert "epoch " in benchmark(*words, "--rows", "2")
+    changed = {path for path, time in times(out).items() if before.get(path) != time}
+    assert {Path(path).relative_to(out / "rows").parts[0] for path in changed} == {"torch-pruning"}
+    assert {k: v for k, v in json.loads(lost.read_text()).items() if k != "seconds"} == {
+        k: v for k, v in cells["torch-pruning"].items() if k != "seconds"
+    }
+
+
+def test_a_row_goes_on_where_it_was_stopped(
+    words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import accuracy
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accuracy, "accuracy", lambda *args, **options: 1 / 0)  # all is trained, and then it breaks off
+        stopped = CliRunner().invoke(accuracy.main, [str(word) for word in (*words, "--rows", "2")])
+    assert isinstance(stopped.exception, ZeroDivisionError) and "epoch " in stopped.output
+    cell = tmp_path / "out" / "rows" / "torch-pruning" / "seed1.json"
+    assert not cell.exists() and len(list(cell.with_suffix("").glob("*.state"))) == 2
+
+    shown = benchmark(*words, "--rows", "2")
+    assert "going on after epoch 2 of 2" in shown and "going on after epoch 3 of 3" in shown
+    assert "  epoch " not in shown and json.loads(cell.read_text())["params"] <= BUDGET
+
+
+def test_rows_timed_by_our_run_and_tools_that_refuse(
+    words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt", None)
+    shown = benchmark(*words, "--rows", "5,7")
+    rows = tmp_path / "out" / "rows"
+    refused = json.loads((rows / "fastnas" / "seed1.json").read_text())
+    assert refused["params"] is None and "nvidia-modelopt cannot be imported" in refused["note"]
+    assert refused["note"] in shown
+
+    lines = (rows / "by-hand" / "seed1" / "1.jsonl").read_text().splitlines()
+    spent = [json.loads(line)["seconds"] for line in lines]
+    pace = (spent[-1] - spent[0]) / (len(spent) - 1)
+    stages = json.loads((tmp_path / "out" / "seed1" / "run.json").read_text())["stages"]
+    for key, first in (("by-hand-all", 0), ("by-hand-no-teacher", 1)):
+        epochs = json.loads((rows / key / "seed1.json").read_text())["epochs"]
+        due = sum(stage["seconds"] for stage in stages[first:])
+        assert abs(spent[0] + (epochs - 1) * pace - due) <= pace or epochs == 1
+
+
+@pytest.mark.parametrize("budget", [5_000, 100_000, 2_000_000])
+def test_the_even_ratio_is_the_largest_that_fits(budget: int) -> None:
+    from rivals import RESNET18, resnet18, uniform
+
+    widths = uniform(budget, "small", 10)
+    ratio = (widths[-1] + 1) / RESNET18[-1]
+    more = tuple(max(1, int(width * ratio)) for width in RESNET18)
+    sizes = [count(resnet18(shape, "small", 10), (3, 32, 32)).params for shape in (widths, more)]
+    assert sizes[0] <= budget < sizes[1]
+
+
+def test_the_hand_shaped_network_is_the_reference_s() -> None:
+    from rivals import HAND_SHAPED, resnet18
+
+    model = resnet18(HAND_SHAPED, "small", 10)
+    assert count(model, (3, 28, 28)).params == 94_866
+    assert model.train()(torch.randn(2, 3, 28, 28)).shape == (2, 10)
+
+
+def test_torch_pruning_lands_as_near_as_it_can() -> None:
+    from rivals import torch_pruning_cut
+
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 60, 3), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(60, 4),
+    )  # fmt: skip
+    pruned = torch_pruning_cut(model, torch.zeros(1, 3, 8, 8), 9_000, 4)
+    step = 1 + 9 * 60 + 9 * 3  # no channel costs more
+    assert 9_000 - 2 * step < count(pruned, (3, 8, 8)).params <= 9_000
+    assert pruned[-1].out_features == 4 and model[0].out_channels == 40
