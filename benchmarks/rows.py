@@ -18,7 +18,8 @@ from compress import checkpoint
 from compress.data.batches import Augment, plain_batches, training_batches
 from compress.models.build import own_builder
 from compress.models.network import Network, Stem
-from compress.pipeline import Result, make_plan, run
+from compress.pipeline import Result, run
+from compress.plan import make_plan
 from compress.recipe import Prune, Recipe, Train
 from compress.stages import Workbench, finetune_stage, on_device, side
 from compress.summary import count
@@ -47,7 +48,7 @@ class Setting:
         return [stage for stage in self.stages if isinstance(stage, Train)]
 
     @property
-    def epochs(self) -> int:
+    def epochs(self) -> float:
         """Of all fine-tuning together."""
         return sum(stage.epochs for stage in self.finetunes)
 
