@@ -63,14 +63,21 @@ class Muon(torch.optim.Optimizer):
                 self.state[p]["norm"] = torch.where(norm > 0, norm, math.sqrt(len(p)))
         norms = [self.state[p]["norm"] for p in filters]
         steps = orthogonal([d.flatten(1) for d in self._directions(filters)])
-        lengths = torch._foreach_div(torch._foreach_norm(steps), norms)
+        lengths = torch._foreach_div(_norms(steps), norms)
         steps = [s.view(p.shape) for s, p in zip(torch._foreach_div(steps, lengths), filters, strict=True)]
         _sgd(filters, steps, angle)
-        torch._foreach_mul_(filters, torch._foreach_div(norms, torch._foreach_norm(filters)))
+        torch._foreach_mul_(filters, torch._foreach_div(norms, _norms(filters)))
 
 
 def _sgd(parameters: list[Tensor], directions: list[Tensor], lr: float) -> None:
     torch._foreach_add_(parameters, directions, alpha=-lr)
+
+
+def _norms(tensors: list[Tensor]) -> list[Tensor]:
+    """Of what may be divided by: a layer behind a scale of zero has gradients of zero, and stays where it is."""
+    norms = list(torch._foreach_norm(tensors))
+    torch._foreach_clamp_min_(norms, 1e-12)
+    return norms
 
 
 def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
