@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.budget import Count, Limits
 from compress.errors import UserError
 from compress.pruning.importance import Loss, worths
-from compress.pruning.structure import Misread, Structure
+from compress.pruning.structure import Misread, Structure, check_answer
 from compress.summary import count
 
 FLOOR = 4  # units: fewer than this in any layer, and next to nothing gets through it
@@ -54,36 +54,37 @@ def prune(
         raise UserError("a budget is due: parameters, multiply-adds, bytes, or several of them")
     if min(limits.given().values()) < 1:
         raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
+    check_answer(model, example)
     size = (example.shape[1], example.shape[2], example.shape[3])
     if limits.hold(full := count(model, size)):
         raise UserError(f"nothing to prune: the budget is {limits} and the model has {limits.tell(full)}")
     losses = None if losses is None else list(losses)
 
-    def attempt(leave: Iterable[str]) -> nn.Module:
+    leave: list[str] = []
+    while True:
         pruned = copy.deepcopy(model)
         structure = Structure(pruned, example, leave)
         worth = worths(importance, pruned, structure, losses)
         before = structure if whole is None else Structure(copy.deepcopy(whole), example, leave)
         keep = widths(structure, worth, limits, before.sizes(), multiple)
         step = smallest_step(structure, keep, limits)
-        structure.cut([w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)])
-        used = limits.use(count(pruned, size))
-        if used < 0.99 and step is not None:
-            note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
-        return pruned
-
-    try:
-        pruned = attempt(())
-    except Misread:
-        leave = misread(model, example)
+        chosen = [w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)]
+        try:
+            structure.cut(chosen)
+            break
+        except Misread:
+            leave += misread(model, example, leave, chosen)
+    used = limits.use(counted := count(pruned, size))
+    if leave:
         note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(leave)}")
-        pruned = attempt(leave)
+    if used < 0.99 and step is not None:
+        note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
     pruned.zero_grad(set_to_none=True)
     for parameter, theirs in zip(pruned.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(theirs.requires_grad)
     for module, original in zip(pruned.modules(), model.modules(), strict=True):
         module.training = original.training
-    if not limits.hold(counted := count(pruned, size)):
+    if used > 1:
         raise UserError(f"this network cannot be pruned to {limits}: {limits.tell(counted)} are counted after the cut")
     return pruned
 
@@ -94,38 +95,44 @@ def least(model: nn.Module, example: Tensor) -> Count:
     Raises:
         UserError: the model cannot be pruned.
     """
-    structure = Structure(copy.deepcopy(model), example)
-    lowest = structure.size(_floors(structure, FLOOR))
-    try:
-        structure.cut([torch.arange(keep) for keep in _floors(structure, FLOOR)])
-    except Misread:
-        structure = Structure(copy.deepcopy(model), example, misread(model, example))
+    leave: list[str] = []
+    while True:
+        structure = Structure(copy.deepcopy(model), example, leave)
         lowest = structure.size(_floors(structure, FLOOR))
-    return lowest
+        chosen = [torch.arange(keep) for keep in _floors(structure, FLOOR)]
+        try:
+            structure.cut(chosen)
+            return lowest
+        except Misread:
+            leave += misread(model, example, leave, chosen)
 
 
-def misread(model: nn.Module, example: Tensor) -> list[str]:
-    """The root layers whose couplings torch-pruning misreads, as where channels are shuffled: each of them is found by
-    cutting it alone.
+def misread(model: nn.Module, example: Tensor, leave: Iterable[str], chosen: list[Tensor]) -> list[str]:
+    """The root layers of couplings that torch-pruning misreads, as where channels are shuffled.
+
+    What goes wrong when all of `chosen` (see `Structure.cut`) is cut is done in halves, down to the couplings at fault.
+
+    Args:
+        leave: couplings that are left as they are anyway.
 
     Raises:
         UserError: there is no coupling that it reads right.
     """
+    names = [coupling.name for coupling in Structure(copy.deepcopy(model), example, leave).couplings]
 
-    def wrong(names: list[str]) -> list[str]:
-        structure = Structure(copy.deepcopy(model), example)
-        floors = [FLOOR if c.name in names else len(c) for c in structure.couplings]
+    def wrong(suspects: list[str]) -> list[str]:
+        structure = Structure(copy.deepcopy(model), example, leave)
+        pairs = zip(structure.couplings, chosen, strict=True)
         try:
-            structure.cut([torch.arange(min(len(c), k)) for c, k in zip(structure.couplings, floors, strict=True)])
+            structure.cut([kept if c.name in suspects else torch.arange(len(c)) for c, kept in pairs])
             return []
         except Misread as error:
-            half = len(names) // 2
-            found = names if not half else [*wrong(names[:half]), *wrong(names[half:])]
+            half = len(suspects) // 2
+            found = suspects if not half else [*wrong(suspects[:half]), *wrong(suspects[half:])]
             if not found:  # each half is fine, and both together are not
-                raise UserError(f"this network cannot be pruned at layers {', '.join(names)}: {error}") from error
+                raise UserError(f"this network cannot be pruned at layers {', '.join(suspects)}: {error}") from error
             return found
 
-    names = [coupling.name for coupling in Structure(copy.deepcopy(model), example).couplings]
     found = wrong(names)
     if len(found) == len(names):
         raise UserError(f"this network cannot be pruned: torch-pruning misreads what hangs on {', '.join(names[:3])}")

@@ -283,7 +283,6 @@ def test_a_shuffle_is_found_by_cutting_and_its_channels_left_alone() -> None:
 
 BREAKING = {
     "a fixed width": Fixed(),
-    "a single slope, flattened": made_of(["slope"], 32, True),
 }
 
 
