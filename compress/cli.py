@@ -146,6 +146,31 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="directory for the runs; runs/… if left out")
+@_device
+@click.option("--quick", is_flag=True, help="each run in minutes, for trying out")
+@_answers("stopped; the same command goes on after the last finished epoch")
+def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
+    """Run every combination of recipe keys that FILE names, with every seed.
+
+    Does what is missing, and leaves a table (table.md, table.csv) and a picture (table.png) beside the runs.
+    """
+    from compress.experiment import run
+    from compress.outcomes import table
+    from compress.terminal import Terminal, experiment_table
+
+    terminal = Terminal()
+    cells = run(file, out=out, device=device, quick=quick, watch=terminal)
+    terminal.show(experiment_table(*table(cells), keys=len(cells[0].keys)))
+    terminal.show(str(cells[0].folder.parent / "table.png"))
+    for cell in cells:
+        if cell.error:
+            click.echo(f"{cell.folder}: {cell.error}", err=True)
+    return 1 if any(cell.error for cell in cells) else 0
+
+
+@main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", help="the data set whose test split is scored; each file's own if left out")
 @_device

@@ -10,7 +10,7 @@ import json
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
@@ -20,6 +20,7 @@ from compress.budget import KEYS, Amount, Axis, amounts, examples
 from compress.errors import UserError, nearest
 from compress.models.network import STEMMED, Network
 
+T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -163,10 +164,12 @@ def shipped() -> dict[str, Path]:
 
 
 def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read the recipe called `name` (shipped, or a path to a TOML file), with `overrides` laid over its keys.
+    """Read the recipe called `name`, with `overrides` laid over its keys.
 
-    Override keys may be dotted (``teacher.name``). As on the command line, a plain ``teacher`` or ``student`` is a
-    network's name or a weights file, and ``stem`` is the student's. None is passed over.
+    It is one that is shipped, or a TOML file, or the ``run.json`` of a run, which is to be done again. Override keys
+    may be dotted: ``teacher.name``; ``finetune.epochs``, of all stages of that kind; ``stages.2.alpha``, of the second.
+    As on the command line, a plain ``teacher`` or ``student`` is a network's name or a weights file, and ``stem`` is
+    the student's. None is passed over.
 
     Raises:
         UserError: there is no such recipe, or something in it is wrong: the key, and the nearest right one.
@@ -174,11 +177,27 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = shipped().get(name, Path(name))
     if not path.is_file():
         raise UserError(f"no recipe {name!r}{nearest(name, shipped())}: see `compress recipes`, or give a TOML file")
+    return lay_over(_read_run(path) if path.suffix == ".json" else read_toml(path), overrides or {}, where=str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What the TOML file `path` says.
+
+    Raises:
+        UserError: it is not TOML; at which line.
+    """
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not TOML: {error}") from error
-    return lay_over(plain, overrides or {}, where=str(path))
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    try:
+        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["recipe"]
+        return plain
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not the run.json of a run: there is no recipe in it") from error
 
 
 def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -189,17 +208,33 @@ def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "rec
     if any(overrides.get(key) is not None for key in KEYS):
         plain = {key: value for key, value in plain.items() if key not in KEYS}
     for key, value in (_spelled_out(k, v) for k, v in overrides.items() if v is not None):
-        *tables, leaf = key.split(".")
-        table = plain
-        for name in tables:
-            table = table.setdefault(name, {})
-            if not isinstance(table, dict):
-                raise UserError(f"{key}: there is nothing of that name in {where}: {name} is no table")
-        table[leaf] = value
+        *names, leaf = key.split(".")
+        for table in _tables(plain, names, f"{key}: there is nothing of that name in {where}"):
+            table[leaf] = value
         for role, kept in (("teacher", "weights"), ("student", "start")):
             if key in (role, f"{role}.name") and not overrides.get(kept):  # to be trained, not the trained one
                 plain.pop(kept, None)
     return check(plain, where)
+
+
+def _tables(plain: dict[str, Any], names: list[str], refusal: str) -> list[dict[str, Any]]:
+    """The tables that `names` lead to: every stage of a kind, one stage by its number, or a table of the recipe."""
+    first, known = names[:1], ("teacher", "student", "stages", *KINDS)
+    if first and first[0] not in known:
+        raise UserError(refusal + nearest(first[0], known))
+    if first and first[0] not in ("teacher", "student"):
+        stages = plain.get("stages")
+        numbered = enumerate(stages if isinstance(stages, list | tuple) else (), start=1)
+        places = [(n, stage) for n, stage in numbered if isinstance(stage, dict)]
+        if not (chosen := [stage for n, stage in places if names in (["stages", str(n)], [stage.get("kind")])]):
+            raise UserError(refusal)
+        return chosen
+    table = plain
+    for name in names:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise UserError(f"{refusal}: {name} is no table")
+    return [table]
 
 
 def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
@@ -221,12 +256,7 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
         UserError: a key is unknown or missing, a value is of the wrong type or out of range, or no stage follows
             from the one before.
     """
-    try:
-        recipe = TypeAdapter(Recipe).validate_json(
-            json.dumps(plain, default=str), strict=True
-        )  # JSON: lists are tuples
-    except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {_one_line(error)}") from error
+    recipe = typed(Recipe, plain, where)
     kinds = [stage.kind for stage in recipe.stages]
     student_at = kinds.index("distill") if "distill" in kinds else None
     if student_at is None:
@@ -247,6 +277,18 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
     return recipe
 
 
+def typed(kind: type[T], plain: dict[str, Any], where: str) -> T:
+    """A dataclass of `kind` from plain data.
+
+    Raises:
+        UserError: the first key that is unknown, missing or wrong.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)  # JSON: lists are tuples
+    except pydantic.ValidationError as error:
+        raise UserError(f"{where}: {_one_line(error, kind)}") from error
+
+
 def _check_frozen(recipe: Recipe, where: str) -> None:
     """Refuse to freeze what has learned nothing: a network without pretrained weights, or with a new stem."""
     given = {"teach": recipe.weights, "distill": recipe.start}  # trained already: then the stage is skipped
@@ -264,16 +306,15 @@ def plain(recipe: Recipe) -> dict[str, Any]:
     return dataclasses.asdict(recipe)
 
 
-def _one_line(error: pydantic.ValidationError) -> str:
+def _one_line(error: pydantic.ValidationError, owner: Any) -> str:
     """The first thing wrong, as `stages.2.epoch: unknown key (did you mean 'epochs'?)`."""
     first, *others = error.errors()
     path, given, kind = list(first["loc"]), first["input"], first["type"]
-    owner: Any = Recipe
-    if path[0] in ("teacher", "student"):
+    if path[0] in ("teacher", "student") and len(path) > 1:
         owner = Network
     elif path[0] == "stages" and len(path) > 2:
         owner = Prune if path.pop(2) == "prune" else Train  # what stage it is, which the file does not say there
-    if path[0] in KEYS:  # two errors for one value: neither text nor a number
+    if owner is Recipe and path[0] in KEYS:  # two errors for one value: neither text nor a number
         path, others = path[:1], others[1:]
         reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
     elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
@@ -301,6 +342,7 @@ MUST = {  # pydantic's names of what is wrong, in the words of a TOML file
     "float_type": "must be a number",
     "string_type": "must be text in quotes",
     "tuple_type": "must be a list",
+    "list_type": "must be a list",
     "dataclass_type": "must be a table",
     "dict_type": "must be a table",
 }

@@ -70,7 +70,7 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
     """
     begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
     _check(path, begun, fresh)
-    with _locked(path):
+    with locked(path):
         manifest = _check(path, begun, fresh)  # again: it may have been another's to write until now
         run = RunDirectory(path, begun if fresh or manifest is None else manifest)
         run.tidy(*(("stages", "answers") if fresh else ()))
@@ -102,7 +102,7 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     manifest, _ = read_records(path)
     if fresh:
         return manifest
-    theirs, ours = _today(manifest.get("recipe", {})), begun["recipe"]
+    theirs, ours = today(manifest.get("recipe", {})), begun["recipe"]
     if theirs != ours:
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
         raise UserError(f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
@@ -111,7 +111,7 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     return manifest
 
 
-def _today(recipe: dict[str, Any]) -> dict[str, Any]:
+def today(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe of a run that may be older than some keys: those have their defaults."""
     try:
         plain: dict[str, Any] = json.loads(json.dumps(recipes.plain(recipes.check(recipe))))
@@ -121,7 +121,12 @@ def _today(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Make the directory `path` this process's own for a while.
+
+    Raises:
+        UserError: another process is at work in it, or it cannot be written.
+    """
     lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)

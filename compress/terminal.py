@@ -130,6 +130,16 @@ def sweep_table(rows: Sequence[tuple[str, ...]]) -> Table:
     return table
 
 
+def experiment_table(headings: Sequence[str], rows: Sequence[Sequence[str]], keys: int) -> Table:
+    """An experiment's rows: first the `keys` that tell them apart, then what came of each."""
+    table = Table()
+    for place, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if place < keys else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def scatter(points: Sequence[tuple[float, float, str]], width: int = 72, height: int = 14) -> str:
     """Points (x, y, name) as text, the x axis logarithmic: accuracy in % against parameters."""
     across, up = [math.log10(x) for x, _, _ in points], [y for _, y, _ in points]
