@@ -14,12 +14,10 @@ import torch
 from rivals import HAND_SHAPED, fastnas, resnet18, torch_pruning_cut, uniform
 from torch import nn
 
-from compress import checkpoint
 from compress.data.batches import Augment, plain_batches, training_batches
-from compress.models.build import own_builder
 from compress.models.network import Network, Stem
 from compress.pipeline import Result, run
-from compress.plan import make_plan
+from compress.plan import load_step, make_plan
 from compress.recipe import Prune, Recipe, Train
 from compress.stages import Workbench, finetune_stage, on_device, side
 from compress.summary import count
@@ -71,7 +69,7 @@ class Setting:
         return self._load(self.result.model, self.bench.recipe.student)
 
     def _load(self, path: Path, network: Network) -> nn.Module:
-        return on_device(_load(path, network), self.bench.device)
+        return on_device(load_step(path, network).model, self.bench.device)
 
 
 def lay_out(recipe: Recipe, budget: int, folder: Path, answers: Path, watch: Watch) -> Setting:
@@ -81,19 +79,15 @@ def lay_out(recipe: Recipe, budget: int, folder: Path, answers: Path, watch: Wat
     bench = Workbench(plan.recipe, plan.data, plan.device, watch, folder, answers)
     taught: list[Record] = [record for record in result.records if record.kind == "teach"]
     if taught:
-        teacher = on_device(_load(folder / taught[0].checkpoint, plan.recipe.teacher), plan.device)
+        teacher = on_device(load_step(folder / taught[0].checkpoint, plan.recipe.teacher).model, plan.device)
         bench = replace(bench, teacher=teacher, teacher_size=taught[0].size)
-    stages = [stage for stage in recipe.stages if stage.kind in ("prune", "finetune")]
+    stages = [step.stage for step in plan.steps if step.stage.kind in ("prune", "finetune")]
     records = [record for record in result.records if record.kind in ("prune", "finetune")]
     as_run = tuple(
         replace(stage, epochs=record.epochs) if isinstance(stage, Train) else stage
         for stage, record in zip(stages, records, strict=True)
     )
     return Setting(budget, folder, result, bench, as_run)
-
-
-def _load(path: Path, network: Network) -> nn.Module:
-    return checkpoint.load(path, own=own_builder(network.name) if ":" in network.name else None).model
 
 
 @dataclass(frozen=True)
@@ -188,7 +182,7 @@ def from_scratch(
 def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False) -> tuple[nn.Module, float]:
     """Train `model` as `stage` says, on the labels alone or with KD; also the seconds that it took."""
     if not kd:
-        stage = replace(stage, alpha=0.0)
+        stage = replace(stage, method="labels", alpha=0.0)
     elif stage.alpha == 0:
         stage = replace(stage, alpha=0.5, temperature=4.0, fade=False)
     model = finetune_stage(on_device(model, setting.bench.device), stage, replace(setting.bench, state=state))

@@ -57,7 +57,7 @@ class Limits:
 
     def use(self, size: Count) -> float:
         """The largest share of a limit that `size` takes up."""
-        return max(self.shares(size))
+        return max(self.shares(size), default=0.0)
 
     def cost(self, size: Count) -> float:
         """What `size` takes up, the limits' shares added: the price of a unit where there are several limits."""
@@ -128,12 +128,9 @@ def amounts(texts: Mapping[str, str | int | None]) -> dict[Axis, Amount]:
     """The budgets among a recipe's keys, or a command's flags: all of them have to hold.
 
     Raises:
-        UserError: there is none, or one that is not understood.
+        UserError: one is not understood.
     """
-    found = {axis: parse(str(texts[key]), axis) for key, axis in KEYS.items() if texts.get(key) is not None}
-    if not found:
-        raise UserError("budget: is missing; or else macs, or file_size")
-    return found
+    return {axis: parse(str(texts[key]), axis) for key, axis in KEYS.items() if texts.get(key) is not None}
 
 
 assert tuple(_AXES) == tuple(field.name for field in fields(Count))

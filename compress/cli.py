@@ -68,7 +68,7 @@ _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), d
 _setup = _options(
     click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH"),
     click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)"),
-    click.option("--student", help="a network's name, or a trained network's weights file, to be pruned"),
+    click.option("--student", help="a network's name, or the weights file of a trained one, its own teacher"),
     click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"),
     click.option("--limit", type=int, help="train on this many images"),
     click.option("--share", type=float, help="train on this share of the images, as 0.25"),
@@ -131,16 +131,16 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
     """
     from compress.recipe import load
 
-    load(recipe, overrides)
+    load(recipe, overrides | {"budget": budgets.split(",")[0]})
 
-    from compress.sweep import cells, sweep
+    from compress.sweep import HEADINGS, cells, sweep
     from compress.terminal import Terminal, scatter, sweep_table
 
     terminal = Terminal()
     points = sweep(
         recipe, budgets.split(","), out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides
     )
-    terminal.show(sweep_table([cells(point) for point in points]))
+    terminal.show(sweep_table(HEADINGS, [cells(point) for point in points]))
     terminal.show(scatter([(point.params, 100 * point.test, point.budget) for point in points]))
     terminal.show(str(out / "sweep.png"))
 
@@ -214,7 +214,7 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
     from compress.summary import table
 
     kept = _load(weights, own)
-    click.echo(table(kept.model, kept.input_size, depth))
+    click.echo(table(kept.model, kept.input_size, depth, kept.sparse))
     click.echo(f"{kept.network.name}, stem {kept.network.stem}, trained on {kept.data}, {len(kept.classes)} classes")
 
 
@@ -230,8 +230,10 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
     from compress.budget import amounts
 
     wanted = amounts(budgets)  # a typo is answered before torch is imported
+    if not wanted:
+        raise UserError("a budget is due: --budget, --macs or --size")
 
-    from compress.plan import prune_file
+    from compress.pipeline import prune_file
 
     if out.exists():
         raise UserError(f"{out}: is there already; choose another --out")

@@ -28,19 +28,20 @@ class Muon(torch.optim.Optimizer):
     and keep their norm, so that weight decay means nothing to them. All else is SGD with Nesterov's momentum.
 
     Args:
-        groups: parameters, or groups of them with their own `weight_decay`, as for any torch optimizer.
+        groups: parameters, or groups of them with their own `weight_decay`, as for any torch optimizer; and with `turn`
+            false for convolutions whose norm matters, since no normalization follows.
     """
 
     def __init__(self, groups: Iterable[Any], lr: float) -> None:
-        super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "turn": True})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step along the gradients that are there."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            filters = [p for p in parameters if p.dim() == 4]
-            others = [p for p in parameters if p.dim() != 4]
+            filters = [p for p in parameters if group["turn"] and p.dim() == 4]
+            others = [p for p in parameters if not group["turn"] or p.dim() != 4]
             if others:
                 _sgd(others, self._directions(others, group["weight_decay"]), group["lr"])
             if filters:

@@ -16,7 +16,7 @@ from compress.data.open import Data
 from compress.distill.methods import listens
 from compress.models.build import build
 from compress.models.network import Network
-from compress.recipe import Recipe, Stage, Train
+from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import Given, Rehearsal, side
 from compress.summary import count
 from compress.watch import T, Watch
@@ -52,8 +52,8 @@ def prices(stages: Sequence[tuple[Stage | Given, Limits | None]], recipe: Recipe
         own = cost(recipe.teacher if stage.kind == "teach" else recipe.student, side(stage, data))
         if stage.kind == "teach":
             answer = own.macs / 3
-        if target is not None:
-            kept = 1 / target.use(own)
+        if target is not None and isinstance(stage, Prune) and stage.mode == "channels":
+            kept = 1 / target.use(cost(recipe.student, side(stages[-1][0], data)))
         if not isinstance(stage, Train):
             found.append(0.0)
         elif stage.kind == "teach":

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from compress import checkpoint, patience
 from compress import recipe as recipes
+from compress.budget import Amount, Axis, Count
+from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
 from compress.errors import UserError
 from compress.machine import device_name, versions
-from compress.plan import Plan, Step, load_step, make_plan, origin
+from compress.plan import Plan, Step, limits_of, load_step, make_plan, origin, params_alone
+from compress.pruning.pruner import prune
+from compress.pruning.weights import prune_weights
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
 from compress.stages import Given, Rehearsal, Workbench, on_device, pack, perform, side
@@ -66,7 +71,7 @@ def run(
         recipe = recipes.lay_over(recipes.plain(recipe), overrides)
     recipe = recipe.quick() if quick else recipe
     if out is None:
-        budgets = "-".join(amount.text for amount in recipe.budgets().values())
+        budgets = "-".join(a.text + ("" if axis == "params" else f"-{axis}") for axis, a in recipe.budgets().items())
         out = Path("runs") / f"{title}{'-quick' if quick else ''}-{budgets}-seed{recipe.seed}".replace("%", "pc")
     plan = make_plan(recipe, device)
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
@@ -75,6 +80,40 @@ def run(
         if not rundir.done:
             _go_on(plan, rundir, watch)
         return Result(rundir.model, tuple(rundir.records))
+
+
+def prune_file(
+    kept: Checkpoint,
+    budgets: Mapping[Axis, Amount],
+    out: Path,
+    *,
+    mode: str = "channels",
+    importance: str = "magnitude",
+    note: Callable[[str], None] = lambda text: None,
+) -> tuple[Count, Count]:
+    """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
+
+    Raises:
+        UserError: the budgets are out of reach, or the importance needs data.
+    """
+    before = count(kept.model, kept.input_size, kept.sparse)
+    made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
+    kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
+    limits = limits_of(budgets, before, checkpoint.overhead(kept))
+    if mode == "weights":
+        pruned = prune_weights(kept.model, params_alone(limits), importance=importance)
+    else:
+        pruned = prune(
+            kept.model,
+            torch.zeros(1, *kept.input_size),
+            limits.params,
+            macs=limits.macs,
+            bytes=limits.bytes,
+            importance=importance,
+            note=note,
+        )
+    checkpoint.save(replace(kept, model=pruned), out)
+    return before, count(pruned, kept.input_size, kept.sparse)
 
 
 def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:

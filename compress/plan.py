@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
-from compress.pruning.pruner import least, prune
+from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage
 from compress.stages import Given, check_methods, pack, side
 from compress.summary import count
@@ -73,10 +73,13 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
     data = replace(data, train=data.train.to(on), val=data.val.to(on))
     for trained in given:
-        if trained.checkpoint.classes != data.classes:
+        kept, first = trained.checkpoint, given[0].checkpoint
+        if kept.classes != data.classes:
             raise UserError(f"{trained.file}: this network knows other classes than {data.name}'s")
+        if (kept.mean, kept.std) != (first.mean, first.std):
+            raise UserError(f"{trained.file}: its images are normalized in another way than {given[0].file}'s")
         # images as the teacher, or else the student, learned to see them
-        data = replace(data, mean=given[0].checkpoint.mean, std=given[0].checkpoint.std)
+        data = replace(data, mean=first.mean, std=first.std)
         networks = {"teacher": recipe.teacher, "student": recipe.student} | {trained.role: trained.checkpoint.network}
         recipe = replace(recipe, teacher=networks["teacher"], student=networks["student"])
     kinds = {trained.kind for trained in given}
@@ -102,8 +105,10 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
 
 
 def load_step(path: Path, network: Network) -> Checkpoint:
-    """A weights file whose network the recipe vouches for, even if it is a person's own."""
-    return checkpoint.load(path, own=own_builder(network.name) if ":" in network.name else None)
+    """A weights file whose network the recipe vouches for: a person's own is the recipe's, whatever the file says."""
+    own = ":" in network.name
+    kept = checkpoint.load(path, own=own_builder(network.name) if own else None)
+    return replace(kept, network=network) if own and ":" in kept.network.name else kept
 
 
 def limits_of(budgets: Mapping[Axis, Amount], whole: Count, around: int = 0) -> Limits:
@@ -129,41 +134,8 @@ def origin(recipe: Recipe, data: Data, device: torch.device, records: Sequence[R
     }
 
 
-def prune_file(
-    kept: Checkpoint,
-    budgets: Mapping[Axis, Amount],
-    out: Path,
-    *,
-    mode: str = "channels",
-    importance: str = "magnitude",
-    note: Callable[[str], None] = lambda text: None,
-) -> tuple[Count, Count]:
-    """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
-
-    Raises:
-        UserError: the budgets are out of reach, or the importance needs data.
-    """
-    before = count(kept.model, kept.input_size, kept.sparse)
-    made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
-    kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
-    limits = limits_of(budgets, before, checkpoint.overhead(kept))
-    if mode == "weights":
-        pruned = weights.prune_weights(kept.model, _params_alone(limits), importance=importance)
-    else:
-        pruned = prune(
-            kept.model,
-            torch.zeros(1, *kept.input_size),
-            limits.params,
-            macs=limits.macs,
-            bytes=limits.bytes,
-            importance=importance,
-            note=note,
-        )
-    checkpoint.save(replace(kept, model=pruned), out)
-    return before, count(pruned, kept.input_size, kept.sparse)
-
-
-def _params_alone(limits: Limits) -> int:
+def params_alone(limits: Limits) -> int:
+    """The budget of pruning by weights."""
     if limits.params is None or len(limits.given()) > 1:
         raise UserError("mode 'weights' leaves the network's shape as it is: its budget is in parameters alone")
     return limits.params
@@ -171,7 +143,8 @@ def _params_alone(limits: Limits) -> int:
 
 def _given(recipe: Recipe) -> list[Given]:
     """Networks that are trained already. A trained student is its own teacher, if no other is given."""
-    teacher, student = recipe.weights or recipe.start, recipe.start
+    taught = any(stage.kind == "teach" for stage in recipe.stages)
+    teacher, student = recipe.weights or (recipe.start if taught else None), recipe.start
     given = []
     if teacher is not None:
         network = recipe.teacher if recipe.weights else recipe.student
@@ -179,7 +152,7 @@ def _given(recipe: Recipe) -> list[Given]:
     if student is not None:
         given.append(Given(load_step(Path(student), recipe.student), str(student), "distill"))
     for trained in given:
-        if trained.checkpoint.sparse:
+        if trained.checkpoint.sparse and trained.kind == "distill":
             raise UserError(f"{trained.file}: pruned weight by weight, which is the end of a pipeline, not a beginning")
     return given
 
@@ -226,7 +199,7 @@ def _check_reach(
     if not prunes and not limits.hold(whole):
         raise UserError(f"{has}, and the recipe has no prune stage")
     if any(stage.mode == "weights" for stage in prunes):
-        _params_alone(limits)
+        params_alone(limits)
         lowest = Count(weights.least(student), 0, 0)
     elif prunes:
         lowest = least(student, example)
@@ -235,10 +208,11 @@ def _check_reach(
 
 
 def _check_names(recipe: Recipe) -> None:
-    for network in (recipe.teacher, recipe.student):
+    given = {"teacher": recipe.weights, "student": recipe.start}
+    for role, network in (("teacher", recipe.teacher), ("student", recipe.student)):
         if ":" in network.name:
             own_builder(network.name)
-        elif network.pretrained:  # the download is had now, or refused now
+        elif network.pretrained and not given[role]:  # the download is had now, or refused now
             build(network, 10)
         else:
             skeleton(network, 10)

@@ -207,7 +207,10 @@ def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "rec
     """
     if any(overrides.get(key) is not None for key in KEYS):
         plain = {key: value for key, value in plain.items() if key not in KEYS}
-    for key, value in (_spelled_out(k, v) for k, v in overrides.items() if v is not None):
+    given = dict(_spelled_out(k, v) for k, v in overrides.items() if v is not None)
+    if "start" in given and "weights" not in given and not given.keys().isdisjoint(("teacher", "teacher.name")):
+        raise UserError("a trained student is its own teacher, or give the weights file of another")
+    for key, value in given.items():
         *names, leaf = key.split(".")
         for table in _tables(plain, names, f"{key}: there is nothing of that name in {where}"):
             table[leaf] = value
@@ -271,9 +274,11 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
     if modes != sorted(modes):
         raise UserError(f"{where}: stages: no channels can be pruned after single weights have been")
     try:
-        recipe.budgets()
+        budgets = recipe.budgets()
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if modes and not budgets:
+        raise UserError(f"{where}: budget: is missing; or else macs, or file_size")
     return recipe
 
 

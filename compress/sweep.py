@@ -13,6 +13,8 @@ from compress.errors import UserError
 from compress.files import atomically, write_text
 from compress.pipeline import Result, run
 from compress.plan import make_plan
+from compress.recipe import Prune
+from compress.rundir import MANIFEST, MODEL, read_records
 from compress.watch import Watch
 
 # Networks that others trained on the same data from scratch: name, parameters, test accuracy as they report it.
@@ -27,6 +29,9 @@ PUBLISHED = {
         ("WRN-28-10", 36_500_000, 0.963),
     )
 }
+
+
+HEADINGS = ("budget", "parameters", "multiply-adds", "file", "val %", "test %")
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,11 @@ def sweep(
         raise UserError(f"budgets {','.join(budgets)}: numbers of parameters are due, each once")
     ordered = sorted(amounts, key=lambda text: amounts[text] or 0, reverse=True)
     last = recipes.load(str(recipe), overrides | {"budget": ordered[-1]})
+    if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
+        raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
     make_plan(last.quick() if quick else last, device)  # what is out of reach is said before the first is trained
+    if not fresh:
+        _check_chain(out, ordered)
     points: list[Point] = []
     for number, text in enumerate(ordered, start=1):
         watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
@@ -97,12 +106,30 @@ def _given(points: Sequence[Point], first: Path) -> dict[str, Any]:
     """What a run takes over from those before it."""
     if not points:
         return {}
-    teacher = [first / record.checkpoint for record in points[0].result.records if record.kind == "teach"]
-    return {"weights": str(teacher[0]) if teacher else None, "start": str(points[-1].result.model)}
+    given: dict[str, Any] = {"start": str(points[-1].result.model)}
+    for record in points[0].result.records:
+        if record.kind == "teach":
+            given |= {"teacher.name": record.network, "weights": str(first / record.checkpoint)}
+    return given
+
+
+def _check_chain(out: Path, ordered: Sequence[str]) -> None:
+    """Refuse a directory in which a budget was begun below another one than it would be now.
+
+    Raises:
+        UserError: there is such a run.
+    """
+    for above, text in zip((None, *ordered), ordered, strict=False):
+        if above is not None and (out / text / MANIFEST).is_file():
+            begun = read_records(out / text)[0].get("recipe", {}).get("start")
+            if begun != str(out / above / MODEL):
+                raise UserError(
+                    f"{out / text}: begun from {begun or 'no other budget'}, not from {above}; choose another --out"
+                )
 
 
 def cells(point: Point) -> tuple[str, ...]:
-    """A row of the table: budget, parameters, multiply-adds, file, val %, test %."""
+    """A row of the table, under `HEADINGS`."""
     size, val = point.result.model.stat().st_size, point.result.records[-1].val
     counts = (f"{point.params:,}", f"{point.macs / 1e6:,.2f} M", f"{size / 1e3:,.0f} KB")
     return (point.budget, *counts, f"{100 * val:.2f}", f"{100 * point.test:.2f}")
@@ -110,7 +137,7 @@ def cells(point: Point) -> tuple[str, ...]:
 
 def markdown(points: Sequence[Point]) -> str:
     """The table of a sweep."""
-    lines = ["| budget | parameters | multiply-adds | file | val % | test % |", "|--:|--:|--:|--:|--:|--:|"]
+    lines = [f"| {' | '.join(HEADINGS)} |", "|--:" * len(HEADINGS) + "|"]
     for point in points:
         lines.append(f"| {' | '.join(cells(point))} |")
     return "\n".join(lines) + "\n"

@@ -120,10 +120,10 @@ def stages_table(records: Sequence[Record]) -> Table:
     return table
 
 
-def sweep_table(rows: Sequence[tuple[str, ...]]) -> Table:
+def sweep_table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
     """A sweep's budgets, one a row."""
     table = Table()
-    for heading in ("budget", "parameters", "multiply-adds", "file", "val %", "test %"):
+    for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*row)
@@ -144,7 +144,7 @@ def scatter(points: Sequence[tuple[float, float, str]], width: int = 72, height:
     """Points (x, y, name) as text, the x axis logarithmic: accuracy in % against parameters."""
     across, up = [math.log10(x) for x, _, _ in points], [y for _, y, _ in points]
     low, high = min(up), max(up)
-    grid = [[" "] * (width + 12) for _ in range(height)]
+    grid = [[" "] * (width + 2 + max(len(name) for *_, name in points)) for _ in range(height)]
     for x, (_, y, name) in zip(across, points, strict=True):
         column = round((x - min(across)) / (max(across) - min(across) or 1) * (width - 1))
         row = round((high - y) / (high - low or 1) * (height - 1))

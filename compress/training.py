@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -90,7 +90,7 @@ def train(
     """
     device = next(model.parameters()).device
     beside = objective if isinstance(objective, nn.Module) else nn.Module()
-    optimizer = _optimizer([*model.parameters(), *beside.parameters()], schedule)
+    optimizer = _optimizer(list(model.parameters()), list(beside.parameters()), schedule)
     phases = getattr(objective, "phases", (1.0,))
     average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True)
     history = _resume(state, model, beside, optimizer, average)
@@ -190,11 +190,12 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
-def _optimizer(parameters: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+def _optimizer(parameters: list[nn.Parameter], beside: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
     """Weight decay on weights alone: biases and normalizations (one-dimensional) are left to themselves."""
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": schedule.weight_decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": beside, "weight_decay": schedule.weight_decay, "turn": False},
     ]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
@@ -257,7 +258,7 @@ def _resume(
         return []
     kept = checkpoint.read(state)
     model.load_state_dict(kept["model"])
-    beside.load_state_dict(kept["beside"])
+    beside.load_state_dict(kept.get("beside", {}))
     optimizer.load_state_dict(kept["optimizer"])
     if kept["average"]:
         average.load_state_dict(kept["average"])

@@ -24,6 +24,7 @@ PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 Plain = dict[str, Any]
 
 SMALL = """
+budget = "100k"
 [teacher]
 name = "resnet18"
 [student]

@@ -19,7 +19,7 @@ def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_p
     flags = ("sweep", tiny.recipe, "--budgets", "1500,6k,3k", "--out", out, "--limit", 64)
     said = run(*flags).out
     runs = {name: read_records(out / name)[1] for name in ("6k", "3k", "1500")}
-    assert [r.params <= limit for r, limit in zip([r[-1] for r in runs.values()], (6000, 3000, 1500), strict=True)]
+    assert all(r.params <= limit for r, limit in zip([r[-1] for r in runs.values()], (6000, 3000, 1500), strict=True))
     teachers = [torch.load(out / name / "stages" / "01-teach.pth", weights_only=True)["state_dict"] for name in runs]
     assert all(torch.equal(teachers[0][key], other[key]) for other in teachers[1:] for key in other)
     start = torch.load(out / "3k" / "stages" / "02-distill.pth", weights_only=True)["state_dict"]
