@@ -71,8 +71,9 @@ def run(
         recipe = recipes.lay_over(recipes.plain(recipe), overrides)
     recipe = recipe.quick() if quick else recipe
     if out is None:
-        budgets = "-".join(a.text + ("" if axis == "params" else f"-{axis}") for axis, a in recipe.budgets().items())
-        out = Path("runs") / f"{title}{'-quick' if quick else ''}-{budgets}-seed{recipe.seed}".replace("%", "pc")
+        budgets = [a.text + ("" if axis == "params" else f"-{axis}") for axis, a in recipe.budgets().items()]
+        name = "-".join([title, *(["quick"] if quick else []), *budgets, f"seed{recipe.seed}"])
+        out = Path("runs") / name.replace("%", "pc")
     plan = make_plan(recipe, device)
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
     begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "data": data}

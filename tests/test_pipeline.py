@@ -513,6 +513,22 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
     assert 1000 < read_records(further)[1][-1].params <= 1500
 
 
+def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    kept = own_model(finished / FILES[1])
+    checkpoint.save(Checkpoint(**(vars(kept) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "dim.pth")
+    given = {"teacher": finished / FILES[0], "student": tmp_path / "dim.pth"}
+    with pytest.raises(UserError, match="normalized in another way"):
+        make_plan(load(str(tiny.recipe), given))
+    evil = Checkpoint(**(vars(kept) | {"network": Network("no_such_module:evil")}))
+    checkpoint.save(evil, tmp_path / "evil.pth")
+    plan = make_plan(load(str(tiny.recipe), {"student": tmp_path / "evil.pth", "budget": "3k"}))
+    assert plan.recipe.student.name == "tinynets:student"  # and nothing of the file's name was imported
+    with pytest.raises(UserError, match="its own teacher"):
+        load(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})
+
+
 def test_a_recipe_without_pruning_must_fit_by_itself(tiny: Tiny, tmp_path: Path) -> None:
     stages = '[[stages]]\nkind = "distill"\nepochs = 1\n'
     recipe = tmp_path / "plain.toml"

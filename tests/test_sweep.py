@@ -44,13 +44,24 @@ def test_a_sweep_that_cannot_end_does_not_begin(
     assert words in refused.err and refused.err.count("\n") == 1 and not (tmp_path / "sweep").exists()
 
 
+def test_a_chain_that_was_begun_otherwise_is_refused_before_anything_trains(
+    run: Compress, tiny: Tiny, tmp_path: Path
+) -> None:
+    out = tmp_path / "sweep"
+    run("sweep", tiny.recipe, "--budgets", "6k,3k", "--out", out, "--limit", 64)
+    refused = run("sweep", tiny.recipe, "--budgets", "9k,6k,3k", "--out", out, "--limit", 64, code=2)
+    assert "6k: begun from no other budget, not from 9k" in refused.err and not (out / "9k").exists()
+    sparse = tiny.variant("sparse.toml", ("samples = 64", 'samples = 64\nmode = "weights"\nimportance = "magnitude"'))
+    assert "cannot be pruned further" in run("sweep", sparse, "--budgets", "6k,3k", "--out", tmp_path / "s", code=2).err
+
+
 def test_points_in_a_terminal_lie_where_they_should() -> None:
     lines = scatter([(10, 50, "a"), (100, 70, "b"), (1000, 90, "c")], width=21, height=5).splitlines()
     places = {
         line[i + 2]: (row, i - line.index("│") - 1) for row, line in enumerate(lines) if (i := line.find("●")) > 0
     }
     assert places == {"c": (0, 20), "b": (2, 10), "a": (4, 0)}
-    assert scatter([(10, 50, "one")]).count("●") == 1
+    assert scatter([(10, 50, "one of a very long name")]).count("●") == 1
 
 
 def test_files_side_by_side(run: Compress, finished: Path, tiny: Tiny, tmp_path: Path) -> None:
