@@ -53,11 +53,12 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
+_own = click.option("--own", help="the function that builds the network, as package.module:function, if it is yours")
 _weights = _options(
     click.option(
         "-w", "--weights", required=True, type=click.Path(path_type=Path), help="a weights file, as model.pth"
     ),
-    click.option("--own", help="the function that builds its network, as package.module:function, if it is your own"),
+    _own,
 )
 _budgets = _options(
     click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the student's"),
@@ -173,14 +174,15 @@ def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", help="the data set whose test split is scored; each file's own if left out")
+@_own
 @_device
 @_answers()
-def compare(files: tuple[Path, ...], data: str | None, device: str) -> None:
+def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: str) -> None:
     """Show weights files side by side: parameters, file size, latency, accuracy."""
     from compress.compare import compare
     from compress.terminal import Terminal, sides_table
 
-    Terminal().show(sides_table(compare(files, data, device)))
+    Terminal().show(sides_table(compare(files, data, device, own)))
 
 
 @main.command()

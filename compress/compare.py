@@ -15,6 +15,7 @@ from compress.budget import Count
 from compress.checkpoint import load
 from compress.inference import score_test
 from compress.machine import pick_device
+from compress.models.build import own_builder
 from compress.summary import count
 
 
@@ -38,13 +39,18 @@ class Side:
     test: float
 
 
-def compare(files: Iterable[str | Path], data: str | None = None, device: str = "auto") -> list[Side]:
+def compare(
+    files: Iterable[str | Path], data: str | None = None, device: str = "auto", own: str | None = None
+) -> list[Side]:
     """Measure `files` one after the other on the same machine and the test split of `data`, by default each its own.
+
+    `own` names the function that builds the files' networks, as package.module:function, if they are a person's own.
 
     Raises:
         UserError: a file cannot be loaded, or the data not be had.
     """
-    kept = [(Path(file), load(file)) for file in files]
+    builder = own_builder(own) if own else None
+    kept = [(Path(file), load(file, builder)) for file in files]
     sides = []
     for file, one in kept:
         right, total = score_test(one, data, device)
