@@ -195,7 +195,7 @@ def main(
             for row in rows:
                 for line in ROWS[row](setting):
                     lines.append(line.cells())
-                    console.print("  ".join(lines[-1]), markup=False, highlight=False)  # a row takes minutes
+                    console.print("  ".join(lines[-1]), markup=False, highlight=False, soft_wrap=True)  # a row takes minutes
     except UserError as error:
         raise click.UsageError(str(error)) from error
 
