@@ -14,7 +14,8 @@ difference to time. Rows:
  3  fine-tune a pruned network with the teacher's answers kept, against the teacher live; then ours live as well, as the
     first pass over a view is, and compiled
  4  a step of fine-tuning with kept answers, against a step on labels alone
- 5  peak memory of a process that does a few steps of each kind: all of it on a CPU, imports too; of a GPU, torch's
+ 5  peak memory of a process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
+    imports on both sides, the plain script's workers left out; on a GPU what torch has allocated there
  6  time from the start of `compress run` to the first training step, less importing torch and loading data
 """
 
@@ -79,7 +80,7 @@ def distill(setting: Setting) -> Iterator[Line]:
     ways = [(stage, student, f"as the recipe, {student.stem} stem at {side(stage, setting.data)} px; theirs {full} px")]
     whole = replace(stage, scale=1.0)
     ways += [
-        (whole, network, f"both {network.stem} stem, {full} px")
+        (whole, network, f"{network.stem} stem at {full} px on both sides")
         for network in (student, replace(student, stem="imagenet"))
     ]
     for stage, network, how in ways[: 2 if student.stem == "imagenet" else 3]:
@@ -195,7 +196,9 @@ def main(
             for row in rows:
                 for line in ROWS[row](setting):
                     lines.append(line.cells())
-                    console.print("  ".join(lines[-1]), markup=False, highlight=False, soft_wrap=True)  # a row takes minutes
+                    console.print(
+                        "  ".join(lines[-1]), markup=False, highlight=False, soft_wrap=True
+                    )  # a row takes minutes
     except UserError as error:
         raise click.UsageError(str(error)) from error
 
