@@ -1,0 +1,81 @@
+"""The plain script that `speed.py` measures against: distillation as most research code has it.
+
+torchvision's own data set, one PIL image at a time through torchvision.transforms.v2 in a DataLoader, float32, and the
+teacher run on every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from compress.watch import Watch
+
+BUILT_IN = {"fashion-mnist": (datasets.FashionMNIST, 28), "cifar10": (datasets.CIFAR10, 32)}
+TEMPERATURE, ALPHA = 4.0, 0.5
+
+
+def images(data: str, root: Path, size: int | None, crop: tuple[float, float]) -> Any:
+    """The training images of `data` (a key of `BUILT_IN`, found under `root`, or ``folder:PATH``), augmented one by one
+    and `size` pixels wide, by default their own width."""
+    kind, side = BUILT_IN.get(data, (None, 224))
+    transform = v2.Compose(
+        [
+            v2.Grayscale(3) if data == "fashion-mnist" else v2.Identity(),
+            v2.RandomResizedCrop(size or side, scale=crop),
+            v2.RandomHorizontalFlip(),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.2860,) * 3, (0.3530,) * 3),
+        ]
+    )
+    if kind is None:
+        return datasets.ImageFolder(Path(data.removeprefix("folder:")) / "train", transform)
+    return kind(root, transform=transform)
+
+
+def load(images: Any, batch: int, workers: int, device: torch.device) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of `images`, shuffled: float32 (B, 3, S, S) and int64 (B,)."""
+    pinned = device.type == "cuda"
+    return DataLoader(images, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pinned)
+
+
+def train(
+    model: nn.Module,
+    loader: DataLoader[tuple[Tensor, Tensor]],
+    teacher: nn.Module | None,
+    watch: Watch,
+    device: torch.device,
+) -> None:
+    """Train `model` until `watch` ends it: on the labels, and on what `teacher` says if there is one."""
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    if teacher is not None:
+        teacher.to(device).eval()
+    for inputs, labels in watch.track(_epochs(loader), len(loader), "plain"):
+        inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels)
+        if teacher is not None:
+            with torch.no_grad():
+                answers = teacher(inputs)
+            soft = F.softmax(answers / TEMPERATURE, dim=1)
+            distance = F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=1), soft, reduction="batchmean")
+            loss = (1 - ALPHA) * loss + ALPHA * TEMPERATURE**2 * distance
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+
+
+def _epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in repeat(loader):
+        yield from epoch

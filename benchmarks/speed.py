@@ -1,0 +1,215 @@
+"""Ours against a plain script (plain.py), side by side: the same networks, images and batch, on this machine.
+
+    python benchmarks/speed.py                      # a quarter of an hour on two CPU cores
+    python benchmarks/speed.py --quick --rows 3     # seconds a row; the figures mean little
+
+Ours are the very stages of a run, with all that they do in a step; only their epochs' ends (validation, saving) are on
+neither side's clock. The two take turns in short bursts, so that whatever else the machine does hits both; shown are
+medians over the bursts, and the ratio's range. Networks are those of the recipe, with random weights: it makes no
+difference to time. Rows:
+
+ 1  train the teacher
+ 2  distill it into the student, the teacher asked live on both sides: as the recipe does it (at its own size of images,
+    against full size), then like for like
+ 3  fine-tune a pruned network with the teacher's answers kept, against the teacher live; then ours live as well, as the
+    first pass over a view is, and compiled
+ 4  a step of fine-tuning with kept answers, against a step on labels alone
+ 5  peak memory of a process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
+    imports on both sides, the plain script's workers left out; on a GPU what torch has allocated there
+ 6  time from the start of `compress run` to the first training step, less importing torch and loading data
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import torch
+from bursts import WARM, Setting, taking_turns
+from rich.console import Console
+from rich.table import Table
+
+from compress import recipe as recipes
+from compress.errors import UserError
+from compress.machine import device_name, pick_device, versions
+from compress.stages import side
+from compress.training import can_compile
+
+HERE = Path(__file__).resolve().parent
+START_UP_SECONDS = 2.0  # the goal of row 6
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the table: pairs of what was measured of ours and of what it is held against, in `unit`."""
+
+    row: int
+    work: str
+    pairs: list[tuple[float, float]]
+    unit: str
+    goal: str = ""
+
+    def cells(self) -> list[str]:
+        """Medians of both, and of their ratios, with the smallest and the largest."""
+        ratios = [ours / theirs for ours, theirs in self.pairs]
+        ours, theirs, ratio = (statistics.median(values) for values in (*zip(*self.pairs, strict=True), ratios))
+        shown = [f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for value in (ours, theirs)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else "-"
+        return [str(self.row), self.work, *shown, self.unit, f"{ratio:.2f}", spread, self.goal]
+
+
+def teach(setting: Setting) -> Iterator[Line]:
+    ours = setting.ours(replace(setting.stage("teach"), scale=1.0))
+    pairs = taking_turns(setting, ours, setting.plain("teach"))
+    yield Line(1, f"train {setting.recipe.teacher.name}", pairs, "images/s", "≥ 1.5")
+
+
+def distill(setting: Setting) -> Iterator[Line]:
+    stage, student, full = setting.stage("distill"), setting.recipe.student, setting.data.size
+    work = f"distill {setting.recipe.teacher.name} into {student.name}"
+    ways = [(stage, student, f"as the recipe, {student.stem} stem at {side(stage, setting.data)} px; theirs {full} px")]
+    whole = replace(stage, scale=1.0)
+    ways += [
+        (whole, network, f"{network.stem} stem at {full} px on both sides")
+        for network in (student, replace(student, stem="imagenet"))
+    ]
+    for stage, network, how in ways[: 2 if student.stem == "imagenet" else 3]:
+        pairs = taking_turns(setting, setting.ours(stage, network), setting.plain("distill", network))
+        yield Line(2, f"{work}: {how}", pairs, "images/s", "≥ 3")
+
+
+def finetune(setting: Setting) -> Iterator[Line]:
+    stage = setting.stage("finetune")
+    setting.rate(setting.ours(stage, kept=True))  # the whole view is asked for
+    ways = [("answers kept", stage, True), ("ours live too", stage, False)]
+    if setting.compiled and can_compile(setting.device):
+        ways.append(("answers kept, compiled", replace(stage, compile=True), True))
+    for how, stage, kept in ways:
+        pairs = taking_turns(setting, setting.ours(stage, kept=kept), setting.plain("finetune"))
+        yield Line(3, f"fine-tune {setting.weights.stem}: {how}", pairs, "images/s", "≥ 10" if kept else "")
+
+
+def answers(setting: Setting) -> Iterator[Line]:
+    stage = setting.stage("finetune")
+    distilled, labels = setting.ours(stage, kept=True), setting.ours(replace(stage, alpha=0.0))
+    setting.rate(distilled)
+    rates = taking_turns(setting, distilled, labels)
+    pairs = [(1e6 / one, 1e6 / other) for one, other in rates]
+    yield Line(4, "fine-tune with kept answers, against labels alone", pairs, "µs/image", "≤ 1.1")
+
+
+def peak(setting: Setting, which: str) -> int:
+    """Bytes, at most, that this process has held after a few steps of each kind of work."""
+    for kind in ("teach", "distill", "finetune"):
+        setting.rate(setting.ours(setting.stage(kind)) if which == "ours" else setting.plain(kind))
+    if setting.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(setting.device)
+    status = Path("/proc/self/status").read_text()  # the resource module's figure begins with the parent's
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
+def memory(setting: Setting) -> Iterator[Line]:
+    whole = replace(setting, recipe=replace(setting.recipe, limit=None))
+
+    def child(which: str) -> float:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            return process.submit(peak, whole, which).result() / 1e6
+
+    pairs = [(child("ours"), child("plain"))]
+    yield Line(5, "peak memory: teach, distill, fine-tune", pairs, "MB", "≤ 1")
+
+
+def start_up(setting: Setting) -> Iterator[Line]:
+    pairs = []
+    for _ in range(setting.repeats):
+        with TemporaryDirectory() as folder:
+            arguments = [setting.name, "--out", f"{folder}/run", "--device", setting.device.type]
+            command = [sys.executable, str(HERE / "first_step.py"), str(time.monotonic()), *arguments]
+            paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+            done = subprocess.run(command, env=paths, check=True, capture_output=True, text=True)
+        total, importing, loading = map(float, done.stdout.split()[-3:])
+        pairs.append((total - importing - loading, START_UP_SECONDS))
+    yield Line(6, "start of `compress run` to its first step, against the goal", pairs, "s", "≤ 1")
+
+
+ROWS = {1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up}
+HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
+
+
+def markdown(lines: list[list[str]]) -> str:
+    """The table as Markdown."""
+    rule = ["--:" if heading in ("ours", "plain", "ratio") else "---" for heading in HEADINGS]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (HEADINGS, rule, *lines))
+
+
+def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    """``1,3`` as numbers of rows."""
+    wanted = {part.strip() for part in text.split(",")}
+    if not wanted <= {str(row) for row in ROWS}:
+        raise click.BadParameter(f"{text!r}: rows are {', '.join(map(str, ROWS))}, with commas between")
+    return sorted(map(int, wanted))
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.option("--recipe", "name", default="default", show_default=True, help="A shipped recipe's name, or a TOML file.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), default=HERE.parent / "weights" / "fashion-mnist-100k.pth",
+    help="The pruned student that is fine-tuned.  [default: the shipped one of 100k]",
+)  # fmt: skip
+@click.option("--rows", default=",".join(map(str, ROWS)), show_default=True, callback=numbers)
+@click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps timed in a burst.")
+@click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Bursts of each side.")
+@click.option("--workers", default=min(4, os.cpu_count() or 1), show_default=True, help="Of the plain DataLoader.")
+@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Row 3 compiled as well.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--quick", is_flag=True, help="Two bursts of two steps of 32 images: to see that it works.")
+def main(
+    name: str,
+    weights: Path,
+    rows: list[int],
+    steps: int,
+    repeats: int,
+    workers: int,
+    compiled: bool,
+    device: str,
+    quick: bool,
+) -> None:
+    console = Console()
+    steps, repeats = (2, 2) if quick else (steps, repeats)
+    try:
+        recipe = recipes.load(name, {"batch": 32} if quick else {})
+        recipe = replace(recipe, limit=(WARM + steps) * recipe.batch)  # a burst of ours is one epoch
+        with TemporaryDirectory() as folder:
+            on = pick_device(device)
+            setting = Setting(name, recipe, weights, on, steps, repeats, workers, compiled, Path(folder))
+            lines = []
+            for row in rows:
+                for line in ROWS[row](setting):
+                    lines.append(line.cells())
+                    console.print(
+                        "  ".join(lines[-1]), markup=False, highlight=False, soft_wrap=True
+                    )  # a row takes minutes
+    except UserError as error:
+        raise click.UsageError(str(error)) from error
+
+    how = f"{device_name(setting.device)}; torch {versions()['torch']}; batch {recipe.batch}; "
+    how += f"{repeats} bursts of {steps} steps; the plain script's DataLoader has {workers} workers"
+    table = Table(*HEADINGS, title=how)
+    for cells in lines:
+        table.add_row(*cells)
+    console.print(table)
+    console.print(f"{how}:\n\n{markdown(lines)}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

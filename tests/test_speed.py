@@ -1,0 +1,87 @@
+"""benchmarks/speed.py on the tiny data set: what its table rests on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny import CLASSES, Tiny
+
+from compress import checkpoint
+from compress.checkpoint import Checkpoint
+from compress.models.build import build
+from compress.models.network import Network
+
+SLOW = """
+import time
+import tinynets
+
+
+def teacher(num_classes):
+    network = tinynets.teacher(num_classes)
+    network.register_forward_hook(lambda *_: time.sleep(0.3))
+    return network
+"""
+
+
+@pytest.fixture(autouse=True)
+def scripts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of the benchmarks, as running one of them has it; a person's own networks lie where they work."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    monkeypatch.chdir(tiny.root)
+
+
+@pytest.fixture(scope="module")
+def weights(tiny: Tiny) -> Path:
+    network = Network("tinynets:student")
+    kept = Checkpoint(build(network, 4).eval(), network, CLASSES, (3, 16, 16), (0.5,) * 3, (0.5,) * 3, "made up")
+    checkpoint.save(kept, tiny.root / "pruned.pth")
+    return tiny.root / "pruned.pth"
+
+
+def table(*words: object) -> Iterator[dict[str, str]]:
+    """The rows of the Markdown that the benchmark ends with."""
+    from speed import HEADINGS, main
+
+    done = CliRunner().invoke(main, [str(word) for word in (*words, "--workers", 0, "--device", "cpu", "--no-compile")])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert f"torch {torch.__version__.split('+')[0]}" in done.output and "1 threads" in done.output
+    lines = [line.strip("| ").split(" | ") for line in done.output.splitlines() if line.startswith("| ")]
+    names = ["row", *HEADINGS[1:4], "unit", *HEADINGS[5:]]
+    return (dict(zip(names, line, strict=False)) for line in lines[2:])
+
+
+def test_every_row_is_measured(tiny: Tiny, weights: Path) -> None:
+    rows = list(table("--recipe", tiny.recipe, "--weights", weights, "--steps", 1, "--repeats", 2))
+    assert {row["row"] for row in rows} == set("123456")
+    for row in rows:
+        ours, theirs, ratio = (float(row[name].replace(",", "")) for name in ("ours", "plain", "ratio"))
+        assert math.isfinite(ratio) and ours > 0 and theirs > 0, row
+
+
+def test_kept_answers_spare_the_teacher_and_live_ones_do_not(tiny: Tiny, weights: Path) -> None:
+    (tiny.root / "slownets.py").write_text(SLOW)
+    recipe = tiny.variant("slow.toml", ("tinynets:teacher", "slownets:teacher"))
+    rows = {row["work"].split(": ")[-1]: row for row in table(
+        "--recipe", recipe, "--weights", weights, "--rows", 3, "--steps", 2, "--repeats", 1
+    )}  # fmt: skip
+    asked = 32 / 0.3  # images a second that a step can reach at most, with a batch of 32
+    assert float(rows["ours live too"]["ours"].replace(",", "")) < asked
+    assert all(float(row["plain"].replace(",", "")) < asked for row in rows.values())
+    assert float(rows["answers kept"]["ours"].replace(",", "")) > asked
+
+
+def test_the_clock_counts_the_steps_after_the_warm_up_alone() -> None:
+    from bursts import WARM, Enough, Stopwatch
+
+    pauses, shown = [0.2] * WARM + [0.02] * 5, []
+    with pytest.raises(Enough):
+        for batch in Stopwatch(4, torch.device("cpu")).track([(torch.zeros(8, 1),)] * len(pauses), 0, ""):
+            time.sleep(pauses[len(shown)])
+            shown.append(batch)
+    assert len(shown) == WARM + 4
