@@ -92,7 +92,7 @@ def train(
     beside = objective if isinstance(objective, nn.Module) else nn.Module()
     optimizer = _optimizer(list(model.parameters()), list(beside.parameters()), schedule)
     phases = getattr(objective, "phases", (1.0,))
-    average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True) if schedule.ema else None
     history = _resume(state, model, beside, optimizer, average)
     seconds = history[-1]["seconds"] if history else 0.0
     total = max(1, round(schedule.epochs * steps))
@@ -100,7 +100,7 @@ def train(
     if history:
         watch.note(f"  going on after epoch {len(history)} of {epochs}")
     student = forward(torch.compile(model) if compiled and can_compile(device) else model, size)
-    best = average.module if schedule.ema else model
+    best = average.module if average is not None else model
     for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
         due = min(steps, total - epoch * steps)
@@ -116,7 +116,7 @@ def train(
             torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            if schedule.ema:
+            if average is not None:
                 average.update_parameters(model)
             losses += loss.detach()
         if not math.isfinite(losses):
@@ -125,7 +125,7 @@ def train(
         seconds += time.monotonic() - started
         now = {"epoch": epoch + 1, "loss": float(losses) / due, "val": accuracy, "seconds": seconds}
         history.append(now)
-        _save(state, model, beside, optimizer, average if schedule.ema else None, history)
+        _save(state, model, beside, optimizer, average, history)
         watch.epoch(schedule.epochs, history)
     return best.eval()
 
@@ -251,7 +251,7 @@ def _write_metrics(state: Path, history: list[Metrics]) -> None:
 
 
 def _resume(
-    state: Path, model: nn.Module, beside: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module
+    state: Path, model: nn.Module, beside: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
 ) -> list[Metrics]:
     """Lay in what `state` holds, if it is there: the epochs that are done."""
     if not state.is_file():
@@ -260,7 +260,7 @@ def _resume(
     model.load_state_dict(kept["model"])
     beside.load_state_dict(kept.get("beside", {}))
     optimizer.load_state_dict(kept["optimizer"])
-    if kept["average"]:
+    if average is not None:
         average.load_state_dict(kept["average"])
     history: list[Metrics] = kept["history"]
     _write_metrics(state, history)  # a kill may have come between the state and its metrics
