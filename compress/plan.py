@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,7 +127,7 @@ def origin(recipe: Recipe, data: Data, device: torch.device, records: Sequence[R
     """What a weights file says of how it came to be."""
     kept = ("name", "params", "macs", "val", "test", "seconds", "epochs")
     return {
-        "recipe": recipes.plain(recipe),
+        "recipe": json.loads(json.dumps(recipes.plain(recipe))),  # as run.json has it
         "device": device_name(device),
         "versions": versions(),
         "data_checksum": data.checksum,

@@ -22,7 +22,7 @@ import tinynets
 
 
 def student(num_classes):
-    return tinynets._net(48, num_classes)
+    return tinynets._net(72, num_classes)
 """
 
 

@@ -54,7 +54,7 @@ def prune(
         raise UserError("a budget is due: parameters, multiply-adds, bytes, or several of them")
     if min(limits.given().values()) < 1:
         raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
-    check_answer(model, example)
+    check_answer(copy.deepcopy(model).eval(), example)
     size = (example.shape[1], example.shape[2], example.shape[3])
     if limits.hold(full := count(model, size)):
         raise UserError(f"nothing to prune: the budget is {limits} and the model has {limits.tell(full)}")
