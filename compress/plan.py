@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,16 +73,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     given = _given(recipe)
     data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
     data = replace(data, train=data.train.to(on), val=data.val.to(on))
-    for trained in given:
-        kept, first = trained.checkpoint, given[0].checkpoint
-        if kept.classes != data.classes:
-            raise UserError(f"{trained.file}: this network knows other classes than {data.name}'s")
-        if (kept.mean, kept.std) != (first.mean, first.std):
-            raise UserError(f"{trained.file}: its images are normalized in another way than {given[0].file}'s")
-        # images as the teacher, or else the student, learned to see them
-        data = replace(data, mean=first.mean, std=first.std)
-        networks = {"teacher": recipe.teacher, "student": recipe.student} | {trained.role: trained.checkpoint.network}
-        recipe = replace(recipe, teacher=networks["teacher"], student=networks["student"])
+    recipe, data = _with_given(recipe, data, given)
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
     for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
@@ -96,13 +87,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     stages = _rounds(stages, limits, whole)
     targets = _targets(stages, limits, whole)
     _check_reach(recipe, stages, limits, student, example, whole)
-    names, sparse = _names(stages), False
-    steps = []
-    for number, (name, stage, target) in enumerate(zip(names, stages, targets, strict=True), start=1):
-        sparse = sparse or (isinstance(stage, Prune) and stage.mode == "weights")
-        network = recipe.teacher if stage.kind == "teach" else recipe.student
-        steps.append(Step(name, stage, network, target, f"stages/{number:02d}-{name.replace(' ', '-')}.pth", sparse))
-    return Plan(recipe, data, on, limits, tuple(steps))
+    return Plan(recipe, data, on, limits, tuple(_steps(recipe, stages, targets)))
 
 
 def load_step(path: Path, network: Network) -> Checkpoint:
@@ -156,6 +141,28 @@ def _given(recipe: Recipe) -> list[Given]:
         if trained.checkpoint.sparse and trained.kind == "distill":
             raise UserError(f"{trained.file}: pruned weight by weight, which is the end of a pipeline, not a beginning")
     return given
+
+
+def _with_given(recipe: Recipe, data: Data, given: list[Given]) -> tuple[Recipe, Data]:
+    """The recipe with these networks in it; and the data as the teacher, or else the student, learned to see it."""
+    for trained in given:
+        kept, first = trained.checkpoint, given[0].checkpoint
+        if kept.classes != data.classes:
+            raise UserError(f"{trained.file}: this network knows other classes than {data.name}'s")
+        if (kept.mean, kept.std) != (first.mean, first.std):
+            raise UserError(f"{trained.file}: its images are normalized in another way than {given[0].file}'s")
+        networks = {"teacher": recipe.teacher, "student": recipe.student} | {trained.role: kept.network}
+        recipe = replace(recipe, teacher=networks["teacher"], student=networks["student"])
+        data = replace(data, mean=first.mean, std=first.std)
+    return recipe, data
+
+
+def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iterator[Step]:
+    sparse = False
+    for number, (name, stage, target) in enumerate(zip(_names(stages), stages, targets, strict=True), start=1):
+        sparse = sparse or (isinstance(stage, Prune) and stage.mode == "weights")
+        network = recipe.teacher if stage.kind == "teach" else recipe.student
+        yield Step(name, stage, network, target, f"stages/{number:02d}-{name.replace(' ', '-')}.pth", sparse)
 
 
 def _limits(recipe: Recipe, stages: Stages, data: Data, student: nn.Module, whole: Count) -> Limits:
