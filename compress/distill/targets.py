@@ -6,6 +6,7 @@ holds for every later epoch, stage, round and resumed run.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,22 +17,27 @@ from torch import Tensor
 from compress.data.batches import Batch
 from compress.files import atomically
 
+ROOM = 4 * 2**30
+
 
 class Targets:
     """Teacher logits in half precision, answered live the first time and from the file afterwards.
 
-    A view's answers are written when its last sample has been seen; whatever is torn by a kill is not used. Live
-    answers are rounded to half precision too, so that an epoch is the same whichever way they came.
+    A view's answers are written, with a checksum, when its last sample has been seen; whatever is torn or damaged is
+    not used. Live answers are rounded to half precision too, so that an epoch is the same whichever way they came.
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32, without gradients.
         folder: where the views lie; one folder for one (teacher, data, augmentation, seed).
         samples: how many samples a view has in its batches.
         classes: the number of logits.
+        room: bytes that all views in the folders beside this one may take; what finds no room is not kept.
     """
 
-    def __init__(self, teacher: Callable[[Tensor], Tensor], folder: Path, samples: int, classes: int) -> None:
-        self.teacher, self.folder = teacher, folder
+    def __init__(
+        self, teacher: Callable[[Tensor], Tensor], folder: Path, samples: int, classes: int, room: int = ROOM
+    ) -> None:
+        self.teacher, self.folder, self.room = teacher, folder, room
         self.shape = (samples, classes)
         self._view: int | None = None
         self._kept: np.ndarray | None = None
@@ -59,16 +65,30 @@ class Targets:
         if path.is_file():
             try:
                 kept = np.lib.format.open_memmap(path, mode="r")
+                checksum = _last_four(path)
             except (ValueError, OSError):  # not an array, or one cut short
                 return
-            if kept.shape == self.shape and kept.dtype == np.float16:
+            if kept.shape == self.shape and kept.dtype == np.float16 and checksum == _checksum(kept):
                 self._kept = kept
 
     def _write(self) -> None:
         assert self._view is not None
-        with atomically(self._path(self._view)) as file:
-            np.save(file, self._fresh)
-        self._view = None  # should the view come again, the file answers
+        taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
+        if taken + self._fresh.nbytes <= self.room:
+            with atomically(self._path(self._view)) as file:
+                np.save(file, self._fresh)
+                file.write(_checksum(self._fresh))
+        self._view = None  # should the view come again, the file answers, or else the teacher
 
     def _path(self, view: int) -> Path:
         return self.folder / f"view-{view}.npy"
+
+
+def _checksum(answers: np.ndarray) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(answers).data).to_bytes(4, "big")
+
+
+def _last_four(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-4, 2)
+        return file.read()

@@ -99,7 +99,7 @@ def test_a_view_entered_in_its_middle_is_answered_but_not_kept(data: Data, tmp_p
     assert not list(tmp_path.glob("*"))
 
 
-@pytest.mark.parametrize("harm", ["empty", "cut short", "noise", "zip", "of fewer", "of doubles"])
+@pytest.mark.parametrize("harm", ["empty", "cut short", "noise", "zip", "a bit", "of fewer", "of doubles"])
 def test_a_damaged_file_is_not_used_and_made_anew(data: Data, tmp_path: Path, harm: str) -> None:
     whole = answers(targets(data, tmp_path)[0], data, 0)
     (path,) = tmp_path.glob("*.npy")
@@ -109,10 +109,23 @@ def test_a_damaged_file_is_not_used_and_made_anew(data: Data, tmp_path: Path, ha
         np.save(path, array if harm == "of fewer" else np.zeros((samples(data), CLASSES)))
     else:
         damaged = {"empty": b"", "cut short": content[:-7], "noise": bytes(range(256)) * 9, "zip": b"PK\3\4" + content}
+        damaged["a bit"] = content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
         path.write_bytes(damaged[harm])
     later, teacher = targets(data, tmp_path)
     assert torch.equal(answers(later, data, 0), whole) and teacher.shown == samples(data)
     assert path.read_bytes() == content
+
+
+def test_views_beyond_the_room_there_is_are_asked_for_again(data: Data, tmp_path: Path) -> None:
+    size = samples(data) * CLASSES * 2
+    teacher = Teacher()
+    asked = Targets(teacher, tmp_path / "a", samples(data), CLASSES, room=2 * size + 1000)
+    first = [answers(asked, data, view) for view in (0, 1, 2)]
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    again = [answers(asked, data, view) for view in (0, 1, 2)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and teacher.shown == 4 * samples(data)
+    elsewhere = Targets(teacher, tmp_path / "b", samples(data), CLASSES, room=2 * size + 1000)  # another stage's
+    assert torch.equal(answers(elsewhere, data, 0), first[0]) and not (tmp_path / "b").exists()
 
 
 def folder_of(bench: Workbench, stage: Train) -> Path:
