@@ -1,4 +1,4 @@
-"""`python -m compress`, as torchrun calls it."""
+"""`python -m compress`."""
 
 from compress.cli import main
 

@@ -57,7 +57,7 @@ class Checkpoint:
         input_size: (3, H, W).
         mean, std: of each channel, for pixels scaled to 0..1.
         data: the data set it was trained on.
-        origin: how it came to be: command, recipe, seed, device, versions, accuracy.
+        origin: how it came to be: recipe, device, versions, the data's checksum, every stage's figures.
         sparse: whether it was pruned weight by weight: its zeros are not parameters that are left.
     """
 

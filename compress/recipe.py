@@ -62,7 +62,7 @@ class Train:
             ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
         views: how many augmented views of the training data the epochs walk through; the teacher answers each
-            view once. 0: a new view every epoch.
+            view once, as far as there is room to keep its answers. 0: a new view every epoch.
         freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
         compile: compile the network first (pays in long stages).
     """

@@ -1,4 +1,4 @@
-"""The teacher's answers, kept: each augmented view of the training data is shown to the teacher once.
+"""The teacher's answers, kept: each augmented view of the training data is shown to the teacher once, if there is room.
 
 A view is a pure function of (seed, view, sample), mixing included, so what the teacher said of it the first time
 holds for every later epoch, stage, round and resumed run.
