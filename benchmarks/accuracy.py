@@ -3,12 +3,13 @@
     python benchmarks/accuracy.py                   # the default recipe, three seeds: a day on two CPU cores
     python benchmarks/accuracy.py --quick           # a small version
 
-All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run, and
-listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
+All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run,
+and listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
 fine-tuned as our recipe's `finetune` stages say. Networks from scratch train for as many epochs as all those stages
-together, as the last of them says (row 7: for as long as our stages took). "KD" is at that stage's alpha; at alpha 0.5 and temperature 4 where it has none.
-A row's minutes are those from nothing to its network, the teacher's and the student's training included where it
-needs them. All are scored in float32 in the end; nothing is chosen by the test split.
+together, as the last of them says (row 7: for as long as our stages took). "KD" is at that stage's alpha; at alpha
+0.5 and temperature 4 where it has none. A row's minutes are those from nothing to its network, the teacher's and the
+student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
+split.
 
 Each row of each seed is written to `--out` when it is known, and each training's state after every epoch: the same
 command goes on where it was stopped, and does only what is missing.

@@ -15,7 +15,7 @@ class Network:
     ``package.module:function`` for a person's own (called with ``num_classes=N``). `stem` is how a residual network
     begins: ``imagenet`` (7×7 stride 2, then max-pool), ``half`` (3×3 stride 2) or ``small`` (3×3 stride 1): the last
     two for small images; an EfficientNet's is 3×3 stride 2, or ``small``. `head` names the hidden widths of a
-    perceptron in the place of the last layer (none: a linear layer); left out, the last layer is of the network's own kind.
+    perceptron in the place of the last layer (none: a linear layer); left out, that is of the network's own kind.
     """
 
     name: str
