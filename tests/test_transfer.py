@@ -37,7 +37,7 @@ lr = 5e-3
 [[stages]]
 kind = "distill"
 epochs = 1
-lr = 0.05
+lr = 0.005
 ema = 0.9
 {freeze}
 """
