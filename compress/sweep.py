@@ -158,6 +158,7 @@ def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]]
                 f"{accuracy:.1f}", (getattr(point, of), accuracy), (0, 6), textcoords="offset points", ha="center"
             )
         axes.set_xscale("log")
+        axes.margins(x=0.15)  # for the names
         axes.grid(alpha=0.3)
     if published:
         by_params.plot(
