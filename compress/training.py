@@ -119,7 +119,7 @@ def train(
             if average is not None:
                 average.update_parameters(model)
             losses += loss.detach()
-        if not math.isfinite(losses) or not all(bool(p.isfinite().all()) for p in model.parameters()):
+        if not math.isfinite(losses):
             raise UserError(f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew")
         accuracy = validate(best)
         seconds += time.monotonic() - started
