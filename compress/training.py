@@ -99,7 +99,8 @@ def train(
     epochs = math.ceil(total / steps)
     if history:
         watch.note(f"  going on after epoch {len(history)} of {epochs}")
-    student = forward(torch.compile(model) if compiled and can_compile(device) else model, size)
+    exact = size is not None and device.type == "cpu" and _meets_single_pixels(model, size)
+    student = forward(torch.compile(model) if compiled and can_compile(device) else model, size, exact)
     best = average.module if average is not None else model
     for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
@@ -183,6 +184,31 @@ def fast_bfloat16(device: torch.device) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+@torch.no_grad()
+def _meets_single_pixels(model: nn.Module, size: int) -> bool:
+    """Whether a strided convolution of `model` gets maps of one pixel, for images of `size` pixels.
+
+    In bfloat16, oneDNN leaves the gradients of its taps that see nothing but padding as the memory happened to be: such
+    networks learn in float32.
+    """
+    found: list[bool] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        found.append(max(module.stride) > 1 and max(module.kernel_size) > 1 and min(inputs[0].shape[2:]) == 1)
+
+    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, nn.Conv2d)]
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(torch.zeros(1, 3, size, size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return any(found)
 
 
 def can_compile(device: torch.device) -> bool:

@@ -302,3 +302,25 @@ def test_accuracy_counts_right_answers(data: Data) -> None:
 @pytest.mark.parametrize(("samples", "steps"), [(1, 1), (31, 1), (32, 1), (63, 1), (64, 2)])
 def test_an_epoch_is_of_whole_batches(samples: int, steps: int) -> None:
     assert steps_of(samples, 32) == steps
+
+
+def test_taps_that_see_nothing_but_padding_keep_their_weights(data: Data, tmp_path: Path) -> None:
+    """In bfloat16 oneDNN leaves their gradients undefined, when a strided convolution gets maps of one pixel."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 23, 16), nn.BatchNorm2d(23), nn.ReLU(), nn.Conv2d(23, 47, 3, 2, 1)]
+    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(47, 4)).to(memory_format=torch.channels_last)
+    corner = model[3].weight.detach()[:, :, 0, 0].clone()  # type: ignore[index,union-attr]
+    trained = train(
+        model,
+        lambda epoch: training_batches(data, Augment(), seed=0, view=epoch, batch=32),
+        Labels(),
+        replace(SCHEDULE, weight_decay=0.0, ema=0.0, epochs=2, optimizer="sgd", lr=0.01),
+        steps=steps_of(len(data.train), 32),
+        validate=lambda _: 0.0,
+        seed=0,
+        state=tmp_path / "s.state",
+        watch=Watch(),
+        size=16,
+    )
+    assert torch.equal(trained[3].weight[:, :, 0, 0], corner)  # type: ignore[index]
+    assert not torch.equal(trained[3].weight[:, :, 1, 1], corner)  # type: ignore[index]
