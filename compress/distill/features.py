@@ -52,6 +52,11 @@ def same_size(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return _shrunk(a, side), _shrunk(b, side)
 
 
+def map_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean squared error of two maps (B, C, H, W), the larger one averaged down to the other's size."""
+    return F.mse_loss(*same_size(student, teacher))
+
+
 def _shrunk(maps: Tensor, side: tuple[int, int]) -> Tensor:
     return maps if maps.shape[2:] == side else F.adaptive_avg_pool2d(maps, side)
 

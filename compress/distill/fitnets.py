@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distill.features import Tapped, same_size
+from compress.distill.features import Tapped, map_loss
 from compress.training import Forward, Objective, phase
 
 
@@ -15,7 +14,7 @@ def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     If one map is larger, it is averaged down to the other's size.
     """
-    return F.mse_loss(*same_size(student, teacher)) / 2
+    return map_loss(student, teacher) / 2
 
 
 class FitNets(nn.Module):

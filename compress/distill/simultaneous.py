@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distill.features import Tapped, projections, same_size
+from compress.distill.features import Tapped, map_loss, projections
 from compress.training import Forward, Objective
 
 
@@ -18,7 +17,7 @@ def simultaneous_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> T
 
     Maps of a pair have the same width; if one is larger, it is averaged down to the other's size.
     """
-    return torch.stack([F.mse_loss(*same_size(s, t)) for s, t in zip(student, teacher, strict=True)]).sum()
+    return torch.stack([map_loss(s, t) for s, t in zip(student, teacher, strict=True)]).sum()
 
 
 class Simultaneous(nn.Module):

@@ -6,18 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distill.features import Tapped, projections, same_size
+from compress.distill.features import Tapped, map_loss, projections
 from compress.errors import UserError
 from compress.training import Forward, Objective, phase
-
-
-def block_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """The mean squared error of two maps (B, C, H, W), the larger one averaged down to the other's size."""
-    return F.mse_loss(*same_size(student, teacher))
 
 
 def blocks(student: Tapped) -> list[set[nn.Parameter]]:
@@ -67,7 +61,7 @@ def only(network: nn.Module, learning: set[nn.Parameter]) -> Iterator[None]:
 
 
 class Stagewise(nn.Module):
-    """One phase for each block, on beta · `block_loss`; then one for the classifier, on `base`.
+    """One phase for each block, on beta · `map_loss`; then one for the classifier, on `base`.
 
     The phases share the stage evenly. Where widths differ, a block's maps go through a 1×1 convolution that learns
     with the block.
@@ -92,4 +86,4 @@ class Stagewise(nn.Module):
         if place == len(maps):
             return self.base(lambda _: logits, batch, within)
         _, guides = self.teacher.look(batch.images)
-        return self.beta * block_loss(self.projections[place](maps[place]), guides[place])
+        return self.beta * map_loss(self.projections[place](maps[place]), guides[place])

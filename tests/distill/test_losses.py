@@ -11,13 +11,12 @@ from torch import Tensor
 
 from compress.distill.attention import attention_loss
 from compress.distill.dkd import dkd_loss
-from compress.distill.features import same_size
+from compress.distill.features import map_loss, same_size
 from compress.distill.fitnets import hint_loss
 from compress.distill.fsp import fsp_loss, fsp_matrix
 from compress.distill.kd import kd_loss
 from compress.distill.overhaul import margins, overhaul_loss
 from compress.distill.simultaneous import simultaneous_loss
-from compress.distill.stagewise import block_loss
 
 RANDOM = np.random.default_rng(3)
 
@@ -36,7 +35,7 @@ def squares(a: Tensor, b: Tensor) -> float:
 
 def test_squared_errors() -> None:
     a, b, c, d = maps(2, 3, 4, 4), maps(2, 3, 4, 4), maps(2, 5, 2, 2), maps(2, 5, 2, 2)
-    assert float(block_loss(a, b)) == pytest.approx(squares(a, b), rel=1e-5)
+    assert float(map_loss(a, b)) == pytest.approx(squares(a, b), rel=1e-5)
     assert float(hint_loss(a, b)) == pytest.approx(squares(a, b) / 2, rel=1e-5)
     assert float(simultaneous_loss([a, c], [b, d])) == pytest.approx(squares(a, b) + squares(c, d), rel=1e-5)
 
@@ -46,7 +45,7 @@ def test_the_larger_map_is_averaged_down() -> None:
     averaged = plain(large).reshape(2, 3, 2, 2, 2, 2).mean((3, 5))
     for pair in ((large, small), (small, large)):
         assert [m.shape for m in same_size(*pair)] == [small.shape] * 2
-        assert float(block_loss(*pair)) == pytest.approx(((averaged - plain(small)) ** 2).mean(), rel=1e-5)
+        assert float(map_loss(*pair)) == pytest.approx(((averaged - plain(small)) ** 2).mean(), rel=1e-5)
 
 
 def test_attention_transfer() -> None:
