@@ -100,7 +100,7 @@ def prune_file(
     before = count(kept.model, kept.input_size, kept.sparse)
     made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
     kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
-    limits = limits_of(budgets, before, checkpoint.overhead(kept))
+    limits = limits_of(budgets, before, lambda: kept)
     if mode == "weights":
         pruned = prune_weights(kept.model, params_alone(limits), importance=importance)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,8 +97,9 @@ def load_step(path: Path, network: Network) -> Checkpoint:
     return replace(kept, network=network) if own and ":" in kept.network.name else kept
 
 
-def limits_of(budgets: Mapping[Axis, Amount], whole: Count, around: int = 0) -> Limits:
-    """Budgets as numbers, for a student of the size `whole`; a file takes `around` bytes beside its tensors."""
+def limits_of(budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint]) -> Limits:
+    """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors."""
+    around = checkpoint.overhead(packed()) if "bytes" in budgets else 0
     numbers = {axis: amount.of(getattr(whole, axis) + (axis == "bytes") * around) for axis, amount in budgets.items()}
     if "bytes" in numbers:
         numbers["bytes"] -= around
@@ -166,15 +167,15 @@ def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iter
 
 
 def _limits(recipe: Recipe, stages: Stages, data: Data, student: nn.Module, whole: Count) -> Limits:
-    """The recipe's budgets as numbers; of a file's bytes, those that are left for its tensors."""
-    around = 0
-    if recipe.file_size is not None:
-        full = Record(
-            "finetune 10", "finetune", recipe.student.name, 2**40, 2**40, 0.5, 0.5, "", epochs=2**20, test=0.5
-        )
-        known = origin(recipe, data, torch.device("cpu"), [full] * (len(stages)))
-        around = checkpoint.overhead(pack(student, recipe.stages[-1], recipe.student, data, known))
-    return limits_of(recipe.budgets(), whole, around)
+    """The recipe's budgets as numbers."""
+
+    def packed() -> Checkpoint:
+        """What the run will end with, its records as long as they can become."""
+        longest = Record("finetune 10", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", test=0.5)
+        known = origin(recipe, data, torch.device("cpu"), [replace(longest, epochs=2**20)] * len(stages))
+        return pack(student, recipe.stages[-1], recipe.student, data, known)
+
+    return limits_of(recipe.budgets(), whole, packed)
 
 
 def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:

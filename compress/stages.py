@@ -25,6 +25,7 @@ from compress.errors import UserError
 from compress.models.build import build
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
+from compress.pruning.importance import IMPORTANCES
 from compress.pruning.pruner import prune, reestimate_batchnorm
 from compress.pruning.weights import hold_zeros, prune_weights, release_zeros
 from compress.recipe import Prune, Recipe, Stage, Train
@@ -105,7 +106,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
     size, final = side(stage, bench.data), (3, bench.final, bench.final)
     if bench.target.hold(count(model, final, bench.sparse)):  # an earlier round went a step further than it had to
         return model
-    few = 8 if stage.importance == "hessian" else bench.recipe.batch  # squares of gradients are an image's own
+    few = IMPORTANCES[stage.importance].batch or bench.recipe.batch
     losses = [_loss_on(batch, size) for batch in _sample(bench, stage.samples, few)]
     if stage.mode == "weights":
         pruned = prune_weights(model, bench.target.params or 0, importance=stage.importance, losses=losses)

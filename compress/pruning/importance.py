@@ -18,11 +18,18 @@ Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's m
 
 @dataclass(frozen=True)
 class Importance:
-    """A way to score channels: torch-pruning's scorer, and what it needs of the gradients of the loss on data: none,
-    their sum over all batches, or the mean of their squares (then a batch should be a few images only)."""
+    """A way to score channels.
+
+    Args:
+        scorer: torch-pruning's.
+        needs: what it needs of the gradients of the loss on data: nothing, their sum over all batches, or the mean of
+            their squares.
+        batch: images in a batch, where it matters: squares of gradients are to be those of a few images.
+    """
 
     scorer: Callable[[], Any]
     needs: Literal["nothing", "gradients", "squares"] = "nothing"
+    batch: int | None = None
 
 
 # Sums over a coupling, without a normalizer, keep Taylor scores what they are: changes of one and the same loss,
@@ -37,7 +44,7 @@ IMPORTANCES = {
     # LeCun et al. 1989, "Optimal brain damage", with the Fisher information for the Hessian (Liu et al. 2021,
     # arXiv:2108.00708)
     "hessian": Importance(
-        lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None), needs="squares"
+        lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None), needs="squares", batch=8
     ),
     # Liu et al. 2017, arXiv:1708.06519
     "bn-scale": Importance(tp.importance.BNScaleImportance),
