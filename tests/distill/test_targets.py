@@ -82,6 +82,13 @@ def test_a_view_that_stays_is_asked_for_once_too(data: Data, tmp_path: Path) -> 
     assert torch.equal(first, second) and teacher.shown == samples(data)
 
 
+def test_two_losses_that_ask_for_a_batch_ask_the_teacher_once(data: Data, tmp_path: Path) -> None:
+    asked, teacher = targets(data, tmp_path)
+    for batch in batches(data, 0):
+        assert torch.equal(asked(batch), asked(batch))
+    assert teacher.shown == samples(data) and len(list(tmp_path.glob("*.npy"))) == 1
+
+
 def test_a_view_cut_off_is_asked_for_again_from_its_beginning(data: Data, tmp_path: Path) -> None:
     whole = answers(targets(data, tmp_path / "whole")[0], data, 0)
     asked, _ = targets(data, tmp_path / "cut")
