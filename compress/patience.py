@@ -22,6 +22,7 @@ from compress.summary import count
 from compress.watch import T, Watch
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
+ROLES = {"teach": "teacher", "distill": "student"}
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
 
 
@@ -36,7 +37,7 @@ class Pace:
 def prices(stages: Sequence[tuple[Stage | Given, Limits | None]], recipe: Recipe, data: Data) -> list[float]:
     """What stages cost next to one another: epochs times multiply-adds of an image; 0 for one that does not train.
 
-    The teacher's answers cost a forward pass, a third of a training step. A pruned student is taken to have lost
+    A guide's answers cost a forward pass, a third of a training step. A pruned student is taken to have lost
     multiply-adds as it lost parameters.
 
     Args:
@@ -47,19 +48,24 @@ def prices(stages: Sequence[tuple[Stage | Given, Limits | None]], recipe: Recipe
         with torch.random.fork_rng(devices=[]):
             return count(build(replace(network, pretrained=False), len(data.classes)), (3, size, size))
 
-    found, answer, kept = [], 0.0, 1.0
+    found, kept, last = [], 1.0, 0.0
+    forward = {"teacher": 0.0, "student": 0.0, "uncut": 0.0}  # multiply-adds of an image, of each guide
     for stage, target in stages:
-        own = cost(recipe.teacher if stage.kind == "teach" else recipe.student, side(stage, data))
-        if stage.kind == "teach":
-            answer = own.macs / 3
-        if target is not None and isinstance(stage, Prune) and stage.mode == "channels":
-            kept = 1 / target.use(cost(recipe.student, side(stages[-1][0], data)))
-        if not isinstance(stage, Train):
+        own = cost(recipe.teacher if stage.kind == "teach" else recipe.student, side(stage, data)).macs
+        if isinstance(stage, Prune):
+            forward["uncut"] = last
+            if target is not None and stage.mode == "channels":
+                kept = 1 / target.use(cost(recipe.student, side(stages[-1][0], data)))
             found.append(0.0)
-        elif stage.kind == "teach":
-            found.append(float(stage.epochs * own.macs))
-        else:
-            found.append(stage.epochs * (kept * own.macs + (answer if listens(stage) else 0.0)))
+            continue
+        last = kept * own
+        if stage.kind in ROLES:
+            forward[ROLES[stage.kind]] = last
+        price = 0.0
+        if isinstance(stage, Train):
+            listening = stage.kind != "teach" and listens(stage)
+            price = stage.epochs * (last + (forward[stage.guide] / 3 if listening else 0.0))
+        found.append(price)
     return found
 
 

@@ -191,9 +191,8 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
     def result(of: Step) -> nn.Module:
         return on_device(load_step(rundir.path / of.file, of.network).model, plan.device)
 
-    for earlier in plan.steps[:place]:
-        if earlier.stage.kind == "teach":
-            bench = replace(bench, teacher=result(earlier), teacher_size=side(earlier.stage, plan.data))
+    if guide := plan.guide(step):
+        bench = replace(bench, teacher=result(guide), teacher_size=side(guide.stage, plan.data))
     return (result(plan.steps[place - 1]) if place else None), bench
 
 

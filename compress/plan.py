@@ -23,7 +23,7 @@ from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
-from compress.recipe import Prune, Recipe, Stage
+from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import Given, check_methods, pack, side
 from compress.summary import count
 from compress.watch import Record
@@ -60,6 +60,16 @@ class Plan:
     device: torch.device
     limits: Limits
     steps: tuple[Step, ...]
+
+    def guide(self, step: Step) -> Step | None:
+        """Whose result `step` listens to: that of an earlier step, if it is there."""
+        done = self.steps[: self.steps.index(step)]
+        which = step.stage.guide if isinstance(step.stage, Train) else "teacher"
+        if which == "uncut":
+            cut = max(place for place, each in enumerate(done) if isinstance(each.stage, Prune))
+            return next(each for each in reversed(done[:cut]) if not isinstance(each.stage, Prune))
+        kind = "teach" if which == "teacher" else "distill"
+        return next((each for each in done if each.stage.kind == kind), None)
 
 
 def make_plan(recipe: Recipe, device: str = "auto") -> Plan:

@@ -53,15 +53,17 @@ class Train:
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
         crop, flip, mixup, cutmix, mix: see `compress.data.Augment`.
-        method: how the student learns from the teacher, a name of `compress.distill.methods`; each adds a loss of its
+        guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
+            arXiv:1902.03393); or `uncut`, the network as it was before the last cut. The latter two only after pruning.
+        method: how the student learns from its guide, a name of `compress.distill.methods`; each adds a loss of its
             own to the base: the labels and, by alpha, Hinton's distillation.
-        alpha: how much the base listens to the teacher rather than to the labels; left out, what the method's paper
+        alpha: how much the base listens to the guide rather than to the labels; left out, what the method's paper
             does (0.5 for `kd` and `fitnets`, 0 for the others).
         beta: the weight of the method's own loss; left out, its paper's.
         taps: the layers that methods on feature maps compare, as module paths that both networks have, or in pairs
             ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
-        views: how many augmented views of the training data the epochs walk through; the teacher answers each
+        views: how many augmented views of the training data the epochs walk through; the guide answers each
             view once, as far as there is room to keep its answers. 0: a new view every epoch.
         freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
         compile: compile the network first (pays in long stages).
@@ -81,6 +83,7 @@ class Train:
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix: Share = 1.0
+    guide: Literal["teacher", "student", "uncut"] = "teacher"
     method: str = "kd"
     temperature: Positive = 4.0
     alpha: Share | None = None
@@ -269,6 +272,7 @@ def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
             raise UserError(f"{where}: stages: {kind!r} comes twice, and each time it starts from a new network")
     if "prune" in kinds[:student_at] or "finetune" in kinds[:student_at] or "teach" in kinds[student_at:]:
         raise UserError(f"{where}: stages: the order is teach, distill, then prune and finetune in turns")
+    _check_guides(recipe, where)
     _check_frozen(recipe, where)
     modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
     if modes != sorted(modes):
@@ -292,6 +296,15 @@ def typed(kind: type[T], plain: dict[str, Any], where: str) -> T:
         return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)  # JSON: lists are tuples
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: {_one_line(error, kind)}") from error
+
+
+def _check_guides(recipe: Recipe, where: str) -> None:
+    """Refuse to listen to what is not there yet."""
+    pruned = False
+    for place, stage in enumerate(recipe.stages, start=1):
+        pruned = pruned or isinstance(stage, Prune)
+        if isinstance(stage, Train) and stage.guide != "teacher" and not pruned:
+            raise UserError(f"{where}: stages.{place}.guide: only the teacher can be listened to before pruning")
 
 
 def _check_frozen(recipe: Recipe, where: str) -> None:

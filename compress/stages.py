@@ -60,7 +60,7 @@ class Workbench:
     """What every stage works with.
 
     Args:
-        teacher: the trained teacher, once there is one; `teacher_size` is the side of the images it was made for.
+        teacher: whom a training stage listens to, if to anyone; made for images of `teacher_size` pixels a side.
         target: what this round of pruning aims at, for a prune stage.
         sparse: whether the model is pruned weight by weight, now or before.
         final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
@@ -160,12 +160,14 @@ def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -
     sizes = [side(stage, data) for stage in stages if stage.kind == "teach"]
     learning = [stage for stage in stages if isinstance(stage, Train) and stage.kind != "teach"]
     for stage in learning:
-        check(stage, taught=bool(sizes))
+        check(stage, taught=bool(sizes) or stage.guide != "teacher")
     if looking := [stage for stage in learning if METHODS[stage.method].of_maps]:
         plain = (replace(network, pretrained=False) for network in (recipe.teacher, recipe.student))
         teacher, student = (build(network, len(data.classes)) for network in plain)
         for stage in looking:
-            check_taps(stage, Sized(teacher, sizes[0]), Sized(student, side(stage, data)))
+            size = side(stage, data)
+            guide = Sized(teacher, sizes[0]) if stage.guide == "teacher" else Sized(student, size)
+            check_taps(stage, guide, Sized(student, size))
 
 
 def pack(

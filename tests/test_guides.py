@@ -1,0 +1,75 @@
+"""Whom a stage listens to: the teacher, the distilled student, or the network as it was before the last cut."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_pipeline import own_model
+from tiny import Tiny
+
+import compress
+from compress.data.batches import Augment, training_batches
+from compress.errors import UserError
+from compress.models.build import build
+from compress.models.network import Network
+from compress.patience import prices
+from compress.plan import make_plan
+from compress.recipe import load
+from compress.summary import count
+from compress.training import teach
+from compress.watch import Record, Watch
+
+FILES = {"teacher": "01-teach", "student": "02-distill", "uncut": "04-finetune-1"}
+
+
+def listening(tiny: Tiny, guide: str) -> Path:
+    """The tiny recipe, whose last stage listens to `guide` alone and goes over one view of the images."""
+    return tiny.variant(f"{guide}.toml", ("ema = 0.9", f'guide = "{guide}"\nalpha = 1.0\nviews = 1\nflip = false'))
+
+
+@pytest.mark.parametrize("guide", FILES)
+def test_the_answers_are_the_guides(tiny: Tiny, tmp_path: Path, guide: str) -> None:
+    class Keep(Watch):
+        answers: np.ndarray
+
+        def end(self, record: Record, before: Record | None, table: str) -> None:
+            if record.name == "finetune 2":
+                newest = max((tmp_path / "run/answers").glob("*/*.npy"), key=lambda file: file.stat().st_mtime_ns)
+                self.answers = np.load(newest)
+
+    watch = Keep()
+    compress.run(listening(tiny, guide), out=tmp_path / "run", device="cpu", watch=watch)
+    plan = make_plan(load(str(tiny.recipe)), "cpu")
+    model = own_model(tmp_path / f"run/stages/{FILES[guide]}.pth").model
+    answer = teach(model, 8 if guide == "student" else 16)
+    batches = training_batches(plan.data, Augment((0.6, 1.0), flip=False), seed=0, view=0, batch=32)
+    theirs = torch.cat([answer(batch.images) for batch in batches])
+    assert np.allclose(watch.answers, theirs.numpy(), atol=0.02 * float(theirs.abs().max()))
+
+
+def test_only_after_a_cut(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"stages.2.guide: only the teacher can be listened to before pruning"):
+        load(str(tiny.recipe), {"distill.guide": "uncut"})
+
+
+def test_feature_maps_of_the_uncut_network_are_compared(tiny: Tiny, tmp_path: Path) -> None:
+    methods = {"stages.6.guide": "uncut", "stages.6.method": "fitnets", "stages.6.taps": ["1"], "stages.6.epochs": 1}
+    records = compress.run(tiny.recipe, out=tmp_path / "run", device="cpu", **methods).records
+    assert records[-1].params <= 3000
+
+
+def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> None:
+    def macs(name: str, size: int) -> float:
+        return count(build(Network(f"tinynets:{name}"), 4), (3, size, size)).macs
+
+    paid = {}
+    for guide in FILES:
+        plan = make_plan(load(str(listening(tiny, guide))), "cpu")
+        paid[guide] = prices([(step.stage, step.target) for step in plan.steps], plan.recipe, plan.data)[-1]
+    first, second = (step.target.params / 14_548 for step in plan.steps if step.target and step.target.params)
+    own = second * macs("student", 16)
+    answers = {"teacher": macs("teacher", 16), "student": macs("student", 8), "uncut": first * macs("student", 16)}
+    assert paid == pytest.approx({guide: 3 * (own + cost / 3) for guide, cost in answers.items()})
