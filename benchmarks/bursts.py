@@ -108,8 +108,11 @@ class Setting:
 
         return training
 
-    def plain(self, kind: str, student: Network | None = None) -> Training:
-        """The same work as the plain script does it, always at the images' full size."""
+    def plain(self, kind: str, student: Network | None = None, train: Callable[..., None] = plain.train) -> Training:
+        """The same work as the plain script does it, or another loop over its batches; always at the images' full size.
+
+        `train` is called with the student, the DataLoader, the teacher, the watch and the device.
+        """
 
         def training(watch: Watch) -> None:
             recipe, crop = self.recipe, self.stage(kind).crop or (1.0, 1.0)
@@ -121,7 +124,7 @@ class Setting:
                 "finetune": self._pruned,
             }[kind]()
             loader = plain.load(images, recipe.batch, self.workers, self.device)
-            plain.train(model, loader, None if kind == "teach" else teacher, watch, self.device)
+            train(model, loader, None if kind == "teach" else teacher, watch, self.device)
 
         return training
 
