@@ -19,6 +19,7 @@ difference to time. Rows:
  6  time from the start of `compress run` to the first training step, less importing torch and loading data
  7  distill as in 2, like for like, against torchdistill on the plain script's batches (`pip install torchdistill`
     first; a line says so if it is not there)
+ 8  on a GPU: in which share of the time it is at work, in each kind of training, from a profiler's trace of its kernels
 """
 
 from __future__ import annotations
@@ -160,7 +161,18 @@ def framework(setting: Setting) -> Iterator[Line]:
     yield Line(7, f"{work}, against torchdistill {version('torchdistill')}", pairs, "images/s")
 
 
-ROWS = {1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up, 7: framework}
+def busy(setting: Setting) -> Iterator[Line]:
+    if setting.device.type != "cuda":
+        return
+    for kind, kept in (("teach", False), ("distill", False), ("finetune", False), ("finetune", True)):
+        ours, theirs = setting.ours(setting.stage(kind), kept=kept), setting.plain(kind)
+        if kept:
+            setting.rate(ours)  # the whole view is asked for
+        pairs = [(100 * setting.busy(ours), 100 * setting.busy(theirs)) for _ in range(setting.repeats)]
+        yield Line(8, f"the GPU is at work: {kind}{', answers kept' if kept else ''}", pairs, "% of the time")
+
+
+ROWS = {1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up, 7: framework, 8: busy}
 HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
 
 

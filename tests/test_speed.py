@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
+import random
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +17,8 @@ import torch
 from click.testing import CliRunner
 from tiny import CLASSES, Tiny
 from torch import nn
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
 
 from compress import checkpoint
 from compress.checkpoint import Checkpoint
@@ -117,3 +121,48 @@ def test_the_clock_counts_the_steps_after_the_warm_up_alone() -> None:
             time.sleep(pauses[len(shown)])
             shown.append(batch)
     assert len(shown) == WARM + 4
+
+
+class Trace:
+    """In the profiler's place: 30 of each 50 ms there is a kernel, or two side by side, and much else in between."""
+
+    def start(self) -> None:
+        self.began = time.perf_counter()
+
+    def stop(self) -> None:
+        self.took = time.perf_counter() - self.began
+
+    def events(self) -> list[FunctionEvent]:
+        cuda, found = {"device_type": DeviceType.CUDA}, []
+        for begin in range(0, round(self.took * 1e6), 50_000):
+            for name, first, last, more in (
+                ("gemm", 0, 20_000, cuda),
+                ("relu", 10_000, 12_000, cuda),
+                ("conv", 10_000, 30_000, cuda),
+                ("Memcpy HtoD (Pinned -> Device)", 30_000, 45_000, cuda),
+                ("Memset (Device)", 30_000, 45_000, cuda),
+                ("Optimizer.step#AdamW.step", 0, 50_000, cuda | {"is_user_annotation": True}),
+                ("aten::conv2d", 0, 50_000, {}),
+            ):
+                found.append(FunctionEvent(len(found), name, 0, begin + first, begin + last, **more))
+        return found
+
+
+def test_a_gpu_is_at_work_while_a_kernel_is() -> None:
+    from bursts import WARM, Enough, Stopwatch
+
+    watch, steps = Stopwatch(20, torch.device("cpu"), Trace()), itertools.count()  # type: ignore[arg-type]
+    with pytest.raises(Enough):
+        for _ in watch.track(itertools.repeat((torch.zeros(8, 1),)), 0, ""):
+            time.sleep(0.2 if next(steps) < WARM else 0.05)
+    assert watch.busy == pytest.approx(0.6, abs=0.06)
+
+
+def test_what_intervals_cover_is_counted_once() -> None:
+    from busy import covered
+
+    draw = random.Random(0)
+    for number in range(50):
+        spans = [(begin := draw.randrange(40), begin + draw.randrange(10)) for _ in range(number % 9)]
+        inside = {tick for begin, end in spans for tick in range(begin, end)}
+        assert covered(spans) == len(inside)
