@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 
 import plain
 import torch
+from busy import covered, kernels
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from compress.data.cache import cache_root
 from compress.data.open import Data, open_data
@@ -33,22 +35,31 @@ class Enough(Exception):
 
 
 class Stopwatch(Watch):
-    """Takes the time of `steps` steps, after those that warm up, and ends the training."""
+    """Takes the time of `steps` steps, after those that warm up, and ends the training.
 
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.steps, self.device = steps, device
-        self.rate = float("nan")  # images a second
+    With a `trace` it also finds out in which share of that time the GPU was at work.
+    """
+
+    def __init__(self, steps: int, device: torch.device, trace: profile | None = None) -> None:
+        self.steps, self.device, self.trace = steps, device, trace
+        self.rate = self.busy = float("nan")  # images a second; 0 to 1
 
     def track(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
         images, began = 0, 0.0
         for step, batch in enumerate(batches, start=1):
             yield batch
             if step == WARM:
+                if self.trace is not None:
+                    self.trace.start()
                 began = self._now()
             elif step > WARM:
                 images += len(batch[0])  # type: ignore[index]
             if step == WARM + self.steps:
-                self.rate = images / (self._now() - began)
+                seconds = self._now() - began
+                self.rate = images / seconds
+                if self.trace is not None:
+                    self.trace.stop()
+                    self.busy = covered(kernels(self.trace.events())) / 1e6 / seconds
                 raise Enough
 
     def _now(self) -> float:
@@ -108,8 +119,11 @@ class Setting:
 
         return training
 
-    def plain(self, kind: str, student: Network | None = None) -> Training:
-        """The same work as the plain script does it, always at the images' full size."""
+    def plain(self, kind: str, student: Network | None = None, train: Callable[..., None] = plain.train) -> Training:
+        """The same work as the plain script does it, or another loop over its batches; always at the images' full size.
+
+        `train` is called with the student, the DataLoader, the teacher, the watch and the device.
+        """
 
         def training(watch: Watch) -> None:
             recipe, crop = self.recipe, self.stage(kind).crop or (1.0, 1.0)
@@ -121,7 +135,7 @@ class Setting:
                 "finetune": self._pruned,
             }[kind]()
             loader = plain.load(images, recipe.batch, self.workers, self.device)
-            plain.train(model, loader, None if kind == "teach" else teacher, watch, self.device)
+            train(model, loader, None if kind == "teach" else teacher, watch, self.device)
 
         return training
 
@@ -134,10 +148,17 @@ class Setting:
 
     def rate(self, training: Training) -> float:
         """Images a second of a burst of `training`."""
-        stopwatch = Stopwatch(self.steps, self.device)
+        return self._burst(training, Stopwatch(self.steps, self.device)).rate
+
+    def busy(self, training: Training) -> float:
+        """The share of a burst of `training`, 0 to 1, in which the GPU is at work."""
+        trace = profile(activities=[ProfilerActivity.CUDA])
+        return self._burst(training, Stopwatch(self.steps, self.device, trace)).busy
+
+    def _burst(self, training: Training, stopwatch: Stopwatch) -> Stopwatch:
         with suppress(Enough):
             training(stopwatch)
-        return stopwatch.rate
+        return stopwatch
 
 
 def taking_turns(setting: Setting, ours: Training, theirs: Training) -> list[tuple[float, float]]:

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from compress.watch import Watch
 
 BUILT_IN = {"fashion-mnist": (datasets.FashionMNIST, 28), "cifar10": (datasets.CIFAR10, 32)}
-TEMPERATURE, ALPHA = 4.0, 0.5
+TEMPERATURE, ALPHA, RATE = 4.0, 0.5, 1e-4
 
 
 def images(data: str, root: Path, size: int | None, crop: tuple[float, float]) -> Any:
@@ -58,10 +58,10 @@ def train(
 ) -> None:
     """Train `model` until `watch` ends it: on the labels, and on what `teacher` says if there is one."""
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     if teacher is not None:
         teacher.to(device).eval()
-    for inputs, labels in watch.track(_epochs(loader), len(loader), "plain"):
+    for inputs, labels in watch.track(epochs(loader), len(loader), "plain"):
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels)
@@ -76,6 +76,7 @@ def train(
         optimizer.step()
 
 
-def _epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batch after batch, without end."""
     for epoch in repeat(loader):
         yield from epoch

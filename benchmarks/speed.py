@@ -17,6 +17,9 @@ difference to time. Rows:
  5  peak memory of a process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
     imports on both sides, the plain script's workers left out; on a GPU what torch has allocated there
  6  time from the start of `compress run` to the first training step, less importing torch and loading data
+ 7  distill as in 2, like for like, against torchdistill on the plain script's batches (`pip install torchdistill`
+    first; a line says so if it is not there)
+ 8  on a GPU: in which share of the time it is at work, in each kind of training, from a profiler's trace of its kernels
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +44,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compress import recipe as recipes
-from compress.errors import UserError
+from compress.errors import UserError, one_line
 from compress.machine import device_name, pick_device, versions
 from compress.stages import side
 from compress.training import can_compile
@@ -61,6 +65,8 @@ class Line:
 
     def cells(self) -> list[str]:
         """Medians of both, and of their ratios, with the smallest and the largest."""
+        if not self.pairs:  # it could not be measured; `work` says why
+            return [str(self.row), self.work, *"-----", self.goal]
         ratios = [ours / theirs for ours, theirs in self.pairs]
         ours, theirs, ratio = (statistics.median(values) for values in (*zip(*self.pairs, strict=True), ratios))
         shown = [f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for value in (ours, theirs)]
@@ -142,7 +148,31 @@ def start_up(setting: Setting) -> Iterator[Line]:
     yield Line(6, "start of `compress run` to its first step, against the goal", pairs, "s", "≤ 1")
 
 
-ROWS = {1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up}
+def framework(setting: Setting) -> Iterator[Line]:
+    teacher, student = setting.recipe.teacher, setting.recipe.student
+    work = f"distill {teacher.name} into {student.name}, {student.stem} stem at {setting.data.size} px"
+    try:
+        import by_torchdistill
+    except ImportError as error:
+        yield Line(7, f"{work}: torchdistill cannot be imported: {one_line(error)}", [], "images/s")
+        return
+    ours = setting.ours(replace(setting.stage("distill"), scale=1.0))
+    pairs = taking_turns(setting, ours, setting.plain("distill", train=by_torchdistill.train))
+    yield Line(7, f"{work}, against torchdistill {version('torchdistill')}", pairs, "images/s")
+
+
+def busy(setting: Setting) -> Iterator[Line]:
+    if setting.device.type != "cuda":
+        return
+    for kind, kept in (("teach", False), ("distill", False), ("finetune", False), ("finetune", True)):
+        ours, theirs = setting.ours(setting.stage(kind), kept=kept), setting.plain(kind)
+        if kept:
+            setting.rate(ours)  # the whole view is asked for
+        pairs = [(100 * setting.busy(ours), 100 * setting.busy(theirs)) for _ in range(setting.repeats)]
+        yield Line(8, f"the GPU is at work: {kind}{', answers kept' if kept else ''}", pairs, "% of the time")
+
+
+ROWS = {1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up, 7: framework, 8: busy}
 HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
 
 

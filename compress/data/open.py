@@ -71,7 +71,7 @@ def open_data(
             f"{classes} classes; raise share or limit"
         )
     chosen, _ = split(source.train.targets[rest], count, seed)
-    train = open_pool(source.train.take(rest[chosen]), side)
+    train, test = open_pool(source.train.take(rest[chosen]), side), source.test  # no more: `source` holds all images
     mean, std = (source.mean, source.std) if source.mean and source.std else _measured(train)
     return Data(
         name=source.name,
@@ -81,7 +81,7 @@ def open_data(
         std=std,
         train=train,
         val=open_pool(val, side),
-        test=lambda: open_pool(source.test(), side),
+        test=lambda: open_pool(test(), side),
         checksum=train.checksum(),
     )
 

@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_the_cached_copy_comes_first(cache: Path, tmp_path: Path, monkeypatch: p
     open_source("fashion-mnist")
     monkeypatch.setattr(cache_module, "SYSTEM_FASHION_MNIST", tmp_path / "gone")
     assert len(open_source("fashion-mnist").train.targets) == 200
+
+
+def test_an_opened_data_set_holds_no_image_twice(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system_copy(tmp_path, monkeypatch)
+    sources = [open_source("fashion-mnist")]
+    pixels = weakref.ref(sources[0].train.pixels)  # type: ignore[union-attr]
+    monkeypatch.setattr("compress.data.open.open_source", lambda name: sources.pop())
+    data = open_data("fashion-mnist")
+    assert pixels() is None and len(data.test()) == 50
 
 
 def test_a_damaged_system_copy_is_named_and_nothing_is_left(
