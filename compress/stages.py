@@ -23,6 +23,7 @@ from compress.distill.methods import METHODS, Sized, check, check_taps, objectiv
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
+from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.importance import IMPORTANCES
@@ -265,7 +266,7 @@ def _answers(stage: Train, bench: Workbench) -> Targets:
     samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
     what = [asdict(_augment(stage)), recipe.seed, recipe.batch, data.checksum, _fingerprint(bench.teacher)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
+    return Targets(teach(folded(bench.teacher), bench.teacher_size), folder, samples, len(data.classes))
 
 
 def _augment(stage: Train) -> Augment:

@@ -22,6 +22,7 @@ from compress import checkpoint
 from compress.data.batches import Batch
 from compress.errors import UserError
 from compress.files import write_text
+from compress.models.fold import folded
 from compress.muon import Muon
 from compress.watch import Watch
 
@@ -169,12 +170,11 @@ def teach(model: nn.Module, size: int | None = None) -> Forward:
 @torch.inference_mode()
 def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = None, exact: bool = True) -> float:
     """Top-1 accuracy of `model` in evaluation mode, 0 to 1; `size` and `exact` as for `forward`."""
-    training, right, seen = model.training, 0, 0
-    answer = forward(model.eval(), size, exact)
+    right, seen = 0, 0
+    answer = forward(folded(model), size, exact)
     for batch in batches:
         right += int((answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum())
         seen += len(batch.images)
-    model.train(training)
     return right / max(seen, 1)
 
 
