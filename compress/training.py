@@ -101,7 +101,7 @@ def train(
     if history:
         watch.note(f"  going on after epoch {len(history)} of {epochs}")
     exact = size is not None and device.type == "cpu" and _meets_single_pixels(model, size)
-    student = forward(torch.compile(model) if compiled and can_compile(device) else model, size, exact)
+    student = forward(_compiled(model) if compiled and can_compile(device) else model, size, exact)
     best = average.module if average is not None else model
     for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
@@ -214,6 +214,13 @@ def _meets_single_pixels(model: nn.Module, size: int) -> bool:
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's."""
     return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
+
+
+def _compiled(model: nn.Module) -> Callable[..., Tensor]:
+    """Compiled as if it were this process's first: what was compiled before makes later networks' shapes variable, and
+    a stage must compute the same after a kill."""
+    torch._dynamo.reset()
+    return torch.compile(model, dynamic=False)
 
 
 def _optimizer(parameters: list[nn.Parameter], beside: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
