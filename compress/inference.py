@@ -24,6 +24,7 @@ from compress.errors import UserError
 from compress.files import atomically
 from compress.images import one_line_reasons, read_image, to_rgb
 from compress.machine import pick_device
+from compress.models.fold import folded
 
 # What shows through transparent places, not inverted and inverted: black to the network, either way.
 GROUND = ("black", "white")
@@ -88,11 +89,13 @@ def predict(
     model = copy.deepcopy(checkpoint.model).to(place).eval()
 
     def stream() -> Iterator[Prediction]:
-        waiting = iter(images)
+        waiting, network = iter(images), model
         while sources := list(islice(waiting, batch)):
+            if network is model and len(sources) == batch:  # folding takes as long as some hundred images
+                network = folded(model)
             inputs = [_input(source, checkpoint, invert) for source in sources]
             readable = [one for one in inputs if isinstance(one, Tensor)]
-            answers = iter(_classify(model, readable, checkpoint.classes, top, place))
+            answers = iter(_classify(network, readable, checkpoint.classes, top, place))
             for source, one in zip(sources, inputs, strict=True):
                 if isinstance(one, Tensor):
                     yield Prediction(_name(source), next(answers))
@@ -132,7 +135,7 @@ def score_test(checkpoint: Checkpoint, data: str | None = None, device: str = "a
         raise UserError(f"{opened.name} has other classes than the weights file, which knows {checkpoint.data}'s")
     opened = replace(opened, mean=checkpoint.mean, std=checkpoint.std)
     pool = opened.test().to(place)
-    model = copy.deepcopy(checkpoint.model).to(place)
+    model = folded(checkpoint.model).to(place)
     return score(model, plain_batches(opened, pool, batch=500), len(checkpoint.classes))
 
 

@@ -6,6 +6,7 @@ import platform
 from importlib import metadata
 
 import torch
+from torch import Tensor
 
 from compress.errors import UserError
 
@@ -17,6 +18,13 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch finds no GPU here; use --device cpu")
     return torch.device("cuda" if name in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`. A GPU gets it from pinned memory: from any other, the copy waits for all work so far."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def device_name(device: torch.device) -> str:

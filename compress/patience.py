@@ -1,10 +1,10 @@
-"""Patience: how many epochs fit into the time that is there, by measuring this machine first."""
+"""Patience: how many epochs fit into the time that is there, and whether to compile, as measured here."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +14,18 @@ import torch
 from compress.budget import Count, Limits
 from compress.data.open import Data
 from compress.distill.methods import listens
+from compress.errors import one_line
 from compress.models.build import build
 from compress.models.network import Network
 from compress.recipe import Prune, Recipe, Stage, Train
-from compress.stages import Given, Rehearsal, side
+from compress.stages import Given, Rehearsal, Rehearsals, side
 from compress.summary import count
 from compress.watch import T, Watch
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
 ROLES = {"teach": "teacher", "distill": "student"}
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
+FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,42 @@ def epochs_in(seconds: float, pace: Pace, steps: int) -> float:
     return float(f"{max(whole + part, 1 / steps):.4g}")  # as many digits as a person reads
 
 
+def pays(rehearsals: Rehearsals, steps: float, seconds: float, note: Callable[[str], None]) -> bool:
+    """Whether a training is over sooner if it is compiled, the compiler's time included.
+
+    Args:
+        steps, seconds: how long it is to go on: until the first of the two is over.
+        note: is told what was measured.
+    """
+    if steps < FEW or seconds < SHORT:
+        return False
+    plain = _watched(rehearsals(False), SECONDS, checks=False).step
+    steps = min(steps, seconds / plain)
+    if steps < FEW or steps * plain < SHORT:
+        return False
+    try:
+        watched = _watched(rehearsals(True), SECONDS, checks=False)
+    except Exception as error:  # whatever the compiler may raise, it cannot do this network
+        note(f"  not compiled: {one_line(error)}")
+        return False
+    start = sum(watched.steps[:WARM]) - WARM * watched.step
+    better = start + steps * watched.step < steps * plain
+    times = f"{plain / watched.step:.2g} times as fast, {start:.0f} s to compile"
+    note(f"  compiled: {times}" if better else f"  not compiled: {times}")
+    return better
+
+
 def measure(rehearse: Rehearsal, seconds: float) -> Pace:
     """The pace of the training that `rehearse` does, watched for `seconds` and some steps. It leaves no trace."""
-    stopwatch = _Stopwatch(seconds)
+    watched = _watched(rehearse, seconds)
+    return Pace(watched.step, sum(watched.checks) / len(watched.checks))
+
+
+def _watched(rehearse: Rehearsal, seconds: float, checks: bool = True) -> _Stopwatch:
+    stopwatch = _Stopwatch(seconds, checks)
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), suppress(_Enough):
         rehearse(stopwatch, Path(folder))
-    timed = stopwatch.steps[WARM:]  # what comes before waits for compilation and cold caches
-    return Pace(sum(timed) / len(timed), sum(stopwatch.checks) / len(stopwatch.checks))
+    return stopwatch
 
 
 class _Enough(Exception):
@@ -107,13 +138,19 @@ class _Enough(Exception):
 
 
 class _Stopwatch(Watch):
-    """Takes the time of every step and every validation, and ends the training when it has seen enough."""
+    """Takes the time of every step and every validation, and ends the training when it has seen enough: with a
+    validation if `checks`, else at once."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, checks: bool) -> None:
+        self.seconds, self._checked = seconds, checks
         self.steps: list[float] = []
         self.checks: list[float] = []
         self._last = 0.0
+
+    @property
+    def step(self) -> float:
+        """Seconds of a step, those left out that wait for compilation and cold caches."""
+        return sum(self.steps[WARM:]) / len(self.steps[WARM:])
 
     def track(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
         self._lap()
@@ -121,6 +158,8 @@ class _Stopwatch(Watch):
             yield batch
             self.steps.append(self._lap())
             if self._enough():
+                if not self._checked:
+                    raise _Enough
                 return
 
     def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,9 +25,9 @@ from compress.pruning.pruner import prune
 from compress.pruning.weights import prune_weights
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
-from compress.stages import Given, Rehearsal, Workbench, on_device, pack, perform, side
+from compress.stages import Given, Rehearsal, Rehearsals, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
-from compress.training import accuracy
+from compress.training import accuracy, can_compile
 from compress.watch import Record, Watch
 
 
@@ -138,9 +139,10 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     number, size = plan.steps.index(step) + 1, (3, side(step.stage, plan.data), side(step.stage, plan.data))
     watch.begin(number, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
     model, bench = _laid_out(step, plan, rundir, watch)
-    if plan.recipe.minutes is not None:
-        bench = replace(bench, fit=_fit(step, plan, rundir, watch))
     began = time.monotonic()
+    bench = replace(bench, pays=_pays(step, plan, rundir, watch))
+    if plan.recipe.minutes is not None:
+        bench = replace(bench, fit=_fit(step, plan, rundir, watch, began))
     try:
         model = perform(model, step.stage, bench)
     except UserError as error:
@@ -196,16 +198,39 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
     return (result(plan.steps[place - 1]) if place else None), bench
 
 
-def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callable[[Rehearsal, int], float]:
-    """What gives a stage the epochs that fit; the manifest has them before the stage begins, and a kill keeps them."""
+def _pays(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callable[[Rehearsals, float], bool]:
+    """What finds out whether to compile a stage; the manifest remembers it, and after a kill it is the same."""
+
+    def pays(rehearsals: Rehearsals, steps: float) -> bool:
+        compiled: dict[str, bool] = rundir.manifest.setdefault("compiled", {})
+        if step.name not in compiled:
+            fitted = plan.recipe.minutes is not None
+            seconds = _share(step, plan, rundir) if fitted else math.inf
+            possible = can_compile(plan.device)
+            compiled[step.name] = possible and patience.pays(
+                rehearsals, math.inf if fitted else steps, seconds, watch.note
+            )
+            rundir.write()
+        return compiled[step.name]
+
+    return pays
+
+
+def _share(step: Step, plan: Plan, rundir: RunDirectory) -> float:
+    """The seconds that a stage has of those that are left."""
     stages = [(each.stage, each.target) for each in plan.steps]
+    prices = patience.prices(stages, plan.recipe, plan.data)[plan.steps.index(step) :]
+    left = 60 * (plan.recipe.minutes or 0) - sum(record.seconds for record in rundir.records)
+    return patience.share(left, prices)
+
+
+def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: float) -> Callable[[Rehearsal, int], float]:
+    """What gives a stage that `began` then the epochs that fit; the manifest has them first, and a kill keeps them."""
 
     def fit(rehearse: Rehearsal, steps: int) -> float:
         fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
         if step.name not in fitted:
-            prices = patience.prices(stages, plan.recipe, plan.data)[plan.steps.index(step) :]
-            left = 60 * (plan.recipe.minutes or 0) - sum(record.seconds for record in rundir.records)
-            seconds = patience.share(left, prices)
+            seconds = _share(step, plan, rundir) - (time.monotonic() - began)
             fitted[step.name] = patience.fit(seconds, rehearse, steps)
             rundir.write()
             watch.note(

@@ -66,7 +66,8 @@ class Train:
         views: how many augmented views of the training data the epochs walk through; the guide answers each
             view once, as far as there is room to keep its answers. 0: a new view every epoch.
         freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
-        compile: compile the network first (pays in long stages).
+        compile: whether to run the network through torch.compile; `auto`: where that has paid by the stage's end, as
+            measured on this machine.
     """
 
     kind: Literal["teach", "distill", "finetune"]
@@ -92,7 +93,7 @@ class Train:
     fade: bool = False
     views: Annotated[int, Field(ge=0)] = 0
     freeze: Literal["backbone"] | None = None
-    compile: bool = False
+    compile: Literal["auto", True, False] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

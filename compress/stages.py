@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from compress.distill.methods import METHODS, Sized, check, check_taps, objectiv
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
+from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.importance import IMPORTANCES
@@ -34,6 +36,7 @@ from compress.training import Objective, Schedule, accuracy, forward, steps_of, 
 from compress.watch import Watch
 
 Rehearsal = Callable[[Watch, Path], object]  # trains a copy until the watch ends it; its files go into the folder
+Rehearsals = Callable[[bool], Rehearsal]  # of the training as it is, and compiled
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Workbench:
         answers: the folder for the teacher's kept answers.
         fit: how many epochs a training stage gets, from a rehearsal and the steps of an epoch; if None, as many as
             the recipe says.
+        pays: whether to compile, from rehearsals and the steps in all, where the recipe leaves that open; if None, no.
     """
 
     recipe: Recipe
@@ -82,6 +86,7 @@ class Workbench:
     sparse: bool = False
     final: int = 0
     fit: Callable[[Rehearsal, int], float] | None = None
+    pays: Callable[[Rehearsals, float], bool] | None = None
 
     def validate(self, model: nn.Module, size: int) -> float:
         """Top-1 accuracy of `model` on the validation split, at `size` pixels, 0 to 1."""
@@ -222,7 +227,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         view = epoch % stage.views if stage.views else epoch
         return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch)
 
-    def learn(model: nn.Module, schedule: Schedule, bench: Workbench) -> nn.Module:
+    def learn(model: nn.Module, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
         return train(
             model,
             batches,
@@ -234,22 +239,25 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
             state=bench.state,
             watch=bench.watch,
             size=side(stage, data),
-            compiled=stage.compile,
+            compiled=compiled,
         )
 
-    def rehearse(watch: Watch, folder: Path) -> None:
+    def rehearse(compiled: bool, watch: Watch, folder: Path) -> None:
         still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
         aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
-        learn(copy.deepcopy(model), still, aside)
+        learn(copy.deepcopy(model), still, aside, compiled)
 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if stage.freeze == "backbone":
         freeze_backbone(model)
     schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
+    compiled = stage.compile is True
+    if stage.compile == "auto" and bench.pays is not None and METHODS[stage.method].of_maps is None:
+        compiled = bench.pays(lambda compiled: partial(rehearse, compiled), stage.epochs * steps)
     if bench.fit is not None:
-        schedule = replace(schedule, epochs=bench.fit(rehearse, steps))
-    return learn(model, schedule, bench)
+        schedule = replace(schedule, epochs=bench.fit(partial(rehearse, compiled), steps))
+    return learn(model, schedule, bench, compiled)
 
 
 def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
@@ -267,7 +275,7 @@ def _answers(stage: Train, bench: Workbench) -> Targets:
     samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
     what = [asdict(_augment(stage)), recipe.seed, recipe.batch, data.checksum, _fingerprint(bench.teacher)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Targets(teach(bench.teacher, bench.teacher_size), folder, samples, len(data.classes))
+    return Targets(teach(folded(bench.teacher), bench.teacher_size), folder, samples, len(data.classes))
 
 
 def _augment(stage: Train) -> Augment:

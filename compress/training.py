@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -9,23 +10,22 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from compress import checkpoint
 from compress.data.batches import Batch
 from compress.errors import UserError
 from compress.files import write_text
+from compress.models.fold import folded
 from compress.muon import Muon
 from compress.watch import Watch
 
-Tensors = list[Tensor] | tuple[Tensor, ...]
 Forward = Callable[[Tensor], Tensor]
 Metrics = dict[str, float]  # of one epoch: epoch, loss, val (0 to 1), seconds since the stage began
 
@@ -92,7 +92,7 @@ def train(
     beside = objective if isinstance(objective, nn.Module) else nn.Module()
     optimizer = _optimizer(list(model.parameters()), list(beside.parameters()), schedule)
     phases = getattr(objective, "phases", (1.0,))
-    average = AveragedModel(model, multi_avg_fn=_running(schedule.ema), use_buffers=True) if schedule.ema else None
+    average = copy.deepcopy(model) if schedule.ema else None
     history = _resume(state, model, beside, optimizer, average)
     seconds = history[-1]["seconds"] if history else 0.0
     total = max(1, round(schedule.epochs * steps))
@@ -100,8 +100,8 @@ def train(
     if history:
         watch.note(f"  going on after epoch {len(history)} of {epochs}")
     exact = size is not None and device.type == "cpu" and _meets_single_pixels(model, size)
-    student = forward(torch.compile(model) if compiled and can_compile(device) else model, size, exact)
-    best = average.module if average is not None else model
+    student = forward(_compiled(model) if compiled and can_compile(device) else model, size, exact)
+    best = model if average is None else average
     for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
         due = min(steps, total - epoch * steps)
@@ -118,7 +118,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
-                average.update_parameters(model)
+                _follow(average, model, schedule.ema, epoch * steps + step)
             losses += loss.detach()
         if not math.isfinite(losses):
             raise UserError(f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew")
@@ -169,12 +169,11 @@ def teach(model: nn.Module, size: int | None = None) -> Forward:
 @torch.inference_mode()
 def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = None, exact: bool = True) -> float:
     """Top-1 accuracy of `model` in evaluation mode, 0 to 1; `size` and `exact` as for `forward`."""
-    training, right, seen = model.training, 0, 0
-    answer = forward(model.eval(), size, exact)
+    right, seen = 0, 0
+    answer = forward(folded(model), size, exact)
     for batch in batches:
         right += int((answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum())
         seen += len(batch.images)
-    model.train(training)
     return right / max(seen, 1)
 
 
@@ -216,6 +215,13 @@ def can_compile(device: torch.device) -> bool:
     return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
+def _compiled(model: nn.Module) -> Callable[..., Tensor]:
+    """Compiled as if it were this process's first: what was compiled before makes later networks' shapes variable, and
+    a stage must compute the same after a kill."""
+    torch._dynamo.reset()
+    return torch.compile(model, dynamic=False)
+
+
 def _optimizer(parameters: list[nn.Parameter], beside: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
     """Weight decay on weights alone: biases and normalizations (one-dimensional) are left to themselves."""
     groups: list[dict[str, Any]] = [
@@ -238,19 +244,20 @@ def _rest(model: nn.Module) -> None:
             module.eval()
 
 
-def _running(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """A running average whose memory grows to 1 / (1 - decay) steps, so that short stages are averaged too."""
+@torch.no_grad()
+def _follow(average: nn.Module, model: nn.Module, decay: float, seen: int) -> None:
+    """Take `model` into the running average of the `seen` before it, buffers too: integers as they are.
 
-    @torch.no_grad()
-    def update(averages: Tensors, values: Tensors, seen: Tensor | int) -> None:
-        now = min(decay, (1 + int(seen)) / (10 + int(seen)))
-        for average, value in zip(averages, values, strict=True):
-            if average.is_floating_point():
-                average.lerp_(value.to(average.dtype), 1 - now)
-            else:
-                average.copy_(value)
-
-    return update
+    The memory grows to 1 / (1 - decay) steps, so that short stages are averaged too. torch's own AveragedModel counts
+    on the device, and every step would wait for a GPU to have counted.
+    """
+    share = 1 - min(decay, (1 + seen) / (10 + seen))
+    ours, theirs = (chain(m.parameters(), m.buffers()) for m in (average, model))
+    for kept, value in zip(ours, theirs, strict=True):
+        if kept.is_floating_point() and seen:
+            kept.lerp_(value.to(kept.dtype), share)
+        else:
+            kept.copy_(value)
 
 
 def _save(
@@ -265,7 +272,7 @@ def _save(
         "model": model.state_dict(),
         "beside": beside.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "average": average.state_dict() if average else None,
+        "average": average.state_dict() if average is not None else None,
         "history": history,
     }
     checkpoint.write(kept, state)

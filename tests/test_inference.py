@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from compress.checkpoint import Checkpoint
+from compress.checkpoint import Checkpoint, load
 from compress.errors import UserError
 from compress.images import find_images, read_image
 from compress.inference import (
@@ -298,6 +298,15 @@ def test_top_is_sorted_and_at_most_all_classes() -> None:
     assert sorted(names) == sorted(SHADES) and sorted(probabilities, reverse=True) == list(probabilities)
     assert sum(probabilities) == pytest.approx(1)
     assert [len(p.top) for p in predict(SHADE, [Image.new("L", (4, 4))], top=1)] == [1]
+
+
+def test_many_images_get_the_answers_that_few_get() -> None:
+    """With whole batches the batch norms are folded; the network's own are far from the identity."""
+    root = Path(__file__).parent.parent
+    known, images = load(root / "weights" / "fashion-mnist-10k.pth"), sorted((root / "docs" / "images").glob("*.png"))
+    few, many = (list(predict(known, images, batch=size, top=10)) for size in (256, 2))
+    for a, b in zip(few, many, strict=True):
+        assert dict(a.top) == pytest.approx(dict(b.top), abs=1e-5) and a.image == b.image
 
 
 def test_predict_leaves_the_model_as_it_was() -> None:

@@ -147,6 +147,7 @@ KINDS = "a stage is one of teach, distill, prune, finetune"
         (set_in("student", "stem", to="tiny"), "student.stem: must be 'imagenet', 'half' or 'small', not 'tiny'"),
         (set_in("teacher", "pretrained", to=1), "teacher.pretrained: must be true or false, not 1"),
         (set_in("stages", 0, "flip", to=1), "stages.1.flip: must be true or false, not 1"),
+        (set_in("stages", 0, "compile", to="yes"), "stages.1.compile: must be 'auto', True or False, not 'yes'"),
         (set_in("stages", 0, "epochs", to="three"), "stages.1.epochs: must be a number, not 'three'"),
         (set_in("stages", 0, "epochs", to=True), "stages.1.epochs: must be a number, not True"),
         (set_in("stages", 0, "epochs", to=0), "stages.1.epochs: must be greater than 0, not 0"),
@@ -261,6 +262,14 @@ def test_quick_keeps_the_stages_and_shrinks_their_cost(small: Path) -> None:
     assert quick.limit == recipes.QUICK_IMAGES and recipes.load(str(small), {"limit": 10}).quick().limit == 10
     assert quick.teacher == whole.teacher and quick.budget == whole.budget
     assert [s for s in quick.stages if isinstance(s, Prune)] == [s for s in whole.stages if isinstance(s, Prune)]
+
+
+def test_compiling_is_left_open_or_said(small: Path) -> None:
+    said = [recipes.load(str(small), {"finetune.compile": value}) for value in ("auto", True, False)]
+    assert [recipe.stages[-1].compile for recipe in said] == ["auto", True, False]  # type: ignore[union-attr]
+    assert [recipes.check(json.loads(json.dumps(recipes.plain(recipe)))) for recipe in said] == said
+    left = recipes.load(str(small)).stages[0]
+    assert isinstance(left, Train) and left.compile == "auto"
 
 
 def test_epochs_may_be_a_part_of_one_and_whole_ones_stay_whole(small: Path) -> None:

@@ -15,6 +15,7 @@ from compress.data.draws import seed_of, view_boxes, view_flips, view_order
 from compress.data.open import Data
 from compress.data.pool import Pool
 from compress.errors import UserError
+from compress.machine import sent
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def training_batches(
             pixels = _flipped(pixels, flips[rows])
         images = pixels.float() if boxes is None else _cropped(pixels, boxes[rows])
         images = _normalised(images, data)
-        rows = rows.to(images.device)
+        rows = sent(rows, images.device)
         targets = _one_hot(data, data.train, rows)
         if mixers:
             images, targets = _mixed(images, targets, mixers, augment.mix, seed_of("mix", seed, view, number))
@@ -100,13 +101,13 @@ def plain_batches(data: Data, pool: Pool, *, batch: int) -> Iterator[Batch]:
     start = 0
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalised(pixels.float(), data)
-        rows = rows.to(images.device)
+        rows = sent(rows, images.device)
         yield Batch(_finished(images), _one_hot(data, pool, rows), rows, start)
         start += len(rows)
 
 
 def _flipped(pixels: Tensor, flips: Tensor) -> Tensor:
-    chosen = flips.to(pixels.device, non_blocking=True)[:, None, None, None]
+    chosen = sent(flips, pixels.device)[:, None, None, None]
     return torch.where(chosen, pixels.flip(3), pixels)
 
 
@@ -114,7 +115,7 @@ def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
     """Crop boxes (B, 4) and scale them back to the images' side; a crop never shrinks, so one sample a
     pixel is bilinear interpolation to the letter."""
     numbers = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]
-    regions = torch.cat([numbers, boxes], dim=1).to(pixels.device, non_blocking=True)
+    regions = sent(torch.cat([numbers, boxes], dim=1), pixels.device)
     images: Tensor = roi_align(pixels.float(), regions, pixels.shape[-2:], sampling_ratio=1, aligned=True)
     return images
 
@@ -124,7 +125,7 @@ def _normalised(images: Tensor, data: Data) -> Tensor:
     mean = torch.tensor(data.mean[: images.shape[1]])[:, None, None]
     std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
     gain, shift = 1 / (255 * std), -mean / std
-    return images.mul_(gain.to(images.device)).add_(shift.to(images.device))
+    return images.mul_(sent(gain, images.device)).add_(sent(shift, images.device))
 
 
 def _one_hot(data: Data, pool: Pool, rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 from compress.data.sources import Files, Pixels
 from compress.errors import UserError, one_line
+from compress.machine import sent
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CHUNK = 256  # images decoded at a time
@@ -60,7 +61,7 @@ class MemoryPool:
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         for rows in order:
-            yield self.pixels[rows.to(self.pixels.device)]
+            yield self.pixels[sent(rows, self.pixels.device)]
 
     def checksum(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data.batches import Batch
@@ -24,10 +23,12 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: floa
         student, teacher: logits (B, classes), float32; two classes at least.
         target: the target class of each sample, int64 (B,).
     """
-    rest = F.one_hot(target, student.shape[1]) == 0
-    others = [logits[rest].view(len(logits), -1) for logits in (student, teacher)]
+    target = target[:, None]
+    rest = torch.arange(student.shape[1] - 1, device=target.device)
+    rest = rest + (rest >= target)  # by number: to choose by a mask, a GPU would have to tell how many there are
+    others = [logits.gather(1, rest) for logits in (student, teacher)]
     binary = [  # logits of the two: the target's, and one for all others together
-        torch.stack([logits[~rest] / temperature, (other / temperature).logsumexp(1)], dim=1)
+        torch.cat([logits.gather(1, target) / temperature, (other / temperature).logsumexp(1, keepdim=True)], dim=1)
         for logits, other in zip((student, teacher), others, strict=True)
     ]
     target_class = kd_loss(binary[0], binary[1], 1.0) * temperature**2

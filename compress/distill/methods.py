@@ -118,7 +118,7 @@ def check(stage: Train, taught: bool) -> None:
         raise UserError(f"{named} looks at no layers: leave taps out")
     if stage.freeze and method.of_maps is not None:
         raise UserError(f"{named} teaches the backbone: leave freeze out")
-    if stage.compile and method.of_maps is not None:
+    if stage.compile is True and method.of_maps is not None:
         raise UserError(f"{named} looks into the network as it runs: leave compile out")
     if not taught and method.beta is not None:
         raise UserError(f"{named} needs a teacher: begin with a 'teach' stage, or give one's weights")

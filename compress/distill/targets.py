@@ -16,6 +16,7 @@ from torch import Tensor
 
 from compress.data.batches import Batch
 from compress.files import atomically
+from compress.machine import sent
 
 ROOM = 4 * 2**30
 
@@ -41,7 +42,7 @@ class Targets:
         self.shape = (samples, classes)
         self._view: int | None = None
         self._kept: np.ndarray | None = None
-        self._fresh = np.empty(self.shape, np.float16)
+        self._fresh = torch.empty(self.shape, dtype=torch.half, pin_memory=torch.cuda.is_available())
         self._seen = 0
         self._last: tuple[Batch, Tensor] | None = None
 
@@ -58,10 +59,10 @@ class Targets:
             self._open(batch.view)
         rows = slice(batch.start, batch.start + len(batch.images))
         if self._kept is not None:
-            return torch.from_numpy(self._kept[rows].astype(np.float32)).to(batch.images.device)
+            return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
         logits = self.teacher(batch.images).half()
         if batch.start == self._seen:  # in order from the first batch on, or the view is not kept
-            self._fresh[rows] = logits.cpu().numpy()
+            self._fresh[rows].copy_(logits, non_blocking=True)
             self._seen += len(logits)
             if self._seen == len(self._fresh):
                 self._write()
@@ -81,11 +82,14 @@ class Targets:
 
     def _write(self) -> None:
         assert self._view is not None
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the last answers may be on their way
+        fresh = self._fresh.numpy()
         taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
-        if taken + self._fresh.nbytes <= self.room:
+        if taken + fresh.nbytes <= self.room:
             with atomically(self._path(self._view)) as file:
-                np.save(file, self._fresh)
-                file.write(_checksum(self._fresh))
+                np.save(file, fresh)
+                file.write(_checksum(fresh))
         self._view = None  # should the view come again, the file answers, or else the teacher
 
     def _path(self, view: int) -> Path:

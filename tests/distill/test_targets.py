@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from compress.data.batches import Augment, Batch, training_batches
 from compress.data.open import Data, open_data
 from compress.distill.kd import KD
 from compress.distill.targets import Targets
+from compress.models.build import own_builder
 from compress.recipe import Train, load
 from compress.stages import Workbench, _objective
+from compress.training import forward
 from compress.watch import Watch
 
 CLASSES, BATCH = 4, 32
@@ -160,3 +163,19 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
     assert len({here, *different}) == 7
     same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, scale=0.5)
     assert folder_of(bench, same) == here
+
+
+def test_a_stage_hears_its_own_teacher(tiny: Tiny, data: Data, tmp_path: Path) -> None:
+    """Its batch norms are folded in what answers; the stage's own network stays as it is."""
+    torch.manual_seed(0)
+    net = own_builder("tinynets:teacher")(num_classes=CLASSES)
+    for batch in batches(data, 1):  # batch norms far from the identity
+        net(batch.images)
+    exact, before = forward(copy.deepcopy(net).eval(), 16, exact=True), copy.deepcopy(net.state_dict())
+    bench = Workbench(load(str(tiny.recipe)), data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, net, 16)
+    heard = _objective(net, Train(kind="finetune", epochs=1), bench)
+    assert isinstance(heard, KD)
+    with torch.no_grad():
+        for batch in batches(data, 0):
+            torch.testing.assert_close(heard.teacher(batch), exact(batch.images), rtol=0.02, atol=0.02)
+    assert all(torch.equal(net.state_dict()[key], before[key]) for key in before)

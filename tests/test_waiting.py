@@ -1,0 +1,115 @@
+"""No step waits for a GPU.
+
+The meta device stands in for one: it has shapes and no values, so that whatever would have to know a value (`item()`,
+`int`, `bool`, choosing by a mask, `cpu()`) fails on it, where on a GPU it would wait. Copies to the device, which may
+wait as well, are not seen by this, nor the writing of the teacher's answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny
+from torch import Tensor, nn
+
+from compress.data.batches import Augment, Batch, training_batches
+from compress.data.open import Data, open_data
+from compress.distill.methods import METHODS, Sized, objective
+from compress.models.build import own_builder
+from compress.recipe import Train
+from compress.training import Forward, Objective, Schedule, teach, train
+from compress.watch import Watch
+
+STEPS = 6
+META = torch.device("meta")
+
+
+class Counting(Watch):
+    """How many steps were done."""
+
+    done = 0
+
+    def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+        for batch in batches:
+            yield batch
+            self.done += 1
+
+
+@pytest.fixture(scope="module")
+def data(tiny: Tiny) -> Data:
+    data = open_data(f"folder:{tiny.data}", size=16)
+    return replace(data, train=data.train.to(META))
+
+
+@pytest.fixture(autouse=True)
+def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not know this device."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def view(data: Data, epoch: int) -> Iterator[Batch]:
+    return training_batches(data, Augment(mixup=0.2, cutmix=1.0), seed=0, view=epoch, batch=32)
+
+
+def steps_without_waiting(
+    data: Data, state: Path, goal: Callable[[nn.Module], Objective], optimizer: str = "sgd", ema: float = 0.0
+) -> int:
+    """How many of the `STEPS` steps of an epoch are done before something has to be known."""
+    student, watch = own_builder("tinynets:student")(num_classes=4).to(META), Counting()
+    schedule = Schedule(1, optimizer, 0.1, 5e-4, 0.2, ema)  # type: ignore[arg-type]
+    looks = pytest.raises((RuntimeError, NotImplementedError))  # at the epoch's end, at the loss
+    with looks, torch.random.fork_rng(devices=[]):
+        train(
+            student,
+            lambda epoch: view(data, epoch),
+            goal(student),
+            schedule,
+            steps=STEPS,
+            validate=lambda model: 0.0,
+            seed=0,
+            state=state,
+            watch=watch,
+            size=8,
+        )
+    return watch.done
+
+
+def method(name: str, data: Data) -> Callable[[nn.Module], Objective]:
+    """What a stage of this method trains for, the teacher's answers live."""
+
+    def goal(student: nn.Module) -> Objective:
+        stage, teacher = Train(kind="distill", epochs=1, method=name), own_builder("tinynets:teacher")(num_classes=4)
+        sized = Sized(teacher.to(META), 16)
+        answer = teach(copy.deepcopy(sized.network), 16)
+        return objective(stage, sized, Sized(student, 8), lambda: lambda batch: answer(batch.images), view(data, 0))
+
+    return goal
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_waits(data: Data, tmp_path: Path, name: str) -> None:
+    assert steps_without_waiting(data, tmp_path / "s.state", method(name, data)) == STEPS
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_neither_an_optimizer_nor_the_running_average_waits(data: Data, tmp_path: Path, optimizer: str) -> None:
+    assert steps_without_waiting(data, tmp_path / "s.state", method("labels", data), optimizer, 0.9) == STEPS
+
+
+@pytest.mark.parametrize("look", [Tensor.item, int, float, bool, Tensor.cpu, lambda loss: loss[loss > 0]])
+def test_what_waits_is_seen(data: Data, tmp_path: Path, look: Callable[[Tensor], object]) -> None:
+    def goal(student: nn.Module) -> Objective:
+        def waiting(student: Forward, batch: Batch, progress: float) -> Tensor:
+            loss = student(batch.images).sum()
+            look(loss.detach())
+            return loss
+
+        return waiting
+
+    assert steps_without_waiting(data, tmp_path / "s.state", goal) == 0
