@@ -83,10 +83,19 @@ def overhead(checkpoint: Checkpoint) -> int:
     plain = _plain(checkpoint) | {
         "widths": {path: _widths(module) for path, module in checkpoint.model.named_modules()}
     }
+    aligned = 64 * len(tensors) + 2048  # each entry of the file begins at a multiple of 64; and texts may be repeated
+    return _bytes(plain) - sum(int(tensor.nbytes) for tensor in tensors) + aligned
+
+
+def file_size(checkpoint: Checkpoint) -> int:
+    """Bytes that a weights file of this network takes."""
+    return _bytes(_plain(checkpoint))
+
+
+def _bytes(plain: dict[str, Any]) -> int:
     file = io.BytesIO()
     torch.save(plain, file)
-    aligned = 64 * len(tensors) + 2048  # each entry of the file begins at a multiple of 64; and texts may be repeated
-    return file.tell() - sum(int(tensor.nbytes) for tensor in tensors) + aligned
+    return file.tell()
 
 
 def _plain(checkpoint: Checkpoint) -> dict[str, Any]:

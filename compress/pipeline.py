@@ -15,7 +15,7 @@ from torch import nn
 
 from compress import checkpoint, patience
 from compress import recipe as recipes
-from compress.budget import Amount, Axis, Count
+from compress.budget import Amount, Axis, Count, Limits
 from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
 from compress.errors import UserError
@@ -98,24 +98,46 @@ def prune_file(
     Raises:
         UserError: the budgets are out of reach, or the importance needs data.
     """
+    if kept.sparse and mode == "channels":
+        raise UserError("this network is pruned weight by weight: only mode 'weights' goes on from there")
     before = count(kept.model, kept.input_size, kept.sparse)
     made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
     kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
     limits = limits_of(budgets, before, lambda: kept)
     if mode == "weights":
-        pruned = prune_weights(kept.model, params_alone(limits), importance=importance)
+        done = replace(kept, model=prune_weights(kept.model, params_alone(limits), importance=importance))
     else:
+        done, said = _cut(kept, limits, importance)
+        for line in said:
+            note(line)
+    checkpoint.save(done, out)
+    return before, count(done.model, kept.input_size, kept.sparse)
+
+
+def _cut(kept: Checkpoint, limits: Limits, importance: str) -> tuple[Checkpoint, list[str]]:
+    """Cut channels down to `limits`, and what is to be noted; a file's size is landed on by looking at the file."""
+
+    def cut(bytes: int | None) -> tuple[Checkpoint, list[str]]:
+        said: list[str] = []
+        example = torch.zeros(1, *kept.input_size)
         pruned = prune(
             kept.model,
-            torch.zeros(1, *kept.input_size),
+            example,
             limits.params,
             macs=limits.macs,
-            bytes=limits.bytes,
+            bytes=bytes,
             importance=importance,
-            note=note,
+            note=said.append,
         )
-    checkpoint.save(replace(kept, model=pruned), out)
-    return before, count(pruned, kept.input_size, kept.sparse)
+        return replace(kept, model=pruned), said
+
+    done = cut(limits.bytes)
+    if limits.bytes is None:
+        return done
+    most = limits.bytes + checkpoint.overhead(kept)
+    room = most - checkpoint.file_size(done[0])  # what is not tensors was reckoned at its most: they get the rest
+    wider = (cut(limits.bytes + int(part * room)) for part in (1, 0.95, 0.9))
+    return next((found for found in wider if checkpoint.file_size(found[0]) <= most), done)
 
 
 def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:

@@ -44,7 +44,7 @@ def _masked(model: nn.Module) -> nn.Module:
 
 def _torchinfo(model: nn.Module, input_size: tuple[int, int, int], depth: int) -> torchinfo.ModelStatistics:
     modes = {module: module.training for module in model.modules()}
-    weight = next(model.parameters())
+    weight = next(model.parameters(), torch.zeros(()))
     try:
         return torchinfo.summary(
             model,

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,23 @@ def test_prune_cuts_once(run: Compress, weights: Path, tmp_path: Path) -> None:
 def test_a_cut_that_cannot_be_made(run: Compress, weights: Path, tmp_path: Path, flags: list[str], words: str) -> None:
     refused = run("prune", "-w", weights, "--out", tmp_path / "x.pth", *flags, code=2)
     assert refused.err.count("\n") == 1 and words in refused.err and not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.parametrize("size", [100_000, 400_000])
+def test_prune_lands_on_a_file_size(run: Compress, weights: Path, tmp_path: Path, size: int) -> None:
+    out = tmp_path / "small.pth"
+    run("prune", "-w", weights, "--size", size, "--out", out)
+    assert 0.99 * size <= out.stat().st_size <= size
+    compress.load(out)
+    again = run("prune", "-w", out, "--size", size, "--out", tmp_path / "x.pth", code=2)
+    assert "nothing to prune" in again.err
+
+
+def test_what_is_pruned_by_weights_is_not_cut_by_channels(run: Compress, weights: Path, tmp_path: Path) -> None:
+    sparse, out = tmp_path / "sparse.pth", tmp_path / "x.pth"
+    checkpoint.save(replace(checkpoint.load(weights), sparse=True), sparse)
+    refused = run("prune", "-w", sparse, "--budget", "100k", "--out", out, code=2)
+    assert refused.err.count("\n") == 1 and "pruned weight by weight" in refused.err and not out.exists()
 
 
 def test_predict_shows_a_table(run: Compress, tiny: Tiny, finished: Path) -> None:

@@ -19,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 from torchvision.models import shufflenetv2
 
 from compress.errors import UserError, one_line
-from compress.pruning.layer import crossed, has_parameters
+from compress.pruning.layer import crossed, has_parameters, inputs
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Coupling:
         return len(self.units)
 
 
-def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling]]:
-    """torch-pruning's dependency graph of `model`, and the couplings in it.
+def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[str]]:
+    """torch-pruning's dependency graph of `model`, the couplings in it, and the layers whose channels it loses.
 
     Raises:
         UserError: torch-pruning cannot follow the channels of this network; the layer where they are lost is named.
@@ -55,13 +55,14 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling]]:
         with warnings.catch_warnings(), torch.enable_grad(), _unshuffled():
             warnings.simplefilter("ignore")
             graph = tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
-            if lost := next((node for node in graph.module2node.values() if _lost(node)), None):
-                after = _nearest(lost, names)
+            if part := next((node for node in graph.module2node.values() if _lost(node)), None):
+                after = _nearest(part, names)
                 raise UserError(
                     f"this network cannot be pruned: after layer {after!r} it slices its features, as windowed"
                     " attention does"
                 )
-            groups = list(_groups(graph))
+            lost: list[str] = []
+            groups = list(_groups(graph, names, lost))
     except UserError:
         raise
     except Exception as error:
@@ -69,12 +70,12 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling]]:
             f"this network cannot be pruned: torch-pruning could not trace it ({one_line(error)})"
         ) from error
     couplings = [c for group in groups if (c := _coupling(graph, group, names)) is not None]
-    return graph, couplings
+    return graph, couplings, lost
 
 
-def _groups(graph: Any) -> Iterator[Any]:
-    """torch-pruning's groups, each with all of its channels. One in which it loses its way is passed over: those layers
-    stay as they are."""
+def _groups(graph: Any, names: dict[Any, str], lost: list[str]) -> Iterator[Any]:
+    """torch-pruning's groups, each with all of its channels. One in which it loses its way is passed over, and its
+    layer named in `lost`: those layers stay as they are."""
     seen: set[nn.Module] = set()
     for module in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
         pruner = graph.get_pruner_of_module(module)
@@ -83,9 +84,24 @@ def _groups(graph: Any) -> Iterator[Any]:
         try:
             group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(module.weight.shape[0])))
         except IndexError:
+            group = None
+        if group is None or not _sound(graph, group):
+            lost.append(names.get(module, "?"))
             continue
         seen |= {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
         yield group
+
+
+def _sound(graph: Any, group: Any) -> bool:
+    """Whether every layer in the group takes as many of its channels, or some of them equally often, and has them."""
+    channels = len(group[0].idxs)
+    for dep, idxs in group:
+        module = dep.target.module
+        if isinstance(module, nn.RNNBase) or (crossed(module) and len(idxs) % channels):
+            return False
+        if inward(graph, dep) and crossed(module) and max(idxs) >= inputs(module):
+            return False
+    return True
 
 
 def _coupling(graph: Any, group: Any, names: dict[Any, str]) -> Coupling | None:

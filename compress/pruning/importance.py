@@ -72,7 +72,7 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
         UserError: an importance that needs data got none, or the model's weights are not finite.
     """
     chosen = importance(name)
-    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
         raise UserError("the model's weights hold values that are not finite: nothing can be ranked by them")
     if chosen.needs != "nothing":
         gradients(model, name, losses, squares=chosen.needs == "squares")

@@ -30,21 +30,25 @@ class Layer:
             self.terms = [(p.numel(), sum(n % module.embed_dim == 0 for n in p.shape), 0) for p in module.parameters()]
         else:
             mixes, single = crossed(module), module.weight.shape[0] == 1  # a PReLU may have one slope for all
-            self.full = [module.weight.shape[0], _inputs(module) if mixes else 1]
+            self.full = [module.weight.shape[0], inputs(module) if mixes else 1]
             self.terms = [(p.numel(), not single, mixes and p.dim() > 1) for p in module.parameters(recurse=False)]
         self.left = list(self.full)
         self.width = module.dtype.itemsize if isinstance(module, nn.Parameter) else _itemsize(module)
         buffers = () if isinstance(module, nn.Parameter) else module.buffers(recurse=False)
         self.statistics = sum(b.nbytes for b in buffers if b.dim() == 1 and len(b) == self.full[0])  # of a batch norm
+        self._known: dict[tuple[int, int], Count] = {}
 
     def size(self) -> Count:
         """What the layer costs."""
-        params = 0
-        for numel, out_sides, in_sides in self.terms:
-            left = self.left[0] ** out_sides * self.left[1] ** in_sides
-            params += numel * left // (self.full[0] ** out_sides * self.full[1] ** in_sides)
-        statistics = self.statistics * self.left[0] // self.full[0]
-        return Count(params, params * self.places, params * self.width + statistics)
+        outs, ins = self.left
+        if (outs, ins) not in self._known:  # asked for the same widths over and over while a network is narrowed
+            params = 0
+            for numel, out_sides, in_sides in self.terms:
+                left = outs**out_sides * ins**in_sides
+                params += numel * left // (self.full[0] ** out_sides * self.full[1] ** in_sides)
+            statistics = self.statistics * outs // self.full[0]
+            self._known[outs, ins] = Count(params, params * self.places, params * self.width + statistics)
+        return self._known[outs, ins]
 
 
 def places(model: nn.Module, example: Tensor) -> Counter[Any]:
@@ -52,7 +56,9 @@ def places(model: nn.Module, example: Tensor) -> Counter[Any]:
     convolution puts out, once for any other layer, and not at all for a parameter outside of a layer."""
     found: Counter[Any] = Counter()
 
-    def add(module: nn.Module, _: Any, out: Tensor) -> None:
+    def add(module: nn.Module, _: Any, out: Any) -> None:
+        if not isinstance(out, Tensor):  # of a recurrent layer, which stays as it is
+            return
         found[module] += out.shape[0] * (math.prod(out.shape[2:]) if isinstance(module, nn.Conv2d) else 1)
 
     leaves = [m for m in model.modules() if has_parameters(m) and not any(True for _ in m.children())]
@@ -80,5 +86,6 @@ def _itemsize(module: nn.Module) -> int:
     return next(module.parameters(recurse=False)).dtype.itemsize
 
 
-def _inputs(module: nn.Conv2d | nn.Linear) -> int:
+def inputs(module: nn.Conv2d | nn.Linear) -> int:
+    """The channels that come into the layer."""
     return module.in_channels if isinstance(module, nn.Conv2d) else module.in_features

@@ -74,9 +74,9 @@ def prune(
             break
         except Misread:
             leave += misread(model, example, leave, chosen)
-    used = limits.use(counted := count(pruned, size))
-    if leave:
-        note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(leave)}")
+    used = limits.use(structure.size(keep))
+    if odd := [*structure.lost, *leave]:
+        note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
     if used < 0.99 and step is not None:
         note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
     pruned.zero_grad(set_to_none=True)
@@ -84,8 +84,6 @@ def prune(
         parameter.requires_grad_(theirs.requires_grad)
     for module, original in zip(pruned.modules(), model.modules(), strict=True):
         module.training = original.training
-    if used > 1:
-        raise UserError(f"this network cannot be pruned to {limits}: {limits.tell(counted)} are counted after the cut")
     return pruned
 
 
@@ -169,9 +167,7 @@ def widths(structure: Structure, worth: list[Tensor], limits: Limits, whole: lis
         units = step(i, most)
         if kept[i] - units < floors[i]:
             return float("inf")
-        saved = structure.remove(i, units)
-        structure.remove(i, -units)
-        return value(i, kept[i], units) / max(limits.cost(saved), 1e-12)
+        return value(i, kept[i], units) / max(limits.cost(structure.saving(i, units)), 1e-12)
 
     for units in (multiple, 1) if multiple > 1 else (1,):  # whole multiples as far as they go
         prices = [price(i, units) for i in range(len(sizes))]
@@ -188,8 +184,7 @@ def widths(structure: Structure, worth: list[Tensor], limits: Limits, whole: lis
             fitting = []
             for i, (size, keep) in enumerate(zip(sizes, kept, strict=True)):
                 if keep + units <= size and (units == 1 or keep % units == 0):
-                    more = structure.remove(i, -units)
-                    structure.remove(i, units)
+                    more = structure.saving(i, -units)
                     if limits.hold(total - more):  # `more` is negative: putting back saves less than nothing
                         fitting.append((value(i, keep + units, units) / -limits.cost(more), i))
             if not fitting:
@@ -208,9 +203,7 @@ def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Coun
         structure.remove(i, size - keep)
     for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
         if keep < size:
-            more = structure.remove(i, -1)
-            structure.remove(i, 1)
-            steps.append(Count(0, 0, 0) - more)
+            steps.append(Count(0, 0, 0) - structure.saving(i, -1))
     structure.reset()
     return min(steps, key=limits.cost, default=None)
 

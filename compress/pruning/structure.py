@@ -38,8 +38,11 @@ class Structure:
         check_answer(model, example)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        self.graph, found = trace(model, example)
+        self.graph, found, self.lost = trace(model, example)
         self.couplings = [coupling for coupling in found if coupling.name not in leave]
+        if not self.couplings and self.lost:
+            lost = ", ".join(self.lost[:3])
+            raise UserError(f"this network cannot be pruned: torch-pruning cannot follow the channels of layer {lost}")
         if not self.couplings:
             raise UserError("this network cannot be pruned: every channel of it reaches the output unmixed")
         used = places(model, example)
@@ -52,8 +55,9 @@ class Structure:
                     layers[id(touch.layer)] = Layer(touch.layer, used[touch.layer], dim)
             self.links.append([(layers[id(t.layer)], t.side, t.channels) for t in coupling.touches])
         self._layers = list(layers.values())
-        whole = count(model, (example.shape[1], example.shape[2], example.shape[3]))
-        self._fixed = whole - self._sum(self._layers)
+        self._touched = [list(dict.fromkeys(layer for layer, _, _ in links)) for links in self.links]
+        self.input_size = (example.shape[1], example.shape[2], example.shape[3])
+        self._fixed = count(model, self.input_size) - self._sum(self._layers)
 
     def sizes(self) -> list[int]:
         """How many units each coupling has."""
@@ -75,11 +79,17 @@ class Structure:
 
     def remove(self, i: int, units: int) -> Count:
         """Take `units` units of coupling i away (put them back if negative): what this saves."""
-        layers = list({id(layer): layer for layer, _, _ in self.links[i]}.values())
-        before = self._sum(layers)
+        before = self._sum(self._touched[i])
         for layer, side, channels in self.links[i]:
             layer.left[side] -= units * channels
-        return before - self._sum(layers)
+        return before - self._sum(self._touched[i])
+
+    def saving(self, i: int, units: int) -> Count:
+        """What taking `units` units of coupling i away would save."""
+        saved = self.remove(i, units)
+        for layer, side, channels in self.links[i]:
+            layer.left[side] += units * channels
+        return saved
 
     def neighbours(self) -> list[set[int]]:
         """For each coupling, those whose costs change with its width (itself among them)."""
@@ -92,7 +102,7 @@ class Structure:
     @staticmethod
     def _sum(layers: list[Layer]) -> Count:
         sizes = [layer.size() for layer in layers]
-        return sum(sizes, Count(0, 0, 0))
+        return Count(sum(s.params for s in sizes), sum(s.macs for s in sizes), sum(s.bytes for s in sizes))
 
     def cut(self, kept: list[Tensor]) -> None:
         """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices).
@@ -101,8 +111,9 @@ class Structure:
         answers. Where it does, the couplings are not what torch-pruning takes them for.
 
         Raises:
-            Misread: what is left does not run, or is not the network without those channels.
+            Misread: what is left does not run, or is not the network without those channels, or not of the size due.
         """
+        due = self.size([len(keep) for keep in kept])
         removals: list[tuple[Any, list[int]]] = []
         for coupling, keep in zip(self.couplings, kept, strict=True):
             gone = torch.ones(len(coupling), dtype=torch.bool)
@@ -125,6 +136,9 @@ class Structure:
             raise Misread(f"this network does not run after a cut ({one_line(error)})") from error
         if not same and bool(torch.isfinite(before).all()):
             raise Misread("torch-pruning misreads which channels of this network hang together")
+        left = count(self.model, self.input_size)
+        if (left.params, left.macs) != (due.params, due.macs) or left.bytes > due.bytes:
+            raise Misread("torch-pruning removes other channels of this network than it says")
 
     @torch.no_grad()
     def _silence(self, group: Any, channels: list[int]) -> None:
@@ -149,6 +163,8 @@ def check_answer(model: nn.Module, example: Tensor) -> None:
     if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(example):
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
         raise UserError(f"the model is not a classifier: it answers {found} where ({len(example)}, classes) was due")
+    if not bool(torch.isfinite(answer).all()):
+        raise UserError("the model answers with values that are not finite: look for such values in its weights")
 
 
 @torch.no_grad()

@@ -1,0 +1,97 @@
+"""Pruning lands on the budget by torchinfo's count, or says why it cannot."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from networks import KINDS, between, check, made_of, network, torchinfos
+from torch import nn
+
+from compress.errors import UserError
+from compress.pruning.pruner import FLOOR, least, prune
+
+FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@settings(FAST, max_examples=10)
+@given(budget=st.integers(5_000, 10_000_000), seed=st.integers(0, 99), name=st.sampled_from(["magnitude", "random"]))
+def test_resnet18_lands_on_any_budget(budget: int, seed: int, name: str) -> None:
+    torch.manual_seed(seed)
+    pruned = check(network("resnet18", "small"), 28, budget, importance=name)
+    assert sum(p.numel() for p in pruned.parameters()) >= 0.99 * budget or budget < 10_000
+
+
+def test_five_thousand_parameters_still_let_something_through_every_layer() -> None:
+    pruned = check(network("resnet18", "small"), 28, 5_000)
+    widths = [module.out_channels for module in pruned.modules() if isinstance(module, nn.Conv2d)]
+    assert min(widths) >= FLOOR and len(widths) == 20
+
+
+@settings(FAST, max_examples=20)
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
+    width=st.sampled_from([32, 40, 64]),
+    flat=st.booleans(),
+    where=st.floats(0, 1),
+)
+def test_networks_of_any_blocks_land_on_the_budget(kinds: list[str], width: int, flat: bool, where: float) -> None:
+    model = made_of(kinds, width, flat and "slope" not in kinds)  # that one is refused, see below
+    check(model, 12, between(model, 12, where))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet"])
+def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: str) -> None:
+    model, example = network(name), torch.zeros(1, 3, 32, 32)
+    params, macs = torchinfos(model, 32)
+    for p, m in ((None, 3), (3, 2), (2, 9), (3, 1)):
+        limits = {"params": p and params // p, "macs": m and macs // m}
+        pruned = prune(model, example, **limits)
+        found = dict(zip(("params", "macs"), torchinfos(pruned, 32), strict=True))
+        used = [found[key] / limit for key, limit in limits.items() if limit is not None]
+        assert 0.98 <= max(used) <= 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet", "shufflenet_v2_x0_5"])
+def test_a_limit_on_bytes_holds(name: str) -> None:
+    model, example = network(name), torch.zeros(1, 3, 32, 32)
+    limit = sum(t.nbytes for t in model.state_dict().values()) * 2 // 3
+    found = sum(t.nbytes for t in prune(model, example, bytes=limit).state_dict().values())
+    assert 0.99 * limit <= found <= limit
+    both = prune(model, example, torchinfos(model, 32)[0] // 2, bytes=limit)
+    assert torchinfos(both, 32)[0] <= torchinfos(model, 32)[0] // 2
+
+
+def test_what_single_channels_are_too_coarse_for_is_said_with_the_smallest_step() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 8), nn.Flatten(), nn.Linear(16 * 25, 7)).eval()
+    said: list[str] = []
+    step = 3 * 64 + 1 + 25 * 7
+    pruned = prune(model, torch.zeros(1, 3, 12, 12), 10 * step + 7 + step // 2, note=said.append)
+    assert sum(p.numel() for p in pruned.parameters()) == 10 * step + 7
+    assert len(said) == 1 and said[0].endswith(f"the smallest step left is {step:,} parameters")
+
+
+@pytest.mark.parametrize("budget", [1, 1000, -5, 0])
+def test_a_budget_below_the_floor_is_refused_with_the_least_that_there_is(budget: int) -> None:
+    model, example = network("resnet18", "small"), torch.zeros(1, 3, 28, 28)
+    with pytest.raises(UserError, match="out of reach") as caught:
+        prune(model, example, budget)
+    if budget > 0:
+        lowest = least(model, example).params
+        assert f"{lowest:,} parameters" in str(caught.value)
+        check(model, 28, lowest)
+        with pytest.raises(UserError, match="out of reach"):
+            prune(model, example, lowest - 1)
+
+
+def test_a_budget_that_the_model_meets_already_is_refused() -> None:
+    model, example = network("resnet18", "small"), torch.zeros(1, 3, 28, 28)
+    whole = torchinfos(model, 28)[0]
+    with pytest.raises(UserError, match=re.escape(f"nothing to prune: the budget is {whole:,} parameters")):
+        prune(model, example, whole)
+    with pytest.raises(UserError, match="a budget is due"):
+        prune(model, example)
+    check(model, 28, whole - 1)

@@ -1,0 +1,180 @@
+"""Which networks can be pruned, and how the others are refused."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import between, check, network, torchinfos
+from torch import Tensor, nn
+
+from compress.errors import UserError
+from compress.models.network import Stem
+from compress.pruning.pruner import least, prune
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "side", "share"),
+    [
+        ("resnet34", "small", 28, 0.3),
+        ("resnet50", "small", 28, 0.5),
+        ("resnet101", "small", 28, 0.5),
+        ("resnext50_32x4d", "half", 33, 0.4),
+        ("wide_resnet50_2", "half", 28, 0.1),
+        ("vgg16_bn", "imagenet", 32, 0.1),
+        ("alexnet", "imagenet", 64, 0.3),
+        ("densenet121", "imagenet", 32, 0.5),
+        ("mobilenet_v2", "imagenet", 64, 0.0),
+        ("mobilenet_v2", "imagenet", 33, 0.7),
+        ("mobilenet_v3_large", "imagenet", 32, 0.5),
+        ("mnasnet0_5", "imagenet", 48, 0.6),
+        ("efficientnet_b0", "imagenet", 40, 0.6),
+        ("regnet_y_400mf", "imagenet", 32, 0.5),
+        ("regnet_x_400mf", "imagenet", 32, 0.1),
+        ("convnext_tiny", "imagenet", 64, 0.4),
+        ("squeezenet1_1", "imagenet", 64, 0.4),
+        ("googlenet", "imagenet", 64, 0.5),
+        ("vit_b_16", "imagenet", 224, 0.6),
+    ],
+)
+def test_torchvisions_networks_land_on_the_budget(name: str, stem: Stem, side: int, share: float) -> None:
+    model = network(name, stem)
+    check(model, side, between(model, side, share))
+
+
+@pytest.mark.parametrize(("name", "side", "layer"), [("swin_t", 32, "features.7"), ("maxvit_t", 224, "blocks.")])
+def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_layer(name: str, side: int, layer: str) -> None:
+    with pytest.raises(UserError, match=f"this network cannot be pruned: after layer '.*{re.escape(layer)}") as caught:
+        prune(network(name), torch.zeros(1, 3, side, side), 100_000)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_channels_that_are_shuffled_are_left_alone_and_those_between_pruned() -> None:
+    model, example, said = network("shufflenet_v2_x0_5"), torch.zeros(1, 3, 32, 32), []
+    whole, lowest = torchinfos(model, 32)[0], least(model, example).params
+    for budget in (lowest, int(0.7 * whole)):
+        pruned = prune(model, example, budget, note=said.append)
+        assert 0.99 * budget <= torchinfos(pruned, 32)[0] <= budget
+    assert all("left as they are" in line for line in said)
+    for path, module in model.named_modules():
+        if path.endswith("branch2.5"):  # what a branch puts out is shuffled
+            assert pruned.get_submodule(path).out_channels == module.out_channels
+    with pytest.raises(UserError, match="out of reach"):
+        prune(model, example, lowest - 1)
+
+
+class Shuffled(nn.Module):
+    """Grouped convolutions with their channels shuffled in between: the shapes fit however it is cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Linear(32, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.a(images).relu()
+        x = x.unflatten(1, (4, -1)).transpose(1, 2).flatten(1, 2)
+        return self.head(self.b(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class Fixed(nn.Module):
+    """A width written into the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Conv2d(3, 32, 3), nn.Linear(32, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.a(images).relu().mean((2, 3)).view(-1, 32))  # type: ignore[no-any-return]
+
+
+def test_a_shuffle_is_found_by_cutting_and_its_channels_left_alone() -> None:
+    model, example = Shuffled().eval(), torch.zeros(1, 3, 12, 12)
+    pruned = prune(model, example, sum(p.numel() for p in model.parameters()) // 2)
+    assert pruned.a.out_channels == 32 and pruned.b.out_channels < 16  # type: ignore[union-attr]
+    silent = copy.deepcopy(model)
+    kept = {tuple(row) for row in pruned.b.weight.flatten(1).tolist()}  # type: ignore[union-attr,operator]
+    gone = [i for i, row in enumerate(model.b.weight.flatten(1).tolist()) if tuple(row) not in kept]
+    silent.head.weight.data[:, gone] = 0
+    images = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(pruned(images), silent(images))
+
+
+def test_a_network_that_a_cut_would_break_is_refused() -> None:
+    model = Fixed().eval()
+    with pytest.raises(UserError, match="this network cannot be pruned: ") as caught:
+        prune(model, torch.zeros(1, 3, 12, 12), sum(p.numel() for p in model.parameters()) // 2)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+class Rearranged(nn.Module):
+    """Two convolutions, and what torch-pruning loses its way in: a gate, a pixel shuffle, a recurrent layer."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.a, self.b = how, nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)
+        self.lstm = nn.LSTM(32, 16, batch_first=True)
+        self.head = nn.Linear(8 if how == "pixels" else 16, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.b(self.a(images).relu())
+        if self.how == "sequence":
+            return self.head(self.lstm(x.flatten(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
+        x = F.glu(x, dim=1) if self.how == "glu" else self.gated(x) if self.how == "gate" else F.pixel_shuffle(x, 2)
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+    def gated(self, x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, dim=1)
+        return value * gate.sigmoid()
+
+
+@pytest.mark.parametrize("how", ["gate", "glu", "pixels", "sequence"])
+def test_channels_that_are_rearranged_are_left_alone_and_said(how: str) -> None:
+    model, said = Rearranged(how).eval(), list[str]()
+    budget = int(0.7 * sum(p.numel() for p in model.parameters()))
+    pruned = check(model, 12, budget, note=said.append)
+    assert pruned.b.out_channels == 32 and pruned.a.out_channels < 32  # type: ignore[union-attr]
+    assert said[0].endswith("misreads what hangs on them: b")
+
+
+class Answering(nn.Module):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.conv = how, nn.Conv2d(3, 32, 3)
+
+    def forward(self, images: Tensor) -> Any:
+        x = self.conv(images)
+        return {"map": x, "pair": (x.mean((2, 3)), x), "one": x.mean((1, 2, 3)), "dict": {"logits": x}}[self.how]
+
+
+@pytest.mark.parametrize("how", ["map", "pair", "one", "dict"])
+def test_a_model_that_is_no_classifier_is_refused(how: str) -> None:
+    with pytest.raises(UserError, match=r"not a classifier: it answers .* where \(1, classes\) was due"):
+        prune(Answering(how), torch.zeros(1, 3, 12, 12), 100)
+
+
+def test_a_model_that_does_not_run_on_the_example_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match="does not run on images of shape") as caught:
+        prune(network("resnet18", "small"), torch.zeros(1, 5, 28, 28), 100_000)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "weight"])
+def test_a_model_that_holds_nan_anywhere_is_refused(name: str) -> None:
+    model = copy.deepcopy(network("resnet18", "small"))
+    getattr(model.bn1, name).data[3] = float("nan")  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="not finite"):
+        prune(model, torch.zeros(1, 3, 28, 28), 100_000)
+
+
+def test_a_model_without_parameters_has_nothing_to_prune() -> None:
+    with pytest.raises(UserError, match=r"nothing to prune: .* the model has 0 parameters"):
+        prune(nn.Flatten(), torch.zeros(1, 3, 4, 4), 100)
+
+
+def test_a_network_of_one_linear_layer_has_nothing_to_prune() -> None:
+    with pytest.raises(UserError, match="cannot be pruned"):
+        prune(nn.Sequential(nn.Flatten(), nn.Linear(48, 7)), torch.zeros(1, 3, 4, 4), 100)
