@@ -1,0 +1,119 @@
+"""The processes of one run: torchrun starts them, each takes its share of every batch, and the first alone writes.
+
+Without torchrun there is one process, and nothing here does anything. Free of torch until there are several.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from compress.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+T = TypeVar("T")
+
+WAIT = timedelta(minutes=20)  # for one that does not answer; pruning, which the first does alone, takes less
+HEAD_START = 3.0  # seconds in which torchrun ends the others, once the first has said what is wrong
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Be one of the processes that torchrun (or whatever sets RANK, WORLD_SIZE and their like) has started.
+
+    Raises:
+        UserError: another of them is gone, or does not answer.
+    """
+    if _started() < 2 or count() > 1:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of parameters looked for, and not found, unused
+    import torch.distributed as dist
+
+    dist.init_process_group(timeout=WAIT)  # gloo between CPUs, NCCL between GPUs
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            again = "the same command goes on after the last finished epoch"
+            gone = f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
+            raise UserError(f"{gone}; {again}") from error
+        raise
+    dist.destroy_process_group()  # not after an error: the others might never answer
+
+
+def count() -> int:
+    """How many processes share the run."""
+    if _started() < 2:
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Which of them this is, counted from 0."""
+    return int(os.environ["RANK"]) if count() > 1 else 0
+
+
+def place() -> int:
+    """Which of those on this machine this is, counted from 0."""
+    return int(os.environ["LOCAL_RANK"]) if count() > 1 else 0
+
+
+def first() -> bool:
+    """Whether this is the one that writes, prints, and decides where only one can."""
+    return rank() == 0
+
+
+def part() -> tuple[int, int]:
+    """Which part of every batch is this process's, and of how many; see `compress.data.batches.share`."""
+    return rank(), count()
+
+
+def of_first(value: T) -> T:
+    """What the first process calls `value`, in all of them; they meet here. The others' is not looked at."""
+    if count() == 1:
+        return value
+    import torch.distributed as dist
+
+    told = [value if first() else None]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]  # type: ignore[return-value]
+
+
+def added(tensor: Tensor) -> Tensor:
+    """The sum of all processes' `tensor`; they meet here."""
+    if count() == 1:
+        return tensor
+    import torch.distributed as dist
+
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def refuse(what: str) -> None:
+    """Refuse to do `what` in several processes.
+
+    Raises:
+        UserError: there are several.
+    """
+    if _started() > 1:
+        raise UserError(f"{what} runs in one process: leave torchrun out, or start its runs one by one")
+
+
+def let_first_speak() -> None:
+    """Give the first process the time to say what is wrong: if it is wrong for all, it is to be said once."""
+    if _started() > 1 and os.environ.get("RANK") != "0":
+        time.sleep(HEAD_START)
+
+
+def _started() -> int:
+    return int(os.environ.get("WORLD_SIZE") or 1)
