@@ -31,11 +31,9 @@ def _answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], 
             except BrokenPipeError:  # nobody reads on, as with `| head`; click knows what to do
                 raise
             except (UserError, OSError) as error:
-                processes.let_first_speak()
                 click.echo(f"error: {error}", err=True)
                 sys.exit(2)
             except KeyboardInterrupt:
-                processes.let_first_speak()
                 click.echo(stopped, err=True)
                 sys.exit(130)
             sys.exit(code or 0)

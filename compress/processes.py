@@ -6,9 +6,9 @@ Without torchrun there is one process, and nothing here does anything. Free of t
 from __future__ import annotations
 
 import os
-import time
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT = timedelta(minutes=20)  # for one that does not answer; pruning, which the first does alone, takes less
-HEAD_START = 3.0  # seconds in which torchrun ends the others, once the first has said what is wrong
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """Be one of the processes that torchrun (or whatever sets RANK, WORLD_SIZE and their like) has started.
+
+    If one fails, the others do, for the same reason or for its absence: all but the first to fail exit in silence.
 
     Raises:
         UserError: another of them is gone, or does not answer.
@@ -36,14 +37,20 @@ def joined() -> Iterator[None]:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of parameters looked for, and not found, unused
     import torch.distributed as dist
 
-    dist.init_process_group(timeout=WAIT)  # gloo between CPUs, NCCL between GPUs
+    store, number, started = next(dist.rendezvous("env://", timeout=WAIT))
+    dist.init_process_group(store=store, rank=number, world_size=started, timeout=WAIT)  # gloo on CPUs, NCCL on GPUs
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            again = "the same command goes on after the last finished epoch"
-            gone = f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
-            raise UserError(f"{gone}; {again}") from error
+    except (UserError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        gone = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
+        if isinstance(error, RuntimeError) and not gone:
+            raise
+        with suppress(RuntimeError):  # the store may be gone as well
+            if store.add("failed", 1) > 1:
+                sys.exit(2)
+        if gone:
+            what = f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
+            raise UserError(f"{what}; the same command goes on after the last finished epoch") from error
         raise
     dist.destroy_process_group()  # not after an error: the others might never answer
 
@@ -107,12 +114,6 @@ def refuse(what: str) -> None:
     """
     if _started() > 1:
         raise UserError(f"{what} runs in one process: leave torchrun out, or start its runs one by one")
-
-
-def let_first_speak() -> None:
-    """Give the first process the time to say what is wrong: if it is wrong for all, it is to be said once."""
-    if _started() > 1 and os.environ.get("RANK") != "0":
-        time.sleep(HEAD_START)
 
 
 def _started() -> int:
