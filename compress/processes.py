@@ -31,10 +31,11 @@ def joined() -> Iterator[None]:
     Raises:
         UserError: another of them is gone, or does not answer.
     """
+    if _started() > 1:  # before torch is imported
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns if it looks for unused parameters in vain
     if _started() < 2 or count() > 1:
         yield
         return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP warns of parameters looked for, and not found, unused
     import torch.distributed as dist
 
     store, number, started = next(dist.rendezvous("env://", timeout=WAIT))
@@ -112,8 +113,9 @@ def refuse(what: str) -> None:
     Raises:
         UserError: there are several.
     """
-    if _started() > 1:
-        raise UserError(f"{what} runs in one process: leave torchrun out, or start its runs one by one")
+    with joined():  # so that it is said once
+        if count() > 1:
+            raise UserError(f"{what} runs in one process: leave torchrun out, or start its runs one by one")
 
 
 def _started() -> int:
