@@ -74,31 +74,30 @@ class Checkpoint:
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Write `checkpoint` to `path`, whole or not at all."""
-    write(_plain(checkpoint), path)
+    write(plain(checkpoint), path)
 
 
 def overhead(checkpoint: Checkpoint) -> int:
     """Bytes, at most, that a weights file of this network holds beside its tensors, however narrow it becomes."""
     tensors = checkpoint.model.state_dict().values()
-    plain = _plain(checkpoint) | {
-        "widths": {path: _widths(module) for path, module in checkpoint.model.named_modules()}
-    }
+    whole = plain(checkpoint) | {"widths": {path: _widths(module) for path, module in checkpoint.model.named_modules()}}
     aligned = 64 * len(tensors) + 2048  # each entry of the file begins at a multiple of 64; and texts may be repeated
-    return _bytes(plain) - sum(int(tensor.nbytes) for tensor in tensors) + aligned
+    return _bytes(whole) - sum(int(tensor.nbytes) for tensor in tensors) + aligned
 
 
 def file_size(checkpoint: Checkpoint) -> int:
     """Bytes that a weights file of this network takes."""
-    return _bytes(_plain(checkpoint))
+    return _bytes(plain(checkpoint))
 
 
-def _bytes(plain: dict[str, Any]) -> int:
+def _bytes(kept: dict[str, Any]) -> int:
     file = io.BytesIO()
-    torch.save(plain, file)
+    torch.save(kept, file)
     return file.tell()
 
 
-def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
+def plain(checkpoint: Checkpoint) -> dict[str, Any]:
+    """`checkpoint` as tensors and plain data, for `restore`."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -115,10 +114,10 @@ def _plain(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def write(plain: Any, path: str | Path) -> None:
+def write(kept: Any, path: str | Path) -> None:
     """Write tensors and plain data to `path`, whole or not at all."""
     with atomically(path) as file:
-        torch.save(plain, file)
+        torch.save(kept, file)
 
 
 def read(path: str | Path) -> Any:
@@ -151,9 +150,9 @@ def load(path: str | Path, own: Callable[..., nn.Module] | None = None) -> Check
     Raises:
         UserError: anything is wrong with the file; one line, naming it.
     """
-    plain = read(path)
+    kept = read(path)
     try:
-        return _restore(plain, own)
+        return restore(kept, own)
     except UserError as error:
         raise UserError(f"{path}: {one_line(error)}") from error
     except Exception as error:  # whatever a tampered file brings about, it is the file's fault
@@ -177,7 +176,12 @@ def _widths(module: nn.Module) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def _restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None) -> Checkpoint:
+def restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None = None) -> Checkpoint:
+    """What `plain` was made from.
+
+    Raises:
+        UserError: it is not a checkpoint's, or no longer.
+    """
     if not isinstance(plain, dict) or not isinstance(plain.get("format"), str) or plain["format"] != FORMAT:
         raise UserError("not a weights file of this program")
     if type(plain.get("version")) is not int or plain["version"] != VERSION:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compress import processes
 from compress.errors import UserError
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def main() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="run directory; runs/… if left out")
 @_setup
 @_answers("stopped; the same command goes on after the last finished epoch")
+@processes.joined()
 def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
     """Train a teacher, distill a student, prune it to the budget.
 
@@ -115,8 +117,9 @@ def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **
 
     terminal = Terminal()
     result = run_pipeline(recipe, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
-    terminal.show(stages_table(result.records))
-    terminal.show(str(result.model))
+    if processes.first():
+        terminal.show(stages_table(result.records))
+        terminal.show(str(result.model))
 
 
 @main.command()

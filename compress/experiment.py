@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
+from compress import processes
 from compress import recipe as recipes
 from compress.errors import UserError, one_line
 from compress.files import write_text
@@ -164,6 +165,7 @@ def run(
     Raises:
         UserError: the file or a combination cannot be carried out. Nothing has been trained or written by then.
     """
+    processes.refuse("an experiment")
     watch = watch or Watch()
     folder, cells = plan(file, out=out, quick=quick)
     if not all(cell.records for cell in cells):

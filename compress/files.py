@@ -9,12 +9,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from compress import processes
+
 PART = ".part"  # ends the name of a file that is still being written, or whose writer was killed
 
 
 @contextmanager
 def atomically(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` for writing bytes; it takes the place of `path` when the block ends well."""
+    """Open a file beside `path` for writing bytes; it takes the place of `path` when the block ends well.
+
+    Of several processes of a run only the first writes: what the others would write is thrown away.
+    """
+    if not processes.first():
+        with Path(os.devnull).open("wb") as nowhere:
+            yield nowhere
+        return
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)

@@ -8,6 +8,7 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
+from compress import processes
 from compress.errors import UserError
 
 
@@ -17,7 +18,13 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch finds no GPU here; use --device cpu")
-    return torch.device("cuda" if name in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if name in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and processes.count() > 1:  # a GPU for each
+        if processes.place() >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"there are {gpus} GPUs here: start as many processes at most, or use --device cpu")
+        torch.cuda.set_device(processes.place())
+        return torch.device("cuda", processes.place())
+    return device
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

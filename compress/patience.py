@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from compress import processes
 from compress.budget import Count, Limits
 from compress.data.open import Data
 from compress.distill.methods import listens
@@ -168,7 +169,8 @@ class _Stopwatch(Watch):
             raise _Enough
 
     def _enough(self) -> bool:
-        return len(self.steps) >= WARM + STEPS and sum(self.steps[WARM:]) >= self.seconds
+        enough = len(self.steps) >= WARM + STEPS and sum(self.steps[WARM:]) >= self.seconds
+        return processes.of_first(enough)  # all of them stop at one step
 
     def _lap(self) -> float:
         """Seconds since it was last asked."""

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoint, patience
+from compress import checkpoint, patience, processes
 from compress import recipe as recipes
 from compress.budget import Amount, Axis, Count, Limits
 from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
 from compress.errors import UserError
 from compress.machine import device_name, versions
+from compress.models.build import own_builder
 from compress.plan import Plan, Step, limits_of, load_step, make_plan, origin, params_alone
 from compress.pruning.pruner import prune
 from compress.pruning.weights import prune_weights
@@ -39,6 +40,7 @@ class Result:
     records: tuple[Record, ...]
 
 
+@processes.joined()
 def run(
     recipe: str | Path | Recipe = "default",
     *,
@@ -66,6 +68,7 @@ def run(
             Nothing has been trained, and nothing written over, by then. Or, later: a stage failed.
     """
     title, watch = "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem, watch or Watch()
+    watch = watch if processes.first() else Watch()
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(str(recipe), overrides)
     elif overrides:
@@ -77,9 +80,11 @@ def run(
         out = Path("runs") / name.replace("%", "pc")
     plan = make_plan(recipe, device)
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
+    if data != processes.of_first(data):
+        raise UserError(f"{plan.data.name}: process {processes.rank()} finds other images than the first process does")
     begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "data": data}
     with open_run(Path(out), begun, fresh) as rundir:
-        if not rundir.done:
+        if not processes.of_first(rundir.done):
             _go_on(plan, rundir, watch)
         return Result(rundir.model, tuple(rundir.records))
 
@@ -166,7 +171,7 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     if plan.recipe.minutes is not None:
         bench = replace(bench, fit=_fit(step, plan, rundir, watch, began))
     try:
-        model = perform(model, step.stage, bench)
+        model = _performed(model, step, bench)
     except UserError as error:
         raise UserError(f"{step.name}: {error}") from error
     cost = count(model, size, step.sparse)
@@ -187,10 +192,24 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     known = origin(plan.recipe, plan.data, plan.device, rundir.records)
     packed = pack(model, step.stage, step.network, plan.data, known, step.sparse)
     checkpoint.save(packed, rundir.path / step.file)
-    rundir.records[-1] = record = replace(record, bytes=(rundir.path / step.file).stat().st_size)
+    if processes.first():
+        rundir.records[-1] = replace(record, bytes=(rundir.path / step.file).stat().st_size)
+    rundir.records = processes.of_first(rundir.records)
     rundir.write()
     bench.state.unlink(missing_ok=True)
-    watch.end(record, before, table(model, size, sparse=step.sparse))
+    watch.end(rundir.records[-1], before, table(model, size, sparse=step.sparse))
+
+
+def _performed(model: nn.Module | None, step: Step, bench: Workbench) -> nn.Module:
+    """What a stage makes of `model`. Several processes train together; what to prune the first decides for all."""
+    if processes.count() == 1 or not isinstance(step.stage, Prune):
+        return perform(model, step.stage, bench)
+    cut = None
+    if processes.first():
+        pruned = perform(model, step.stage, bench)
+        cut = checkpoint.plain(pack(pruned, step.stage, step.network, bench.data, {}, step.sparse))
+    own = own_builder(step.network.name) if ":" in step.network.name else None
+    return on_device(checkpoint.restore(processes.of_first(cut or {}), own).model, bench.device)
 
 
 def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tuple[nn.Module | None, Workbench]:
@@ -253,7 +272,7 @@ def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: floa
         fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
         if step.name not in fitted:
             seconds = _share(step, plan, rundir) - (time.monotonic() - began)
-            fitted[step.name] = patience.fit(seconds, rehearse, steps)
+            fitted[step.name] = processes.of_first(patience.fit(seconds, rehearse, steps))
             rundir.write()
             watch.note(
                 f"  fitted to the time left: {fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
@@ -272,7 +291,7 @@ def _test(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     pairs = list(zip(plan.steps, rundir.records, strict=True))
     for step, record in watch.track(pairs, len(pairs), "scoring"):
         kept = load_step(rundir.path / step.file, step.network)
-        batches = plain_batches(plan.data, pool, batch=500)
+        batches = plain_batches(plan.data, pool, batch=500, part=processes.part())
         last = step is plan.steps[-1]  # the result is scored in float32, as it will be used
         top1 = accuracy(on_device(kept.model, plan.device), batches, size=kept.input_size[-1], exact=last)
         scored.append(replace(record, test=top1))

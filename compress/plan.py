@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compress import checkpoint
+from compress import checkpoint, processes
 from compress import recipe as recipes
 from compress.budget import Amount, Axis, Count, Limits
 from compress.checkpoint import Checkpoint
@@ -83,6 +83,8 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     given = _given(recipe)
     data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
     data = replace(data, train=data.train.to(on), val=data.val.to(on))
+    if processes.count() > (batch := min(recipe.batch, len(data.train))):
+        raise UserError(f"{processes.count()} processes share a batch of {batch} images: start fewer, or raise batch")
     recipe, data = _with_given(recipe, data, given)
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import filelock
 
+from compress import processes
 from compress import recipe as recipes
 from compress.errors import UserError
 from compress.files import PART, write_text
@@ -22,7 +23,7 @@ MANIFEST, MODEL, LOCK = "run.json", "model.pth", ".lock"
 
 
 class RunDirectory:
-    """A run directory that this process alone writes to.
+    """A run directory that this process alone writes to, or, of several that share a run, the first alone.
 
     `manifest` is what `run.json` holds, `records` those of the stages that are done. Everything is written whole or
     not at all, and a stage's weights before its record: a record is the word that the stage need not be done again.
@@ -51,6 +52,8 @@ class RunDirectory:
 
     def tidy(self, *folders: str) -> None:
         """Remove `folders`, and what a kill left: half-written files, and the state of stages that are done."""
+        if not processes.first():
+            return
         for folder in folders:
             shutil.rmtree(self.path / folder, ignore_errors=True)
         for pattern in (f".*{PART}", f"stages/.*{PART}", f"answers/*/.*{PART}"):
@@ -68,6 +71,12 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
         UserError: it holds something else or another run, another process is at work in it, or it cannot be written.
             Then it is as it was.
     """
+    if not processes.first():
+        run = processes.of_first(cast(RunDirectory, None))
+        if not (path / LOCK).exists():
+            raise UserError(f"{path}: process {processes.rank()} does not see it; --out must be where all machines do")
+        yield run
+        return
     begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
     _check(path, begun, fresh)
     with locked(path):
@@ -76,7 +85,7 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
         run.tidy(*(("stages", "answers") if fresh else ()))
         if fresh:
             run.model.unlink(missing_ok=True)
-        yield run
+        yield processes.of_first(run)
 
 
 def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:

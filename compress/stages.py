@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress import processes
 from compress.budget import Limits
 from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
@@ -90,7 +91,7 @@ class Workbench:
 
     def validate(self, model: nn.Module, size: int) -> float:
         """Top-1 accuracy of `model` on the validation split, at `size` pixels, 0 to 1."""
-        batches = plain_batches(self.data, self.data.val, batch=500)
+        batches = plain_batches(self.data, self.data.val, batch=500, part=processes.part())
         return accuracy(model, batches, size=size, exact=False)
 
 
@@ -221,11 +222,11 @@ def _build(bench: Workbench, network: Network) -> nn.Module:
 def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     """Train `model` on the labels, and on what the teacher says once there is one."""
     recipe, data = bench.recipe, bench.data
-    augment, steps = _augment(stage), steps_of(len(data.train), recipe.batch)
+    augment, steps, part = _augment(stage), steps_of(len(data.train), recipe.batch), processes.part()
 
     def batches(epoch: int) -> Iterator[Batch]:
         view = epoch % stage.views if stage.views else epoch
-        return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch)
+        return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
 
     def learn(model: nn.Module, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
         return train(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress import processes
 from compress import recipe as recipes
 from compress.budget import parse
 from compress.errors import UserError
@@ -80,6 +81,7 @@ def sweep(
     Raises:
         UserError: a budget is no number, comes twice, or is out of reach. Nothing has been trained by then.
     """
+    processes.refuse("a sweep")
     out, watch = Path(out), watch or Watch()
     amounts = {text: parse(text).number for text in budgets}
     if len(set(amounts.values())) < len(budgets) or None in amounts.values():

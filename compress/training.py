@@ -10,6 +10,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress import checkpoint
+from compress import checkpoint, parallel, processes
 from compress.data.batches import Batch
 from compress.errors import UserError
 from compress.files import write_text
@@ -75,7 +76,8 @@ def train(
 
     After every epoch all that the next one needs is written to `state`, and the metrics so far, one JSON line an
     epoch, beside it. If `state` is there already, training goes on from it and ends as if it had never stopped,
-    since every random choice is a function of the epoch.
+    since every random choice is a function of the epoch. Several processes, each with its part of every batch,
+    compute what one would.
 
     Args:
         model: parameters that require no gradient are left as they are, and so are batch norms that have no others.
@@ -83,7 +85,7 @@ def train(
             the schedule's epochs are no whole number.
         validate: a model to its validation accuracy, 0 to 1.
         size: side to which images are resized on their way into the model.
-        compiled: run the forward and backward pass through torch.compile.
+        compiled: run the forward and backward pass through torch.compile, if there is one process.
 
     Raises:
         UserError: the loss became infinite or not a number; nothing of that epoch is kept.
@@ -101,11 +103,12 @@ def train(
         watch.note(f"  going on after epoch {len(history)} of {epochs}")
     exact = size is not None and device.type == "cpu" and _meets_single_pixels(model, size)
     student = forward(_compiled(model) if compiled and can_compile(device) else model, size, exact)
+    learn = parallel.shared(model, student, objective) if processes.count() > 1 else partial(objective, student)
     best = model if average is None else average
     for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
         due = min(steps, total - epoch * steps)
-        torch.manual_seed(seed * 100_003 + epoch)
+        torch.manual_seed(seed * 100_003 + epoch + (processes.rank() << 40))
         model.train()
         _rest(model)
         shown = watch.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
@@ -113,13 +116,14 @@ def train(
             progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(phase(progress, phases)[1])
-            loss = objective(student, batch, progress)
+            loss = learn(batch, progress)
             torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
                 _follow(average, model, schedule.ema, epoch * steps + step)
             losses += loss.detach()
+        losses = processes.added(losses) / processes.count()
         if not math.isfinite(losses):
             raise UserError(f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew")
         accuracy = validate(best)
@@ -168,12 +172,16 @@ def teach(model: nn.Module, size: int | None = None) -> Forward:
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = None, exact: bool = True) -> float:
-    """Top-1 accuracy of `model` in evaluation mode, 0 to 1; `size` and `exact` as for `forward`."""
+    """Top-1 accuracy of `model` in evaluation mode, 0 to 1; `size` and `exact` as for `forward`.
+
+    Of several processes each has a part of the batches, and all are given the accuracy on the whole.
+    """
     right, seen = 0, 0
     answer = forward(folded(model), size, exact)
     for batch in batches:
         right += int((answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum())
         seen += len(batch.images)
+    right, seen = map(int, processes.added(torch.tensor([right, seen])))
     return right / max(seen, 1)
 
 
@@ -211,7 +219,10 @@ def _meets_single_pixels(model: nn.Module, size: int) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's."""
+    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's; and one process,
+    since among several every batch norm is a meeting that breaks the network into parts."""
+    if processes.count() > 1:
+        return False
     return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
@@ -287,9 +298,9 @@ def _resume(
     state: Path, model: nn.Module, beside: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
 ) -> list[Metrics]:
     """Lay in what `state` holds, if it is there: the epochs that are done."""
-    if not state.is_file():
+    kept = processes.of_first(checkpoint.read(state) if processes.first() and state.is_file() else None)
+    if kept is None:
         return []
-    kept = checkpoint.read(state)
     model.load_state_dict(kept["model"])
     beside.load_state_dict(kept.get("beside", {}))
     optimizer.load_state_dict(kept["optimizer"])

@@ -50,13 +50,21 @@ class Augment:
 class Batch(NamedTuple):
     """`images` float32 (B, 3, S, S), normalised, channels last; `targets` float32 (B, classes), each a
     distribution; `rows` int64 (B,), the samples' places in their pool; `start`, the batch's first place in
-    its view's order; `view`, the number of that view, -1 for images shown as they are."""
+    its view's order; `view`, the number of that view, -1 for images shown as they are; `elsewhere`, how many
+    more images the whole batch has, of which these are one process's part."""
 
     images: Tensor
     targets: Tensor
     rows: Tensor
     start: int
     view: int = -1
+    elsewhere: int = 0
+
+
+def share(count: int, part: tuple[int, int]) -> tuple[int, int]:
+    """Where the part begins and where it ends of `count` things; (1, 3) is the second of three parts."""
+    number, parts = part
+    return count * number // parts, count * (number + 1) // parts
 
 
 def training_batches(
@@ -67,8 +75,9 @@ def training_batches(
     view: int,
     batch: int,
     drop_last: bool = True,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """One augmented view of ``data.train``, in batches of `batch` (a smaller pool is one batch).
+    """One augmented view of ``data.train``, in batches of `batch` (a smaller pool is one batch), `part` of each.
 
     The view is a pure function of (seed, view): its order, each sample's crop and flip, each batch's
     mixing. It is made at ``data.size``, whatever size a network wants, so that a teacher and a student of
@@ -81,8 +90,12 @@ def training_batches(
     boxes = None if augment.crop is None else view_boxes(count, data.size, augment.crop, seed, view)
     flips = view_flips(count, seed, view) if augment.flip else None
     mixers = _mixers(augment)
+    bounds = [share(len(rows), part) for rows in order]
+    # torchvision mixes an image with the one before it, which for a part's first is another part's: -1 is the last
+    extra = int(bool(mixers) and part[1] > 1)
+    parts = [rows[torch.arange(begin - extra, end)] for rows, (begin, end) in zip(order, bounds, strict=True)]
     start = 0
-    for number, (rows, pixels) in enumerate(zip(order, data.train.batches(order), strict=True)):
+    for number, (rows, pixels) in enumerate(zip(parts, data.train.batches(parts), strict=True)):
         if flips is not None:
             pixels = _flipped(pixels, flips[rows])
         images = pixels.float() if boxes is None else _cropped(pixels, boxes[rows])
@@ -91,14 +104,16 @@ def training_batches(
         targets = _one_hot(data, data.train, rows)
         if mixers:
             images, targets = _mixed(images, targets, mixers, augment.mix, seed_of("mix", seed, view, number))
-        yield Batch(_finished(images), targets, rows, start, view)
-        start += len(rows)
+        images, targets, rows = images[extra:], targets[extra:], rows[extra:]
+        whole = len(order[number])
+        yield Batch(_finished(images), targets, rows, start + bounds[number][0], view, whole - len(rows))
+        start += whole
 
 
-def plain_batches(data: Data, pool: Pool, *, batch: int) -> Iterator[Batch]:
-    """Every image of `pool`, a pool of `data`, as it is and in order, the last batch perhaps smaller."""
-    order = torch.split(torch.arange(len(pool)), batch)
-    start = 0
+def plain_batches(data: Data, pool: Pool, *, batch: int, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+    """Every image of `part` of `pool`, a pool of `data`, as it is and in order, the last batch perhaps smaller."""
+    start, end = share(len(pool), part)
+    order = [rows for rows in torch.split(torch.arange(start, end), batch) if len(rows)]
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalised(pixels.float(), data)
         rows = sent(rows, images.device)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress import processes
 from compress.data.batches import Batch
 from compress.files import atomically
 from compress.machine import sent
@@ -26,6 +27,7 @@ class Targets:
 
     A view's answers are written, with a checksum, when its last sample has been seen; whatever is torn or damaged is
     not used. Live answers are rounded to half precision too, so that an epoch is the same whichever way they came.
+    Several processes each ask for their part of a batch, and the first one writes what all of them were told.
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32, without gradients.
@@ -42,8 +44,10 @@ class Targets:
         self.shape = (samples, classes)
         self._view: int | None = None
         self._kept: np.ndarray | None = None
-        self._fresh = torch.empty(self.shape, dtype=torch.half, pin_memory=torch.cuda.is_available())
-        self._seen = 0
+        self._fresh = torch.zeros(
+            self.shape, dtype=torch.half, pin_memory=torch.cuda.is_available()
+        )  # others' parts: 0
+        self._next = 0  # where the batch begins that continues those so far
         self._last: tuple[Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -61,32 +65,40 @@ class Targets:
         if self._kept is not None:
             return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
         logits = self.teacher(batch.images).half()
-        if batch.start == self._seen:  # in order from the first batch on, or the view is not kept
+        whole = len(logits) + batch.elsewhere
+        if batch.start < whole:
+            self._next = batch.start
+        if batch.start == self._next:  # in order from the first batch on, or the view is not kept
             self._fresh[rows].copy_(logits, non_blocking=True)
-            self._seen += len(logits)
-            if self._seen == len(self._fresh):
+            self._next += whole
+            if self._next >= len(self._fresh):
                 self._write()
         return logits.float()
 
     def _open(self, view: int) -> None:
-        self._view, self._seen, self._kept = view, 0, None
+        self._view, self._next, self._kept = view, -1, self._read(view)
+        if processes.added(torch.tensor(int(self._kept is not None))) < processes.count():
+            self._kept = None  # for one that must ask, all ask: they write together
+
+    def _read(self, view: int) -> np.ndarray | None:
         path = self._path(view)
         if path.is_file():
             try:
                 kept = np.lib.format.open_memmap(path, mode="r")
                 checksum = _last_four(path)
             except (ValueError, OSError):  # not an array, or one cut short
-                return
+                return None
             if kept.shape == self.shape and kept.dtype == np.float16 and checksum == _checksum(kept):
-                self._kept = kept
+                return kept
+        return None
 
     def _write(self) -> None:
         assert self._view is not None
         if torch.cuda.is_available():
             torch.cuda.synchronize()  # the last answers may be on their way
-        fresh = self._fresh.numpy()
         taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
-        if taken + fresh.nbytes <= self.room:
+        if processes.of_first(taken + self._fresh.nbytes <= self.room):
+            fresh = processes.added(self._fresh).numpy()
             with atomically(self._path(self._view)) as file:
                 np.save(file, fresh)
                 file.write(_checksum(fresh))

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from compress.data import Augment, Data, plain_batches, training_batches
-from compress.data.batches import _cropped
+from compress.data.batches import Batch, _cropped
 from compress.data.draws import view_boxes
 from compress.data.pool import MemoryPool
 from compress.errors import UserError
@@ -36,7 +36,7 @@ def normalised(data: Data, pixels: Tensor) -> Tensor:
 def digest(view: int = 3) -> str:
     """Of all the bits of a view with everything on."""
     seen = hashlib.sha256()
-    for images, targets, rows, start, _ in training_batches(small(), EVERYTHING, seed=1, view=view, batch=16):
+    for images, targets, rows, start, *_ in training_batches(small(), EVERYTHING, seed=1, view=view, batch=16):
         for tensor in (images, targets, rows):
             seen.update(tensor.contiguous().numpy().data)
         seen.update(str(start).encode())
@@ -65,6 +65,25 @@ def test_a_view_with_nothing_on_is_a_permutation(channels: int) -> None:
     assert sorted(rows.tolist()) == list(range(50)) and rows.tolist() != list(range(50))
     pixels = next(data.train.batches([rows]))
     torch.testing.assert_close(torch.cat([batch.images for batch in batches]), normalised(data, pixels))
+
+
+@pytest.mark.parametrize("augment", [EVERYTHING, Augment(None, mixup=1.0), Augment(cutmix=1.0), NOTHING])
+def test_the_parts_of_a_batch_are_together_the_whole_one_bit_for_bit(augment: Augment) -> None:
+    def view(part: tuple[int, int] = (0, 1)) -> list[Batch]:
+        return list(training_batches(small(), augment, seed=1, view=3, batch=16, part=part))
+
+    for whole, *parts in zip(view(), *(view((number, 3)) for number in range(3)), strict=True):
+        for field in ("images", "targets", "rows"):
+            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
+        assert [part.start - whole.start for part in parts] == [0, 5, 10]
+        assert all(len(part.rows) + part.elsewhere == 16 for part in parts) and whole.elsewhere == 0
+
+
+def test_the_parts_of_a_pool_are_together_the_whole_of_it_even_if_some_are_empty() -> None:
+    data = small(count=7)
+    parts = [list(plain_batches(data, data.val, batch=2, part=(number, 10))) for number in range(10)]
+    assert [row for part in parts for batch in part for row in batch.rows.tolist()] == list(range(7))
+    assert not all(parts)
 
 
 def test_the_last_batch_is_dropped_but_never_the_only_one() -> None:
