@@ -219,8 +219,10 @@ def _meets_single_pixels(model: nn.Module, size: int) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's; and one process,
-    since among several every batch norm is a meeting that breaks the network into parts."""
+    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's.
+
+    Not among several processes: every batch norm is a meeting, which breaks the network into parts.
+    """
     if processes.count() > 1:
         return False
     return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
