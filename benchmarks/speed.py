@@ -8,7 +8,7 @@ neither side's clock. The two take turns in short bursts, so that whatever else 
 medians over the bursts, and the ratio's range. Networks are those of the recipe, with random weights: it makes no
 difference to time. Rows:
 
- 1  train the teacher
+ 1  train the teacher; then compiled
  2  distill it into the student, the teacher asked live on both sides: as the recipe does it (at its own size of images,
     against full size), then like for like
  3  fine-tune a pruned network with the teacher's answers kept, against the teacher live; then ours live as well, as the
@@ -75,9 +75,13 @@ class Line:
 
 
 def teach(setting: Setting) -> Iterator[Line]:
-    ours = setting.ours(replace(setting.stage("teach"), scale=1.0))
-    pairs = taking_turns(setting, ours, setting.plain("teach"))
-    yield Line(1, f"train {setting.recipe.teacher.name}", pairs, "images/s", "≥ 1.5")
+    stage, work = replace(setting.stage("teach"), scale=1.0), f"train {setting.recipe.teacher.name}"
+    ways = [(work, stage)]
+    if setting.compiled and can_compile(setting.device):
+        ways.append((f"{work}: compiled", replace(stage, compile=True)))
+    for how, each in ways:
+        pairs = taking_turns(setting, setting.ours(each), setting.plain("teach"))
+        yield Line(1, how, pairs, "images/s", "≥ 1.5")
 
 
 def distill(setting: Setting) -> Iterator[Line]:
@@ -200,7 +204,7 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 @click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps timed in a burst.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Bursts of each side.")
 @click.option("--workers", default=min(4, os.cpu_count() or 1), show_default=True, help="Of the plain DataLoader.")
-@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Row 3 compiled as well.")
+@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Rows 1 and 3 compiled as well.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--quick", is_flag=True, help="Two bursts of two steps of 32 images: to see that it works.")
 def main(
