@@ -21,6 +21,7 @@ from compress.data.batches import plain_batches
 from compress.errors import UserError
 from compress.machine import device_name, versions
 from compress.models.build import own_builder
+from compress.overrides import lay_over
 from compress.plan import Plan, Step, limits_of, load_step, make_plan, origin, params_alone
 from compress.pruning.pruner import prune
 from compress.pruning.weights import prune_weights
@@ -72,7 +73,7 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(str(recipe), overrides)
     elif overrides:
-        recipe = recipes.lay_over(recipes.plain(recipe), overrides)
+        recipe = recipes.check(lay_over(recipes.plain(recipe), overrides))
     recipe = recipe.quick() if quick else recipe
     if out is None:
         budgets = [a.text + ("" if axis == "params" else f"-{axis}") for axis, a in recipe.budgets().items()]

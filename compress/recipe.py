@@ -18,7 +18,8 @@ from pydantic.dataclasses import dataclass
 
 from compress.budget import KEYS, Amount, Axis, amounts, examples
 from compress.errors import UserError, nearest
-from compress.models.network import STEMMED, Network
+from compress.models.network import Network
+from compress.overrides import KINDS, lay_over
 
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -181,7 +182,8 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = shipped().get(name, Path(name))
     if not path.is_file():
         raise UserError(f"no recipe {name!r}{nearest(name, shipped())}: see `compress recipes`, or give a TOML file")
-    return lay_over(_read_run(path) if path.suffix == ".json" else read_toml(path), overrides or {}, where=str(path))
+    read = _read_run(path) if path.suffix == ".json" else read_toml(path)
+    return check(lay_over(read, overrides or {}, str(path)), str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -202,58 +204,6 @@ def _read_run(path: Path) -> dict[str, Any]:
         return plain
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the run.json of a run: there is no recipe in it") from error
-
-
-def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from plain data with `overrides` laid over its keys; what they may be, and raise, see `load`.
-
-    Budgets among the overrides take the place of all that the recipe has.
-    """
-    if any(overrides.get(key) is not None for key in KEYS):
-        plain = {key: value for key, value in plain.items() if key not in KEYS}
-    given = dict(_spelled_out(k, v) for k, v in overrides.items() if v is not None)
-    if "start" in given and "weights" not in given and not given.keys().isdisjoint(("teacher", "teacher.name")):
-        raise UserError("a trained student is its own teacher, or give the weights file of another")
-    for key, value in given.items():
-        *names, leaf = key.split(".")
-        for table in _tables(plain, names, f"{key}: there is nothing of that name in {where}"):
-            table[leaf] = value
-        for role, kept in (("teacher", "weights"), ("student", "start")):
-            if key in (role, f"{role}.name") and not overrides.get(kept):  # to be trained, not the trained one
-                plain.pop(kept, None)
-    return check(plain, where)
-
-
-def _tables(plain: dict[str, Any], names: list[str], refusal: str) -> list[dict[str, Any]]:
-    """The tables that `names` lead to: every stage of a kind, one stage by its number, or a table of the recipe."""
-    first, known = names[:1], ("teacher", "student", "stages", *KINDS)
-    if first and first[0] not in known:
-        raise UserError(refusal + nearest(first[0], known))
-    if first and first[0] not in ("teacher", "student"):
-        stages = plain.get("stages")
-        numbered = enumerate(stages if isinstance(stages, list | tuple) else (), start=1)
-        places = [(n, stage) for n, stage in numbered if isinstance(stage, dict)]
-        if not (chosen := [stage for n, stage in places if names in (["stages", str(n)], [stage.get("kind")])]):
-            raise UserError(refusal)
-        return chosen
-    table = plain
-    for name in names:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise UserError(f"{refusal}: {name} is no table")
-    return [table]
-
-
-def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
-    """A short form as the recipe's own key and its value."""
-    if key == "stem":
-        return "student.stem", value
-    if key in ("teacher", "student") and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
-        return "weights" if key == "teacher" else "start", str(value)
-    if key in ("teacher", "student") and isinstance(value, str):
-        stems = value.startswith(STEMMED)  # others take none, whatever the recipe's takes
-        return (f"{key}.name", value) if stems else (key, {"name": value})
-    return key, value
 
 
 def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -354,7 +304,6 @@ def _one_line(error: pydantic.ValidationError, owner: Any) -> str:
     return f"{where}: {reason}{more}"
 
 
-KINDS = ("teach", "distill", "prune", "finetune")
 MUST = {  # pydantic's names of what is wrong, in the words of a TOML file
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
