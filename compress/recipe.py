@@ -16,10 +16,11 @@ import pydantic
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from compress.budget import KEYS, Amount, Axis, amounts, examples
+from compress.budget import KEYS, Amount, Axis, amounts
 from compress.errors import UserError, nearest
 from compress.models.network import Network
 from compress.overrides import KINDS, lay_over
+from compress.wording import first_wrong
 
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -118,6 +119,7 @@ class Prune:
 
 
 Stage = Annotated[Train | Prune, Field(discriminator="kind")]
+STAGES = dict.fromkeys(KINDS, Train) | {"prune": Prune}
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -246,7 +248,7 @@ def typed(kind: type[T], plain: dict[str, Any], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)  # JSON: lists are tuples
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {_one_line(error, kind)}") from error
+        raise UserError(f"{where}: {first_wrong(error, kind, STAGES)}") from error
 
 
 def _check_guides(recipe: Recipe, where: str) -> None:
@@ -273,44 +275,3 @@ def _check_frozen(recipe: Recipe, where: str) -> None:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, as `check` reads it."""
     return dataclasses.asdict(recipe)
-
-
-def _one_line(error: pydantic.ValidationError, owner: Any) -> str:
-    """The first thing wrong, as `stages.2.epoch: unknown key (did you mean 'epochs'?)`."""
-    first, *others = error.errors()
-    path, given, kind = list(first["loc"]), first["input"], first["type"]
-    if path[0] in ("teacher", "student") and len(path) > 1:
-        owner = Network
-    elif path[0] == "stages" and len(path) > 2:
-        owner = Prune if path.pop(2) == "prune" else Train  # what stage it is, which the file does not say there
-    if owner is Recipe and path[0] in KEYS:  # two errors for one value: neither text nor a number
-        path, others = path[:1], others[1:]
-        reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
-    elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        reason = f"unknown key{nearest(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
-    elif kind == "missing":
-        reason = "is missing"
-    elif kind == "union_tag_not_found":
-        path.append("kind")
-        reason = f"is missing: a stage is one of {', '.join(KINDS)}"
-    elif kind == "union_tag_invalid":
-        path.append("kind")
-        reason = f"unknown {given['kind']!r}{nearest(str(given['kind']), KINDS)}; a stage is one of {', '.join(KINDS)}"
-    else:
-        must = MUST.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        reason = f"{must}, not {repr(given)[:60]}"
-    where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{where}: {reason}{more}"
-
-
-MUST = {  # pydantic's names of what is wrong, in the words of a TOML file
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text in quotes",
-    "tuple_type": "must be a list",
-    "list_type": "must be a list",
-    "dataclass_type": "must be a table",
-    "dict_type": "must be a table",
-}
