@@ -16,7 +16,7 @@ from compress import checkpoint, patience, processes
 from compress import recipe as recipes
 from compress.data.batches import plain_batches
 from compress.errors import UserError
-from compress.machine import device_name, versions
+from compress.machine import can_compile, device_name, versions
 from compress.models.build import own_builder
 from compress.overrides import lay_over
 from compress.plan import Plan, Step, load_step, make_plan, origin
@@ -24,7 +24,7 @@ from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
 from compress.stages import Given, Rehearsal, Rehearsals, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
-from compress.training import accuracy, can_compile
+from compress.training import accuracy
 from compress.watch import Record, Watch
 
 
