@@ -199,8 +199,7 @@ def _pays(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callabl
 
 def _share(step: Step, plan: Plan, rundir: RunDirectory) -> float:
     """The seconds that a stage has of those that are left."""
-    stages = [(each.stage, each.target) for each in plan.steps]
-    prices = patience.prices(stages, plan.recipe, plan.data)[plan.steps.index(step) :]
+    prices = patience.prices(plan)[plan.steps.index(step) :]
     left = 60 * (plan.recipe.minutes or 0) - sum(record.seconds for record in rundir.records)
     return patience.share(left, prices)
 

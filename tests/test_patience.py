@@ -21,7 +21,7 @@ from compress.checkpoint import load as load_weights
 from compress.models.build import build, own_builder
 from compress.models.network import Network
 from compress.patience import FEW, RESERVE, SHORT, STEPS, WARM, Pace, epochs_in, fit, measure, pays, prices, share
-from compress.pipeline import make_plan
+from compress.plan import make_plan
 from compress.recipe import load
 from compress.rundir import read_records
 from compress.summary import count
@@ -47,12 +47,12 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
         0,
         3 * (second * student + answer),
     ]
-    assert prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data) == pytest.approx(by_hand)
+    assert prices(plan) == pytest.approx(by_hand)
 
     deaf = tiny.variant("deaf.toml", ("ema = 0.9", "alpha = 0.0"))
     plan = make_plan(load(str(deaf)))
     by_hand[-1] = 3 * second * student
-    assert prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data) == pytest.approx(by_hand)
+    assert prices(plan) == pytest.approx(by_hand)
 
 
 def test_a_share_is_by_price_and_keeps_a_reserve() -> None:
@@ -188,7 +188,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     assert read_records(whole)[0]["fitted"] == dict.fromkeys(NAMES, 2.4)
     assert [record.epochs for record in records] == [2.4, 2.4, 0, 2.4, 0, 2.4]
     plan = make_plan(load(str(tiny.recipe)))
-    cost = prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data)
+    cost = prices(plan)
     trained = [place for place, record in enumerate(records) if record.epochs]
     due = [share(60 - sum(r.seconds for r in records[:i]), cost[i:]) for i in trained]
     assert all(seconds - 2 < got <= seconds for got, seconds in zip(given, due, strict=True))  # less what has passed
