@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pipeline import own_model
-from tiny import Tiny
+from tiny import Tiny, own_model
 
 import compress
 from compress.data.batches import Augment, training_batches

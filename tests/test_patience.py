@@ -13,12 +13,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import Compress, Tiny
+from tiny import Compress, Tiny, weights
 
 import compress
 from compress import patience
-from compress.checkpoint import load as load_weights
-from compress.models.build import build, own_builder
+from compress.models.build import build
 from compress.models.network import Network
 from compress.patience import FEW, RESERVE, SHORT, STEPS, WARM, Pace, epochs_in, fit, measure, pays, prices, share
 from compress.plan import make_plan
@@ -199,7 +198,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     monkeypatch.setattr(patience, "fit", fitting(1.5))  # the machine has become slower
     compress.run(str(tiny.recipe), minutes=1, out=out)
     assert list(read_records(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
-    a, b = (student(run / records[3].checkpoint) for run in (whole, out))
+    a, b = (weights(run / records[3].checkpoint) for run in (whole, out))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -223,7 +222,7 @@ def test_a_killed_run_is_compiled_as_it_was(
         compress.run(str(tiny.recipe), out=out, watch=StopIn("finetune 2", 2))
     monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)  # measured anew, it would be
     compress.run(str(tiny.recipe), out=out)
-    ends = [student(run / "model.pth") for run in (whole, out, finished)]
+    ends = [weights(run) for run in (whole, out, finished)]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     assert not all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0])
 
@@ -246,12 +245,8 @@ def test_finding_out_whether_it_pays_changes_nothing(
     compress.run(str(tiny.recipe), out=tmp_path / "auto")
     said = {f"stages.{stage}.compile": stage != 2 for stage in (1, 2, 4, 6)}
     compress.run(str(tiny.recipe), out=tmp_path / "told", **said)
-    auto, told = (student(tmp_path / name / "model.pth") for name in ("auto", "told"))
+    auto, told = (weights(tmp_path / name) for name in ("auto", "told"))
     assert len(notes) == 4 and all(torch.equal(auto[key], told[key]) for key in told)
-
-
-def student(file: Path) -> dict[str, torch.Tensor]:
-    return dict(load_weights(file, own_builder("tinynets:student")).model.state_dict())
 
 
 def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +257,7 @@ def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(patience, "epochs_in", lambda seconds, pace, steps: next(own))
     compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
     compress.run(str(tiny.recipe), out=tmp_path / "plain")
-    fitted, plain = (student(tmp_path / name / "model.pth") for name in ("fitted", "plain"))
+    fitted, plain = (weights(tmp_path / name) for name in ("fitted", "plain"))
     assert all(torch.equal(fitted[key], plain[key]) for key in plain)
     files = [sorted(path.name for path in (tmp_path / name / "stages").iterdir()) for name in ("fitted", "plain")]
     assert files[0] == files[1]
