@@ -40,8 +40,8 @@ class Pace:
 def prices(plan: Plan) -> list[float]:
     """What a run's stages cost next to one another: epochs times multiply-adds of an image; 0 without training.
 
-    A guide's answers cost a forward pass, a third of a training step. A pruned student is taken to have lost
-    multiply-adds as it lost parameters.
+    A guide's answers cost a forward pass, a third of a training step. A pruned student is taken to have kept
+    the share of its multiply-adds that the tightest of its budgets is.
     """
     recipe, data = plan.recipe, plan.data
 

@@ -85,7 +85,7 @@ def train(
             the schedule's epochs are no whole number.
         validate: a model to its validation accuracy, 0 to 1.
         size: side to which images are resized on their way into the model.
-        compiled: run the forward and backward pass through torch.compile, if there is one process.
+        compiled: run the forward and backward pass through torch.compile, if this machine can.
 
     Raises:
         UserError: the loss became infinite or not a number; nothing of that epoch is kept.
