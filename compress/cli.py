@@ -238,7 +238,7 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
     if not wanted:
         raise UserError("a budget is due: --budget, --macs or --size")
 
-    from compress.pipeline import prune_file
+    from compress.cut import prune_file
 
     if out.exists():
         raise UserError(f"{out}: is there already; choose another --out")

@@ -1,4 +1,4 @@
-"""An experiment: a grid over recipe keys, each combination with every seed a run of its own, and what came of them.
+"""An experiment: every row of a grid over recipe keys, with every seed, is a run of its own; and what came of them.
 
 Free of torch until there is something to train, so that a finished experiment, or a typo, is shown at once.
 """
@@ -9,69 +9,21 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BeforeValidator
-from pydantic.dataclasses import dataclass
+from typing import Any
 
 from compress import processes
 from compress import recipe as recipes
 from compress.errors import UserError, one_line
 from compress.files import write_text
+from compress.grid import load, rows, title
 from compress.outcomes import write_picture, write_tables
-from compress.recipe import CONFIG, Recipe
+from compress.recipe import Recipe
 from compress.rundir import MANIFEST, locked, read_records, today
 from compress.watch import Record, Watch
 
 LEDGER = "experiment.json"
-
-
-def _flat(keys: Any, above: str = "") -> Any:
-    """Tables in tables as dotted keys: ``distill.alpha`` is written with quotes or without."""
-    if not isinstance(keys, dict):
-        return keys
-    flat: dict[str, Any] = {}
-    for key, value in keys.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat
-
-
-def _each(seeds: Any) -> Any:
-    return list(range(seeds)) if type(seeds) is int else seeds
-
-
-def _once(values: list[Any]) -> list[Any]:
-    if not values or any(value in values[:place] for place, value in enumerate(values)):
-        raise ValueError("must name one value or more, each once")
-    return values
-
-
-Keys = Annotated[dict[str, Any], BeforeValidator(_flat)]
-Values = Annotated[list[Any], AfterValidator(_once)]
-Seeds = Annotated[list[int], BeforeValidator(_each), AfterValidator(_once)]
-
-
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
-class Experiment:
-    """What an experiment's file says.
-
-    Args:
-        recipe: a shipped recipe's name, or a TOML file, as seen from this file or from here.
-        out: the directory that holds the runs; ``runs/`` and this file's name if left out.
-        seeds: which, or how many, counted from 0.
-        keys: recipe keys for every run, as in `compress.recipe.load`: ``limit``, ``teacher.stem``, ``distill.alpha``.
-        grid: recipe keys, each with the list of its values: every combination is a row of the table.
-        rows: keys that go together, under a `name` if they have one; each is combined with all of the grid.
-    """
-
-    recipe: str = "default"
-    out: str | None = None
-    seeds: Seeds = field(default_factory=lambda: [0])
-    keys: Keys = field(default_factory=dict)
-    grid: Annotated[dict[str, Values], BeforeValidator(_flat)] = field(default_factory=dict)
-    rows: list[Keys] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -98,24 +50,6 @@ class Cell:
         return sum(record.seconds for record in self.records if record.kind != "teach")
 
 
-def load(file: str | Path) -> Experiment:
-    """Read an experiment's file.
-
-    Raises:
-        UserError: it is not there or not TOML, or something in it is wrong: the key, and the nearest right one.
-    """
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"{file}: there is no such file")
-    experiment = recipes.typed(Experiment, recipes.read_toml(path), str(path))
-    for where, keys in (("keys", experiment.keys), ("grid", experiment.grid), *(("rows", r) for r in experiment.rows)):
-        if "seed" in keys:
-            raise UserError(f"{path}: {where}.seed: seeds have a key of their own: write seeds = [0, 1, 2] at the top")
-        if where == "rows" and (both := experiment.grid.keys() & keys.keys()):
-            raise UserError(f"{path}: grid.{min(both)}: a row says what it is, and the grid does too")
-    return experiment
-
-
 def plan(file: str | Path, *, out: str | Path | None = None, quick: bool = False) -> tuple[Path, list[Cell]]:
     """The directory of the experiment in `file`, and its cells, seed by seed, as far as they are done.
 
@@ -130,14 +64,14 @@ def plan(file: str | Path, *, out: str | Path | None = None, quick: bool = False
     name = str(beside) if experiment.recipe not in recipes.shipped() and beside.is_file() else experiment.recipe
     folder = Path(out or f"{experiment.out or f'runs/{path.stem}'}{'-quick' if quick else ''}")
     wanted: list[tuple[dict[str, str], Recipe]] = []
-    for seed, (keys, overrides) in itertools.product(experiment.seeds, _rows(experiment)):
+    for seed, (keys, overrides) in itertools.product(experiment.seeds, rows(experiment)):
         try:
             recipe = recipes.load(name, experiment.keys | overrides | {"seed": seed})
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         recipe = recipe.quick() if quick else recipe
         if any(recipe == other or (keys, seed) == (those, other.seed) for those, other in wanted):
-            raise UserError(f"{path}: {_title(keys)}: there is another row like it, and each is due once")
+            raise UserError(f"{path}: {title(keys)}: there is another row like it, and each is due once")
         wanted.append((keys, recipe))
     return folder, list(_placed(folder, wanted))
 
@@ -182,32 +116,6 @@ def run(
     return cells
 
 
-def _rows(experiment: Experiment) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-    """Of every row: the keys that set it apart, as text; and the recipe keys that it lays over the others'."""
-    rows = []
-    for given in experiment.rows or [{}]:
-        overrides = {key: value for key, value in given.items() if key != "name"}
-        named = {"name": given["name"]} if "name" in given else overrides
-        for values in itertools.product(*experiment.grid.values()):
-            chosen = dict(zip(experiment.grid, values, strict=True))
-            rows.append(({key: _text(value) for key, value in (named | chosen).items()}, overrides | chosen))
-    columns = dict.fromkeys(key for keys, _ in rows for key in keys)
-    if len(rows) > 1:
-        columns = dict.fromkeys(key for key in columns if len({keys.get(key) for keys, _ in rows}) > 1)
-    for keys, overrides in rows:
-        yield {key: keys.get(key, "-") for key in columns}, overrides
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return " ".join(map(_text, value.values() if isinstance(value, dict) else value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _title(keys: dict[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in keys.items()) or "the recipe"
-
-
 def _placed(folder: Path, wanted: Sequence[tuple[dict[str, str], Recipe]]) -> Iterator[Cell]:
     """A cell for each recipe: in the directory where it was begun, or in one that is free."""
     begun = _begun(folder)
@@ -218,8 +126,8 @@ def _placed(folder: Path, wanted: Sequence[tuple[dict[str, str], Recipe]]) -> It
         name, error = next(((name, error) for name, theirs, error in known if theirs == ours), (None, None))
         if name is None:
             said = {key: value for key, value in keys.items() if value != "-"} | {"seed": str(recipe.seed)}
-            title = re.sub(r"[^\w.+=,]+", "-", ",".join(f"{key}={value}" for key, value in said.items()))[-100:]
-            names = (title if number == 1 else f"{title}-{number}" for number in itertools.count(1))
+            called = re.sub(r"[^\w.+=,]+", "-", ",".join(f"{key}={value}" for key, value in said.items()))[-100:]
+            names = (called if number == 1 else f"{called}-{number}" for number in itertools.count(1))
             name = next(name for name in names if name not in taken)
             taken.add(name)
         records = _finished(folder / name)
@@ -259,7 +167,7 @@ def _check(cells: Sequence[Cell], device: str) -> None:
             try:
                 make_plan(cell.recipe, device)
             except UserError as error:
-                raise UserError(f"{_title(cell.keys)}: {error}") from error
+                raise UserError(f"{title(cell.keys)}: {error}") from error
 
 
 def _do(cell: Cell, cells: Sequence[Cell], device: str, watch: Watch) -> Cell:

@@ -1,8 +1,9 @@
-"""The machine at hand: its device, what that is called, and the versions of what runs on it."""
+"""The machine at hand: its device, what that can do and is called, and the versions of what runs on it."""
 
 from __future__ import annotations
 
 import platform
+import shutil
 from importlib import metadata
 
 import torch
@@ -32,6 +33,24 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's.
+
+    Not among several processes: every batch norm is a meeting, which breaks the network into parts.
+    """
+    if processes.count() > 1:
+        return False
+    return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
 def device_name(device: torch.device) -> str:

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 
 from compress import processes
-from compress.budget import Count, Limits
-from compress.data.open import Data
+from compress.budget import Count
 from compress.distill.methods import listens
 from compress.errors import one_line
 from compress.models.build import build
 from compress.models.network import Network
-from compress.recipe import Prune, Recipe, Stage, Train
-from compress.stages import Given, Rehearsal, Rehearsals, side
+from compress.plan import Plan
+from compress.recipe import Prune, Train
+from compress.stages import Rehearsal, Rehearsals, side
 from compress.summary import count
 from compress.watch import T, Watch
 
@@ -37,15 +37,13 @@ class Pace:
     check: float
 
 
-def prices(stages: Sequence[tuple[Stage | Given, Limits | None]], recipe: Recipe, data: Data) -> list[float]:
-    """What stages cost next to one another: epochs times multiply-adds of an image; 0 for one that does not train.
+def prices(plan: Plan) -> list[float]:
+    """What a run's stages cost next to one another: epochs times multiply-adds of an image; 0 without training.
 
-    A guide's answers cost a forward pass, a third of a training step. A pruned student is taken to have lost
-    multiply-adds as it lost parameters.
-
-    Args:
-        stages: all of a run, in order, each with what it prunes to (None if it does not).
+    A guide's answers cost a forward pass, a third of a training step. A pruned student is taken to have kept
+    the share of its multiply-adds that the tightest of its budgets is.
     """
+    recipe, data = plan.recipe, plan.data
 
     def cost(network: Network, size: int) -> Count:
         with torch.random.fork_rng(devices=[]):
@@ -53,12 +51,13 @@ def prices(stages: Sequence[tuple[Stage | Given, Limits | None]], recipe: Recipe
 
     found, kept, last = [], 1.0, 0.0
     forward = {"teacher": 0.0, "student": 0.0, "uncut": 0.0}  # multiply-adds of an image, of each guide
-    for stage, target in stages:
+    for step in plan.steps:
+        stage = step.stage
         own = cost(recipe.teacher if stage.kind == "teach" else recipe.student, side(stage, data)).macs
         if isinstance(stage, Prune):
             forward["uncut"] = last
-            if target is not None and stage.mode == "channels":
-                kept = 1 / target.use(cost(recipe.student, side(stages[-1][0], data)))
+            if step.target is not None and stage.mode == "channels":
+                kept = 1 / step.target.use(cost(recipe.student, side(plan.steps[-1].stage, data)))
             found.append(0.0)
             continue
         last = kept * own

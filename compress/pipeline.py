@@ -5,30 +5,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from compress import checkpoint, patience, processes
 from compress import recipe as recipes
-from compress.budget import Amount, Axis, Count, Limits
-from compress.checkpoint import Checkpoint
 from compress.data.batches import plain_batches
 from compress.errors import UserError
-from compress.machine import device_name, versions
+from compress.machine import can_compile, device_name, versions
 from compress.models.build import own_builder
-from compress.plan import Plan, Step, limits_of, load_step, make_plan, origin, params_alone
-from compress.pruning.pruner import prune
-from compress.pruning.weights import prune_weights
+from compress.overrides import lay_over
+from compress.plan import Plan, Step, load_step, make_plan, origin
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
 from compress.stages import Given, Rehearsal, Rehearsals, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
-from compress.training import accuracy, can_compile
+from compress.training import accuracy
 from compress.watch import Record, Watch
 
 
@@ -72,7 +68,7 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(str(recipe), overrides)
     elif overrides:
-        recipe = recipes.lay_over(recipes.plain(recipe), overrides)
+        recipe = recipes.check(lay_over(recipes.plain(recipe), overrides))
     recipe = recipe.quick() if quick else recipe
     if out is None:
         budgets = [a.text + ("" if axis == "params" else f"-{axis}") for axis, a in recipe.budgets().items()]
@@ -87,62 +83,6 @@ def run(
         if not processes.of_first(rundir.done):
             _go_on(plan, rundir, watch)
         return Result(rundir.model, tuple(rundir.records))
-
-
-def prune_file(
-    kept: Checkpoint,
-    budgets: Mapping[Axis, Amount],
-    out: Path,
-    *,
-    mode: str = "channels",
-    importance: str = "magnitude",
-    note: Callable[[str], None] = lambda text: None,
-) -> tuple[Count, Count]:
-    """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
-
-    Raises:
-        UserError: the budgets are out of reach, or the importance needs data.
-    """
-    if kept.sparse and mode == "channels":
-        raise UserError("this network is pruned weight by weight: only mode 'weights' goes on from there")
-    before = count(kept.model, kept.input_size, kept.sparse)
-    made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
-    kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
-    limits = limits_of(budgets, before, lambda: kept)
-    if mode == "weights":
-        done = replace(kept, model=prune_weights(kept.model, params_alone(limits), importance=importance))
-    else:
-        done, said = _cut(kept, limits, importance)
-        for line in said:
-            note(line)
-    checkpoint.save(done, out)
-    return before, count(done.model, kept.input_size, kept.sparse)
-
-
-def _cut(kept: Checkpoint, limits: Limits, importance: str) -> tuple[Checkpoint, list[str]]:
-    """Cut channels down to `limits`, and what is to be noted; a file's size is landed on by looking at the file."""
-
-    def cut(bytes: int | None) -> tuple[Checkpoint, list[str]]:
-        said: list[str] = []
-        example = torch.zeros(1, *kept.input_size)
-        pruned = prune(
-            kept.model,
-            example,
-            limits.params,
-            macs=limits.macs,
-            bytes=bytes,
-            importance=importance,
-            note=said.append,
-        )
-        return replace(kept, model=pruned), said
-
-    done = cut(limits.bytes)
-    if limits.bytes is None:
-        return done
-    most = limits.bytes + checkpoint.overhead(kept)
-    room = most - checkpoint.file_size(done[0])  # what is not tensors was reckoned at its most: they get the rest
-    wider = (cut(limits.bytes + int(part * room)) for part in (1, 0.95, 0.9))
-    return next((found for found in wider if checkpoint.file_size(found[0]) <= most), done)
 
 
 def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
@@ -259,8 +199,7 @@ def _pays(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callabl
 
 def _share(step: Step, plan: Plan, rundir: RunDirectory) -> float:
     """The seconds that a stage has of those that are left."""
-    stages = [(each.stage, each.target) for each in plan.steps]
-    prices = patience.prices(stages, plan.recipe, plan.data)[plan.steps.index(step) :]
+    prices = patience.prices(plan)[plan.steps.index(step) :]
     left = 60 * (plan.recipe.minutes or 0) - sum(record.seconds for record in rundir.records)
     return patience.share(left, prices)
 

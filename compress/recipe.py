@@ -16,9 +16,11 @@ import pydantic
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from compress.budget import KEYS, Amount, Axis, amounts, examples
+from compress.budget import KEYS, Amount, Axis, amounts
 from compress.errors import UserError, nearest
-from compress.models.network import STEMMED, Network
+from compress.models.network import Network
+from compress.overrides import KINDS, lay_over
+from compress.wording import first_wrong
 
 T = TypeVar("T")
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -117,6 +119,7 @@ class Prune:
 
 
 Stage = Annotated[Train | Prune, Field(discriminator="kind")]
+STAGES = dict.fromkeys(KINDS, Train) | {"prune": Prune}
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -181,7 +184,8 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = shipped().get(name, Path(name))
     if not path.is_file():
         raise UserError(f"no recipe {name!r}{nearest(name, shipped())}: see `compress recipes`, or give a TOML file")
-    return lay_over(_read_run(path) if path.suffix == ".json" else read_toml(path), overrides or {}, where=str(path))
+    read = _read_run(path) if path.suffix == ".json" else read_toml(path)
+    return check(lay_over(read, overrides or {}, str(path)), str(path))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -202,58 +206,6 @@ def _read_run(path: Path) -> dict[str, Any]:
         return plain
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not the run.json of a run: there is no recipe in it") from error
-
-
-def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from plain data with `overrides` laid over its keys; what they may be, and raise, see `load`.
-
-    Budgets among the overrides take the place of all that the recipe has.
-    """
-    if any(overrides.get(key) is not None for key in KEYS):
-        plain = {key: value for key, value in plain.items() if key not in KEYS}
-    given = dict(_spelled_out(k, v) for k, v in overrides.items() if v is not None)
-    if "start" in given and "weights" not in given and not given.keys().isdisjoint(("teacher", "teacher.name")):
-        raise UserError("a trained student is its own teacher, or give the weights file of another")
-    for key, value in given.items():
-        *names, leaf = key.split(".")
-        for table in _tables(plain, names, f"{key}: there is nothing of that name in {where}"):
-            table[leaf] = value
-        for role, kept in (("teacher", "weights"), ("student", "start")):
-            if key in (role, f"{role}.name") and not overrides.get(kept):  # to be trained, not the trained one
-                plain.pop(kept, None)
-    return check(plain, where)
-
-
-def _tables(plain: dict[str, Any], names: list[str], refusal: str) -> list[dict[str, Any]]:
-    """The tables that `names` lead to: every stage of a kind, one stage by its number, or a table of the recipe."""
-    first, known = names[:1], ("teacher", "student", "stages", *KINDS)
-    if first and first[0] not in known:
-        raise UserError(refusal + nearest(first[0], known))
-    if first and first[0] not in ("teacher", "student"):
-        stages = plain.get("stages")
-        numbered = enumerate(stages if isinstance(stages, list | tuple) else (), start=1)
-        places = [(n, stage) for n, stage in numbered if isinstance(stage, dict)]
-        if not (chosen := [stage for n, stage in places if names in (["stages", str(n)], [stage.get("kind")])]):
-            raise UserError(refusal)
-        return chosen
-    table = plain
-    for name in names:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise UserError(f"{refusal}: {name} is no table")
-    return [table]
-
-
-def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
-    """A short form as the recipe's own key and its value."""
-    if key == "stem":
-        return "student.stem", value
-    if key in ("teacher", "student") and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
-        return "weights" if key == "teacher" else "start", str(value)
-    if key in ("teacher", "student") and isinstance(value, str):
-        stems = value.startswith(STEMMED)  # others take none, whatever the recipe's takes
-        return (f"{key}.name", value) if stems else (key, {"name": value})
-    return key, value
 
 
 def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -296,7 +248,7 @@ def typed(kind: type[T], plain: dict[str, Any], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)  # JSON: lists are tuples
     except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {_one_line(error, kind)}") from error
+        raise UserError(f"{where}: {first_wrong(error, kind, STAGES)}") from error
 
 
 def _check_guides(recipe: Recipe, where: str) -> None:
@@ -323,45 +275,3 @@ def _check_frozen(recipe: Recipe, where: str) -> None:
 def plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data, as `check` reads it."""
     return dataclasses.asdict(recipe)
-
-
-def _one_line(error: pydantic.ValidationError, owner: Any) -> str:
-    """The first thing wrong, as `stages.2.epoch: unknown key (did you mean 'epochs'?)`."""
-    first, *others = error.errors()
-    path, given, kind = list(first["loc"]), first["input"], first["type"]
-    if path[0] in ("teacher", "student") and len(path) > 1:
-        owner = Network
-    elif path[0] == "stages" and len(path) > 2:
-        owner = Prune if path.pop(2) == "prune" else Train  # what stage it is, which the file does not say there
-    if owner is Recipe and path[0] in KEYS:  # two errors for one value: neither text nor a number
-        path, others = path[:1], others[1:]
-        reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
-    elif kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        reason = f"unknown key{nearest(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
-    elif kind == "missing":
-        reason = "is missing"
-    elif kind == "union_tag_not_found":
-        path.append("kind")
-        reason = f"is missing: a stage is one of {', '.join(KINDS)}"
-    elif kind == "union_tag_invalid":
-        path.append("kind")
-        reason = f"unknown {given['kind']!r}{nearest(str(given['kind']), KINDS)}; a stage is one of {', '.join(KINDS)}"
-    else:
-        must = MUST.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        reason = f"{must}, not {repr(given)[:60]}"
-    where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{where}: {reason}{more}"
-
-
-KINDS = ("teach", "distill", "prune", "finetune")
-MUST = {  # pydantic's names of what is wrong, in the words of a TOML file
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "string_type": "must be text in quotes",
-    "tuple_type": "must be a list",
-    "list_type": "must be a list",
-    "dataclass_type": "must be a table",
-    "dict_type": "must be a table",
-}

@@ -64,12 +64,12 @@ class Workbench:
     """What every stage works with.
 
     Args:
-        teacher: whom a training stage listens to, if to anyone; made for images of `teacher_size` pixels a side.
+        teacher: the guide of a training stage, if it has one; made for images of `teacher_size` pixels a side.
         target: what this round of pruning aims at, for a prune stage.
         sparse: whether the model is pruned weight by weight, now or before.
         final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
         state: the file in which a training stage keeps what it needs to go on after a kill.
-        answers: the folder for the teacher's kept answers.
+        answers: the folder for the kept answers of teachers.
         fit: how many epochs a training stage gets, from a rehearsal and the steps of an epoch; if None, as many as
             the recipe says.
         pays: whether to compile, from rehearsals and the steps in all, where the recipe leaves that open; if None, no.
@@ -106,7 +106,7 @@ def distill_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn
 
 
 def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.Module:
-    """Remove channels until the round's target is met, then measure the batch norms anew."""
+    """Remove channels, or single weights, until the round's target is met, then measure the batch norms anew."""
     if model is None or bench.target is None:
         raise UserError("a prune stage needs a model and a target: put it after 'distill'")
     size, final = side(stage, bench.data), (3, bench.final, bench.final)
@@ -136,7 +136,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
 
 
 def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
-    """Train what pruning left, on the labels and on what the teacher says."""
+    """Train what pruning left, on the labels and on what its guide says."""
     if model is None:
         raise UserError("a finetune stage needs a model: put it after 'distill'")
     if not bench.sparse:
@@ -220,7 +220,7 @@ def _build(bench: Workbench, network: Network) -> nn.Module:
 
 
 def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
-    """Train `model` on the labels, and on what the teacher says once there is one."""
+    """Train `model` on the labels, and on what its guide says if there is one."""
     recipe, data = bench.recipe, bench.data
     augment, steps, part = _augment(stage), steps_of(len(data.train), recipe.batch), processes.part()
 

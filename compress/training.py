@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import shutil
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +22,7 @@ from compress import checkpoint, parallel, processes
 from compress.data.batches import Batch
 from compress.errors import UserError
 from compress.files import write_text
+from compress.machine import can_compile, fast_bfloat16
 from compress.models.fold import folded
 from compress.muon import Muon
 from compress.watch import Watch
@@ -85,7 +85,7 @@ def train(
             the schedule's epochs are no whole number.
         validate: a model to its validation accuracy, 0 to 1.
         size: side to which images are resized on their way into the model.
-        compiled: run the forward and backward pass through torch.compile, if there is one process.
+        compiled: run the forward and backward pass through torch.compile, if this machine can.
 
     Raises:
         UserError: the loss became infinite or not a number; nothing of that epoch is kept.
@@ -185,14 +185,6 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = N
     return right / max(seen, 1)
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
-
-
 @torch.no_grad()
 def _meets_single_pixels(model: nn.Module, size: int) -> bool:
     """Whether a strided convolution of `model` gets maps of one pixel, for images of `size` pixels.
@@ -216,16 +208,6 @@ def _meets_single_pixels(model: nn.Module, size: int) -> bool:
         for module, mode in training.items():
             module.training = mode
     return any(found)
-
-
-def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's.
-
-    Not among several processes: every batch norm is a meeting, which breaks the network into parts.
-    """
-    if processes.count() > 1:
-        return False
-    return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
 
 
 def _compiled(model: nn.Module) -> Callable[..., Tensor]:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_pipeline import own_model
-from tiny import Tiny
+from tiny import Tiny, own_model
 
 import compress
 from compress.data.batches import Augment, training_batches
@@ -68,7 +67,7 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
     paid = {}
     for guide in FILES:
         plan = make_plan(load(str(listening(tiny, guide))), "cpu")
-        paid[guide] = prices([(step.stage, step.target) for step in plan.steps], plan.recipe, plan.data)[-1]
+        paid[guide] = prices(plan)[-1]
     first, second = (step.target.params / 14_548 for step in plan.steps if step.target and step.target.params)
     own = second * macs("student", 16)
     answers = {"teacher": macs("teacher", 16), "student": macs("student", 8), "uncut": first * macs("student", 16)}

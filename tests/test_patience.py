@@ -13,15 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import Compress, Tiny
+from tiny import Compress, Tiny, weights
 
 import compress
 from compress import patience
-from compress.checkpoint import load as load_weights
-from compress.models.build import build, own_builder
+from compress.models.build import build
 from compress.models.network import Network
 from compress.patience import FEW, RESERVE, SHORT, STEPS, WARM, Pace, epochs_in, fit, measure, pays, prices, share
-from compress.pipeline import make_plan
+from compress.plan import make_plan
 from compress.recipe import load
 from compress.rundir import read_records
 from compress.summary import count
@@ -47,12 +46,12 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
         0,
         3 * (second * student + answer),
     ]
-    assert prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data) == pytest.approx(by_hand)
+    assert prices(plan) == pytest.approx(by_hand)
 
     deaf = tiny.variant("deaf.toml", ("ema = 0.9", "alpha = 0.0"))
     plan = make_plan(load(str(deaf)))
     by_hand[-1] = 3 * second * student
-    assert prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data) == pytest.approx(by_hand)
+    assert prices(plan) == pytest.approx(by_hand)
 
 
 def test_a_share_is_by_price_and_keeps_a_reserve() -> None:
@@ -188,7 +187,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     assert read_records(whole)[0]["fitted"] == dict.fromkeys(NAMES, 2.4)
     assert [record.epochs for record in records] == [2.4, 2.4, 0, 2.4, 0, 2.4]
     plan = make_plan(load(str(tiny.recipe)))
-    cost = prices([(s.stage, s.target) for s in plan.steps], plan.recipe, plan.data)
+    cost = prices(plan)
     trained = [place for place, record in enumerate(records) if record.epochs]
     due = [share(60 - sum(r.seconds for r in records[:i]), cost[i:]) for i in trained]
     assert all(seconds - 2 < got <= seconds for got, seconds in zip(given, due, strict=True))  # less what has passed
@@ -199,7 +198,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     monkeypatch.setattr(patience, "fit", fitting(1.5))  # the machine has become slower
     compress.run(str(tiny.recipe), minutes=1, out=out)
     assert list(read_records(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
-    a, b = (student(run / records[3].checkpoint) for run in (whole, out))
+    a, b = (weights(run / records[3].checkpoint) for run in (whole, out))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -223,7 +222,7 @@ def test_a_killed_run_is_compiled_as_it_was(
         compress.run(str(tiny.recipe), out=out, watch=StopIn("finetune 2", 2))
     monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)  # measured anew, it would be
     compress.run(str(tiny.recipe), out=out)
-    ends = [student(run / "model.pth") for run in (whole, out, finished)]
+    ends = [weights(run) for run in (whole, out, finished)]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
     assert not all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0])
 
@@ -246,12 +245,8 @@ def test_finding_out_whether_it_pays_changes_nothing(
     compress.run(str(tiny.recipe), out=tmp_path / "auto")
     said = {f"stages.{stage}.compile": stage != 2 for stage in (1, 2, 4, 6)}
     compress.run(str(tiny.recipe), out=tmp_path / "told", **said)
-    auto, told = (student(tmp_path / name / "model.pth") for name in ("auto", "told"))
+    auto, told = (weights(tmp_path / name) for name in ("auto", "told"))
     assert len(notes) == 4 and all(torch.equal(auto[key], told[key]) for key in told)
-
-
-def student(file: Path) -> dict[str, torch.Tensor]:
-    return dict(load_weights(file, own_builder("tinynets:student")).model.state_dict())
 
 
 def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +257,7 @@ def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(patience, "epochs_in", lambda seconds, pace, steps: next(own))
     compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
     compress.run(str(tiny.recipe), out=tmp_path / "plain")
-    fitted, plain = (student(tmp_path / name / "model.pth") for name in ("fitted", "plain"))
+    fitted, plain = (weights(tmp_path / name) for name in ("fitted", "plain"))
     assert all(torch.equal(fitted[key], plain[key]) for key in plain)
     files = [sorted(path.name for path in (tmp_path / name / "stages").iterdir()) for name in ("fitted", "plain")]
     assert files[0] == files[1]

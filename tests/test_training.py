@@ -16,7 +16,8 @@ from compress.data.batches import Augment, Batch, plain_batches, training_batche
 from compress.data.open import Data, open_data
 from compress.distill.labels import Labels
 from compress.errors import UserError
-from compress.training import Forward, Schedule, accuracy, fast_bfloat16, forward, steps_of, train
+from compress.machine import fast_bfloat16
+from compress.training import Forward, Schedule, accuracy, forward, steps_of, train
 from compress.watch import Watch
 
 SCHEDULE = Schedule(epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25, ema=0.0)

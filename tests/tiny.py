@@ -1,4 +1,4 @@
-"""Real data, real networks and real processes, small enough that a whole pipeline takes seconds."""
+"""Real data, real networks and real processes, small enough that a whole pipeline takes seconds; and what it leaves."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import contextlib
 import os
 import signal
 import sys
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
+
+from compress import checkpoint
+from compress.checkpoint import Checkpoint
+from compress.models.build import own_builder
+from compress.rundir import read_records
 
 CLASSES = ("blob", "cross", "stripes", "wedge")
 SIDE = 16
@@ -98,6 +105,9 @@ epochs = 3
 lr = 0.05
 ema = 0.9
 """
+
+NAMES = ["teach", "distill", "prune 1", "finetune 1", "prune 2", "finetune 2"]
+FILES = [f"stages/{n:02}-{name.replace(' ', '-')}.pth" for n, name in enumerate(NAMES, 1)]
 
 
 def draw(kind: str, random: np.random.Generator) -> np.ndarray:
@@ -201,3 +211,35 @@ def copy_screen(keyboard: int, file: Path) -> None:
         while shown := os.read(keyboard, 65536):
             out.write(shown)
             out.flush()
+
+
+def own_model(file: Path) -> Checkpoint:
+    """A weights file of whatever network, built by the function that the file names."""
+    return checkpoint.load(file, own_builder(torch.load(file, weights_only=True)["network"]["name"]))
+
+
+def weights(run_or_file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a weights file, or of a run's result."""
+    file = run_or_file if run_or_file.is_file() else run_or_file / "model.pth"
+    return dict(own_model(file).model.state_dict())
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """See that two runs came to the same, bit by bit."""
+    a, b = weights(run), weights(other)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    ours, theirs = ([replace(r, seconds=0, bytes=0) for r in read_records(path)[1]] for path in (run, other))
+    assert ours == theirs
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in `folder`, by its path there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait until `what` is so."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.01)

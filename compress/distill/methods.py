@@ -93,7 +93,7 @@ def objective(
 
 
 def listens(stage: Train) -> bool:
-    """Whether the teacher has a say in `stage`, once there is one."""
+    """Whether the guide of `stage` has a say in it, if there is one."""
     return bool(_alpha(stage)) or METHODS[stage.method].beta is not None
 
 
@@ -102,7 +102,7 @@ def _alpha(stage: Train) -> float:
 
 
 def check(stage: Train, taught: bool) -> None:
-    """See whether what `stage` says of its method makes sense; `taught` says whether there is a teacher.
+    """See whether what `stage` says of its method makes sense; `taught` says whether it has a guide.
 
     Raises:
         UserError: the method is unknown, or has no use for something that is said.

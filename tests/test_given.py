@@ -1,0 +1,86 @@
+"""Networks that are trained already: a teacher, or a student that is its own teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FILES, NAMES, Compress, Tiny, own_model, weights
+
+import compress
+from compress import checkpoint
+from compress.checkpoint import Checkpoint
+from compress.errors import UserError
+from compress.models.network import Network
+from compress.plan import make_plan
+from compress.recipe import load
+from compress.rundir import read_records
+
+
+def assert_same_student(run: Path, other: Path) -> None:
+    a, b = weights(run), weights(other)
+    assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+def test_a_given_teacher_is_used(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    """The run's own teacher, given: the same student comes out; another teacher, another student."""
+    out = tmp_path / "run"
+    given = run("run", tiny.recipe, "--teacher", finished / FILES[0], "--out", out)
+    assert_same_student(out, finished)
+    first, *_ = read_records(out)[1]
+    theirs = read_records(finished)[1][0]
+    assert (first.name, first.params, first.val, first.test) == ("teach", theirs.params, theirs.val, theirs.test)
+    assert first.epochs == 0 and "given by" in given.out and not (out / "stages" / "01-teach.jsonl").exists()
+
+    other = own_model(finished / FILES[0])
+    torch.nn.init.normal_(other.model[-1].weight)
+    checkpoint.save(other, tmp_path / "other.pth")
+    compress.run(str(tiny.recipe), teacher=str(tmp_path / "other.pth"), out=tmp_path / "differs")
+    assert not torch.equal(weights(tmp_path / "differs" / FILES[1])["6.bias"], weights(finished / FILES[1])["6.bias"])
+
+
+def test_a_given_teacher_sees_images_as_it_learned_to(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    teacher = own_model(finished / FILES[0])
+    checkpoint.save(Checkpoint(**(vars(teacher) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "t.pth")
+    plan = make_plan(load(str(tiny.recipe), {"teacher": tmp_path / "t.pth"}))
+    assert plan.data.mean == pytest.approx((0.1, 0.2, 0.3))
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    teacher = own_model(finished / FILES[0])
+    checkpoint.save(Checkpoint(**(vars(teacher) | {"classes": ("a", "b", "c", "d")})), tmp_path / "t.pth")
+    with pytest.raises(UserError, match="knows other classes"):
+        compress.run(str(tiny.recipe), teacher=tmp_path / "t.pth", out=tmp_path / "run")
+
+
+def test_a_trained_student_is_pruned_and_its_own_teacher(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    said = run("run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--limit", 64).out
+    records = read_records(out)[1]
+    assert [r.name for r in records] == NAMES and said.count("given by") == 2
+    assert records[0].params == records[1].params == 14_548 and records[-1].params <= 3000
+    for file in FILES[:2]:
+        a, b = weights(out / file), weights(finished / FILES[1])
+        assert all(torch.equal(a[key], b[key]) for key in b)
+    further = tmp_path / "further"  # what has been pruned before can be pruned again
+    run("run", tiny.recipe, "--student", out / "model.pth", "--budget", "1500", "--out", further, "--limit", 64)
+    assert 1000 < read_records(further)[1][-1].params <= 1500
+
+
+def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    kept = own_model(finished / FILES[1])
+    checkpoint.save(Checkpoint(**(vars(kept) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "dim.pth")
+    given = {"teacher": finished / FILES[0], "student": tmp_path / "dim.pth"}
+    with pytest.raises(UserError, match="normalized in another way"):
+        make_plan(load(str(tiny.recipe), given))
+    evil = Checkpoint(**(vars(kept) | {"network": Network("no_such_module:evil")}))
+    checkpoint.save(evil, tmp_path / "evil.pth")
+    plan = make_plan(load(str(tiny.recipe), {"student": tmp_path / "evil.pth", "budget": "3k"}))
+    assert plan.recipe.student.name == "tinynets:student"  # and nothing of the file's name was imported
+    with pytest.raises(UserError, match="its own teacher"):
+        load(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})

@@ -1,0 +1,69 @@
+"""What a recipe comes to, and what is refused before any time is spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import NAMES, Compress, Tiny
+
+from compress.plan import make_plan
+from compress.recipe import load
+
+BAD_FLAGS: list[tuple[list[str], str]] = [
+    (["--budget", "many"], "'many'"),
+    (["--budget", "0"], "budget '0'"),
+    (["--budget", "500k"], "nothing to prune"),
+    (["--budget", "50"], "out of reach, the least for tinynets:student is"),
+    (["--student", "resnet81"], "did you mean 'resnet1"),
+    (["--student", "nowhere:net"], "nowhere"),
+    (["--stem", "small"], "your own"),
+    (["--teacher", "missing.pth"], "missing.pth: no such file"),
+    (["--data", "fashion_mnist"], "did you mean 'fashion-mnist'"),
+    (["--data", "folder:nowhere"], "there is no directory nowhere"),
+    (["--limit", "0"], "limit"),
+    (["--share", "2"], "share"),
+    (["--seed", "-1"], "seed"),
+    (["--minutes", "0"], "minutes: must be greater than 0, not 0"),
+    (["--minutes", "-1"], "minutes: must be greater than 0, not -1"),
+    (["--minutes", "nan"], "minutes: must be a finite number, not nan"),
+    *([] if torch.cuda.is_available() else [(["--device", "cuda"], "no GPU here")]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+def test_what_cannot_be_had_is_one_line(
+    run: Compress, tiny: Tiny, tmp_path: Path, flags: list[str], words: str
+) -> None:
+    refused = run("run", tiny.recipe, "--out", tmp_path / "run", *flags, code=2)
+    assert refused.err.startswith("error: ") and refused.err.count("\n") == 1 and words in refused.err
+    assert refused.out == "" and not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    wrong = [
+        ("defualt", "did you mean 'default'"),
+        (tiny.variant("a.toml", ("samples = 64", 'importance = "tailor"')), "did you mean 'taylor'"),
+        (tiny.variant("b.toml", ("epochs = 2", "epoch = 2")), "epoch"),
+        (tiny.variant("c.toml", ("title =", "title")), "not TOML"),
+    ]
+    for recipe, words in wrong:
+        refused = run("run", recipe, "--out", tmp_path / "run", code=2)
+        assert refused.err.count("\n") == 1 and words in refused.err and not (tmp_path / "run").exists()
+
+
+def test_fewer_images(tiny: Tiny) -> None:
+    whole = len(make_plan(load(str(tiny.recipe))).data.train)
+    assert whole == 198
+    for overrides, images in (({"limit": 40}, 40), ({"share": 0.5}, 99), ({"limit": 6000}, whole)):
+        assert len(make_plan(load(str(tiny.recipe), overrides)).data.train) == images
+    assert len(make_plan(load(str(tiny.recipe)).quick()).data.train) == whole
+
+
+def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) -> None:
+    def names(budget: str) -> list[str]:
+        return [step.name for step in make_plan(load(str(tiny.recipe), {"budget": budget})).steps]
+
+    assert names("3k") == NAMES
+    assert names("60%") == ["teach", "distill", "prune", "finetune"]

@@ -1,0 +1,199 @@
+"""A run directory: runs that are killed, started twice or begun anew, and directories that hold something else."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import CLASSES, FILES, Compress, Tiny, assert_same, contents, wait_for, weights
+
+import compress
+from compress.errors import UserError
+from compress.rundir import read_records
+
+
+def dies(recipe: str, out: Path, networks: Path, place: str, calls: int) -> None:
+    """A run that SIGKILL ends at a call of the function `place`: in it, not before or after."""
+    sys.path.insert(0, str(networks))
+    torch.set_num_threads(1)
+    module, _, name = place.rpartition(".")
+    owner = __import__(module, fromlist=[name])
+    real, left = getattr(owner, name), iter(range(calls - 1, -1, -1))
+
+    def deadly(*args: Any, **options: Any) -> Any:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **options)
+
+    setattr(owner, name, deadly)
+    compress.run(recipe, out=out)
+
+
+def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
+    process = multiprocessing.get_context("forkserver").Process(
+        target=dies, args=(str(tiny.recipe), out, tiny.root, place, calls)
+    )
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+@pytest.mark.parametrize(
+    ("place", "calls"),
+    [
+        ("compress.distill.kd.kd_loss", 4),  # in the first epoch
+        ("compress.distill.kd.kd_loss", 15),  # in the third
+        ("compress.pruning.pruner.widths", 1),
+        ("compress.pruning.pruner.widths", 2),
+        ("compress.stages.reestimate_batchnorm", 2),
+        ("compress.pipeline.accuracy", 3),  # in the test
+    ],
+)
+def test_killed_in_the_middle_of_a_stage(tiny: Tiny, finished: Path, tmp_path: Path, place: str, calls: int) -> None:
+    out = tmp_path / "run"
+    assert die(tiny, out, place, calls) == -signal.SIGKILL
+    assert not (out / "model.pth").exists()
+    compress.run(str(tiny.recipe), out=out)
+    assert_same(out, finished)
+
+
+def test_killed_again_and_again_while_files_are_written(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    out, kills = tmp_path / "run", 0
+    while die(tiny, out, "os.fsync", 6) == -signal.SIGKILL:
+        kills += 1
+        assert list(out.rglob(".*.part")), "it should have been in the middle of a file"
+        assert kills < 20
+    assert kills > 5
+    assert_same(out, finished)
+    assert {path.name for path in out.iterdir()} == {"run.json", "model.pth", "stages", ".lock"}
+    assert not list(out.rglob("*.part")) and not list(out.rglob("*.state"))
+
+
+def test_killed_at_random(start: Compress, run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    out, moments = tmp_path / "run", random.Random(3)
+    for _ in range(4):
+        command = start("run", tiny.recipe, "--out", out)
+        time.sleep(moments.uniform(0.1, 0.8))
+        command.process.kill()
+        command.process.join()
+    last = run("run", tiny.recipe, "--out", out)
+    assert_same(out, finished)
+    records = read_records(out)[1]
+    assert last.out.count("done before") in range(len(records) + 1)
+
+
+def test_what_was_done_before_is_said_and_its_time_kept(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert die(tiny, out, "compress.distill.kd.kd_loss", 15) == -signal.SIGKILL
+    lines = (out / "stages" / "02-distill.jsonl").read_text()
+    spent = json.loads(lines.splitlines()[-1])["seconds"]
+    done = run("run", tiny.recipe, "--out", out)
+    assert f"teach: done before, taken from {out / FILES[0]}" in done.out
+    assert "1/7 teach" not in done.out and "going on after epoch 2 of 3" in done.out
+    after = (out / "stages" / "02-distill.jsonl").read_text()
+    assert after.startswith(lines) and json.loads(after.splitlines()[-1])["seconds"] > spent
+
+
+def test_a_stage_whose_weights_are_gone_is_done_again(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (out / FILES[3]).unlink()
+    (out / "model.pth").unlink()
+    compress.run(str(tiny.recipe), out=out)
+    assert_same(out, finished)
+
+
+def test_another_recipe_in_the_same_directory(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    before = contents(out)
+    refused = run("run", tiny.recipe, "--out", out, "--seed", 1, code=2)
+    assert refused.err.count("\n") == 1 and "seed differs" in refused.err and "--fresh" in refused.err
+    assert contents(out) == before
+
+    compress.run(str(tiny.recipe), out=out, seed=1, fresh=True)
+    assert read_records(out)[0]["seed"] == 1
+    assert any(not torch.equal(a, b) for a, b in zip(weights(out).values(), weights(finished).values(), strict=True))
+
+
+def test_a_run_that_is_older_than_a_recipe_key_goes_on(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, out := tmp_path / "run")
+    manifest = json.loads((out / "run.json").read_text())
+    del manifest["recipe"]["minutes"], manifest["recipe"]["stages"][0]["ema"]
+    (out / "run.json").write_text(json.dumps(manifest))
+    run("run", tiny.recipe, "--out", out)
+    manifest["recipe"]["stages"][0]["ema"] = 0.5
+    (out / "run.json").write_text(json.dumps(manifest))
+    assert "another recipe (stages differs)" in run("run", tiny.recipe, "--out", out, code=2).err
+
+
+def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:
+    data, out = tmp_path / "images", tmp_path / "run"
+    shutil.copytree(tiny.data, data)
+    recipe = tiny.variant("elsewhere.toml", (str(tiny.data), str(data)))
+    assert die(Tiny(tiny.root, data, recipe), out, "compress.distill.kd.kd_loss", 1) == -signal.SIGKILL
+    before = contents(out)
+    for path in (data / "train" / CLASSES[0]).iterdir():
+        shutil.copy(data / "train" / CLASSES[1] / "001.png", path)
+    with pytest.raises(UserError, match="the data is not what this run began with"):
+        compress.run(str(recipe), out=out)
+    assert contents(out) == before
+
+
+def test_fresh_only_clears_run_directories(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "drama.txt").write_text("all the world")
+    before = contents(tmp_path)
+    for fresh in (False, True):
+        with pytest.raises(UserError, match="not empty, and not a run directory"):
+            compress.run(str(tiny.recipe), out=tmp_path, fresh=fresh)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "no place to write"])
+def test_an_out_that_will_not_do(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    out = {"a file": file, "below a file": file / "run", "no place to write": Path("/proc/run")}[kind]
+    with pytest.raises(UserError, match=r"is a file|cannot be written"):
+        compress.run(str(tiny.recipe), out=out)
+    assert file.read_text() == "mine"
+
+
+def long_recipe(tiny: Tiny) -> Path:
+    return tiny.variant("long.toml", ('"teach"\nepochs = 3', '"teach"\nepochs = 3000'))
+
+
+def test_two_runs_at_once_in_one_directory(start: Compress, run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = start("run", long_recipe(tiny), "--out", out)
+    wait_for((out / "stages" / "01-teach.state").exists)
+    for flags in ([], ["--fresh"]):
+        second = run("run", long_recipe(tiny), "--out", out, *flags, code=2)
+        assert "another run is at work" in second.err and second.err.count("\n") == 1
+    assert first.process.is_alive() and (out / "stages" / "01-teach.state").exists()
+
+
+def test_ctrl_c_is_one_line_and_130(start: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = start("run", long_recipe(tiny), "--out", out)
+    wait_for((out / "stages" / "01-teach.state").exists)
+    command.send(signal.SIGINT)
+    assert command.wait() == 130
+    assert command.err == "stopped; the same command goes on after the last finished epoch\n"
+    assert (out / "stages" / "01-teach.state").exists() and not list(out.rglob(".*.part"))
