@@ -203,7 +203,7 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 @click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps timed in a burst.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Bursts of each side.")
 @click.option("--workers", default=min(4, os.cpu_count() or 1), show_default=True, help="Of the plain DataLoader.")
-@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Rows 1 and 3 compiled as well.")
+@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Rows 1 and 3 so as well.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--quick", is_flag=True, help="Two bursts of two steps of 32 images: to see that it works.")
 def main(
