@@ -65,6 +65,7 @@ class Train:
         taps: the layers that methods on feature maps compare, as module paths that both networks have, or in pairs
             ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
+        outgrow: listen only until the student's validation accuracy has reached the guide's, then to the labels alone.
         views: how many augmented views of the training data the epochs walk through; the guide answers each
             view once, as far as there is room to keep its answers. 0: a new view every epoch.
         freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
@@ -93,6 +94,7 @@ class Train:
     beta: Positive | None = None
     taps: tuple[str, ...] = ()
     fade: bool = False
+    outgrow: bool = False
     views: Annotated[int, Field(ge=0)] = 0
     freeze: Literal["backbone"] | None = None
     compile: Literal["auto", True, False] = "auto"

@@ -22,6 +22,7 @@ from compress.data.batches import Augment, Batch, plain_batches, training_batche
 from compress.data.open import Data
 from compress.distill.labels import Labels
 from compress.distill.methods import METHODS, Sized, check, check_taps, objective
+from compress.distill.outgrown import Outgrown
 from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.models.build import build
@@ -267,7 +268,10 @@ def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
     torch.manual_seed(bench.recipe.seed)  # an objective may have weights of its own
     teacher = Sized(bench.teacher, bench.teacher_size)
     example = _sample(bench, bench.recipe.batch, bench.recipe.batch)
-    return objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
+    made = objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
+    if not stage.outgrow:
+        return made
+    return Outgrown(made, Labels(stage.label_smoothing), bench.validate(*teacher))
 
 
 def _answers(stage: Train, bench: Workbench) -> Targets:

@@ -35,7 +35,8 @@ class Objective(Protocol):
     """What is to be made small: a student's forward pass, a batch and the progress (0 to 1) to a scalar loss.
 
     The parameters of one that is an nn.Module (projections, say) learn along with the model. One with `phases`, their
-    ends as shares of the whole, the last 1, has the learning rate rise and fall once in each.
+    ends as shares of the whole, the last 1, has the learning rate rise and fall once in each. One with `begin` is told
+    before each epoch of the best validation accuracy so far, 0 to 1.
     """
 
     def __call__(self, student: Forward, batch: Batch, progress: float, /) -> Tensor: ...
@@ -94,6 +95,7 @@ def train(
     beside = objective if isinstance(objective, nn.Module) else nn.Module()
     optimizer = _optimizer(list(model.parameters()), list(beside.parameters()), schedule)
     phases = getattr(objective, "phases", (1.0,))
+    begin = getattr(objective, "begin", None)
     average = copy.deepcopy(model) if schedule.ema else None
     history = _resume(state, model, beside, optimizer, average)
     seconds = history[-1]["seconds"] if history else 0.0
@@ -111,6 +113,8 @@ def train(
         torch.manual_seed(seed * 100_003 + epoch + (processes.rank() << 40))
         model.train()
         _rest(model)
+        if begin is not None:
+            begin(max((past["val"] for past in history), default=0.0))
         shown = watch.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
         for step, batch in enumerate(shown):
             progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import Tiny, own_model
+from tiny import Tiny, own_model, weights
 
 import compress
 from compress.data.batches import Augment, training_batches
+from compress.distill.outgrown import Outgrown
 from compress.errors import UserError
 from compress.models.build import build
 from compress.models.network import Network
@@ -72,3 +75,31 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
     own = second * macs("student", 16)
     answers = {"teacher": macs("teacher", 16), "student": macs("student", 8), "uncut": first * macs("student", 16)}
     assert paid == pytest.approx({guide: 3 * (own + cost / 3) for guide, cost in answers.items()})
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 2.0])
+def test_a_guide_is_heard_until_it_is_outgrown(tiny: Tiny, tmp_path: Path, accuracy: float, monkeypatch: Any) -> None:
+    """With a guide that no student reaches it is as if nothing were to be outgrown, with a poor one as if it had said
+    nothing after the first epoch."""
+    monkeypatch.setattr("compress.stages.Outgrown", lambda guided, alone, _: Outgrown(guided, alone, accuracy))
+    outgrowing = tiny.variant("outgrow.toml", ("ema = 0.9", "alpha = 1.0\noutgrow = true"))
+    compress.run(outgrowing, out=tmp_path / "run", device="cpu")
+    heard = [json.loads(line) for line in (tmp_path / "run/stages/06-finetune-2.jsonl").read_text().splitlines()]
+    compress.run(tiny.variant("heard.toml", ("ema = 0.9", "alpha = 1.0")), out=tmp_path / "heard", device="cpu")
+    ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "heard")
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours) == (accuracy > 1)
+    assert heard[0]["val"] > 0.5  # so that the poor guide is outgrown after one epoch
+
+
+def test_a_guide_as_good_as_the_student_is_outgrown() -> None:
+    loss = Outgrown(lambda *_: torch.tensor(1.0), lambda *_: torch.tensor(2.0), accuracy=0.7)
+    said = []
+    for best in (0.0, 0.6, 0.7, 0.8):
+        loss.begin(best)
+        said.append(float(loss(lambda images: images, None, 0.0)))
+    assert said == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_nothing_to_outgrow_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match=r"method 'labels' has no answers to outgrow: leave outgrow out"):
+        make_plan(load(str(tiny.recipe), {"finetune.method": "labels", "finetune.outgrow": True}), "cpu")
