@@ -28,6 +28,7 @@ from compress.models.fold import folded
 
 # What shows through transparent places, not inverted and inverted: black to the network, either way.
 GROUND = ("black", "white")
+FOLDING = 256  # images at a time with which folding batch norms pays: it takes as long as some hundred
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def predict(
     def stream() -> Iterator[Prediction]:
         waiting, network = iter(images), model
         while sources := list(islice(waiting, batch)):
-            if network is model and len(sources) == batch:  # folding takes as long as some hundred images
+            if network is model and len(sources) >= FOLDING:
                 network = folded(model)
             inputs = [_input(source, checkpoint, invert) for source in sources]
             readable = [one for one in inputs if isinstance(one, Tensor)]

@@ -31,10 +31,12 @@ FEW, SHORT = 200, 120.0  # steps and seconds of training: with less, the compile
 
 @dataclass(frozen=True)
 class Pace:
-    """What training takes on this machine, in seconds: a step, and the validation (with saving) after an epoch."""
+    """What training takes on this machine, in seconds: a step, the validation (with saving) after an epoch, and what
+    the first steps take beyond their share: caches fill, networks compile."""
 
     step: float
     check: float
+    start: float = 0.0
 
 
 def prices(plan: Plan) -> list[float]:
@@ -82,7 +84,7 @@ def fit(seconds: float, rehearse: Rehearsal, steps: int) -> float:
         return epochs_in(0, Pace(1, 1), steps)
     began = time.monotonic()
     pace = measure(rehearse, min(SECONDS, seconds / 10))
-    return epochs_in(seconds - (time.monotonic() - began), pace, steps)
+    return epochs_in(seconds - (time.monotonic() - began) - pace.start, pace, steps)
 
 
 def epochs_in(seconds: float, pace: Pace, steps: int) -> float:
@@ -113,9 +115,8 @@ def pays(rehearsals: Rehearsals, steps: float, seconds: float, note: Callable[[s
     except Exception as error:  # whatever the compiler may raise, it cannot do this network
         note(f"  not compiled: {one_line(error)}")
         return False
-    start = sum(watched.steps[:WARM]) - WARM * watched.step
-    better = start + steps * watched.step < steps * plain
-    times = f"{plain / watched.step:.2g} times as fast, {start:.0f} s to compile"
+    better = watched.start + steps * watched.step < steps * plain
+    times = f"{plain / watched.step:.2g} times as fast, {watched.start:.0f} s to compile"
     note(f"  compiled: {times}" if better else f"  not compiled: {times}")
     return better
 
@@ -123,7 +124,7 @@ def pays(rehearsals: Rehearsals, steps: float, seconds: float, note: Callable[[s
 def measure(rehearse: Rehearsal, seconds: float) -> Pace:
     """The pace of the training that `rehearse` does, watched for `seconds` and some steps. It leaves no trace."""
     watched = _watched(rehearse, seconds)
-    return Pace(watched.step, sum(watched.checks) / len(watched.checks))
+    return Pace(watched.step, sum(watched.checks) / len(watched.checks), watched.start)
 
 
 def _watched(rehearse: Rehearsal, seconds: float, checks: bool = True) -> _Stopwatch:
@@ -151,6 +152,11 @@ class _Stopwatch(Watch):
     def step(self) -> float:
         """Seconds of a step, those left out that wait for compilation and cold caches."""
         return sum(self.steps[WARM:]) / len(self.steps[WARM:])
+
+    @property
+    def start(self) -> float:
+        """Seconds that those left out took beyond their share."""
+        return max(sum(self.steps[:WARM]) - WARM * self.step, 0.0)
 
     def track(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
         self._lap()

@@ -210,7 +210,7 @@ def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: floa
     def fit(rehearse: Rehearsal, steps: int) -> float:
         fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
         if step.name not in fitted:
-            seconds = _share(step, plan, rundir) - (time.monotonic() - began)
+            seconds = processes.of_first(_share(step, plan, rundir) - (time.monotonic() - began))
             fitted[step.name] = processes.of_first(patience.fit(seconds, rehearse, steps))
             rundir.write()
             watch.note(

@@ -24,8 +24,8 @@ from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
-from compress.recipe import Prune, Recipe, Stage, Train
-from compress.stages import Given, check_methods, pack, side
+from compress.recipe import Prune, Recipe, Stage
+from compress.stages import Given, check_methods, guide_of, pack, side
 from compress.summary import count
 from compress.watch import Record
 
@@ -64,13 +64,8 @@ class Plan:
 
     def guide(self, step: Step) -> Step | None:
         """Whose result `step` listens to: that of an earlier step, if it is there."""
-        done = self.steps[: self.steps.index(step)]
-        which = step.stage.guide if isinstance(step.stage, Train) else "teacher"
-        if which == "uncut":
-            cut = max(place for place, each in enumerate(done) if isinstance(each.stage, Prune))
-            return next(each for each in reversed(done[:cut]) if not isinstance(each.stage, Prune))
-        kind = "teach" if which == "teacher" else "distill"
-        return next((each for each in done if each.stage.kind == kind), None)
+        place = guide_of([each.stage for each in self.steps], self.steps.index(step))
+        return None if place is None else self.steps[place]
 
 
 def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
@@ -248,7 +243,7 @@ def _check_names(recipe: Recipe) -> None:
 def _try(network: Network, sizes: set[int], classes: int) -> None:
     """Show `network` one image of each of `sizes` pixels, before any time is spent on it."""
     with suppress(Exception):  # shapes alone are a second sooner than numbers, which are for networks that need them
-        if ":" not in network.name and {_answer(skeleton(network, classes), size) for size in sizes} == {(1, classes)}:
+        if ":" not in network.name and all(_answer(skeleton(network, classes), s) == (1, classes) for s in sizes):
             return
     model = build(replace(network, pretrained=False), classes)
     for size in sorted(sizes):

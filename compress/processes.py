@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 WAIT = timedelta(minutes=20)  # for one that does not answer; pruning, which the first does alone, takes less
 
 
@@ -38,6 +39,8 @@ def joined() -> Iterator[None]:
         return
     import torch.distributed as dist
 
+    if missing := [name for name in NEEDED if name not in os.environ]:
+        raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start the processes with torchrun")
     store, number, started = next(dist.rendezvous("env://", timeout=WAIT))
     dist.init_process_group(store=store, rank=number, world_size=started, timeout=WAIT)  # gloo on CPUs, NCCL on GPUs
     try:

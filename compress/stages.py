@@ -158,23 +158,34 @@ def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> 
     return does[stage.kind](model, stage, bench)
 
 
+def guide_of(stages: Sequence[Stage | Given], place: int) -> int | None:
+    """Where the stage is whose network that at `place` listens to; None if there is no such stage."""
+    stage = stages[place]
+    which = stage.guide if isinstance(stage, Train) else "teacher"
+    if which == "uncut":
+        cut = max(i for i in range(place) if isinstance(stages[i], Prune))
+        return max(i for i in range(cut) if not isinstance(stages[i], Prune))
+    kind = "teach" if which == "teacher" else "distill"
+    return next((i for i in range(place) if stages[i].kind == kind), None)
+
+
 def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -> None:
     """See whether the networks can be distilled as the stages say, before any time is spent on them.
 
     Raises:
         UserError: a method is unknown or has no use for what a stage says, or a layer to tap is not there.
     """
-    sizes = [side(stage, data) for stage in stages if stage.kind == "teach"]
-    learning = [stage for stage in stages if isinstance(stage, Train) and stage.kind != "teach"]
-    for stage in learning:
-        check(stage, taught=bool(sizes) or stage.guide != "teacher")
-    if looking := [stage for stage in learning if METHODS[stage.method].of_maps]:
+    learning = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Train) and stage.kind != "teach"]
+    guides = {i: guide_of(stages, i) for i, _ in learning}
+    for i, stage in learning:
+        check(stage, taught=guides[i] is not None)
+    if looking := [(i, stage) for i, stage in learning if METHODS[stage.method].of_maps]:
         plain = (replace(network, pretrained=False) for network in (recipe.teacher, recipe.student))
         teacher, student = (build(network, len(data.classes)) for network in plain)
-        for stage in looking:
-            size = side(stage, data)
-            guide = Sized(teacher, sizes[0]) if stage.guide == "teacher" else Sized(student, size)
-            check_taps(stage, guide, Sized(student, size))
+        for i, stage in looking:
+            guide = stages[guides[i] or 0]
+            network = teacher if guide.kind == "teach" else student
+            check_taps(stage, Sized(network, side(guide, data)), Sized(student, side(stage, data)))
 
 
 def pack(

@@ -101,5 +101,5 @@ def test_a_guide_as_good_as_the_student_is_outgrown() -> None:
 
 
 def test_nothing_to_outgrow_is_refused(tiny: Tiny) -> None:
-    with pytest.raises(UserError, match=r"method 'labels' has no answers to outgrow: leave outgrow out"):
+    with pytest.raises(UserError, match=r"method 'labels' has no answers to outgrow here: leave outgrow out"):
         make_plan(load(str(tiny.recipe), {"finetune.method": "labels", "finetune.outgrow": True}), "cpu")

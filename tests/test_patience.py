@@ -93,13 +93,13 @@ def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPat
             watch.epoch(1000, [])
 
     random = torch.get_rng_state()
-    assert measure(rehearse, seconds=1) == Pace(step=3, check=5)
+    assert measure(rehearse, seconds=1) == Pace(step=3, check=5, start=2 * (50 - 3))
     assert len(seen) == WARM + STEPS and torch.equal(torch.get_rng_state(), random)
     began = now[0]
     assert fit(400, rehearse, steps=10) == epochs_in(400 - (now[0] - began), Pace(3, 5), 10)
     seen.clear()
     assert fit(-1, rehearse, steps=10) == 0.1 and not seen  # no time, none to measure either
-    assert measure(rehearse, seconds=60) == Pace(3, 5) and len(seen) == WARM + 20
+    assert measure(rehearse, seconds=60) == Pace(3, 5, 94) and len(seen) == WARM + 20
 
 
 class Trainings:

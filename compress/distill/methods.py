@@ -118,8 +118,8 @@ def check(stage: Train, taught: bool) -> None:
         raise UserError(f"{named} looks at no layers: leave taps out")
     if stage.freeze and method.of_maps is not None:
         raise UserError(f"{named} teaches the backbone: leave freeze out")
-    if stage.outgrow and (method.of_maps is not None or not listens(stage)):
-        raise UserError(f"{named} has no answers to outgrow: leave outgrow out, or choose 'kd'")
+    if stage.outgrow and (method.of_maps is not None or not listens(stage) or not taught):
+        raise UserError(f"{named} has no answers to outgrow here: leave outgrow out, or choose 'kd' and give alpha")
     if stage.compile is True and method.of_maps is not None:
         raise UserError(f"{named} looks into the network as it runs: leave compile out")
     if not taught and method.beta is not None:

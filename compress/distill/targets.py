@@ -6,6 +6,7 @@ holds for every later epoch, stage, round and resumed run.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +45,8 @@ class Targets:
         self.shape = (samples, classes)
         self._view: int | None = None
         self._kept: np.ndarray | None = None
-        self._fresh = torch.zeros(
-            self.shape, dtype=torch.half, pin_memory=torch.cuda.is_available()
-        )  # others' parts: 0
-        self._next = 0  # where the batch begins that continues those so far
+        self._fresh: Tensor | None = None  # the answers to a view that is to be kept; 0 in other processes' parts
+        self._next = -1  # where the batch begins that continues those so far
         self._last: tuple[Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -60,7 +59,7 @@ class Targets:
 
     def _answer(self, batch: Batch) -> Tensor:
         if batch.view != self._view:
-            self._open(batch.view)
+            self._open(batch.view, batch.images.device)
         rows = slice(batch.start, batch.start + len(batch.images))
         if self._kept is not None:
             return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
@@ -68,17 +67,22 @@ class Targets:
         whole = len(logits) + batch.elsewhere
         if batch.start < whole:
             self._next = batch.start
-        if batch.start == self._next:  # in order from the first batch on, or the view is not kept
+        if self._fresh is not None and batch.start == self._next:  # in order from the first on, or it is not kept
             self._fresh[rows].copy_(logits, non_blocking=True)
             self._next += whole
             if self._next >= len(self._fresh):
-                self._write()
+                self._write(self._fresh)
         return logits.float()
 
-    def _open(self, view: int) -> None:
+    def _open(self, view: int, device: torch.device) -> None:
         self._view, self._next, self._kept = view, -1, self._read(view)
         if processes.added(torch.tensor(int(self._kept is not None))) < processes.count():
             self._kept = None  # for one that must ask, all ask: they write together
+        taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
+        if not processes.of_first(taken + 2 * math.prod(self.shape) <= self.room):
+            self._fresh = None
+        elif self._kept is None and self._fresh is None:
+            self._fresh = torch.zeros(self.shape, dtype=torch.half, pin_memory=device.type == "cuda")
 
     def _read(self, view: int) -> np.ndarray | None:
         path = self._path(view)
@@ -92,16 +96,14 @@ class Targets:
                 return kept
         return None
 
-    def _write(self) -> None:
+    def _write(self, fresh: Tensor) -> None:
         assert self._view is not None
-        if torch.cuda.is_available():
+        if fresh.is_pinned():
             torch.cuda.synchronize()  # the last answers may be on their way
-        taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
-        if processes.of_first(taken + self._fresh.nbytes <= self.room):
-            fresh = processes.added(self._fresh).numpy()
-            with atomically(self._path(self._view)) as file:
-                np.save(file, fresh)
-                file.write(_checksum(fresh))
+        answers = processes.added(fresh).numpy()
+        with atomically(self._path(self._view)) as file:
+            np.save(file, answers)
+            file.write(_checksum(answers))
         self._view = None  # should the view come again, the file answers, or else the teacher
 
     def _path(self, view: int) -> Path:

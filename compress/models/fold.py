@@ -17,7 +17,10 @@ def folded(model: nn.Module) -> nn.Module:
     Those stay that do not follow a convolution at once (DenseNet has them before it), or one that others listen to as
     well; and all of them where torch.fx cannot follow the network.
     """
-    model = copy.deepcopy(model).eval()
+    try:
+        model = copy.deepcopy(model).eval()
+    except Exception:  # one that keeps what it computed cannot be copied
+        return model.eval()
     instead: dict[nn.Module, nn.Module] = {}
     for conv, norm in _pairs(model):
         instead |= {conv: fuse_conv_bn_eval(conv, norm), norm: nn.Identity()}
