@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import time
 from bisect import bisect_right
@@ -217,6 +218,7 @@ def _meets_single_pixels(model: nn.Module, size: int) -> bool:
 def _compiled(model: nn.Module) -> Callable[..., Tensor]:
     """Compiled as if it were this process's first: what was compiled before makes later networks' shapes variable, and
     a stage must compute the same after a kill."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a GPU that nobody asked for
     torch._dynamo.reset()
     return torch.compile(model, dynamic=False)
 

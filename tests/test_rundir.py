@@ -176,7 +176,7 @@ def test_an_out_that_will_not_do(tiny: Tiny, tmp_path: Path, kind: str) -> None:
 
 
 def long_recipe(tiny: Tiny) -> Path:
-    return tiny.variant("long.toml", ('"teach"\nepochs = 3', '"teach"\nepochs = 3000'))
+    return tiny.variant("long.toml", ('"teach"\nepochs = 3', '"teach"\nepochs = 3000\ncompile = false'))
 
 
 def test_two_runs_at_once_in_one_directory(start: Compress, run: Compress, tiny: Tiny, tmp_path: Path) -> None:
