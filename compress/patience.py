@@ -26,7 +26,7 @@ from compress.watch import T, Watch
 RESERVE = 0.02  # of a stage's time, so that the end is on time
 ROLES = {"teach": "teacher", "distill": "student"}
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
-FEW, SHORT = 200, 120.0  # steps and seconds of training: with less, the compiler is not even tried
+FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
 
 
 @dataclass(frozen=True)
