@@ -24,7 +24,6 @@ from compress.summary import count
 from compress.watch import T, Watch
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
-ROLES = {"teach": "teacher", "distill": "student"}
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
 FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
 
@@ -51,24 +50,21 @@ def prices(plan: Plan) -> list[float]:
         with torch.random.fork_rng(devices=[]):
             return count(build(replace(network, pretrained=False), len(data.classes)), (3, size, size))
 
-    found, kept, last = [], 1.0, 0.0
-    forward = {"teacher": 0.0, "student": 0.0, "uncut": 0.0}  # multiply-adds of an image, of each guide
+    found, kept = [], 1.0
+    forward: dict[str, float] = {}  # multiply-adds of an image, of the networks that steps come to
     for step in plan.steps:
         stage = step.stage
         own = cost(recipe.teacher if stage.kind == "teach" else recipe.student, side(stage, data)).macs
         if isinstance(stage, Prune):
-            forward["uncut"] = last
             if step.target is not None and stage.mode == "channels":
                 kept = 1 / step.target.use(cost(recipe.student, side(plan.steps[-1].stage, data)))
             found.append(0.0)
             continue
-        last = kept * own
-        if stage.kind in ROLES:
-            forward[ROLES[stage.kind]] = last
+        forward[step.name] = kept * own
         price = 0.0
         if isinstance(stage, Train):
-            listening = stage.kind != "teach" and listens(stage)
-            price = stage.epochs * (last + (forward[stage.guide] / 3 if listening else 0.0))
+            guide = plan.guide(step) if listens(stage) else None
+            price = stage.epochs * (forward[step.name] + (forward[guide.name] / 3 if guide else 0.0))
         found.append(price)
     return found
 
