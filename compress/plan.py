@@ -18,6 +18,7 @@ from compress.budget import Amount, Axis, Count, Limits
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
 from compress.errors import UserError, one_line
+from compress.guides import check_methods, guide_of
 from compress.machine import device_name, pick_device, versions
 from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
@@ -25,7 +26,7 @@ from compress.pruning import weights
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage
-from compress.stages import Given, check_methods, guide_of, pack, side
+from compress.stages import Given, pack, side
 from compress.summary import count
 from compress.watch import Record
 

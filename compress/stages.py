@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
 from compress.data.open import Data
 from compress.distill.labels import Labels
-from compress.distill.methods import METHODS, Sized, check, check_taps, objective
+from compress.distill.methods import METHODS, Sized, objective
 from compress.distill.outgrown import Outgrown
 from compress.distill.targets import Targets
 from compress.errors import UserError
@@ -158,36 +158,6 @@ def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> 
     return does[stage.kind](model, stage, bench)
 
 
-def guide_of(stages: Sequence[Stage | Given], place: int) -> int | None:
-    """Where the stage is whose network that at `place` listens to; None if there is no such stage."""
-    stage = stages[place]
-    which = stage.guide if isinstance(stage, Train) else "teacher"
-    if which == "uncut":
-        cut = max(i for i in range(place) if isinstance(stages[i], Prune))
-        return max(i for i in range(cut) if not isinstance(stages[i], Prune))
-    kind = "teach" if which == "teacher" else "distill"
-    return next((i for i in range(place) if stages[i].kind == kind), None)
-
-
-def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -> None:
-    """See whether the networks can be distilled as the stages say, before any time is spent on them.
-
-    Raises:
-        UserError: a method is unknown or has no use for what a stage says, or a layer to tap is not there.
-    """
-    learning = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Train) and stage.kind != "teach"]
-    guides = {i: guide_of(stages, i) for i, _ in learning}
-    for i, stage in learning:
-        check(stage, taught=guides[i] is not None)
-    if looking := [(i, stage) for i, stage in learning if METHODS[stage.method].of_maps]:
-        plain = (replace(network, pretrained=False) for network in (recipe.teacher, recipe.student))
-        teacher, student = (build(network, len(data.classes)) for network in plain)
-        for i, stage in looking:
-            guide = stages[guides[i] or 0]
-            network = teacher if guide.kind == "teach" else student
-            check_taps(stage, Sized(network, side(guide, data)), Sized(student, side(stage, data)))
-
-
 def pack(
     model: nn.Module,
     stage: Stage | Given,
@@ -240,7 +210,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         view = epoch % stage.views if stage.views else epoch
         return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
 
-    def learn(model: nn.Module, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
+    def learn(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
         return train(
             model,
             batches,
@@ -258,7 +228,8 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     def rehearse(compiled: bool, watch: Watch, folder: Path) -> None:
         still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
         aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
-        learn(copy.deepcopy(model), still, aside, compiled)
+        heard = replace(stage, outgrow=False)  # the time is that of listening, and the guide need not be scored
+        learn(copy.deepcopy(model), heard, still, aside, compiled)
 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -270,7 +241,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         compiled = bench.pays(lambda compiled: partial(rehearse, compiled), stage.epochs * steps)
     if bench.fit is not None:
         schedule = replace(schedule, epochs=bench.fit(partial(rehearse, compiled), steps))
-    return learn(model, schedule, bench, compiled)
+    return learn(model, stage, schedule, bench, compiled)
 
 
 def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:

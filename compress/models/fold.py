@@ -12,7 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """A copy of `model`, in evaluation mode, that gives the same answers with fewer batch norms.
+    """A copy of `model`, in evaluation mode, that gives the same answers with fewer batch norms; one that cannot be
+    copied comes back itself.
 
     Those stay that do not follow a convolution at once (DenseNet has them before it), or one that others listen to as
     well; and all of them where torch.fx cannot follow the network.

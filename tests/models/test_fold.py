@@ -144,3 +144,21 @@ def test_a_layer_of_two_names_is_one_layer() -> None:
     two = Two(lambda net, x: net.also_n(net.also_a(x)))
     two.also_a, two.also_n = two.a, two.n
     assert check(stirred(two, 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == 1  # m, which nobody asks
+
+
+class Remembering(nn.Module):
+    """Keeps what it computed, which no copy can be made of while gradients are wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen = self.conv(images)
+        return self.seen.mean((2, 3))
+
+
+def test_a_network_that_cannot_be_copied_answers_itself() -> None:
+    model, images = Remembering(), torch.rand(2, 3, 8, 8)
+    before = model(images)
+    assert torch.equal(folded(model)(images), before) and not model.training
