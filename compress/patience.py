@@ -13,7 +13,6 @@ import torch
 
 from compress import processes
 from compress.budget import Count
-from compress.distill.methods import listens
 from compress.errors import one_line
 from compress.models.build import build
 from compress.models.network import Network
@@ -63,7 +62,7 @@ def prices(plan: Plan) -> list[float]:
         forward[step.name] = kept * own
         price = 0.0
         if isinstance(stage, Train):
-            guide = plan.guide(step) if listens(stage) else None
+            guide = plan.guide(step)
             price = stage.epochs * (forward[step.name] + (forward[guide.name] / 3 if guide else 0.0))
         found.append(price)
     return found

@@ -17,6 +17,7 @@ from compress import recipe as recipes
 from compress.budget import Amount, Axis, Count, Limits
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
+from compress.distill.methods import listens
 from compress.errors import UserError, one_line
 from compress.guides import check_methods, guide_of
 from compress.machine import device_name, pick_device, versions
@@ -25,7 +26,7 @@ from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
-from compress.recipe import Prune, Recipe, Stage
+from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import Given, pack, side
 from compress.summary import count
 from compress.watch import Record
@@ -64,7 +65,9 @@ class Plan:
     steps: tuple[Step, ...]
 
     def guide(self, step: Step) -> Step | None:
-        """Whose result `step` listens to: that of an earlier step, if it is there."""
+        """Whose result `step` listens to, if to any: that of an earlier step."""
+        if not isinstance(step.stage, Train) or not listens(step.stage):
+            return None
         place = guide_of([each.stage for each in self.steps], self.steps.index(step))
         return None if place is None else self.steps[place]
 
