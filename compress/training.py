@@ -25,6 +25,7 @@ from compress.errors import UserError
 from compress.files import write_text
 from compress.machine import can_compile, fast_bfloat16
 from compress.models.fold import folded
+from compress.models.pixel import SinglePixels
 from compress.muon import Muon
 from compress.watch import Watch
 
@@ -104,8 +105,7 @@ def train(
     epochs = math.ceil(total / steps)
     if history:
         watch.note(f"  going on after epoch {len(history)} of {epochs}")
-    exact = size is not None and device.type == "cpu" and _meets_single_pixels(model, size)
-    student = forward(_compiled(model) if compiled and can_compile(device) else model, size, exact)
+    student = forward(_compiled(model) if compiled and can_compile(device) else model, size)
     learn = parallel.shared(model, student, objective) if processes.count() > 1 else partial(objective, student)
     best = model if average is None else average
     for epoch in range(len(history), epochs):
@@ -158,7 +158,7 @@ def forward(model: Callable[..., Tensor], size: int | None = None, exact: bool =
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=images.shape[-1] > size)
         images = images.contiguous(memory_format=torch.channels_last)
         fast = not exact and fast_bfloat16(images.device)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), SinglePixels():
             return model(images).float()
 
     return run
@@ -190,31 +190,6 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = N
     return right / max(seen, 1)
 
 
-@torch.no_grad()
-def _meets_single_pixels(model: nn.Module, size: int) -> bool:
-    """Whether a strided convolution of `model` gets maps of one pixel, for images of `size` pixels.
-
-    In bfloat16, oneDNN leaves the gradients of its taps that see nothing but padding as the memory happened to be: such
-    networks learn in float32.
-    """
-    found: list[bool] = []
-
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, nn.Conv2d)
-        found.append(max(module.stride) > 1 and max(module.kernel_size) > 1 and min(inputs[0].shape[2:]) == 1)
-
-    hooks = [m.register_forward_pre_hook(look) for m in model.modules() if isinstance(m, nn.Conv2d)]
-    training = {module: module.training for module in model.modules()}
-    try:
-        model.eval()(torch.zeros(1, 3, size, size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in training.items():
-            module.training = mode
-    return any(found)
-
-
 def _compiled(model: nn.Module) -> Callable[..., Tensor]:
     """Compiled as if it were this process's first: what was compiled before makes later networks' shapes variable, and
     a stage must compute the same after a kill."""
@@ -230,11 +205,12 @@ def _optimizer(parameters: list[nn.Parameter], beside: list[nn.Parameter], sched
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
         {"params": beside, "weight_decay": schedule.weight_decay, "turn": False},
     ]
-    if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
     if schedule.optimizer == "muon":
         return Muon(groups, lr=schedule.lr)
-    return torch.optim.AdamW(groups, lr=schedule.lr)
+    fused = parameters[0].device.type in ("cpu", "cuda")  # one pass over memory, not ten
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True, fused=fused)
+    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
 def _rest(model: nn.Module) -> None:

@@ -16,8 +16,7 @@ from compress.data.batches import Augment, Batch, plain_batches, training_batche
 from compress.data.open import Data, open_data
 from compress.distill.labels import Labels
 from compress.errors import UserError
-from compress.machine import fast_bfloat16
-from compress.training import Forward, Schedule, accuracy, forward, steps_of, train
+from compress.training import Schedule, accuracy, forward, steps_of, train
 from compress.watch import Watch
 
 SCHEDULE = Schedule(epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25, ema=0.0)
@@ -303,24 +302,3 @@ def test_accuracy_counts_right_answers(data: Data) -> None:
 @pytest.mark.parametrize(("samples", "steps"), [(1, 1), (31, 1), (32, 1), (63, 1), (64, 2)])
 def test_an_epoch_is_of_whole_batches(samples: int, steps: int) -> None:
     assert steps_of(samples, 32) == steps
-
-
-@pytest.mark.parametrize(("kernel", "exact"), [(16, True), (13, False)])
-def test_strided_convolutions_on_single_pixels_learn_in_float32(
-    data: Data, tmp_path: Path, kernel: int, exact: bool
-) -> None:
-    """In bfloat16 oneDNN leaves the gradients of taps that see nothing but padding undefined."""
-    body = [nn.Conv2d(3, 23, kernel), nn.ReLU(), nn.Conv2d(23, 47, 3, 2, 1), nn.AdaptiveAvgPool2d(1)]
-    model = nn.Sequential(*body, nn.Flatten(), nn.Linear(47, 4))
-    seen: set[torch.dtype] = set()
-
-    def watching(student: Forward, batch: Batch, progress: float) -> Tensor:
-        hook = model[2].register_forward_hook(lambda _, inputs, out: seen.add(out.dtype))
-        try:
-            return Labels()(student, batch, progress)
-        finally:
-            hook.remove()
-
-    learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=1), model=model, objective=watching, size=16)
-    fast = fast_bfloat16(torch.device("cpu")) and not exact
-    assert seen == {torch.bfloat16 if fast else torch.float32}
