@@ -3,7 +3,8 @@
     python benchmarks/first_step.py BEGAN ARGUMENTS…
 
 The real command with these ARGUMENTS, stopped when its first batch is there. Prints the seconds since BEGAN (of
-time.monotonic, in the process that started this one), those of `import torch` and those of loading the data.
+time.monotonic, in the process that started this one), those of `import torch, torchvision` and those of loading the
+data. torchvision is most of torch once more: it imports torch's compiler.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Clock:
 def main() -> None:
     began, arguments = float(sys.argv[1]), sys.argv[2:]
     importing = Clock(__import__)
-    importing("torch")
+    for package in ("torch", "torchvision"):
+        importing(package)
 
     from compress import plan, terminal
     from compress.cli import main as command

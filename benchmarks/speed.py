@@ -16,10 +16,13 @@ difference to time. Rows:
  4  a step of fine-tuning with kept answers, against a step on labels alone
  5  peak memory of a process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
     imports on both sides, the plain script's workers left out; on a GPU what torch has allocated there
- 6  time from the start of `compress run` to the first training step, less importing torch and loading data
+ 6  time from the start of `compress run` to the first training step, less importing torch and torchvision, and loading
+    data
  7  distill as in 2, like for like, against torchdistill on the plain script's batches (`pip install torchdistill`
     first; a line says so if it is not there)
  8  on a GPU: in which share of the time it is at work, in each kind of training, from a profiler's trace of its kernels
+ 9  as many processes as there are GPUs, or cores, each with its part of every batch, against one on one GPU, or with as
+    many threads
 """
 
 from __future__ import annotations
@@ -175,7 +178,31 @@ def busy(setting: Setting) -> Iterator[Line]:
         yield Line(8, f"the GPU is at work: {kind}{', answers kept' if kept else ''}", pairs, "% of the time")
 
 
-ROWS = {1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up, 7: framework, 8: busy}
+def together(setting: Setting) -> Iterator[Line]:
+    on_cpu = setting.device.type == "cpu"
+    number = torch.get_num_threads() if on_cpu else torch.cuda.device_count()
+    unit = "cores" if on_cpu else "GPUs"
+
+    def burst(kind: str, processes: int) -> float:
+        words = (setting.name, setting.weights, setting.device.type, setting.steps, setting.recipe.batch, kind)
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command = [sys.executable, *launcher, str(HERE / "by_processes.py"), *map(str, words)]
+        threads = str(number // processes) if on_cpu else "1"
+        changed = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
+        done = subprocess.run(command, env=os.environ | changed, check=True, capture_output=True, text=True)
+        return float(done.stdout.split()[-1])
+
+    if number < 2:
+        yield Line(9, f"several processes: there are no two {unit} here", [], "images/s")
+        return
+    for kind in ("teach", "distill", "finetune"):
+        pairs = [(burst(kind, number), burst(kind, 1)) for _ in range(setting.repeats)]
+        yield Line(9, f"{kind}: {number} processes against one, {number} {unit}", pairs, "images/s")
+
+
+ROWS = {
+    1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up, 7: framework, 8: busy, 9: together,
+}  # fmt: skip
 HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
 
 

@@ -66,7 +66,7 @@ def table(*words: object) -> Iterator[dict[str, str]]:
 
 def test_every_row_is_measured(tiny: Tiny, weights: Path) -> None:
     rows = list(table("--recipe", tiny.recipe, "--weights", weights, "--steps", 1, "--repeats", 2))
-    assert {row["row"] for row in rows} == set("1234567")
+    assert {row["row"] for row in rows} == set("12345679")
     for row in (row for row in rows if "cannot be imported" not in row["work"]):
         ours, theirs, ratio = (float(row[name].replace(",", "")) for name in ("ours", "plain", "ratio"))
         assert math.isfinite(ratio) and ours > 0 and theirs > 0, row

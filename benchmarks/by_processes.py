@@ -1,0 +1,39 @@
+"""A burst of training in all the processes that torchrun starts, for `speed.py`.
+
+    torchrun --nproc-per-node 2 benchmarks/by_processes.py RECIPE WEIGHTS DEVICE STEPS BATCH KIND
+
+Each has its part of every batch; the first prints images a second, of all of them together. KIND is of a stage of
+RECIPE; WEIGHTS is the pruned network that fine-tuning learns, on the labels alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from bursts import WARM, Setting
+
+from compress import processes
+from compress import recipe as recipes
+from compress.machine import pick_device
+
+
+def main() -> None:
+    name, weights, device, steps, batch, kind = sys.argv[1:]
+    recipe = recipes.load(name, {"batch": int(batch)})
+    recipe = replace(recipe, limit=(WARM + int(steps)) * recipe.batch)
+    with processes.joined(), TemporaryDirectory() as folder:
+        on = pick_device(device)
+        setting = Setting(name, recipe, Path(weights), on, int(steps), 1, 0, False, Path(folder))
+        stage = setting.stage(kind)
+        rate = setting.rate(setting.ours(replace(stage, alpha=0.0) if kind == "finetune" else stage))
+        total = processes.added(torch.tensor(rate, dtype=torch.float64, device=on))
+        if processes.first():
+            print("images/s", float(total))
+
+
+if __name__ == "__main__":
+    main()
