@@ -87,7 +87,8 @@ def run(
 
 def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     """Do what is left to do in `rundir`."""
-    rundir.manifest |= {"device": device_name(plan.device), "versions": versions(), "budget": plan.limits.given()}
+    budget = plan.limits.given() | ({} if plan.file is None else {"bytes": plan.file})
+    rundir.manifest |= {"device": device_name(plan.device), "versions": versions(), "budget": budget}
     rundir.write()
     for record in rundir.records:
         watch.note(f"{record.name}: done before, taken from {rundir.path / record.checkpoint}")
@@ -167,6 +168,7 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
         state,
         rundir.path / "answers",
         target=step.target,
+        room=plan.room(step),
         sparse=step.sparse,
         final=side(plan.steps[-1].stage, plan.data),
     )
