@@ -142,6 +142,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise UserError(f"{path}: another run is at work in this directory") from error
+    except FileExistsError as error:
+        raise UserError(f"{path}: leads to a place that a link names and that is not there; make it first") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
     try:

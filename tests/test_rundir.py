@@ -175,6 +175,14 @@ def test_an_out_that_will_not_do(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     assert file.read_text() == "mine"
 
 
+@pytest.mark.parametrize("below", ["", "100k"])
+def test_an_out_that_is_a_link_to_nothing(tiny: Tiny, tmp_path: Path, below: str) -> None:
+    (link := tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="a link names and that is not there"):
+        compress.run(str(tiny.recipe), out=link / below)
+    assert link.is_symlink() and list(tmp_path.iterdir()) == [link]
+
+
 def long_recipe(tiny: Tiny) -> Path:
     return tiny.variant("long.toml", ('"teach"\nepochs = 3', '"teach"\nepochs = 3000\ncompile = false'))
 
