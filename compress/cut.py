@@ -13,7 +13,7 @@ from compress.budget import Amount, Axis, Count
 from compress.checkpoint import Checkpoint
 from compress.errors import UserError
 from compress.plan import limits_of, params_alone
-from compress.pruning.landing import prune_to
+from compress.pruning.filesize import prune_to
 from compress.pruning.weights import prune_weights
 from compress.summary import count
 

@@ -30,7 +30,7 @@ from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.importance import IMPORTANCES
-from compress.pruning.landing import prune_to
+from compress.pruning.filesize import prune_to
 from compress.pruning.pruner import reestimate_batchnorm
 from compress.pruning.weights import hold_zeros, prune_weights, release_zeros
 from compress.recipe import Prune, Recipe, Stage, Train
