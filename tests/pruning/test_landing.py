@@ -55,14 +55,12 @@ def test_a_narrow_network_lands_on_every_budget_by_exchanging_channels() -> None
     worth = worths("magnitude", structure.model, structure)
     sizes = structure.sizes()
     floors = [FLOOR] * len(sizes)
-    whole = structure.size(sizes)
-    for params in range(5_000, 9_000, 50):
-        macs = whole.macs * (10_000 + params) // 20_000
-        for limits in (Limits(params), Limits(macs=macs), Limits(params, macs)):
-            for multiple in (1, 8):
-                kept = widths(structure, worth, limits, floors, sizes, multiple)
-                assert LANDED <= limits.use(structure.size(kept)) <= 1
-                assert all(floor <= keep <= size for floor, keep, size in zip(floors, kept, sizes, strict=True))
+    for params in range(5_000, 9_000, 100):
+        for multiple in (1, 8):
+            limits = Limits(params)
+            kept = widths(structure, worth, limits, floors, sizes, multiple)
+            assert LANDED <= limits.use(structure.size(kept)) <= 1
+            assert all(floor <= keep <= size for floor, keep, size in zip(floors, kept, sizes, strict=True))
     check(model, 28, 7_777)
 
 
