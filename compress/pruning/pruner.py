@@ -1,4 +1,4 @@
-"""How to land on a budget: remove, one at a time, the unit that is worth least for what it costs."""
+"""A network and a budget in, a narrower network that fits out: channels are scored, chosen and cut."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from compress.budget import Axis, Count, Limits, parse
 from compress.errors import UserError
 from compress.pruning.importance import Loss, worths
+from compress.pruning.landing import LANDED, widths
 from compress.pruning.structure import Misread, Structure, check_answer
 from compress.summary import count
 
@@ -37,7 +38,7 @@ def prune(
         model: images (B, C, H, W) to logits (B, classes). It is left as it was.
         example: one batch of input, (B, C, H, W); its values do not matter.
         params: the budget in parameters, as a number or as a recipe has it: ``"100k"``, ``"5%"``. The result never
-            exceeds it, and lies below it by less than the smallest step that is left.
+            exceeds it, and lies below it by less than one per cent, or by less than the smallest step that is left.
         macs, bytes: budgets in multiply-adds for one image and in bytes of all tensors; those that are given all hold.
         importance: a name of `compress.pruning.importance.IMPORTANCES`.
         losses: what importances that need data measure on.
@@ -67,7 +68,7 @@ def prune(
         structure = Structure(pruned, example, leave)
         worth = worths(importance, pruned, structure, losses)
         before = structure if whole is None else Structure(copy.deepcopy(whole), example, leave)
-        keep = widths(structure, worth, limits, before.sizes(), multiple)
+        keep = widths(structure, worth, limits, _comfortable_floors(structure, limits), before.sizes(), multiple)
         step = smallest_step(structure, keep, limits)
         chosen = [w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)]
         try:
@@ -78,7 +79,7 @@ def prune(
     used = limits.use(structure.size(keep))
     if odd := [*structure.lost, *leave]:
         note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
-    if used < 0.99 and step is not None:
+    if used < LANDED and step is not None:
         note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
     pruned.zero_grad(set_to_none=True)
     for parameter, theirs in zip(pruned.parameters(), model.parameters(), strict=True):
@@ -136,65 +137,6 @@ def misread(model: nn.Module, example: Tensor, leave: Iterable[str], chosen: lis
     if len(found) == len(names):
         raise UserError(f"this network cannot be pruned: torch-pruning misreads what hangs on {', '.join(names[:3])}")
     return found
-
-
-def widths(structure: Structure, worth: list[Tensor], limits: Limits, whole: list[int], multiple: int) -> list[int]:
-    """How many units each coupling keeps, so that the network fits into `limits`.
-
-    The unit to go is the one of least worth for what it costs. Worth is a unit's own score times the square of how
-    far its layer has been narrowed, from the `whole` units that it had before any pruning: what few channels are
-    left carry what all of them carried before. The square is the least that keeps a balance: parameters are products
-    of two layers' widths, and with less than that one of the two is starved to feed the other.
-
-    Units go by `multiple` at a time as long as they can. At the end those that still fit into the room that is left
-    come back, the most worthy first, one by one if need be.
-    """
-    sizes = structure.sizes()
-    floors = _comfortable_floors(structure, limits)
-    ranked = [w.sort().values.tolist() for w in worth]  # removal goes from the front
-    neighbours = structure.neighbours()
-    kept, total = list(sizes), structure.size(sizes)
-
-    def value(i: int, width: int, units: int) -> float:
-        """What the last `units` units are worth of the `width` that coupling i has."""
-        scores = ranked[i][sizes[i] - width : sizes[i] - width + units]
-        return float(sum(scores)) * (whole[i] / width) ** 2
-
-    def step(i: int, units: int) -> int:
-        """How many go from coupling i at once, so that a multiple of `units` is left."""
-        return kept[i] % units or units
-
-    def price(i: int, most: int) -> float:
-        units = step(i, most)
-        if kept[i] - units < floors[i]:
-            return float("inf")
-        return value(i, kept[i], units) / max(limits.cost(structure.saving(i, units)), 1e-12)
-
-    for units in (multiple, 1) if multiple > 1 else (1,):  # whole multiples as far as they go
-        prices = [price(i, units) for i in range(len(sizes))]
-        while not limits.hold(total) and min(prices) < float("inf"):
-            i = min(range(len(sizes)), key=prices.__getitem__)
-            gone = step(i, units)
-            total -= structure.remove(i, gone)
-            kept[i] -= gone
-            for j in neighbours[i]:
-                prices[j] = price(j, units)
-
-    for units in (multiple, 1) if multiple > 1 else (1,):
-        while True:  # give back what fits
-            fitting = []
-            for i, (size, keep) in enumerate(zip(sizes, kept, strict=True)):
-                if keep + units <= size and (units == 1 or keep % units == 0):
-                    more = structure.saving(i, -units)
-                    if limits.hold(total - more):  # `more` is negative: putting back saves less than nothing
-                        fitting.append((value(i, keep + units, units) / -limits.cost(more), i))
-            if not fitting:
-                break
-            _, i = max(fitting)
-            total -= structure.remove(i, -units)
-            kept[i] += units
-    structure.reset()
-    return kept
 
 
 def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Count | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import pytest
@@ -11,8 +12,12 @@ from hypothesis import strategies as st
 from networks import KINDS, between, check, made_of, network, torchinfos
 from torch import nn
 
+from compress.budget import Limits
 from compress.errors import UserError
+from compress.pruning.importance import worths
+from compress.pruning.landing import LANDED, widths
 from compress.pruning.pruner import FLOOR, least, prune
+from compress.pruning.structure import Structure
 
 FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -41,6 +46,22 @@ def test_five_thousand_parameters_still_let_something_through_every_layer() -> N
 def test_networks_of_any_blocks_land_on_the_budget(kinds: list[str], width: int, flat: bool, where: float) -> None:
     model = made_of(kinds, width, flat and "slope" not in kinds)  # that one is refused, see below
     check(model, 12, between(model, 12, where))
+
+
+def test_a_narrow_network_lands_on_every_budget_by_exchanging_channels() -> None:
+    """One channel of it is more than a per cent of most of these budgets."""
+    model = prune(network("resnet18", "small"), torch.zeros(1, 3, 28, 28), 10_000)
+    structure = Structure(copy.deepcopy(model), torch.zeros(1, 3, 28, 28))
+    worth = worths("magnitude", structure.model, structure)
+    sizes = structure.sizes()
+    floors = [FLOOR] * len(sizes)
+    for params in range(5_000, 9_000, 100):
+        for multiple in (1, 8):
+            limits = Limits(params)
+            kept = widths(structure, worth, limits, floors, sizes, multiple)
+            assert LANDED <= limits.use(structure.size(kept)) <= 1
+            assert all(floor <= keep <= size for floor, keep, size in zip(floors, kept, sizes, strict=True))
+    check(model, 28, 7_777)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet"])
