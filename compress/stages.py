@@ -29,8 +29,8 @@ from compress.models.build import build
 from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
-from compress.pruning.importance import IMPORTANCES
 from compress.pruning.filesize import prune_to
+from compress.pruning.importance import IMPORTANCES
 from compress.pruning.pruner import reestimate_batchnorm
 from compress.pruning.weights import hold_zeros, prune_weights, release_zeros
 from compress.recipe import Prune, Recipe, Stage, Train
