@@ -7,12 +7,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
+import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
@@ -52,7 +53,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
     """
     names: dict[Any, str] = {what: name for name, what in [*model.named_parameters(), *model.named_modules()]}
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), _unshuffled():
+        with warnings.catch_warnings(), torch.enable_grad(), _traceable():
             warnings.simplefilter("ignore")
             graph = tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
             if part := next((node for node in graph.module2node.values() if _lost(node)), None):
@@ -146,10 +147,21 @@ def _lost(node: Any) -> bool:
     return bool(node.type == tp.ops.OPTYPE.SLICE)
 
 
-def _unshuffled() -> AbstractContextManager[Any]:
-    """torch-pruning cannot follow ShuffleNet's channels through a shuffle. Traced without it, the couplings inside of
-    branches are right; those across shuffles are not, and are found when they are cut (`Misread`)."""
-    return mock.patch.object(shufflenetv2, "channel_shuffle", lambda images, groups: images)
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """What torch-pruning cannot follow, done so that it can.
+
+    ShuffleNet's channels through a shuffle: traced without it, the couplings inside of branches are right; those across
+    shuffles are not, and are found when they are cut (`Misread`). A PReLU with one slope for all channels: its slope
+    passes for a layer of unknown width.
+    """
+
+    def same_slope(module: nn.PReLU, images: Tensor) -> Tensor:
+        return F.leaky_relu(images) if module.num_parameters == 1 else F.prelu(images, module.weight)
+
+    shuffle = mock.patch.object(shufflenetv2, "channel_shuffle", lambda images, groups: images)
+    with shuffle, mock.patch.object(nn.PReLU, "forward", same_slope):
+        yield
 
 
 def _nearest(node: Any, names: dict[Any, str]) -> str:
