@@ -207,9 +207,9 @@ def _optimizer(parameters: list[nn.Parameter], beside: list[nn.Parameter], sched
     ]
     if schedule.optimizer == "muon":
         return Muon(groups, lr=schedule.lr)
-    fused = parameters[0].device.type in ("cpu", "cuda")  # one pass over memory, not ten
     if schedule.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True, fused=fused)
+        return torch.optim.SGD(groups, lr=schedule.lr, momentum=0.9, nesterov=True)
+    fused = parameters[0].device.type in ("cpu", "cuda")  # one pass over memory, not ten
     return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
