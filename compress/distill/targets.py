@@ -1,7 +1,7 @@
 """The teacher's answers, kept: each augmented view of the training data is shown to the teacher once, if there is room.
 
 A view is a pure function of (seed, view, sample), mixing included, so what the teacher said of it the first time
-holds for every later epoch, stage, round and resumed run.
+holds for every later epoch, stage, round, budget of a sweep and resumed run.
 """
 
 from __future__ import annotations

@@ -158,9 +158,14 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
         folder_of(replace(bench, recipe=replace(recipe, seed=1)), stage),
         folder_of(replace(bench, recipe=replace(recipe, batch=16)), stage),
         folder_of(replace(bench, teacher=other), stage),
+        folder_of(replace(bench, teacher=nn.Sequential(net, nn.ReLU())), stage),
+        folder_of(replace(bench, teacher_size=8), stage),
         folder_of(replace(bench, data=replace(data, checksum="0")), stage),
+        folder_of(replace(bench, data=replace(data, size=8)), stage),
+        folder_of(replace(bench, data=replace(data, mean=(0.5, 0.5, 0.5))), stage),
+        folder_of(replace(bench, data=replace(data, std=(0.5, 0.5, 0.5))), stage),
     ]
-    assert len({here, *different}) == 7
+    assert len({here, *different}) == len(different) + 1
     same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, scale=0.5)
     assert folder_of(bench, same) == here
 
