@@ -35,7 +35,8 @@ class Targets:
         folder: where the views lie; one folder for one (teacher, data, augmentation, seed).
         samples: how many samples a view has in its batches.
         classes: the number of logits.
-        room: bytes that all views in the folders beside this one may take; what finds no room is not kept.
+        room: bytes that all views in this folder and in those beside it may take. Those beside it, of other stages,
+            make way, the oldest first; a view that finds no room even so is not kept.
     """
 
     def __init__(
@@ -78,11 +79,22 @@ class Targets:
         self._view, self._next, self._kept = view, -1, self._read(view)
         if processes.added(torch.tensor(int(self._kept is not None))) < processes.count():
             self._kept = None  # for one that must ask, all ask: they write together
-        taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
-        if not processes.of_first(taken + 2 * math.prod(self.shape) <= self.room):
+        if self._kept is not None:
+            return
+        if not processes.of_first(processes.first() and self._make_room()):
             self._fresh = None
-        elif self._kept is None and self._fresh is None:
+        elif self._fresh is None:
             self._fresh = torch.zeros(self.shape, dtype=torch.half, pin_memory=device.type == "cuda")
+
+    def _make_room(self) -> bool:
+        """Whether a view more may be kept, now that others may have made way."""
+        kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
+        left = self.room - 2 * math.prod(self.shape) - sum(stat.st_size for stat in kept.values())
+        for file in sorted(kept, key=lambda file: kept[file].st_mtime_ns):
+            if left < 0 and file.parent != self.folder:
+                file.unlink()
+                left += kept[file].st_size
+        return left >= 0
 
     def _read(self, view: int) -> np.ndarray | None:
         path = self._path(view)
