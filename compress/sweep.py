@@ -10,7 +10,7 @@ from typing import Any
 
 from compress import processes
 from compress import recipe as recipes
-from compress.budget import parse
+from compress.budget import descending
 from compress.errors import UserError
 from compress.files import atomically, write_text
 from compress.pipeline import Result, run
@@ -84,10 +84,7 @@ def sweep(
     """
     processes.refuse("a sweep")
     out, watch = Path(out), watch or Watch()
-    amounts = {text: parse(text).number for text in budgets}
-    if len(set(amounts.values())) < len(budgets) or None in amounts.values():
-        raise UserError(f"budgets {','.join(budgets)}: numbers of parameters are due, each once")
-    ordered = sorted(amounts, key=lambda text: amounts[text] or 0, reverse=True)
+    ordered = descending(budgets)
     last = recipes.load(str(recipe), overrides | {"budget": ordered[-1]})
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
         raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
