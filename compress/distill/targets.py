@@ -31,7 +31,7 @@ class Targets:
     Several processes each ask for their part of a batch, and the first one writes what all of them were told.
 
     Args:
-        teacher: images (B, 3, H, W) to logits (B, classes), float32, without gradients.
+        teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
         folder: where the views lie; one folder for one (teacher, data, augmentation, seed).
         samples: how many samples a view has in its batches.
         classes: the number of logits.
@@ -64,7 +64,9 @@ class Targets:
         rows = slice(batch.start, batch.start + len(batch.images))
         if self._kept is not None:
             return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
-        logits = self.teacher(batch.images).half()
+        with torch.inference_mode():
+            exact = self.teacher(batch.images)
+        logits = exact.half()  # outside, or no loss could use it
         whole = len(logits) + batch.elsewhere
         if batch.start < whole:
             self._next = batch.start

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import Tiny
 from torch import Tensor, nn
 
@@ -70,6 +71,20 @@ def test_live_and_kept_answers_are_the_same_to_the_bit(data: Data, tmp_path: Pat
     later, silent = targets(data, tmp_path)
     assert torch.equal(answers(later, data, view=0), live) and silent.shown == 0
     assert live.dtype == torch.float32
+
+
+def test_the_teacher_answers_in_inference_mode_and_a_loss_may_use_it(data: Data, tmp_path: Path) -> None:
+    linear, modes = Teacher(), []
+
+    def teacher(images: Tensor) -> Tensor:
+        modes.append(torch.is_inference_mode_enabled())
+        return linear(images)
+
+    asked = Targets(teacher, tmp_path, samples(data), CLASSES)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES))
+    for batch in batches(data, 0):
+        F.mse_loss(student(batch.images), asked(batch)).backward()  # unlike cross-entropy, it keeps both for backward
+    assert modes and all(modes) and all(p.grad is not None for p in student.parameters())
 
 
 def test_the_teacher_sees_each_view_once(data: Data, tmp_path: Path) -> None:
