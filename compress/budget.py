@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Literal
@@ -117,6 +117,18 @@ def parse(text: str, axis: Axis = "params") -> Amount:
     if amount < 1 or amount.denominator != 1:
         raise UserError(f"budget {text!r} must be a whole number of {name}, 1 or more")
     return Amount(text, number=int(amount))
+
+
+def descending(texts: Sequence[str]) -> list[str]:
+    """The budgets of a sweep, numbers of parameters, the largest first.
+
+    Raises:
+        UserError: one is not understood, is a share, or comes twice.
+    """
+    numbers = {text: parse(text).number for text in texts}
+    if len(set(numbers.values())) < len(texts) or None in numbers.values():
+        raise UserError(f"budgets {','.join(texts)}: numbers of parameters are due, each once")
+    return sorted(numbers, key=lambda text: numbers[text] or 0, reverse=True)
 
 
 def examples(axis: Axis) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import UserError, one_line
-from compress.files import atomically
+from compress.files import atomically, existing
 from compress.models.build import skeleton
 from compress.models.network import Network
 
@@ -126,9 +126,7 @@ def read(path: str | Path) -> Any:
     Raises:
         UserError: there is no such file, it is cut short or damaged, or it holds pickled code.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    path = existing(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

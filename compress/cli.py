@@ -12,6 +12,7 @@ import click
 
 from compress import processes
 from compress.errors import UserError
+from compress.files import existing
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -83,10 +84,21 @@ _setup = _options(
 
 
 def _load(weights: Path, own: str | None) -> Checkpoint:
+    existing(weights)
+
     from compress.checkpoint import load
     from compress.models.build import own_builder
 
     return load(weights, own_builder(own) if own else None)
+
+
+def _check(recipe: str, overrides: dict[str, Any]) -> None:
+    """Answer what can be wrong with a recipe before torch is imported."""
+    from compress.recipe import load
+
+    read = load(recipe, overrides)
+    for file in filter(None, (read.weights, read.start)):
+        existing(file)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -108,9 +120,7 @@ def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **
     RECIPE is a name that `compress recipes` lists, or a TOML file. Run again with the same flags to go on after
     an interruption.
     """
-    from compress.recipe import load
-
-    load(recipe, overrides)  # a typo is answered before torch is imported
+    _check(recipe, overrides)
 
     from compress.pipeline import run as run_pipeline
     from compress.terminal import Terminal, stages_table
@@ -133,17 +143,16 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
 
     Leaves a run directory for each budget in --out, a table (sweep.md) and a picture (sweep.png).
     """
-    from compress.recipe import load
+    from compress.budget import descending
 
-    load(recipe, overrides | {"budget": budgets.split(",")[0]})
+    ordered = descending(budgets.split(","))
+    _check(recipe, overrides | {"budget": ordered[-1]})
 
     from compress.sweep import HEADINGS, cells, sweep
     from compress.terminal import Terminal, scatter, sweep_table
 
     terminal = Terminal()
-    points = sweep(
-        recipe, budgets.split(","), out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides
-    )
+    points = sweep(recipe, ordered, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
     terminal.show(sweep_table(HEADINGS, [cells(point) for point in points]))
     terminal.show(scatter([(point.params, 100 * point.test, point.budget) for point in points]))
     terminal.show(str(out / "sweep.png"))
@@ -182,6 +191,9 @@ def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
 @_answers()
 def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: str) -> None:
     """Show weights files side by side: parameters, file size, latency, accuracy."""
+    for file in files:
+        existing(file)
+
     from compress.compare import compare
     from compress.terminal import Terminal, sides_table
 
@@ -216,9 +228,10 @@ def stages(directory: Path) -> None:
 @_answers()
 def summary(weights: Path, own: str | None, depth: int) -> None:
     """Show a weights file's network, layer by layer, as torchinfo counts it."""
+    kept = _load(weights, own)
+
     from compress.summary import table
 
-    kept = _load(weights, own)
     click.echo(table(kept.model, kept.input_size, depth, kept.sparse))
     click.echo(f"{kept.network.name}, stem {kept.network.stem}, trained on {kept.data}, {len(kept.classes)} classes")
 
@@ -238,11 +251,12 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
     if not wanted:
         raise UserError("a budget is due: --budget, --macs or --size")
 
-    from compress.cut import prune_file
-
     if out.exists() or out.is_symlink():  # a link to nothing is somebody's too
         raise UserError(f"{out}: is there already; choose another --out")
     kept = _load(weights, own)
+
+    from compress.cut import prune_file
+
     before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
     click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
 
@@ -273,15 +287,16 @@ def predict(
     IMAGES are files, folders, globs, or - for standard input. Without any, the data set's test split is scored,
     class by class.
     """
+    if not images and (as_json or csv or invert):
+        raise UserError("--json, --csv and --invert go with IMAGES, and none are given")
+    kept = _load(weights, own)
+
     from compress import inference
     from compress.images import find_images
     from compress.terminal import Terminal, classes_table, predictions_table
 
-    kept = _load(weights, own)
     terminal = Terminal()
     if not images:
-        if as_json or csv or invert:
-            raise UserError("--json, --csv and --invert go with IMAGES, and none are given")
         right, total = inference.score_test(kept, data, device)
         terminal.show(classes_table(kept.classes, right.tolist(), total.tolist()))
         return 0

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all. Free of torch, so that one that is missing is missed at once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,20 @@ from pathlib import Path
 from typing import IO
 
 from compress import processes
+from compress.errors import UserError
 
 PART = ".part"  # ends the name of a file that is still being written, or whose writer was killed
+
+
+def existing(path: str | Path) -> Path:
+    """`path`, which has to be a file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    return Path(path)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ def run(
     device: str = "auto",
     quick: bool = False,
     fresh: bool = False,
+    answers: Path | None = None,
     watch: Watch | None = None,
     **overrides: Any,
 ) -> Result:
@@ -55,6 +56,8 @@ def run(
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         quick: the same stages in a few minutes, for trying out.
         fresh: throw away what an earlier run left in `out`.
+        answers: the folder for what teachers answered, of a caller who shares it among runs and then removes it; one of
+            the run's own, removed at its end, if left out.
         watch: who is told of progress.
         overrides: recipe keys to lay over the file's, as ``budget="50k"`` or ``teacher="resnet34"``; see
             `compress.recipe.load`.
@@ -81,11 +84,11 @@ def run(
     begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "data": data}
     with open_run(Path(out), begun, fresh) as rundir:
         if not processes.of_first(rundir.done):
-            _go_on(plan, rundir, watch)
+            _go_on(plan, rundir, answers or rundir.answers, watch)
         return Result(rundir.model, tuple(rundir.records))
 
 
-def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
+def _go_on(plan: Plan, rundir: RunDirectory, answers: Path, watch: Watch) -> None:
     """Do what is left to do in `rundir`."""
     budget = plan.limits.given() | ({} if plan.file is None else {"bytes": plan.file})
     device, compiled = device_name(plan.device), rundir.manifest.get("compiled", {})
@@ -96,20 +99,20 @@ def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     for record in rundir.records:
         watch.note(f"{record.name}: done before, taken from {rundir.path / record.checkpoint}")
     for step in plan.steps[len(rundir.records) :]:
-        _do(step, plan, rundir, watch)
+        _do(step, plan, rundir, answers, watch)
     _test(plan, rundir, watch)
     last = load_step(rundir.path / plan.steps[-1].file, plan.steps[-1].network)
     known = origin(plan.recipe, plan.data, plan.device, rundir.records)
     checkpoint.save(replace(last, origin=known), rundir.model)
     rundir.write("done")
-    rundir.tidy("answers")
+    rundir.tidy(rundir.answers)
 
 
-def _do(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
+def _do(step: Step, plan: Plan, rundir: RunDirectory, answers: Path, watch: Watch) -> None:
     """One stage: a model in, a model and a record out."""
     number, size = plan.steps.index(step) + 1, (3, side(step.stage, plan.data), side(step.stage, plan.data))
     watch.begin(number, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
-    model, bench = _laid_out(step, plan, rundir, watch)
+    model, bench = _laid_out(step, plan, rundir, answers, watch)
     began = time.monotonic()
     bench = replace(bench, pays=_pays(step, plan, rundir, watch))
     if plan.recipe.minutes is not None:
@@ -156,7 +159,9 @@ def _performed(model: nn.Module | None, step: Step, bench: Workbench) -> nn.Modu
     return on_device(checkpoint.restore(processes.of_first(cut or {}), own).model, bench.device)
 
 
-def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tuple[nn.Module | None, Workbench]:
+def _laid_out(
+    step: Step, plan: Plan, rundir: RunDirectory, answers: Path, watch: Watch
+) -> tuple[nn.Module | None, Workbench]:
     """The model that a stage begins with, and what it works with.
 
     Models come from the files of earlier stages, whether or not those have only just been done: thus a run that was
@@ -169,7 +174,7 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
         plan.device,
         watch,
         state,
-        rundir.path / "answers",
+        answers,
         target=step.target,
         room=plan.room(step),
         sparse=step.sparse,

@@ -40,6 +40,11 @@ class RunDirectory:
         return self.path / MODEL
 
     @property
+    def answers(self) -> Path:
+        """The folder for what teachers answered, while the run lasts."""
+        return self.path / "answers"
+
+    @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
         whole = len(self.records) == len(self.manifest["stages"]) and self.model.is_file()
@@ -50,12 +55,12 @@ class RunDirectory:
         self.manifest |= {"status": status, "stages": [asdict(record) for record in self.records]}
         write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
-    def tidy(self, *folders: str) -> None:
+    def tidy(self, *folders: Path) -> None:
         """Remove `folders`, and what a kill left: half-written files, and the state of stages that are done."""
         if not processes.first():
             return
         for folder in folders:
-            shutil.rmtree(self.path / folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         for pattern in (f".*{PART}", f"stages/.*{PART}", f"answers/*/.*{PART}"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
@@ -82,7 +87,7 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
     with locked(path):
         manifest = _check(path, begun, fresh)  # again: it may have been another's to write until now
         run = RunDirectory(path, begun if fresh or manifest is None else manifest | {"recipe": begun["recipe"]})
-        run.tidy(*(("stages", "answers") if fresh else ()))
+        run.tidy(*((path / "stages", run.answers) if fresh else ()))
         if fresh:
             run.model.unlink(missing_ok=True)
         yield processes.of_first(run)

@@ -262,7 +262,8 @@ def _answers(stage: Train, bench: Workbench) -> Targets:
     assert bench.teacher is not None
     recipe, data = bench.recipe, bench.data
     samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
-    what = [asdict(_augment(stage)), recipe.seed, recipe.batch, data.checksum, _fingerprint(bench.teacher)]
+    shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
+    what = [*shown, bench.teacher_size, _fingerprint(bench.teacher)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return Targets(teach(folded(bench.teacher), bench.teacher_size), folder, samples, len(data.classes))
 
@@ -285,7 +286,7 @@ def _loss_on(batch: Batch, size: int | None) -> Callable[[nn.Module], Tensor]:
 
 
 def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(model).encode())  # the same weights may stand in another network
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from compress import processes
 from compress import recipe as recipes
-from compress.budget import parse
+from compress.budget import descending
 from compress.errors import UserError
 from compress.files import atomically, write_text
 from compress.pipeline import Result, run
@@ -72,8 +73,8 @@ def sweep(
     """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
 
     The first run trains the teacher and distills the student; each of the others prunes the network that the one
-    before it left. A sweep that was killed goes on where it stopped; what is there is not done again. Table and
-    picture are `sweep.md` and `sweep.png` in `out`.
+    before it left, and asks the teacher nothing that was asked before. A sweep that was killed goes on where it
+    stopped; what is there is not done again. Table and picture are `sweep.md` and `sweep.png` in `out`.
 
     Args:
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
@@ -83,10 +84,7 @@ def sweep(
     """
     processes.refuse("a sweep")
     out, watch = Path(out), watch or Watch()
-    amounts = {text: parse(text).number for text in budgets}
-    if len(set(amounts.values())) < len(budgets) or None in amounts.values():
-        raise UserError(f"budgets {','.join(budgets)}: numbers of parameters are due, each once")
-    ordered = sorted(amounts, key=lambda text: amounts[text] or 0, reverse=True)
+    ordered = descending(budgets)
     last = recipes.load(str(recipe), overrides | {"budget": ordered[-1]})
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
         raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
@@ -94,11 +92,17 @@ def sweep(
     if not fresh:
         _check_chain(out, ordered)
     points: list[Point] = []
+    answers = out / "answers"
+    if fresh:
+        shutil.rmtree(answers, ignore_errors=True)
     for number, text in enumerate(ordered, start=1):
         watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
         given = overrides | _given(points, out / ordered[0]) | {"budget": text}
-        done = run(recipe, out=out / text, device=device, quick=quick, fresh=fresh, watch=watch, **given)
+        done = run(
+            recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
+        )
         points.append(Point(text, done))
+    shutil.rmtree(answers, ignore_errors=True)
     write_text(out / "sweep.md", markdown(points))
     picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     return points

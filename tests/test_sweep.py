@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from tiny import Compress, Tiny
+from torch import nn
 
+from compress import stages
 from compress.rundir import read_records
+from compress.sweep import sweep
 from compress.terminal import scatter
+from compress.training import Forward, teach
 
 
 def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -32,6 +37,21 @@ def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_p
     assert said.count("●") == 3 and "parameters, logarithmic" in said
     again = run(*flags).out  # nothing is done twice
     assert "epoch" not in again and again.count("●") == 3
+
+
+def test_the_teacher_answers_once_for_all_budgets(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def counted(model: nn.Module, size: int | None = None) -> Forward:
+        answer = teach(model, size)
+        return lambda images: shown.append(len(images)) or answer(images)
+
+    monkeypatch.setattr(stages, "teach", counted)
+    recipe = tiny.variant("once.toml", ("ema = 0.9", "ema = 0.9\nviews = 2"))  # both rounds hear the same two views
+    keys: dict[str, Any] = {"limit": 64, "stages.2.alpha": 0.0}  # and are all that listens
+    sweep(recipe, ["6k", "3k", "1500"], out=tmp_path / "sweep", **keys)
+    assert sum(shown) == 2 * 64
+    assert not list((tmp_path / "sweep").rglob("*answers*"))
 
 
 @pytest.mark.parametrize(

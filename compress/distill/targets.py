@@ -1,7 +1,7 @@
 """The teacher's answers, kept: each augmented view of the training data is shown to the teacher once, if there is room.
 
 A view is a pure function of (seed, view, sample), mixing included, so what the teacher said of it the first time
-holds for every later epoch, stage, round and resumed run.
+holds for every later epoch, stage, round, budget of a sweep and resumed run.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ class Targets:
     Several processes each ask for their part of a batch, and the first one writes what all of them were told.
 
     Args:
-        teacher: images (B, 3, H, W) to logits (B, classes), float32, without gradients.
+        teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
         folder: where the views lie; one folder for one (teacher, data, augmentation, seed).
         samples: how many samples a view has in its batches.
         classes: the number of logits.
-        room: bytes that all views in the folders beside this one may take; what finds no room is not kept.
+        room: bytes that all views in this folder and in those beside it may take. Those beside it, of other stages,
+            make way, the oldest first; a view that finds no room even so is not kept.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class Targets:
         rows = slice(batch.start, batch.start + len(batch.images))
         if self._kept is not None:
             return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
-        logits = self.teacher(batch.images).half()
+        with torch.inference_mode():
+            exact = self.teacher(batch.images)
+        logits = exact.half()  # outside, or no loss could use it
         whole = len(logits) + batch.elsewhere
         if batch.start < whole:
             self._next = batch.start
@@ -78,11 +81,22 @@ class Targets:
         self._view, self._next, self._kept = view, -1, self._read(view)
         if processes.added(torch.tensor(int(self._kept is not None))) < processes.count():
             self._kept = None  # for one that must ask, all ask: they write together
-        taken = sum(file.stat().st_size for file in self.folder.parent.glob("*/*.npy"))
-        if not processes.of_first(taken + 2 * math.prod(self.shape) <= self.room):
+        if self._kept is not None:
+            return
+        if not processes.of_first(processes.first() and self._make_room()):
             self._fresh = None
-        elif self._kept is None and self._fresh is None:
+        elif self._fresh is None:
             self._fresh = torch.zeros(self.shape, dtype=torch.half, pin_memory=device.type == "cuda")
+
+    def _make_room(self) -> bool:
+        """Whether a view more may be kept, now that others may have made way."""
+        kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
+        left = self.room - 2 * math.prod(self.shape) - sum(stat.st_size for stat in kept.values())
+        for file in sorted(kept, key=lambda file: kept[file].st_mtime_ns):
+            if left < 0 and file.parent != self.folder:
+                file.unlink()
+                left += kept[file].st_size
+        return left >= 0
 
     def _read(self, view: int) -> np.ndarray | None:
         path = self._path(view)

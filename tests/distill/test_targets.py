@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny import Tiny
 from torch import Tensor, nn
 
@@ -69,6 +71,20 @@ def test_live_and_kept_answers_are_the_same_to_the_bit(data: Data, tmp_path: Pat
     later, silent = targets(data, tmp_path)
     assert torch.equal(answers(later, data, view=0), live) and silent.shown == 0
     assert live.dtype == torch.float32
+
+
+def test_the_teacher_answers_in_inference_mode_and_a_loss_may_use_it(data: Data, tmp_path: Path) -> None:
+    linear, modes = Teacher(), []
+
+    def teacher(images: Tensor) -> Tensor:
+        modes.append(torch.is_inference_mode_enabled())
+        return linear(images)
+
+    asked = Targets(teacher, tmp_path, samples(data), CLASSES)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES))
+    for batch in batches(data, 0):
+        F.mse_loss(student(batch.images), asked(batch)).backward()  # unlike cross-entropy, it keeps both for backward
+    assert modes and all(modes) and all(p.grad is not None for p in student.parameters())
 
 
 def test_the_teacher_sees_each_view_once(data: Data, tmp_path: Path) -> None:
@@ -134,8 +150,26 @@ def test_views_beyond_the_room_there_is_are_asked_for_again(data: Data, tmp_path
     assert len(list(tmp_path.rglob("*.npy"))) == 2
     again = [answers(asked, data, view) for view in (0, 1, 2)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and teacher.shown == 4 * samples(data)
-    elsewhere = Targets(teacher, tmp_path / "b", samples(data), CLASSES, room=2 * size + 1000)  # another stage's
-    assert torch.equal(answers(elsewhere, data, 0), first[0]) and not (tmp_path / "b").exists()
+
+
+def test_what_an_earlier_stage_left_makes_way_the_oldest_first(data: Data, tmp_path: Path) -> None:
+    size, teacher = samples(data) * CLASSES * 2, Teacher()
+    earlier, later = (Targets(teacher, tmp_path / n, samples(data), CLASSES, room=3 * size + 1000) for n in "ab")
+    for asked, view in ((earlier, 1), (earlier, 0), (earlier, 2), (later, 0)):
+        answers(asked, data, view)
+        time.sleep(0.02)  # a file's age is told in steps of the system's clock
+    assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.npy")} == {
+        "a/view-0.npy",
+        "a/view-2.npy",
+        "b/view-0.npy",
+    }
+    for view in range(9):  # its own do not: views that come round would else be gone before they are back
+        answers(later, data, view)
+    assert sorted(file.name for file in tmp_path.rglob("*.npy")) == [f"view-{view}.npy" for view in range(3)]
+    shown = teacher.shown
+    for view in range(3):
+        answers(later, data, view)
+    assert teacher.shown == shown
 
 
 def folder_of(bench: Workbench, stage: Train) -> Path:
@@ -158,9 +192,14 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
         folder_of(replace(bench, recipe=replace(recipe, seed=1)), stage),
         folder_of(replace(bench, recipe=replace(recipe, batch=16)), stage),
         folder_of(replace(bench, teacher=other), stage),
+        folder_of(replace(bench, teacher=nn.Sequential(net, nn.ReLU())), stage),
+        folder_of(replace(bench, teacher_size=8), stage),
         folder_of(replace(bench, data=replace(data, checksum="0")), stage),
+        folder_of(replace(bench, data=replace(data, size=8)), stage),
+        folder_of(replace(bench, data=replace(data, mean=(0.5, 0.5, 0.5))), stage),
+        folder_of(replace(bench, data=replace(data, std=(0.5, 0.5, 0.5))), stage),
     ]
-    assert len({here, *different}) == 7
+    assert len({here, *different}) == len(different) + 1
     same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, scale=0.5)
     assert folder_of(bench, same) == here
 
