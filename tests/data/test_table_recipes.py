@@ -5,10 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from dataset_files import write_cifar10, write_images
+import torch
+from dataset_files import write_cifar10, write_imagenet, write_images
+from tiny import Published
 
 import compress
 from compress.data.sources import IMAGENETTE
+from compress.plan import make_plan
+from compress.recipe import load
 from compress.rundir import read_records
 
 ONCE = {"batch": 16, "distill.epochs": 1}
@@ -42,6 +46,27 @@ def test_imagenette(cache: Path, tmp_path: Path) -> None:
     small = {"size": 64, "teach.epochs": 1}  # the recipe's own 224 pixels would take minutes
     result = compress.run("imagenette-stagewise", out=tmp_path / "run", **ONCE, **small)
     assert compress.load(result.model).classes[0] == "tench" and result.records[-1].test is not None
+
+
+def test_imagenet_has_a_teacher_that_knows_its_classes(cache: Path, tmp_path: Path, published: Published) -> None:
+    """ResNet18 stands in for ResNet152, and 32 pixels for 224: the rest is the recipe's own."""
+    write_imagenet(cache / "imagenet")
+    smaller = {"size": 32, "limit": 1000, "batch": 64, "distill.epochs": 0.2, "teacher": "resnet18"}
+    result = compress.run("imagenet-kd", out=tmp_path / "run", **smaller)
+    assert [(record.kind, record.epochs) for record in result.records] == [("teach", 0), ("distill", 0.2)]
+    teacher, theirs = compress.load(tmp_path / "run" / result.records[0].checkpoint), published("resnet18")
+    assert torch.equal(teacher.model.state_dict()["fc.weight"], theirs["fc.weight"])
+    assert len(compress.load(result.model).classes) == 1000
+
+
+def test_a_pretrained_teacher_is_taught_the_classes_that_it_does_not_know(
+    cache: Path, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar10(cache, monkeypatch)
+    plan = {"data": "cifar10", "limit": 32, "size": 32, "teacher": "resnet18"}
+    with pytest.raises(compress.UserError, match=r"the head of resnet18 is new to cifar10's classes: .* 'teach' stage"):
+        make_plan(load("imagenet-kd", plan))
+    assert [step.name for step in make_plan(load("imagenet-kd", plan | {"distill.alpha": 0.0})).steps] == ["distill"]
 
 
 def test_pretrained_weights_that_cannot_be_had_are_one_line(cache: Path, tmp_path: Path) -> None:
