@@ -187,7 +187,7 @@ def restore(plain: dict[str, Any], own: Callable[..., nn.Module] | None = None) 
     network = Network(**plain["network"])
     classes, size, mean, std = (plain[name] for name in ("classes", "input_size", "mean", "std"))
     headed = network.head is None or isinstance(network.head, tuple)
-    if not isinstance(network.name, str) or type(network.pretrained) is not bool or not headed:
+    if not isinstance(network.name, str) or type(network.pretrained) not in (bool, str) or not headed:
         raise UserError(f"{network} is not a network")
     if not _list_of(classes, str) or not classes or len(set(classes)) < len(classes):
         raise UserError("its classes are not names, each once")

@@ -207,7 +207,7 @@ def recipes() -> None:
     from compress.recipe import load, shipped
 
     for name in shipped():
-        click.echo(f"{name:24} {load(name).title}")
+        click.echo(f"{name:28} {load(name).title}")
 
 
 @main.command()

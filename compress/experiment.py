@@ -193,7 +193,7 @@ def _do(cell: Cell, cells: Sequence[Cell], device: str, watch: Watch) -> Cell:
 
 def _weights(cell: Cell, cells: Sequence[Cell]) -> str | None:
     """The weights file that takes the place of the teacher's training; None if there is none yet."""
-    if (cell.folder / MANIFEST).is_file():  # a run goes on with what it began with
+    if (cell.folder / MANIFEST).is_file():  # a run goes on with what it began with, its own copy
         return recipes.load(str(cell.folder / MANIFEST)).weights
     teaching = _teaching(cell.recipe)
     for other in cells:

@@ -44,7 +44,7 @@ Seeds = Annotated[list[int], BeforeValidator(_each), AfterValidator(_once)]
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Experiment:
-    """What an experiment's file says.
+    """What an experiment's file says. As in a recipe, paths among the keys are seen from the folder one is in.
 
     Args:
         recipe: a shipped recipe's name, or a TOML file, as seen from this file or from here.

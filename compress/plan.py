@@ -17,11 +17,12 @@ from compress import recipe as recipes
 from compress.budget import Amount, Axis, Count, Limits
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
-from compress.distill.methods import listens
+from compress.data.sources import IMAGENET_MEAN, IMAGENET_STD
+from compress.distill.methods import METHODS, listens
 from compress.errors import UserError, one_line
 from compress.guides import check_methods, guide_of
 from compress.machine import device_name, pick_device, versions
-from compress.models.build import build, own_builder, skeleton
+from compress.models.build import build, knows, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
@@ -102,6 +103,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     data = replace(data, train=data.train.to(on), val=data.val.to(on))
     if processes.count() > (batch := min(recipe.batch, len(data.train))):
         raise UserError(f"{processes.count()} processes share a batch of {batch} images: start fewer, or raise batch")
+    given = [*_pretrained_teacher(recipe, data), *given]
     recipe, data = _with_given(recipe, data, given)
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
@@ -175,6 +177,20 @@ def _given(recipe: Recipe) -> list[Given]:
         if trained.checkpoint.sparse and trained.kind == "distill":
             raise UserError(f"{trained.file}: pruned weight by weight, which is the end of a pipeline, not a beginning")
     return given
+
+
+def _pretrained_teacher(recipe: Recipe, data: Data) -> Iterator[Given]:
+    """A pretrained teacher that stages listen to and none teaches: it has to know the classes already."""
+    network, classes = recipe.teacher, len(data.classes)
+    learning = [stage for stage in recipe.stages if isinstance(stage, Train) and stage.guide == "teacher"]
+    if not network.pretrained or recipe.weights or any(stage.kind == "teach" for stage in learning):
+        return
+    if any(listens(stage) for stage in learning if stage.method in METHODS):
+        if not knows(network, classes):
+            raise UserError(f"the head of {network.name} is new to {data.name}'s classes: begin with a 'teach' stage")
+        model, size = build(network, classes).eval(), (3, data.size, data.size)
+        known = Checkpoint(model, network, data.classes, size, IMAGENET_MEAN, IMAGENET_STD, data.name)
+        yield Given(known, "torchvision", "teach")
 
 
 def _with_given(recipe: Recipe, data: Data, given: list[Given]) -> tuple[Recipe, Data]:

@@ -166,6 +166,7 @@ class Recipe:
 
 
 QUICK_IMAGES = 6_000
+GIVEN = {"weights": "teach", "start": "distill"}  # keys that name trained networks, and the stages that these replace
 
 
 def shipped() -> dict[str, Path]:
@@ -189,7 +190,7 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = shipped().get(name, Path(name))
     if not path.is_file():
         raise UserError(f"no recipe {name!r}{nearest(name, shipped())}: see `compress recipes`, or give a TOML file")
-    read = _read_run(path) if path.suffix == ".json" else read_toml(path)
+    read = read_run(path) if path.suffix == ".json" else read_toml(path)
     return check(lay_over(read, overrides or {}, str(path)), str(path))
 
 
@@ -205,12 +206,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not TOML: {error}") from error
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
+    """The recipe in the ``run.json`` of a run. What it was given is read from its own copies, which go where it goes.
+
+    Raises:
+        UserError: it is no such file.
+    """
     try:
-        plain: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["recipe"]
-        return plain
-    except (ValueError, KeyError, TypeError) as error:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        plain: dict[str, Any] = run["recipe"]
+        copies = {stage["kind"]: path.parent / stage["checkpoint"] for stage in run["stages"]}
+        given = {key: copies[kind] for key, kind in GIVEN.items() if plain.get(key) and kind in copies}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the run.json of a run: there is no recipe in it") from error
+    return plain | {key: str(copy) for key, copy in given.items() if copy.is_file()}
 
 
 def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:

@@ -117,7 +117,8 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     if fresh:
         return manifest
     theirs, ours = _decisive(today(manifest.get("recipe", {}))), _decisive(begun["recipe"])
-    if theirs != ours:
+    own = _decisive(today(recipes.read_run(path / MANIFEST)))
+    if ours not in (theirs, own):  # begun so, or from its own run.json
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
         raise UserError(f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
     if manifest.get("data") != begun["data"]:

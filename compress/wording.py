@@ -43,6 +43,9 @@ def first_wrong(error: pydantic.ValidationError, owner: Any, stages: Mapping[str
     elif path[0] in KEYS:  # two errors for one value: neither text nor a number
         path, others = path[:1], others[1:]
         reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
+    elif path[-2:-1] == ["pretrained"]:  # the same
+        path, others = path[:-1], others[1:]
+        reason = f"must be true, false or the name of weights in quotes, not {given!r}"
     elif kind == "missing":
         reason = "is missing"
     elif kind == "union_tag_not_found":

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import NETWORKS, RECIPE, Command, Compress, Tiny, command_line, copy_screen, write_folder
+import torchvision.models as zoo
+from tiny import NETWORKS, RECIPE, Command, Compress, Published, Tiny, command_line, copy_screen, write_folder
 
 import compress
 
@@ -40,6 +41,21 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     compress.run(str(tiny.recipe), out=out)
     return out
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> Published:
+    """Random weights in the place of those that torchvision would download, for any of its networks."""
+    names = {zoo.get_model_weights(name): name for name in zoo.list_models(module=zoo)}
+
+    def weights(name: str) -> dict[str, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return dict(zoo.get_model(name, weights=None).state_dict())
+
+    download = "torchvision.models._api.WeightsEnum.get_state_dict"
+    monkeypatch.setattr(download, lambda which, *_, **__: weights(names[type(which)]))
+    return weights
 
 
 @pytest.fixture

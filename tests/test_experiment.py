@@ -141,6 +141,18 @@ def test_a_teacher_is_trained_once_for_all_that_it_suits(cells: list[Cell], tmp_
     assert same(alone.model, given.folder / "model.pth")
 
 
+def test_a_run_needs_nothing_but_its_directory(cells: list[Cell], tmp_path: Path) -> None:
+    given = next(cell for cell in cells if manifest(cell)["recipe"]["weights"])
+    alone = shutil.copytree(given.folder, tmp_path / "alone")
+    run = manifest(given)
+    run["recipe"]["weights"] = str(tmp_path / "gone" / "01-teach.pth")  # of a cell that is no more
+    (alone / "run.json").write_text(json.dumps(run))
+    assert same(compress.run(alone / "run.json", out=tmp_path / "again").model, given.folder / "model.pth")
+    (alone / "run.json").write_text(json.dumps(run | {"status": "running", "stages": run["stages"][:1]}))
+    (alone / "model.pth").unlink()
+    assert same(compress.run(alone / "run.json", out=alone).model, given.folder / "model.pth")  # it goes on
+
+
 @pytest.mark.parametrize(
     ("key", "value", "shared"),
     [

@@ -152,7 +152,10 @@ KINDS = "a stage is one of teach, distill, prune, finetune"
         (set_in("stages", to=3), "stages: must be a list, not 3"),
         (set_in("stages", 0, to="prune"), "stages.1: must be a table, not 'prune'"),
         (set_in("student", "stem", to="tiny"), "student.stem: must be 'imagenet', 'half' or 'small', not 'tiny'"),
-        (set_in("teacher", "pretrained", to=1), "teacher.pretrained: must be true or false, not 1"),
+        (
+            set_in("teacher", "pretrained", to=1),
+            "teacher.pretrained: must be true, false or the name of weights in quotes, not 1",
+        ),
         (set_in("stages", 0, "flip", to=1), "stages.1.flip: must be true or false, not 1"),
         (set_in("stages", 0, "compile", to="yes"), "stages.1.compile: must be 'auto', True or False, not 'yes'"),
         (set_in("stages", 0, "epochs", to="three"), "stages.1.epochs: must be a number, not 'three'"),

@@ -182,6 +182,9 @@ class Command:
         return (self.folder / "err").read_text()
 
 
+Published = Callable[[str], dict[str, torch.Tensor]]  # a network's name to the weights that can be downloaded
+
+
 class Compress(Protocol):
     """The command line, to be started or run."""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from compress.errors import UserError, nearest
+from compress.models.head import head_of
 
 RESIDUAL = ("layer1", "layer2", "layer3", "layer4")  # the stages of torchvision's ResNet, ResNeXt and Wide ResNet
 
@@ -19,7 +20,7 @@ def tapped(network: nn.Module, paths: Sequence[str], before_relu: bool = False) 
     """A dictionary of what the modules at `paths` last gave, in that order in time, as long as this is open.
 
     With `before_relu`, where a module ends in a ReLU, what went into that. The tensors are copies: what comes after
-    may work in place. The hooks are gone afterwards.
+    may work in place. Maps with channels last, as Swin's, are turned to (B, C, H, W). The hooks are gone afterwards.
     """
     modules = dict(network.named_modules())
     kept: dict[str, Tensor] = {}
@@ -36,7 +37,7 @@ def tapped(network: nn.Module, paths: Sequence[str], before_relu: bool = False) 
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 kept.pop(path, None)
-                kept[path] = relu["in"] if output is relu.get("out") else output.clone()
+                kept[path] = _channels_first(relu["in"] if output is relu.get("out") else output.clone())
 
         handle: RemovableHandle = modules[path].register_forward_hook(hook)
         return handle
@@ -83,11 +84,12 @@ def pair_up(
 def default_taps(network: nn.Module, size: int) -> tuple[str, ...]:
     """The stages of a residual network; of any other, the last module at each resolution, found with one image.
 
-    Only modules that follow one another count, none within a block, and none that only pools.
+    Only modules that follow one another count, none within a block, none of the head, and none that only pools.
     """
     if all(hasattr(network, name) for name in RESIDUAL):
         return tuple(name for name in RESIDUAL if not isinstance(getattr(network, name), nn.Identity))
-    trunk = dict(_trunk(network))
+    head = head_of(network)
+    trunk = {path: module for path, module in _trunk(network) if path != head and not path.startswith(f"{head}.")}
     last: dict[int, str] = {}
     for path, image in _maps(network, list(trunk), size).items():
         end = trunk[path]
@@ -95,7 +97,7 @@ def default_taps(network: nn.Module, size: int) -> tuple[str, ...]:
             end = end[-1]
         if isinstance(end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):  # with this the maps are over
             break
-        square = image.dim() == 4 and image.shape[2] == image.shape[3]  # else it may be channels last
+        square = image.dim() == 4 and image.shape[2] == image.shape[3]
         if square and not isinstance(end, nn.MaxPool2d | nn.AvgPool2d):
             last[image.shape[3]] = path
     return tuple(last.values())
@@ -104,8 +106,14 @@ def default_taps(network: nn.Module, size: int) -> tuple[str, ...]:
 def _trunk(network: nn.Module, at: str = "") -> Iterator[tuple[str, nn.Module]]:
     for name, module in network.named_children():
         yield at + name, module
-        if isinstance(module, nn.Sequential):
+        if isinstance(module, nn.Sequential | nn.ModuleList):
             yield from _trunk(module, f"{at}{name}.")
+
+
+def _channels_first(maps: Tensor) -> Tensor:
+    """Of square images the maps are square: the sides that are equal are height and width."""
+    last = maps.dim() == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]
+    return maps.movedim(3, 1) if last else maps
 
 
 def _check(paths: Sequence[str], network: nn.Module, size: int, who: str) -> None:

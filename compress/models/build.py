@@ -21,6 +21,7 @@ from compress.models.head import ConcatPool, last_layer, renew_last_layer, repla
 from compress.models.network import Network, Stem
 
 Builder = Callable[..., nn.Module]
+IMAGENET_CLASSES = 1000  # what pretrained weights tell apart
 
 
 def names() -> list[str]:
@@ -29,8 +30,9 @@ def names() -> list[str]:
 
 
 def build(network: Network, classes: int, own: Builder | None = None) -> nn.Module:
-    """Build `network` with a fresh head for `classes` classes: images (B, 3, H, W) to logits (B, classes).
+    """Build `network` for `classes` classes: images (B, 3, H, W) to logits (B, classes).
 
+    Its head is fresh, unless `knows` says that it comes trained.
     `own` stands in for the function that a ``package.module:function`` name points to; without it the
     function is imported.
 
@@ -49,7 +51,7 @@ def build(network: Network, classes: int, own: Builder | None = None) -> nn.Modu
         hint = nearest(network.name, names())
         raise UserError(f"unknown network {network.name!r}{hint}; any torchvision classification model will do")
     name = network.name.removesuffix(CONCAT)
-    model = _pretrained(name, classes) if network.pretrained else _fresh(name, classes)
+    model = _pretrained(name, network.pretrained, classes) if network.pretrained else _fresh(name, classes)
     if network.stem != "imagenet":
         _small_stem(model, network)
     if network.name in WITH_CONCAT:
@@ -72,6 +74,12 @@ def skeleton(network: Network, classes: int, own: Builder | None = None) -> nn.M
             return build(network, classes, own).to("meta")
 
 
+def knows(network: Network, classes: int) -> bool:
+    """Whether `network` answers for `classes` classes without more training: all of it is pretrained, head too."""
+    own = network.stem == "imagenet" and network.head is None and network.name not in WITH_CONCAT
+    return bool(network.pretrained) and own and classes == IMAGENET_CLASSES
+
+
 def _fresh(name: str, classes: int) -> nn.Module:
     if name in ADDITIONS:
         return ADDITIONS[name](num_classes=classes)
@@ -84,18 +92,22 @@ def _fresh(name: str, classes: int) -> nn.Module:
     return builder(**options)  # type: ignore[no-any-return]
 
 
-def _pretrained(name: str, classes: int) -> nn.Module:
+def _pretrained(name: str, which: bool | str, classes: int) -> nn.Module:
     if name in ADDITIONS:
         raise UserError(f"nobody offers pretrained weights of {name!r}: leave `pretrained` out, or take resnet18")
+    offered = torchvision.models.get_model_weights(name).__members__
+    if (which := "DEFAULT" if which is True else which) not in offered:
+        raise UserError(f"no pretrained weights {which!r} of {name!r}: there are {', '.join(offered)}")
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT")
+        model: nn.Module = torchvision.models.get_model(name, weights=which)
     except (OSError, RuntimeError) as error:
         reason = one_line(error)
         raise UserError(f"the pretrained weights of {name!r} cannot be downloaded: {reason}") from error
     if isinstance(model, GoogLeNet | Inception3):  # as `_fresh` builds them: logits alone, of images as they come
         model.transform_input = model.aux_logits = False
         model.AuxLogits = None
-    renew_last_layer(model, classes)
+    if classes != IMAGENET_CLASSES:
+        renew_last_layer(model, classes)
     return model
 
 

@@ -64,16 +64,23 @@ def replace_head(model: nn.Module, hidden: tuple[int, ...], classes: int, inputs
     model.set_submodule(path, nn.Sequential(*layers, last) if layers else last)
 
 
-def freeze_backbone(model: nn.Module) -> None:
-    """Let only the head learn: the outermost part of `model` that holds its last layer and not all the others.
+def head_of(model: nn.Module) -> str:
+    """Where the head of `model` is: the outermost part that holds its last layer and not all the others.
 
     That is ``fc``, ``classifier``, ``head`` or ``heads`` in torchvision's networks.
+
+    Raises:
+        UserError: the network has no last layer.
     """
     path, _ = last_layer(model)
-    parts = path.split(".")
-    for depth in range(1, len(parts) + 1):
-        head = set(model.get_submodule(".".join(parts[:depth])).parameters())
-        if backbone := [parameter for parameter in model.parameters() if parameter not in head]:
-            for parameter in backbone:
-                parameter.requires_grad_(False)
-            return
+    parts, count = path.split("."), len(list(model.parameters()))
+    outer = (".".join(parts[:depth]) for depth in range(1, len(parts)))
+    return next((part for part in outer if len(list(model.get_submodule(part).parameters())) < count), path)
+
+
+def freeze_backbone(model: nn.Module) -> None:
+    """Let only the head learn."""
+    head = set(model.get_submodule(head_of(model)).parameters())
+    for parameter in model.parameters():
+        if parameter not in head:
+            parameter.requires_grad_(False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
@@ -61,3 +62,16 @@ def write_images(root: Path, classes: list[str], count: int, suffix: str = ".png
             pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
             pixels[..., c % 3] //= 4
             Image.fromarray(pixels).convert(modes[n % len(modes)]).save(root / name / f"{n:02}{suffix}")
+
+
+def write_imagenet(root: Path) -> None:
+    """ImageNet as torchvision leaves it after unpacking the archives: 1,000 classes, two tiny images each, and one."""
+    names = [f"n{n:08}" for n in range(1000)]
+    random = np.random.default_rng(0)
+    for split, count in (("train", 2), ("val", 1)):
+        for name in names:
+            (root / split / name).mkdir(parents=True)
+            for n in range(count):
+                pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{n}.JPEG")
+    torch.save(({name: (f"kind {name}",) for name in names}, []), root / "meta.bin")

@@ -7,9 +7,11 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
+from compress.distill.features import Tapped
+from compress.distill.stagewise import blocks
 from compress.distill.taps import default_taps, pair_up, tapped
 from compress.errors import UserError
-from compress.models.build import build
+from compress.models.build import build, skeleton
 from compress.models.network import Network
 
 
@@ -53,12 +55,55 @@ EXPECTED = {
     "resnet18": ("layer1", "layer2", "layer3", "layer4"),
     "mobilenet_v2": ("features.1", "features.3", "features.6", "features.13", "features"),
     "efficientnet_b0": ("features.1", "features.2", "features.3", "features.5", "features"),
+    "squeezenet1_1": ("features.1", "features.4", "features.7", "features"),
+    "swin_t": ("features.1", "features.3", "features.5", "permute"),
     "vgg11_bn": ("features.2", "features.6", "features.13", "features.20", "features.27"),
     "densenet121": (
         *("features.relu0", "features.transition1.conv", "features.transition2.conv", "features.transition3.conv"),
         "features",
     ),
 }
+
+
+FAMILIES = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "densenet40_12",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+)
+FAMILIES += (
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+)
+FAMILIES += ("resnext29_2x64d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_defaults_suit_every_method_for_every_family(name: str) -> None:
+    """Smaller and smaller square maps, with something to train before each and a classifier behind the last."""
+    size = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)
+    network, image = skeleton(Network(name), 7), torch.zeros(1, 3, size, size, device="meta")
+    student = Tapped(network, network, default_taps(network, size), image)
+    shapes = [tuple(image.shape) for image in student.measure()]
+    assert len(shapes) >= 3 and all(channels != 7 and height == width for _, channels, height, width in shapes)
+    assert [side for *_, side in shapes] == sorted({side for *_, side in shapes}, reverse=True)
+    assert len(blocks(student)) == len(shapes) + 1
+
+
+def test_maps_with_channels_last_are_turned() -> None:
+    network = build(Network("swin_t"), 7).eval()
+    with tapped(network, ["features.3"]) as kept:
+        network(torch.zeros(1, 3, 64, 64))
+        theirs = network.features[:4](torch.zeros(1, 3, 64, 64))  # type: ignore[index]
+    torch.testing.assert_close(kept["features.3"], theirs.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import Published
 from torch import nn
 
 from compress.errors import UserError
-from compress.models.build import build, names, own_builder, skeleton
+from compress.models.build import build, knows, names, own_builder, skeleton
 from compress.models.network import Network, Stem
 
 SIZES = {  # the smallest that suits, where it is not 32
@@ -181,6 +182,32 @@ def test_pretrained_weights_get_a_fresh_head(name: str, monkeypatch: pytest.Monk
     first = next(iter(whole.state_dict()))
     assert torch.equal(model.state_dict()[first], whole.state_dict()[first])
     assert model(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize(
+    ("network", "last", "kept"),
+    [
+        (Network("resnet18", pretrained=True), "fc", True),
+        (Network("squeezenet1_1", pretrained=True), "classifier.1", True),
+        (Network("resnet18", pretrained=True, head=()), "fc", False),
+        (Network("resnet34_concat", pretrained=True), "fc.2", False),
+    ],
+)
+def test_a_pretrained_head_is_kept_where_the_classes_are_its_own(
+    network: Network, last: str, kept: bool, published: Published
+) -> None:
+    whole = published(network.name.removesuffix("_concat"))
+    theirs = [tensor for key, tensor in whole.items() if key.startswith(last.removesuffix(".2"))]
+    ours = [tensor for key, tensor in build(network, 1000).state_dict().items() if key.startswith(last)]
+    assert [a.shape == b.shape and torch.equal(a, b) for a, b in zip(ours, theirs, strict=True)] == [kept] * 2
+    assert knows(network, 1000) == kept and not knows(network, 10)
+
+
+def test_pretrained_weights_by_their_name(published: Published) -> None:
+    named = build(Network("resnet50", pretrained="IMAGENET1K_V1"), 7).state_dict()
+    assert torch.equal(named["conv1.weight"], published("resnet50")["conv1.weight"])
+    with pytest.raises(UserError, match="no pretrained weights 'IMAGENET1K_V9' of 'resnet18': there are IMAGENET1K_V1"):
+        build(Network("resnet18", pretrained="IMAGENET1K_V9"), 7)
 
 
 def test_pretrained_weights_that_nobody_offers_are_refused() -> None:
