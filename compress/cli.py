@@ -72,6 +72,7 @@ _setup = _options(
     click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)"),
     click.option("--student", help="a network's name, or the weights file of a trained one, its own teacher"),
     click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"),
+    click.option("--image-size", "size", type=int, help="resize images to a side of this many pixels"),
     click.option("--limit", type=int, help="train on this many images"),
     click.option("--share", type=float, help="train on this share of the images, as 0.25"),
     click.option("--minutes", type=float, help="what training and pruning are to take; epochs are fitted to it"),

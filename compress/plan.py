@@ -33,6 +33,8 @@ from compress.watch import Record
 
 Stages = list[Stage | Given]
 
+SIDES = (32, 64, 96, 128, 224)  # of the images that networks are made for, in pixels
+
 
 @dataclass(frozen=True)
 class Step:
@@ -89,7 +91,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
     for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
-        _try(network, {side(stage, data) for stage in stages if stage.kind in kind}, len(data.classes))
+        _try(network, [stage for stage in stages if stage.kind in kind], data)
     student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
     student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
     check_methods(recipe, stages, data)
@@ -244,8 +246,9 @@ def _check_names(recipe: Recipe) -> None:
             importance(stage.importance)
 
 
-def _try(network: Network, sizes: set[int], classes: int) -> None:
-    """Show `network` one image of each of `sizes` pixels, before any time is spent on it."""
+def _try(network: Network, stages: Stages, data: Data) -> None:
+    """Show `network` one image of each side that its `stages` have, before any time is spent on it."""
+    sizes, classes = {side(stage, data) for stage in stages}, len(data.classes)
     with suppress(Exception):  # shapes alone are a second sooner than numbers, which are for networks that need them
         if ":" not in network.name and all(_answer(skeleton(network, classes), s) == (1, classes) for s in sizes):
             return
@@ -254,12 +257,28 @@ def _try(network: Network, sizes: set[int], classes: int) -> None:
         try:
             answer = _answer(model, size)
         except Exception as error:  # whatever a network may raise, it does not take such images
-            reason = one_line(error)
+            remedy = _remedy(model, stages, data) or one_line(error)
             raise UserError(
-                f"network {network.name!r} does not take images of {size}×{size} pixels: {reason}"
+                f"network {network.name!r} does not take images of {size}×{size} pixels: {remedy}"
             ) from error
         if answer != (1, classes):
             raise UserError(f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due")
+
+
+def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
+    """What to do for a model that does not take the images of `stages`: the smallest of `SIDES` that it does take."""
+
+    def takes(size: int) -> bool:
+        with suppress(Exception):
+            return bool(_answer(model, size))
+        return False
+
+    for size in SIDES:
+        if all(takes(side(stage, replace(data, size=size))) for stage in stages):
+            return f"give it larger ones, --image-size {size} or the recipe's key `size = {size}`"
+    if size := next(filter(takes, SIDES), None):
+        return f"it takes {size}×{size} pixels, in a recipe with `size = {size}` and `scale = 1` in its stages"
+    return ""
 
 
 @torch.inference_mode()

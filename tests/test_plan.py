@@ -19,6 +19,12 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--student", "resnet81"], "did you mean 'resnet1"),
     (["--student", "nowhere:net"], "nowhere"),
     (["--stem", "small"], "your own"),
+    (
+        ["--student", "squeezenet1_1"],
+        "8×8 pixels: give it larger ones, --image-size 64 or the recipe's key `size = 64`",
+    ),
+    (["--student", "vit_b_16"], "it takes 224×224 pixels, in a recipe with `size = 224` and `scale = 1`"),
+    (["--image-size", "3"], "size: must be greater than or equal to 4, not 3"),
     (["--teacher", "missing.pth"], "missing.pth: no such file"),
     (["--data", "fashion_mnist"], "did you mean 'fashion-mnist'"),
     (["--data", "folder:nowhere"], "there is no directory nowhere"),
@@ -39,6 +45,11 @@ def test_what_cannot_be_had_is_one_line(
     refused = run("run", tiny.recipe, "--out", tmp_path / "run", *flags, code=2)
     assert refused.err.startswith("error: ") and refused.err.count("\n") == 1 and words in refused.err
     assert refused.out == "" and not (tmp_path / "run").exists()
+
+
+def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> None:
+    plan = make_plan(load(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64}))
+    assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
 
 def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
