@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import NAMES, Compress, Tiny
+from tiny import NAMES, SIDE, Compress, Tiny
 
+from compress.models.build import build
 from compress.plan import make_plan
 from compress.recipe import load
+from compress.summary import count
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "many"], "'many'"),
@@ -78,3 +80,12 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 
     assert names("3k") == NAMES
     assert names("60%") == ["teach", "distill", "prune", "finetune"]
+
+
+def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> None:
+    plan = make_plan(load(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
+    whole = count(build(plan.recipe.student, 4), (3, SIDE, SIDE))
+    first, last = [step.target for step in plan.steps if step.target is not None]
+    assert last == plan.limits and first.given().keys() == last.given().keys() == {"params", "macs"}
+    for axis, limit in last.given().items():
+        assert getattr(whole, axis) / first.given()[axis] == pytest.approx(first.given()[axis] / limit, rel=1e-3)
