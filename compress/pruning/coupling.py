@@ -15,7 +15,7 @@ from unittest import mock
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torchvision.models import shufflenetv2
 
 from compress.errors import UserError, one_line
@@ -50,7 +50,8 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
     Raises:
         UserError: torch-pruning cannot follow the channels of this network; the layer where they are lost is named.
     """
-    names: dict[Any, str] = {what: name for name, what in [*model.named_parameters(), *model.named_modules()]}
+    names: dict[Any, str] = {what: name.rpartition(".")[0] for name, what in model.named_parameters()}
+    names |= {what: name for name, what in model.named_modules()}
     try:
         with warnings.catch_warnings(), torch.enable_grad(), _unshuffled():
             warnings.simplefilter("ignore")
@@ -80,6 +81,9 @@ def _groups(graph: Any, names: dict[Any, str], lost: list[str]) -> Iterator[Any]
     for module in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
         pruner = graph.get_pruner_of_module(module)
         if module in seen or pruner is None:
+            continue
+        if isinstance(module, _ConvTransposeNd) or not isinstance(module.weight, nn.Parameter):
+            lost.append(names.get(module, "?"))  # a weight of another shape, or made of others, as by spectral_norm
             continue
         try:
             group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(module.weight.shape[0])))

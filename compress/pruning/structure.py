@@ -40,12 +40,19 @@ class Structure:
             parameter.requires_grad_(True)
         self.graph, found, self.lost = trace(model, example)
         self.couplings = [coupling for coupling in found if coupling.name not in leave]
+        used = places(model, example)
+        unseen = [
+            name for name, m in model.named_modules() if m in used and crossed(m) and m not in self.graph.module2node
+        ]
+        self.lost += unseen
         if not self.couplings and self.lost:
             lost = ", ".join(self.lost[:3])
-            raise UserError(f"this network cannot be pruned: torch-pruning cannot follow the channels of layer {lost}")
+            why = ", which runs without gradients, as under torch.no_grad()" if unseen else ""
+            raise UserError(
+                f"this network cannot be pruned: torch-pruning cannot follow the channels of layer {lost}{why}"
+            )
         if not self.couplings:
             raise UserError("this network cannot be pruned: every channel of it reaches the output unmixed")
-        used = places(model, example)
         layers: dict[int, Layer] = {}
         self.links: list[list[tuple[Layer, int, int]]] = []
         for coupling in self.couplings:
