@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tiny import Compress, Tiny
+from torch import Tensor, nn
 
+from compress.compare import latencies
 from compress.rundir import read_records
 from compress.terminal import scatter
 
@@ -69,10 +72,30 @@ def test_files_side_by_side(run: Compress, finished: Path, tiny: Tiny, tmp_path:
     source = tiny_resnet(tiny, tmp_path)
     run("prune", "-w", source, "--budget", "50k", "--out", dense)
     run("prune", "-w", source, "--budget", "50k", "--mode", "weights", "--out", sparse)
-    said = run("compare", dense, sparse).out
-    assert "50,000 not zero" in said and len(re.findall(r"[\d.]+ ms", said)) == 2
+    said = run("compare", dense, sparse, source).out
+    assert "50,000 not zero" in said and len(re.findall(r"[\d.]+ ms", said)) == 3
+    cut, zeroed, whole = [float(macs.replace(",", "")) for macs in re.findall(r"([\d,.]+) M │", said)]
+    assert cut < zeroed == whole  # zeros are multiplied as well
     assert dense.stat().st_size < 0.02 * sparse.stat().st_size
     assert "no such file" in run("compare", dense, tmp_path / "none.pth", code=2).err
+
+
+def test_a_busy_machine_slows_all_that_are_compared_alike() -> None:
+    calls = 0
+
+    class Busy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            time.sleep(0.004 if calls < 70 else 0)  # of 110
+            return self.head(images.mean((2, 3)))  # type: ignore[no-any-return]
+
+    one, other = latencies([(Busy(), (3, 4, 4)), (Busy(), (3, 8, 8))])
+    assert 0.5 < one / other < 2
 
 
 def tiny_resnet(tiny: Tiny, tmp_path: Path) -> Path:
