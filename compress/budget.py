@@ -79,7 +79,7 @@ class Limits:
 
     def tell(self, size: Count) -> str:
         """`size` in the limits' own terms, as "11,173,962 parameters"."""
-        return " and ".join(f"{getattr(size, axis):,} {_AXES[axis][0]}" for axis in self.given())
+        return " and ".join(tell(size, axis) for axis in self.given())
 
     def __str__(self) -> str:
         return " and ".join(f"{limit:,} {_AXES[axis][0]}" for axis, limit in self.given().items())
@@ -117,6 +117,19 @@ def parse(text: str, axis: Axis = "params") -> Amount:
     if amount < 1 or amount.denominator != 1:
         raise UserError(f"budget {text!r} must be a whole number of {name}, 1 or more")
     return Amount(text, number=int(amount))
+
+
+def asked(budgets: Mapping[Axis, Amount]) -> str:
+    """Budgets as they were written: "100k parameters and 5M multiply-adds and a file of 400KB"."""
+    return " and ".join(
+        f"a file of {amount.text}" if axis == "bytes" else f"{amount.text} {_AXES[axis][0]}"
+        for axis, amount in budgets.items()
+    )
+
+
+def tell(size: Count, axis: Axis) -> str:
+    """One number of `size`, as "11,173,962 parameters"."""
+    return f"{getattr(size, axis):,} {_AXES[axis][0]}"
 
 
 def examples(axis: Axis) -> str:

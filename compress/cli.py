@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,7 +234,7 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 @_answers()
 def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:
     """Cut a weights file's network down to a budget once, without training."""
-    from compress.budget import amounts
+    from compress.budget import amounts, tell
 
     wanted = amounts(budgets)  # a typo is answered before torch is imported
     if not wanted:
@@ -246,6 +247,9 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
     kept = _load(weights, own)
     before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
     click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
+    reached = replace(after, bytes=out.stat().st_size)
+    for axis, amount in wanted.items():
+        click.echo(f"budget {amount.text}: {tell(reached, axis)}")
 
 
 @main.command()

@@ -14,7 +14,7 @@ from torch import nn
 
 from compress import checkpoint, processes
 from compress import recipe as recipes
-from compress.budget import Amount, Axis, Count, Limits
+from compress.budget import Amount, Axis, Count, Limits, asked
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
 from compress.distill.methods import listens
@@ -215,7 +215,7 @@ def _check_reach(
     recipe: Recipe, stages: Stages, limits: Limits, student: nn.Module, example: torch.Tensor, whole: Count
 ) -> None:
     prunes = [stage for stage in stages if isinstance(stage, Prune)]
-    budget = f"budget {' and '.join(amount.text for amount in recipe.budgets().values())}"
+    budget = f"budget {asked(recipe.budgets())}"
     has = f"{budget}: the student {recipe.student.name} has {limits.tell(whole)}"
     if prunes and limits.hold(whole):
         raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")

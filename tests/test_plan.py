@@ -18,6 +18,7 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "0"], "budget '0'"),
     (["--budget", "500k"], "nothing to prune"),
     (["--budget", "50"], "out of reach, the least for tinynets:student is"),
+    (["--budget", "3k", "--macs", "100"], "budget 3k parameters and 100 multiply-adds: out of reach"),
     (["--student", "resnet81"], "did you mean 'resnet1"),
     (["--student", "nowhere:net"], "nowhere"),
     (["--stem", "small"], "your own"),
