@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import re
 import time
 from pathlib import Path
@@ -13,8 +15,11 @@ from tiny import Compress, Tiny
 from torch import Tensor, nn
 
 from compress.compare import latencies
+from compress.pipeline import Result
 from compress.rundir import read_records
+from compress.sweep import PUBLISHED, Point, drawn
 from compress.terminal import scatter
+from compress.watch import Record
 
 
 def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -65,6 +70,30 @@ def test_points_in_a_terminal_lie_where_they_should() -> None:
     }
     assert places == {"c": (0, 20), "b": (2, 10), "a": (4, 0)}
     assert scatter([(10, 50, "one of a very long name")]).count("●") == 1
+
+
+def test_names_and_figures_lie_in_the_picture_and_off_each_other() -> None:
+    points = []
+    for budget, params, macs, test in (
+        ("100k", 99_922, 11_332_834, 0.9446),
+        ("30k", 29_956, 3_125_212, 0.9365),
+        ("10k", 9_888, 2_481_240, 0.9271),
+    ):
+        record = Record(
+            "finetune 5", "finetune", "resnet18", params, macs, val=test, seconds=1.0, checkpoint="", test=test
+        )
+        points.append(Point(budget, Result(Path("model.pth"), (record,))))
+    figure = drawn(points, PUBLISHED["fashion-mnist"])
+    figure.savefig(io.BytesIO(), format="png")
+    for axes in figure.axes:
+        line = axes.transData.transform_path(axes.lines[0].get_path()).interpolated(100).vertices
+        frame = axes.get_window_extent()
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) >= 3
+        for box in boxes:
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            assert box.count_contains(line) == 0
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_files_side_by_side(run: Compress, finished: Path, tiny: Tiny, tmp_path: Path) -> None:
