@@ -3,7 +3,7 @@
     compress.run("default", budget="100k", out="runs/mine")     # the whole pipeline
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
-    compress.prune(model, example, 100_000)                     # one cut, no training
+    compress.prune(model, example, "100k")                      # one cut, no training
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds, by torchinfo
 
 torch is imported when one of these is first used, not before.

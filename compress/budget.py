@@ -94,8 +94,8 @@ class Amount:
     share: Fraction | None = None
 
     def of(self, student: int) -> int:
-        """The number, for a student that has `student`."""
-        return self.number if self.number is not None else int((self.share or 0) * student)
+        """The number, for a student that has `student`; 1 or more, however small the share."""
+        return self.number if self.number is not None else max(int((self.share or 0) * student), 1)
 
 
 def parse(text: str, axis: Axis = "params") -> Amount:

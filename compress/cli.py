@@ -242,7 +242,7 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
 
     from compress.cut import prune_file
 
-    if out.exists():
+    if out.exists() or out.is_symlink():  # a link to nothing is somebody's too
         raise UserError(f"{out}: is there already; choose another --out")
     kept = _load(weights, own)
     before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)

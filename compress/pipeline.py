@@ -87,7 +87,11 @@ def run(
 
 def _go_on(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:
     """Do what is left to do in `rundir`."""
-    rundir.manifest |= {"device": device_name(plan.device), "versions": versions(), "budget": plan.limits.given()}
+    budget = plan.limits.given() | ({} if plan.file is None else {"bytes": plan.file})
+    device, compiled = device_name(plan.device), rundir.manifest.get("compiled", {})
+    if rundir.manifest.get("device", device) != device:  # what paid there need not pay here
+        compiled = {record.name: compiled[record.name] for record in rundir.records if record.name in compiled}
+    rundir.manifest |= {"device": device, "versions": versions(), "budget": budget, "compiled": compiled}
     rundir.write()
     for record in rundir.records:
         watch.note(f"{record.name}: done before, taken from {rundir.path / record.checkpoint}")
@@ -167,6 +171,7 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
         state,
         rundir.path / "answers",
         target=step.target,
+        room=plan.room(step),
         sparse=step.sparse,
         final=side(plan.steps[-1].stage, plan.data),
     )
@@ -180,10 +185,11 @@ def _laid_out(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> tup
 
 
 def _pays(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callable[[Rehearsals, float], bool]:
-    """What finds out whether to compile a stage; the manifest remembers it, and after a kill it is the same."""
+    """What finds out whether to compile a stage; the manifest remembers it, and after a kill it is the same
+    on the same device."""
 
     def pays(rehearsals: Rehearsals, steps: float) -> bool:
-        compiled: dict[str, bool] = rundir.manifest.setdefault("compiled", {})
+        compiled: dict[str, bool] = rundir.manifest["compiled"]
         if step.name not in compiled:
             fitted = plan.recipe.minutes is not None
             seconds = _share(step, plan, rundir) if fitted else math.inf

@@ -34,6 +34,7 @@ from compress.watch import Record
 Stages = list[Stage | Given]
 
 SIDES = (32, 64, 96, 128, 224)  # of the images that networks are made for, in pixels
+SPARE = 256  # bytes of a file: a run may end on another machine, whose name and versions are longer
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is settled before a run begins: nothing in it can be wrong any more."""
+    """All that is settled before a run begins: nothing in it can be wrong any more.
+
+    Args:
+        limits: what the network has to fit into.
+        file: bytes of the weights file that the run ends with, at most; None if there is no such budget.
+    """
 
     recipe: Recipe
     data: Data
     device: torch.device
     limits: Limits
+    file: int | None
     steps: tuple[Step, ...]
 
     def guide(self, step: Step) -> Step | None:
@@ -72,6 +79,15 @@ class Plan:
             return None
         place = guide_of([each.stage for each in self.steps], self.steps.index(step))
         return None if place is None else self.steps[place]
+
+    def room(self, step: Step) -> Callable[[nn.Module], int] | None:
+        """How many bytes the budget of the file leaves with a model that `step` makes, if it is the last to prune."""
+        prunes = [each for each in self.steps if isinstance(each.stage, Prune)]
+        if self.file is None or step not in prunes[-1:]:
+            return None
+        stages = [each.stage for each in self.steps]
+        most = self.file - SPARE
+        return lambda model: most - checkpoint.file_size(_last(self.recipe, stages, self.data, model))
 
 
 def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
@@ -97,11 +113,11 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     check_methods(recipe, stages, data)
     final = (3, side(stages[-1], data), side(stages[-1], data))
     whole, example = count(student, final), torch.zeros(1, *final)
-    limits = _limits(recipe, stages, data, student, whole)
+    limits, file = limits_of(recipe.budgets(), whole, lambda: _last(recipe, stages, data, student))
     stages = _rounds(stages, limits, whole)
     targets = _targets(stages, limits, whole)
     _check_reach(recipe, stages, limits, student, example, whole)
-    return Plan(recipe, data, on, limits, tuple(_steps(recipe, stages, targets)))
+    return Plan(recipe, data, on, limits, file, tuple(_steps(recipe, stages, targets)))
 
 
 def load_step(path: Path, network: Network) -> Checkpoint:
@@ -111,16 +127,20 @@ def load_step(path: Path, network: Network) -> Checkpoint:
     return replace(kept, network=network) if own and ":" in kept.network.name else kept
 
 
-def limits_of(budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint]) -> Limits:
-    """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors."""
+def limits_of(
+    budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint]
+) -> tuple[Limits, int | None]:
+    """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors at
+    the least, and the whole file's."""
     around = checkpoint.overhead(packed()) if "bytes" in budgets else 0
     numbers = {axis: amount.of(getattr(whole, axis) + (axis == "bytes") * around) for axis, amount in budgets.items()}
+    file = numbers.get("bytes")
     if "bytes" in numbers:
         numbers["bytes"] -= around
         if numbers["bytes"] < 1:
             text = budgets["bytes"].text
             raise UserError(f"a file of {text}: out of reach, what is not tensors takes {around:,} bytes")
-    return Limits(**numbers)
+    return Limits(**numbers), file
 
 
 def origin(recipe: Recipe, data: Data, device: torch.device, records: Sequence[Record]) -> dict[str, object]:
@@ -180,16 +200,11 @@ def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iter
         yield Step(name, stage, network, target, f"stages/{number:02d}-{name.replace(' ', '-')}.pth", sparse)
 
 
-def _limits(recipe: Recipe, stages: Stages, data: Data, student: nn.Module, whole: Count) -> Limits:
-    """The recipe's budgets as numbers."""
-
-    def packed() -> Checkpoint:
-        """What the run will end with, its records as long as they can become."""
-        longest = Record("finetune 10", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", test=0.5)
-        known = origin(recipe, data, torch.device("cpu"), [replace(longest, epochs=2**20)] * len(stages))
-        return pack(student, recipe.stages[-1], recipe.student, data, known)
-
-    return limits_of(recipe.budgets(), whole, packed)
+def _last(recipe: Recipe, stages: Stages, data: Data, model: nn.Module) -> Checkpoint:
+    """What a run ends with if its network is `model`, the records as long as they can become."""
+    longest = Record("", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", epochs=0.5, test=0.5)
+    known = origin(recipe, data, torch.device("cpu"), [replace(longest, name=name) for name in _names(stages)])
+    return pack(model, recipe.stages[-1], recipe.student, data, known)
 
 
 def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:

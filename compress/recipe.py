@@ -71,7 +71,8 @@ class Train:
             view once, as far as there is room to keep its answers. 0: a new view every epoch.
         freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
         compile: whether to run the network through torch.compile; `auto`: where that has paid by the stage's end, as
-            measured on this machine.
+            measured on this machine. A matter of speed, and of the last digits: a run may go on
+            with another setting.
     """
 
     kind: Literal["teach", "distill", "finetune"]

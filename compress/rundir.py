@@ -81,7 +81,7 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
     _check(path, begun, fresh)
     with locked(path):
         manifest = _check(path, begun, fresh)  # again: it may have been another's to write until now
-        run = RunDirectory(path, begun if fresh or manifest is None else manifest)
+        run = RunDirectory(path, begun if fresh or manifest is None else manifest | {"recipe": begun["recipe"]})
         run.tidy(*(("stages", "answers") if fresh else ()))
         if fresh:
             run.model.unlink(missing_ok=True)
@@ -111,13 +111,21 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     manifest, _ = read_records(path)
     if fresh:
         return manifest
-    theirs, ours = today(manifest.get("recipe", {})), begun["recipe"]
+    theirs, ours = _decisive(today(manifest.get("recipe", {}))), _decisive(begun["recipe"])
     if theirs != ours:
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
         raise UserError(f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
     if manifest.get("data") != begun["data"]:
         raise UserError(f"{path}: the data is not what this run began with; choose another --out, or --fresh")
     return manifest
+
+
+def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without what is a matter of speed: with another of those it is the same run."""
+    decisive: dict[str, Any] = json.loads(
+        json.dumps(recipe), object_hook=lambda table: {key: table[key] for key in table if key != "compile"}
+    )
+    return decisive
 
 
 def today(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -142,6 +150,8 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except filelock.Timeout as error:
         raise UserError(f"{path}: another run is at work in this directory") from error
+    except FileExistsError as error:
+        raise UserError(f"{path}: leads to a place that a link names and that is not there; make it first") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
     try:

@@ -30,7 +30,8 @@ from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.models.network import Network
 from compress.pruning.importance import IMPORTANCES
-from compress.pruning.pruner import prune, reestimate_batchnorm
+from compress.pruning.landing import prune_to
+from compress.pruning.pruner import reestimate_batchnorm
 from compress.pruning.weights import hold_zeros, prune_weights, release_zeros
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.summary import count
@@ -67,6 +68,7 @@ class Workbench:
     Args:
         teacher: the guide of a training stage, if it has one; made for images of `teacher_size` pixels a side.
         target: what this round of pruning aims at, for a prune stage.
+        room: for the last of them, the bytes that the run's file would have left with a model, if it has a budget.
         sparse: whether the model is pruned weight by weight, now or before.
         final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
         state: the file in which a training stage keeps what it needs to go on after a kill.
@@ -85,6 +87,7 @@ class Workbench:
     teacher: nn.Module | None = None
     teacher_size: int | None = None
     target: Limits | None = None
+    room: Callable[[nn.Module], int] | None = None
     sparse: bool = False
     final: int = 0
     fit: Callable[[Rehearsal, int], float] | None = None
@@ -119,12 +122,11 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
         pruned = prune_weights(model, bench.target.params or 0, importance=stage.importance, losses=losses)
         pruned = on_device(pruned, bench.device)
     else:
-        pruned = prune(
+        pruned = prune_to(
             model,
             torch.zeros(1, *final, device=bench.device),
-            bench.target.params,
-            macs=bench.target.macs,
-            bytes=bench.target.bytes,
+            bench.target,
+            room=bench.room,
             importance=stage.importance,
             losses=losses,
             whole=_build(bench, replace(bench.recipe.student, pretrained=False)),

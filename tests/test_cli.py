@@ -141,6 +141,13 @@ def test_a_cut_that_cannot_be_made(run: Compress, weights: Path, tmp_path: Path,
     assert refused.err.count("\n") == 1 and words in refused.err and not (tmp_path / "x.pth").exists()
 
 
+def test_a_cut_does_not_take_the_place_of_a_link_to_nothing(run: Compress, weights: Path, tmp_path: Path) -> None:
+    (link := tmp_path / "small.pth").symlink_to(tmp_path / "gone")
+    refused = run("prune", "-w", weights, "--budget", "10%", "--out", link, code=2)
+    assert refused.err.count("\n") == 1 and "is there already" in refused.err
+    assert link.is_symlink() and not link.exists()
+
+
 @pytest.mark.parametrize("size", [100_000, 400_000])
 def test_prune_lands_on_a_file_size(run: Compress, weights: Path, tmp_path: Path, size: int) -> None:
     out = tmp_path / "small.pth"

@@ -228,6 +228,20 @@ def test_a_killed_run_is_compiled_as_it_was(
 
 
 @pytest.mark.usefixtures("compiler")
+def test_whether_to_compile_is_found_out_anew_on_another_device(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: True)
+    with pytest.raises(Stop):
+        compress.run(str(tiny.recipe), out=tmp_path / "run", watch=StopIn("finetune 2", 2))
+    manifest = tmp_path / "run" / "run.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"device": "another"}))
+    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)
+    compress.run(str(tiny.recipe), out=tmp_path / "run")
+    assert read_records(tmp_path / "run")[0]["compiled"] == dict.fromkeys(NAMES, True) | {"finetune 2": False}
+
+
+@pytest.mark.usefixtures("compiler")
 def test_finding_out_whether_it_pays_changes_nothing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

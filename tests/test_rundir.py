@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import CLASSES, FILES, Compress, Tiny, assert_same, contents, wait_for, weights
+from tiny import CLASSES, FILES, Compress, Tiny, assert_same, contents, own_model, wait_for, weights
 
 import compress
 from compress.errors import UserError
@@ -141,6 +141,22 @@ def test_a_run_that_is_older_than_a_recipe_key_goes_on(
     assert "another recipe (stages differs)" in run("run", tiny.recipe, "--out", out, code=2).err
 
 
+def test_whether_it_is_compiled_does_not_make_it_another_run(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, out := tmp_path / "run")
+    manifest = json.loads((out / "run.json").read_text())
+    manifest["recipe"]["stages"][0]["compile"] = False
+    (out / "run.json").write_text(json.dumps(manifest))
+    before = contents(out)
+    compress.run(str(tiny.recipe), out=out)
+    assert contents(out) == before  # done: as it was done
+
+    (out / FILES[-1]).unlink()
+    compress.run(str(tiny.recipe), out=out)
+    assert_same(out, finished)
+    recipes = [read_records(run)[0]["recipe"] for run in (out, finished)]
+    assert recipes[0] == recipes[1] == own_model(out / "model.pth").origin["recipe"]
+
+
 def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:
     data, out = tmp_path / "images", tmp_path / "run"
     shutil.copytree(tiny.data, data)
@@ -173,6 +189,14 @@ def test_an_out_that_will_not_do(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     with pytest.raises(UserError, match=r"is a file|cannot be written"):
         compress.run(str(tiny.recipe), out=out)
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("below", ["", "100k"])
+def test_an_out_that_is_a_link_to_nothing(tiny: Tiny, tmp_path: Path, below: str) -> None:
+    (link := tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(UserError, match="a link names and that is not there"):
+        compress.run(str(tiny.recipe), out=link / below)
+    assert link.is_symlink() and list(tmp_path.iterdir()) == [link]
 
 
 def long_recipe(tiny: Tiny) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from compress.budget import Count, Limits
+from compress.budget import Axis, Count, Limits, parse
 from compress.errors import UserError
 from compress.pruning.importance import Loss, worths
 from compress.pruning.structure import Misread, Structure, check_answer
@@ -21,10 +21,10 @@ COMFORT = 8  # units a layer keeps as long as the floors leave the choice of mos
 def prune(
     model: nn.Module,
     example: Tensor,
-    params: int | None = None,
+    params: int | str | None = None,
     *,
-    macs: int | None = None,
-    bytes: int | None = None,
+    macs: int | str | None = None,
+    bytes: int | str | None = None,
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
     whole: nn.Module | None = None,
@@ -36,8 +36,8 @@ def prune(
     Args:
         model: images (B, C, H, W) to logits (B, classes). It is left as it was.
         example: one batch of input, (B, C, H, W); its values do not matter.
-        params: the budget in parameters. The result never exceeds it, and lies below it by less than the
-            smallest step that is left.
+        params: the budget in parameters, as a number or as a recipe has it: ``"100k"``, ``"5%"``. The result never
+            exceeds it, and lies below it by less than the smallest step that is left.
         macs, bytes: budgets in multiply-adds for one image and in bytes of all tensors; those that are given all hold.
         importance: a name of `compress.pruning.importance.IMPORTANCES`.
         losses: what importances that need data measure on.
@@ -47,16 +47,17 @@ def prune(
         note: told what is worth a line: layers left alone, or a budget that single channels are too coarse for.
 
     Raises:
-        UserError: the budget is out of the model's reach, or the model cannot be pruned.
+        UserError: the budget is not understood or out of the model's reach, or the model cannot be pruned.
     """
-    limits = Limits(params, macs, bytes)
-    if not limits.given():
+    asked: dict[Axis, int | str | None] = {"params": params, "macs": macs, "bytes": bytes}
+    if all(amount is None for amount in asked.values()):
         raise UserError("a budget is due: parameters, multiply-adds, bytes, or several of them")
+    check_answer(copy.deepcopy(model).eval(), example)
+    full = count(model, (example.shape[1], example.shape[2], example.shape[3]))
+    limits = Limits(**{a: parse(n, a).of(getattr(full, a)) if isinstance(n, str) else n for a, n in asked.items()})
     if min(limits.given().values()) < 1:
         raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
-    check_answer(copy.deepcopy(model).eval(), example)
-    size = (example.shape[1], example.shape[2], example.shape[3])
-    if limits.hold(full := count(model, size)):
+    if limits.hold(full):
         raise UserError(f"nothing to prune: the budget is {limits} and the model has {limits.tell(full)}")
     losses = None if losses is None else list(losses)
 

@@ -55,6 +55,22 @@ def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: st
         assert 0.98 <= max(used) <= 1
 
 
+def test_a_budget_may_be_text_as_in_a_recipe() -> None:
+    model, example = made_of(["residual"], 32, False), torch.zeros(1, 3, 12, 12)
+    params, macs = torchinfos(model, 12)
+    for text, number in (("2k", 2000), ("2_000", 2000), ("50%", params // 2)):
+        assert torchinfos(prune(model, example, text), 12) == torchinfos(prune(model, example, number), 12)
+    assert torchinfos(prune(model, example, macs="50%"), 12)[1] <= macs // 2
+    assert sum(t.nbytes for t in prune(model, example, bytes="10KB").state_dict().values()) <= 10_000
+    for text, words in (
+        ("100q", "'100q' is not understood: write 100k"),
+        ("0.001%", "out of reach"),
+        ("0", "1 or more"),
+    ):
+        with pytest.raises(UserError, match=words):
+            prune(model, example, text)
+
+
 @pytest.mark.parametrize("name", ["resnet18", "densenet", "shufflenet_v2_x0_5"])
 def test_a_limit_on_bytes_holds(name: str) -> None:
     model, example = network(name), torch.zeros(1, 3, 32, 32)

@@ -1,0 +1,209 @@
+"""Files of any kind become the images that they show: told by networks whose answer shows what they were given."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from seeing import CORNER, CORNERS, SHADE, SHADES, Corner, Shade, best, checkpoint, corner_image, stored
+
+from compress.errors import UserError
+from compress.images import find_images, read_image
+from compress.inference import predict, prepare
+
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B")
+ORIENTATION = 0x0112
+
+
+@pytest.mark.parametrize("level", [0, 64, 128, 191, 255])
+def test_depths_of_8_16_and_32_bits_mean_the_same_brightness(tmp_path: Path, level: int) -> None:
+    def flat(mode: str, value: float) -> Image.Image:
+        image = Image.new(mode, (9, 7), value)
+        image.putpixel((0, 0), {"I": 65535, "F": 1.0}.get(mode, value))  # shows the range
+        return image
+
+    flat("L", level).save(tmp_path / "8.png")
+    Image.new("RGB", (5, 5), (level,) * 3).save(tmp_path / "rgb.bmp")
+    Image.new("CMYK", (5, 5), (0, 0, 0, 255 - level)).save(tmp_path / "cmyk.tif")
+    Image.new("CMYK", (16, 16), (0, 0, 0, 255 - level)).save(tmp_path / "cmyk.jpg")
+    flat("I;16", level * 257).save(tmp_path / "16.png")
+    flat("I;16", level * 257).save(tmp_path / "16.tif")
+    flat("I", level * 257).save(tmp_path / "16.pgm")
+    Image.new("I", (5, 5), level * (2**31 - 1) // 255).save(tmp_path / "32.tif")
+    flat("F", level / 255).save(tmp_path / "float.tif")
+    for path in sorted(tmp_path.iterdir()):
+        if path.name != "32.tif" or level:
+            assert abs(read_image(path).getpixel((3, 3))[0] - level) <= 1, path.name
+    shade = SHADES[round(level / 255 * 4)]
+    assert best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk"))) == [shade] * 4
+
+
+def test_not_a_number_is_black() -> None:
+    image = Image.new("F", (4, 4), float("nan"))
+    image.putpixel((1, 1), 255.0)
+    pixels = prepare(image, checkpoint(Shade(), SHADES, (3, 4, 4), centre=0))
+    assert pixels[0].flatten().tolist() == [float(place == 5) for place in range(16)]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_transparent_places_are_black_to_the_network(kind: str) -> None:
+    glass = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
+    glass.paste((255, 255, 255, 255), (10, 0, 20, 10))
+    assert best(CORNER, stored(glass, kind, lossless=True)) == ["top right"]
+    drawing = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (10, 0, 20, 10))
+    assert best(CORNER, stored(drawing, kind, lossless=True), drawing, invert=True) == ["top right"] * 2
+
+
+def test_grey_and_palette_transparency(tmp_path: Path) -> None:
+    grey = Image.new("LA", (20, 20), (255, 0))
+    grey.paste((255, 255), (0, 10, 10, 20))
+    grey.save(tmp_path / "la.png")
+    palette = Image.new("P", (20, 20), 0)
+    palette.putpalette([255, 255, 255, 250, 250, 250])
+    palette.paste(1, (0, 10, 10, 20))
+    palette.save(tmp_path / "p.png", transparency=0)
+    palette.save(tmp_path / "p.gif", transparency=0)
+    palette.save(tmp_path / "bytes.png", transparency=b"\x00\xff")
+    assert best(CORNER, *sorted(tmp_path.iterdir())) == ["bottom left"] * 4
+
+
+def test_exif_turns_the_image_once() -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # shown after a quarter turn clockwise
+    file = stored(corner_image(), "JPEG", exif=exif)
+    assert best(CORNER, file, read_image(file), Image.open(file)) == ["top right"] * 3
+    assert read_image(stored(corner_image((40, 20)), "JPEG", exif=exif)).size == (20, 40)
+
+
+def test_invert_and_normalisation() -> None:
+    image = corner_image()
+    assert best(CORNER, image) == ["top left"]
+    assert best(SHADE, Image.new("L", (9, 9), 0), invert=True) == ["white"]
+    assert prepare(Image.new("L", (9, 9), 255), SHADE).unique().tolist() == [1.0]
+    assert prepare(Image.new("L", (9, 9), 255), SHADE, invert=True).unique().tolist() == [-1.0]
+
+
+def test_what_stands_over_is_cut_off_evenly() -> None:
+    wide = corner_image((300, 100), box=(0, 0, 99, 100))
+    wide.paste(255, (201, 0, 300, 100))
+    assert best(SHADE, wide, wide.rotate(90, expand=True)) == ["black"] * 2
+    tall = checkpoint(Corner(), CORNERS, (3, 20, 10), centre=0)
+    assert prepare(wide, tall).shape == (3, 20, 10)
+
+
+def test_an_image_of_the_right_size_is_not_touched() -> None:
+    pixels = torch.randint(0, 256, (28, 28), dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    assert torch.equal(prepare(image, CORNER), (pixels / 255).expand(3, 28, 28))
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("L", (8, 8), shade) for shade in (255, 0)]
+    for kind in ("GIF", "TIFF", "WEBP", "PNG"):
+        assert best(SHADE, stored(frames[0], kind, save_all=True, append_images=frames[1:])) == ["white"], kind
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(MODES), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.data())
+def test_any_mode_and_size_can_be_prepared(mode: str, width: int, height: int, invert: bool, data: Any) -> None:
+    image = Image.new(mode, (width, height), data.draw(st.sampled_from([0, 1])))
+    size = data.draw(st.sampled_from([(3, 28, 28), (3, 32, 8), (3, 1, 5)]))
+    pixels = prepare(image, checkpoint(Shade(), SHADES, size), invert=invert)
+    assert pixels.shape == size and pixels.dtype == torch.float32 and bool(pixels.isfinite().all())
+    assert pixels.min() >= -1 and pixels.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9000), (9000, 1), (2, 3)])
+def test_extreme_sizes(size: tuple[int, int]) -> None:
+    assert best(SHADE, stored(Image.new("L", size, 255), "PNG")) == ["white"]
+
+
+def test_errors_are_one_line_each_in_their_place(tmp_path: Path) -> None:
+    noise = Image.effect_noise((64, 64), 80)
+    (tmp_path / "cut.jpg").write_bytes(stored(noise, "JPEG").getvalue()[:900])
+    (tmp_path / "cut.png").write_bytes(stored(noise, "PNG").getvalue()[:900])
+    (tmp_path / "text.png").write_text("not an image\n")
+    (tmp_path / "nothing.png").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    (tmp_path / "bomb.pgm").write_bytes(b"P5 60000 60000 255\n")
+    (tmp_path / "large.pgm").write_bytes(b"P5 10000 10000 255\n")
+    wrong = {
+        "cut.jpg": "cut short",
+        "cut.png": "cut short",
+        "text.png": "not an image",
+        "nothing.png": "an empty file",
+        "folder": "no images in this folder",
+        "program.eps": "not an image",
+        "bomb.pgm": "too large",
+        "large.pgm": "too large",
+        "missing.png": "no such file",
+        "n" * 300 + ".png": "file name too long",
+    }
+    corner_image().save(tmp_path / "good.png")
+    order = [name for bad in wrong for name in (bad, "good.png")]
+    found = find_images(str(tmp_path / name) for name in order)
+    assert found == [str(tmp_path / name) for name in order]
+    for batch in (1, 3, 256):
+        predictions = list(predict(CORNER, found, batch=batch))
+        assert [one.image for one in predictions] == found
+        for name, one in zip(order, predictions, strict=True):
+            if name == "good.png":
+                assert one.error is None and one.top[0][0] == "top left"
+            else:
+                assert one.top == () and one.error and wrong[name] in one.error and "\n" not in one.error
+    with pytest.raises(UserError, match=r"^no such file$"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(UserError, match="a folder, not an image"):
+        read_image(tmp_path)
+
+
+def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "b/2.PNG",
+        "b/1.jpeg",
+        "b/deep/er/3.webp",
+        "b/notes.txt",
+        "b/.hidden/4.png",
+        "a[1].png",
+        "a1.png",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert find_images(["b"]) == ["b/1.jpeg", "b/2.PNG", "b/deep/er/3.webp"]
+    assert find_images(["-", "a[1].png", "a?.png", "b/**/*.webp"]) == [
+        "-",
+        "a[1].png",
+        "a1.png",
+        "b/deep/er/3.webp",
+    ]
+    assert find_images([str(tmp_path / "*.png")]) == [str(tmp_path / "a1.png"), str(tmp_path / "a[1].png")]
+    assert find_images(["none.png", "*.none", "b/notes.txt"]) == ["none.png", "*.none", "b/notes.txt"]
+    assert find_images([]) == []
+
+
+def test_standard_input_may_be_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    there, here = os.pipe()
+
+    def feed() -> None:
+        with os.fdopen(here, "wb") as pipe:
+            pipe.write(stored(corner_image(), "PNG").getvalue())
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    with os.fdopen(there, "rb") as pipe:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=pipe))
+        (one,) = predict(CORNER, ["-"])
+    feeder.join()
+    assert one.image == "-" and one.top[0][0] == "top left"
+    assert next(predict(CORNER, [stored(corner_image(), "PNG")])).image == "-"
