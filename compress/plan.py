@@ -131,12 +131,13 @@ def limits_of(
     budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint]
 ) -> tuple[Limits, int | None]:
     """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors at
-    the least, and the whole file's."""
-    around = checkpoint.overhead(packed()) if "bytes" in budgets else 0
-    numbers = {axis: amount.of(getattr(whole, axis) + (axis == "bytes") * around) for axis, amount in budgets.items()}
-    file = numbers.get("bytes")
-    if "bytes" in numbers:
-        numbers["bytes"] -= around
+    the least, and the whole file's. A share of bytes is one of the file as it is."""
+    numbers = {axis: amount.of(getattr(whole, axis)) for axis, amount in budgets.items() if axis != "bytes"}
+    file = None
+    if "bytes" in budgets:
+        full = packed()
+        file, around = budgets["bytes"].of(checkpoint.file_size(full)), checkpoint.overhead(full)
+        numbers["bytes"] = file - around
         if numbers["bytes"] < 1:
             text = budgets["bytes"].text
             raise UserError(f"a file of {text}: out of reach, what is not tensors takes {around:,} bytes")

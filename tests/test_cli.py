@@ -158,6 +158,14 @@ def test_prune_lands_on_a_file_size(run: Compress, weights: Path, tmp_path: Path
     assert "nothing to prune" in again.err
 
 
+@pytest.mark.parametrize("share", ["30%", "99%"])
+def test_a_share_of_a_file_is_of_the_file_as_it_is(run: Compress, tmp_path: Path, share: str) -> None:
+    whole, out = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth", tmp_path / "small.pth"
+    run("prune", "-w", whole, "--size", share, "--out", out)
+    due = float(share[:-1]) / 100 * whole.stat().st_size
+    assert 0.95 * due <= out.stat().st_size <= due
+
+
 def test_prune_says_what_came_of_each_budget(run: Compress, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.pth"
     said = run("prune", "-w", weights, "--budget", "2M", "--macs", "20%", "--size", "9MB", "--out", out).out
