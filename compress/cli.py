@@ -65,7 +65,7 @@ _weights = _options(
 _budgets = _options(
     click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the network's"),
     click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the network's"),
-    click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB"),
+    click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB, or 30% of it"),
 )
 _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 _setup = _options(

@@ -132,7 +132,7 @@ def limits_of(
 ) -> tuple[Limits, int | None]:
     """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors at
     the least, and the whole file's. A share of bytes is one of the file as it is."""
-    numbers = {axis: amount.of(getattr(whole, axis)) for axis, amount in budgets.items() if axis != "bytes"}
+    numbers: dict[Axis, int] = {axis: amount.of(getattr(whole, axis)) for axis, amount in budgets.items()}
     file = None
     if "bytes" in budgets:
         full = packed()
@@ -292,8 +292,8 @@ def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
     for size in SIDES:
         if all(takes(side(stage, replace(data, size=size))) for stage in stages):
             return f"give it larger ones, --image-size {size} or the recipe's key `size = {size}`"
-    if size := next(filter(takes, SIDES), None):
-        return f"it takes {size}×{size} pixels, in a recipe with `size = {size}` and `scale = 1` in its stages"
+    if only := next(filter(takes, SIDES), None):
+        return f"it takes {only}×{only} pixels, in a recipe with `size = {only}` and `scale = 1` in its stages"
     return ""
 
 
