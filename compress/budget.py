@@ -79,7 +79,7 @@ class Limits:
 
     def tell(self, size: Count) -> str:
         """`size` in the limits' own terms, as "11,173,962 parameters"."""
-        return " and ".join(f"{getattr(size, axis):,} {_AXES[axis][0]}" for axis in self.given())
+        return " and ".join(tell(size, axis) for axis in self.given())
 
     def __str__(self) -> str:
         return " and ".join(f"{limit:,} {_AXES[axis][0]}" for axis, limit in self.given().items())
@@ -129,6 +129,19 @@ def descending(texts: Sequence[str]) -> list[str]:
     if len(set(numbers.values())) < len(texts) or None in numbers.values():
         raise UserError(f"budgets {','.join(texts)}: numbers of parameters are due, each once")
     return sorted(numbers, key=lambda text: numbers[text] or 0, reverse=True)
+
+
+def asked(budgets: Mapping[Axis, Amount]) -> str:
+    """Budgets as they were written: "100k parameters and 5M multiply-adds and a file of 400KB"."""
+    return " and ".join(
+        f"a file of {amount.text}" if axis == "bytes" else f"{amount.text} {_AXES[axis][0]}"
+        for axis, amount in budgets.items()
+    )
+
+
+def tell(size: Count, axis: Axis) -> str:
+    """One number of `size`, as "11,173,962 parameters"."""
+    return f"{getattr(size, axis):,} {_AXES[axis][0]}"
 
 
 def examples(axis: Axis) -> str:

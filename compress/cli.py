@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ _weights = _options(
 _budgets = _options(
     click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the network's"),
     click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the network's"),
-    click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB"),
+    click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB, or 30% of it"),
 )
 _device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 _setup = _options(
@@ -73,6 +74,7 @@ _setup = _options(
     click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)"),
     click.option("--student", help="a network's name, or the weights file of a trained one, its own teacher"),
     click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"),
+    click.option("--image-size", "size", type=int, help="resize images to a side of this many pixels"),
     click.option("--limit", type=int, help="train on this many images"),
     click.option("--share", type=float, help="train on this share of the images, as 0.25"),
     click.option("--minutes", type=float, help="what training and pruning are to take; epochs are fitted to it"),
@@ -245,7 +247,7 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 @_answers()
 def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:
     """Cut a weights file's network down to a budget once, without training."""
-    from compress.budget import amounts
+    from compress.budget import amounts, tell
 
     wanted = amounts(budgets)  # a typo is answered before torch is imported
     if not wanted:
@@ -259,6 +261,9 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
 
     before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
     click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
+    reached = replace(after, bytes=out.stat().st_size)
+    for axis, amount in wanted.items():
+        click.echo(f"budget {amount.text}: {tell(reached, axis)}")
 
 
 @main.command()

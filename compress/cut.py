@@ -35,9 +35,9 @@ def prune_file(
     if kept.sparse and mode == "channels":
         raise UserError("this network is pruned weight by weight: only mode 'weights' goes on from there")
     before = count(kept.model, kept.input_size, kept.sparse)
+    limits, file = limits_of(budgets, before, lambda: kept)
     made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
     kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
-    limits, file = limits_of(budgets, before, lambda: kept)
     if mode == "weights":
         done = replace(kept, model=prune_weights(kept.model, params_alone(limits), importance=importance))
     else:

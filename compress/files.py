@@ -31,14 +31,20 @@ def atomically(path: str | Path) -> Iterator[IO[bytes]]:
     """Open a file beside `path` for writing bytes; it takes the place of `path` when the block ends well.
 
     Of several processes of a run only the first writes: what the others would write is thrown away.
+
+    Raises:
+        UserError: nothing can be written there.
     """
     if not processes.first():
         with Path(os.devnull).open("wb") as nowhere:
             yield nowhere
         return
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written there ({error.strerror}); choose another place") from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -14,7 +14,7 @@ from torch import nn
 
 from compress import checkpoint, processes
 from compress import recipe as recipes
-from compress.budget import Amount, Axis, Count, Limits
+from compress.budget import Amount, Axis, Count, Limits, asked
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
 from compress.data.sources import IMAGENET_MEAN, IMAGENET_STD
@@ -34,6 +34,7 @@ from compress.watch import Record
 
 Stages = list[Stage | Given]
 
+SIDES = (32, 64, 96, 128, 224)  # of the images that networks are made for, in pixels
 SPARE = 256  # bytes of a file: a run may end on another machine, whose name and versions are longer
 
 
@@ -108,7 +109,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
     for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
-        _try(network, {side(stage, data) for stage in stages if stage.kind in kind}, len(data.classes))
+        _try(network, [stage for stage in stages if stage.kind in kind], data)
     student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
     student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
     check_methods(recipe, stages, data)
@@ -132,12 +133,13 @@ def limits_of(
     budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint]
 ) -> tuple[Limits, int | None]:
     """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors at
-    the least, and the whole file's."""
-    around = checkpoint.overhead(packed()) if "bytes" in budgets else 0
-    numbers = {axis: amount.of(getattr(whole, axis) + (axis == "bytes") * around) for axis, amount in budgets.items()}
-    file = numbers.get("bytes")
-    if "bytes" in numbers:
-        numbers["bytes"] -= around
+    the least, and the whole file's. A share of bytes is one of the file as it is."""
+    numbers: dict[Axis, int] = {axis: amount.of(getattr(whole, axis)) for axis, amount in budgets.items()}
+    file = None
+    if "bytes" in budgets:
+        full = packed()
+        file, around = budgets["bytes"].of(checkpoint.file_size(full)), checkpoint.overhead(full)
+        numbers["bytes"] = file - around
         if numbers["bytes"] < 1:
             text = budgets["bytes"].text
             raise UserError(f"a file of {text}: out of reach, what is not tensors takes {around:,} bytes")
@@ -245,7 +247,7 @@ def _check_reach(
     recipe: Recipe, stages: Stages, limits: Limits, student: nn.Module, example: torch.Tensor, whole: Count
 ) -> None:
     prunes = [stage for stage in stages if isinstance(stage, Prune)]
-    budget = f"budget {' and '.join(amount.text for amount in recipe.budgets().values())}"
+    budget = f"budget {asked(recipe.budgets())}"
     has = f"{budget}: the student {recipe.student.name} has {limits.tell(whole)}"
     if prunes and limits.hold(whole):
         raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
@@ -276,8 +278,9 @@ def _check_names(recipe: Recipe) -> None:
             importance(stage.importance)
 
 
-def _try(network: Network, sizes: set[int], classes: int) -> None:
-    """Show `network` one image of each of `sizes` pixels, before any time is spent on it."""
+def _try(network: Network, stages: Stages, data: Data) -> None:
+    """Show `network` one image of each side that its `stages` have, before any time is spent on it."""
+    sizes, classes = {side(stage, data) for stage in stages}, len(data.classes)
     with suppress(Exception):  # shapes alone are a second sooner than numbers, which are for networks that need them
         if ":" not in network.name and all(_answer(skeleton(network, classes), s) == (1, classes) for s in sizes):
             return
@@ -286,12 +289,28 @@ def _try(network: Network, sizes: set[int], classes: int) -> None:
         try:
             answer = _answer(model, size)
         except Exception as error:  # whatever a network may raise, it does not take such images
-            reason = one_line(error)
+            remedy = _remedy(model, stages, data) or one_line(error)
             raise UserError(
-                f"network {network.name!r} does not take images of {size}×{size} pixels: {reason}"
+                f"network {network.name!r} does not take images of {size}×{size} pixels: {remedy}"
             ) from error
         if answer != (1, classes):
             raise UserError(f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due")
+
+
+def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
+    """What to do for a model that does not take the images of `stages`: the smallest of `SIDES` that it does take."""
+
+    def takes(size: int) -> bool:
+        with suppress(Exception):
+            return bool(_answer(model, size))
+        return False
+
+    for size in SIDES:
+        if all(takes(side(stage, replace(data, size=size))) for stage in stages):
+            return f"give it larger ones, --image-size {size} or the recipe's key `size = {size}`"
+    if only := next(filter(takes, SIDES), None):
+        return f"it takes {only}×{only} pixels, in a recipe with `size = {only}` and `scale = 1` in its stages"
+    return ""
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress import processes
 from compress import recipe as recipes
@@ -19,6 +19,9 @@ from compress.recipe import Prune
 from compress.rundir import MANIFEST, MODEL, read_records
 from compress.watch import Watch
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Networks that others trained on the same data from scratch: name, parameters, test accuracy as they report it.
 PUBLISHED = {
     "fashion-mnist": (
@@ -28,6 +31,7 @@ PUBLISHED = {
         ("DenseNet-BC", 768_000, 0.954),
         ("CNN", 1_800_000, 0.932),
         ("ResNet18", 11_200_000, 0.949),
+        ("ResNet50, fine-tuned", 23_500_000, 0.931),
         ("WRN-28-10", 36_500_000, 0.963),
     )
 }
@@ -151,6 +155,12 @@ def markdown(points: Sequence[Point]) -> str:
 
 def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path) -> None:
     """Accuracy against parameters and against multiply-adds, both on logarithmic axes, as a PNG."""
+    with atomically(file) as stream:
+        drawn(points, published).savefig(stream, format="png", dpi=120)
+
+
+def drawn(points: Sequence[Point], published: Sequence[tuple[str, int, float]]) -> Figure:
+    """What `picture` shows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -159,12 +169,12 @@ def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]]
     by_params.plot([point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep")
     by_macs.plot([point.macs for point in points], accuracies, "o-", color="tab:blue")
     for axes, of in ((by_params, "params"), (by_macs, "macs")):
-        for point, accuracy in zip(points, accuracies, strict=True):
+        for point, accuracy in zip(points, accuracies, strict=True):  # to the left: the line rises to the right
             axes.annotate(
-                f"{accuracy:.1f}", (getattr(point, of), accuracy), (0, 6), textcoords="offset points", ha="center"
+                f"{accuracy:.1f}", (getattr(point, of), accuracy), (-5, 4), textcoords="offset points", ha="right"
             )
         axes.set_xscale("log")
-        axes.margins(x=0.15)  # for the names
+        axes.margins(x=0.15, y=0.1)  # for the names
         axes.grid(alpha=0.3)
     if published:
         by_params.plot(
@@ -172,10 +182,15 @@ def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]]
         )
         for name, params, accuracy in published:
             by_params.annotate(
-                name, (params, 100 * accuracy), (4, -3), textcoords="offset points", fontsize=7, color="gray"
+                name,
+                (params, 100 * accuracy),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color="gray",
             )
     by_params.set(xlabel="parameters", ylabel="test accuracy, %")
     by_macs.set(xlabel="multiply-adds for one image")
     by_params.legend(loc="lower right")
-    with atomically(file) as stream:
-        figure.savefig(stream, format="png", dpi=120)
+    return figure

@@ -172,6 +172,31 @@ def test_prune_lands_on_a_file_size(run: Compress, weights: Path, tmp_path: Path
     assert "nothing to prune" in again.err
 
 
+@pytest.mark.parametrize("share", ["30%", "99%"])
+def test_a_share_of_a_file_is_of_the_file_as_it_is(run: Compress, tmp_path: Path, share: str) -> None:
+    whole, out = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth", tmp_path / "small.pth"
+    run("prune", "-w", whole, "--size", share, "--out", out)
+    due = float(share[:-1]) / 100 * whole.stat().st_size
+    assert 0.95 * due <= out.stat().st_size <= due
+
+
+def test_prune_says_what_came_of_each_budget(run: Compress, weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.pth"
+    said = run("prune", "-w", weights, "--budget", "2M", "--macs", "20%", "--size", "9MB", "--out", out).out
+    kept = compress.load(out)
+    reached = count(kept.model, kept.input_size)
+    assert f"budget 2M: {reached.params:,} parameters\n" in said
+    assert f"budget 20%: {reached.macs:,} multiply-adds\n" in said
+    assert f"budget 9MB: {out.stat().st_size:,} bytes\n" in said
+
+
+def test_a_place_that_cannot_be_written_is_one_line(run: Compress, weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (Path("/proc/nowhere/small.pth"), tmp_path / "file" / "small.pth"):
+        refused = run("prune", "-w", weights, "--budget", "5M", "--out", out, code=2)
+        assert refused.err.startswith(f"error: {out}: cannot be written there (") and refused.err.count("\n") == 1
+
+
 def test_what_is_pruned_by_weights_is_not_cut_by_channels(run: Compress, weights: Path, tmp_path: Path) -> None:
     sparse, out = tmp_path / "sparse.pth", tmp_path / "x.pth"
     checkpoint.save(replace(checkpoint.load(weights), sparse=True), sparse)

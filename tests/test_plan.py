@@ -6,19 +6,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import NAMES, Compress, Tiny
+from tiny import NAMES, SIDE, Compress, Tiny
 
+from compress.models.build import build
 from compress.plan import make_plan
 from compress.recipe import load
+from compress.summary import count
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "many"], "'many'"),
     (["--budget", "0"], "budget '0'"),
     (["--budget", "500k"], "nothing to prune"),
     (["--budget", "50"], "out of reach, the least for tinynets:student is"),
+    (["--budget", "3k", "--macs", "100"], "budget 3k parameters and 100 multiply-adds: out of reach"),
     (["--student", "resnet81"], "did you mean 'resnet1"),
     (["--student", "nowhere:net"], "nowhere"),
     (["--stem", "small"], "your own"),
+    (
+        ["--student", "squeezenet1_1"],
+        "8×8 pixels: give it larger ones, --image-size 64 or the recipe's key `size = 64`",
+    ),
+    (["--student", "vit_b_16"], "it takes 224×224 pixels, in a recipe with `size = 224` and `scale = 1`"),
+    (["--image-size", "3"], "size: must be greater than or equal to 4, not 3"),
     (["--teacher", "missing.pth"], "missing.pth: no such file"),
     (["--data", "fashion_mnist"], "did you mean 'fashion-mnist'"),
     (["--data", "folder:nowhere"], "there is no directory nowhere"),
@@ -39,6 +48,11 @@ def test_what_cannot_be_had_is_one_line(
     refused = run("run", tiny.recipe, "--out", tmp_path / "run", *flags, code=2)
     assert refused.err.startswith("error: ") and refused.err.count("\n") == 1 and words in refused.err
     assert refused.out == "" and not (tmp_path / "run").exists()
+
+
+def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> None:
+    plan = make_plan(load(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64}))
+    assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
 
 def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -67,3 +81,12 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 
     assert names("3k") == NAMES
     assert names("60%") == ["teach", "distill", "prune", "finetune"]
+
+
+def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> None:
+    plan = make_plan(load(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
+    whole = count(build(plan.recipe.student, 4), (3, SIDE, SIDE))
+    first, last = [step.target for step in plan.steps if step.target is not None]
+    assert last == plan.limits and first.given().keys() == last.given().keys() == {"params", "macs"}
+    for axis, limit in last.given().items():
+        assert getattr(whole, axis) / first.given()[axis] == pytest.approx(first.given()[axis] / limit, rel=1e-3)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 from tiny import Compress, Tiny
-from torch import nn
+from torch import Tensor, nn
 
 from compress import stages
+from compress.compare import latencies
+from compress.pipeline import Result
 from compress.rundir import read_records
-from compress.sweep import sweep
+from compress.sweep import PUBLISHED, Point, drawn, sweep
 from compress.terminal import scatter
 from compress.training import Forward, teach
+from compress.watch import Record
 
 
 def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -84,15 +90,59 @@ def test_points_in_a_terminal_lie_where_they_should() -> None:
     assert scatter([(10, 50, "one of a very long name")]).count("●") == 1
 
 
+def test_names_and_figures_lie_in_the_picture_and_off_each_other() -> None:
+    points = []
+    for budget, params, macs, test in (
+        ("100k", 99_922, 11_332_834, 0.9446),
+        ("30k", 29_956, 3_125_212, 0.9365),
+        ("10k", 9_888, 2_481_240, 0.9271),
+    ):
+        record = Record(
+            "finetune 5", "finetune", "resnet18", params, macs, val=test, seconds=1.0, checkpoint="", test=test
+        )
+        points.append(Point(budget, Result(Path("model.pth"), (record,))))
+    figure = drawn(points, PUBLISHED["fashion-mnist"])
+    figure.savefig(io.BytesIO(), format="png")
+    for axes in figure.axes:
+        line = axes.transData.transform_path(axes.lines[0].get_path()).interpolated(100).vertices
+        frame = axes.get_window_extent()
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert len(boxes) >= 3
+        for box in boxes:
+            assert frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1
+            assert box.count_contains(line) == 0
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
 def test_files_side_by_side(run: Compress, finished: Path, tiny: Tiny, tmp_path: Path) -> None:
     dense, sparse = tmp_path / "dense.pth", tmp_path / "sparse.pth"
     source = tiny_resnet(tiny, tmp_path)
     run("prune", "-w", source, "--budget", "50k", "--out", dense)
     run("prune", "-w", source, "--budget", "50k", "--mode", "weights", "--out", sparse)
-    said = run("compare", dense, sparse).out
-    assert "50,000 not zero" in said and len(re.findall(r"[\d.]+ ms", said)) == 2
+    said = run("compare", dense, sparse, source).out
+    assert "50,000 not zero" in said and len(re.findall(r"[\d.]+ ms", said)) == 3
+    cut, zeroed, whole = [float(macs.replace(",", "")) for macs in re.findall(r"([\d,.]+) M │", said)]
+    assert cut < zeroed == whole  # zeros are multiplied as well
     assert dense.stat().st_size < 0.02 * sparse.stat().st_size
     assert "no such file" in run("compare", dense, tmp_path / "none.pth", code=2).err
+
+
+def test_a_busy_machine_slows_all_that_are_compared_alike() -> None:
+    calls = 0
+
+    class Busy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            time.sleep(0.004 if calls < 70 else 0)  # of 110
+            return self.head(images.mean((2, 3)))  # type: ignore[no-any-return]
+
+    one, other = latencies([(Busy(), (3, 4, 4)), (Busy(), (3, 8, 8))])
+    assert 0.5 < one / other < 2
 
 
 def tiny_resnet(tiny: Tiny, tmp_path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from networks import between, check, network, torchinfos
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from compress.errors import UserError
 from compress.models.network import Stem
@@ -51,6 +53,7 @@ def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_layer(nam
     with pytest.raises(UserError, match=f"this network cannot be pruned: after layer '.*{re.escape(layer)}") as caught:
         prune(network(name), torch.zeros(1, 3, side, side), 100_000)
     assert len(str(caught.value).splitlines()) == 1
+    network(name).get_submodule(str(caught.value).split("'")[1])  # a layer, not a parameter of one
 
 
 def test_channels_that_are_shuffled_are_left_alone_and_those_between_pruned() -> None:
@@ -105,7 +108,7 @@ def test_a_shuffle_is_found_by_cutting_and_its_channels_left_alone() -> None:
 
 def test_a_network_that_a_cut_would_break_is_refused() -> None:
     model = Fixed().eval()
-    with pytest.raises(UserError, match="this network cannot be pruned: ") as caught:
+    with pytest.raises(UserError, match=r"this network cannot be pruned: .* what hangs on a$") as caught:
         prune(model, torch.zeros(1, 3, 12, 12), sum(p.numel() for p in model.parameters()) // 2)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -138,6 +141,48 @@ def test_channels_that_are_rearranged_are_left_alone_and_said(how: str) -> None:
     pruned = check(model, 12, budget, note=said.append)
     assert pruned.b.out_channels == 32 and pruned.a.out_channels < 32  # type: ignore[union-attr]
     assert said[0].endswith("misreads what hangs on them: b")
+
+
+class Detached(nn.Module):
+    """A network whose first layers, or all, run without gradients."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.a, self.b, self.c, self.head = *(nn.Conv2d(n, 32, 3) for n in (3, 32, 32)), nn.Linear(32, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place, layer in enumerate((self.a, self.b, self.c, lambda maps: self.head(maps.mean((2, 3))))):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and place >= self.layers):
+                x = layer(x).relu()
+        return x
+
+
+def test_layers_without_gradients_are_left_alone_and_said() -> None:
+    model, said = Detached(2).eval(), list[str]()
+    pruned = prune(model, torch.zeros(1, 3, 12, 12), 13_000, note=said.append)
+    assert [pruned.get_submodule(name).out_channels for name in "ab"] == [32, 32]
+    assert pruned.c.out_channels < 32 and said[0].endswith(": a, b")  # type: ignore[union-attr,operator]
+    with pytest.raises(UserError, match="cannot follow the channels of layer a, b, c, which runs without gradients"):
+        prune(Detached(4).eval(), torch.zeros(1, 3, 12, 12), 13_000)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.ConvTranspose2d(3, 32, 3),
+        lambda: parametrizations.spectral_norm(nn.Conv2d(3, 32, 3)),
+        lambda: parametrizations.weight_norm(nn.Conv2d(3, 32, 3)),
+        lambda: nn.utils.spectral_norm(nn.Conv2d(3, 32, 3)),
+    ],
+    ids=["transposed", "spectral_norm", "weight_norm", "spectral_norm of old"],
+)
+def test_layers_of_other_weights_are_left_alone_and_said(layer: Callable[[], nn.Module]) -> None:
+    model = nn.Sequential(layer(), nn.Conv2d(32, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7))
+    said = list[str]()
+    pruned = prune(model.eval(), torch.zeros(1, 3, 12, 12), 6_000, note=said.append)
+    assert pruned[0].out_channels == 32 and pruned[1].out_channels < 32  # type: ignore[index,union-attr,operator]
+    assert said[0] == "left as they are, since torch-pruning misreads what hangs on them: 0"
 
 
 class Answering(nn.Module):
