@@ -6,6 +6,7 @@ Without torchrun there is one process, and nothing here does anything. Free of t
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+AGAIN = "the same command goes on after the last finished epoch"
 WAIT = timedelta(minutes=20)  # for one that does not answer; pruning, which the first does alone, takes less
 
 
@@ -30,7 +32,7 @@ def joined() -> Iterator[None]:
     If one fails, the others do, for the same reason or for its absence: all but the first to fail exit in silence.
 
     Raises:
-        UserError: another of them is gone, or does not answer.
+        UserError: another of them is gone, or does not answer; or torchrun ends this one, which has seen that first.
     """
     if _started() > 1:  # before torch is imported
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns if it looks for unused parameters in vain
@@ -43,9 +45,11 @@ def joined() -> Iterator[None]:
         raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start the processes with torchrun")
     store, number, started = next(dist.rendezvous("env://", timeout=WAIT))
     dist.init_process_group(store=store, rank=number, world_size=started, timeout=WAIT)  # gloo on CPUs, NCCL on GPUs
+    before = signal.signal(signal.SIGTERM, _ended)
     try:
         yield
     except (UserError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
         gone = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
         if isinstance(error, RuntimeError) and not gone:
             raise
@@ -54,9 +58,15 @@ def joined() -> Iterator[None]:
                 sys.exit(2)
         if gone:
             what = f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
-            raise UserError(f"{what}; the same command goes on after the last finished epoch") from error
+            raise UserError(f"{what}; {AGAIN}") from error
         raise
+    signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()  # not after an error: the others might never answer
+
+
+def _ended(*_: object) -> None:
+    """What SIGTERM means here: torchrun sends it to those that are left when it has lost one, or is ended itself."""
+    raise UserError(f"another process of this run is gone, or torchrun was told to end; {AGAIN}")
 
 
 def count() -> int:
