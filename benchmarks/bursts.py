@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from compress.data.cache import cache_root
 from compress.data.open import Data, open_data
+from compress.given import load_step
 from compress.models.build import build
 from compress.models.network import Network
-from compress.plan import load_step
 from compress.recipe import Recipe, Train
 from compress.stages import Workbench, on_device, perform, side
 from compress.watch import T, Watch

@@ -19,9 +19,10 @@ from rivals import HAND_SHAPED, fastnas, resnet18, torch_pruning_cut, uniform
 from torch import nn
 
 from compress.data.batches import Augment, plain_batches, training_batches
+from compress.given import load_step
 from compress.models.network import Network, Stem
 from compress.pipeline import Result, run
-from compress.plan import load_step, make_plan
+from compress.plan import make_plan
 from compress.recipe import Prune, Recipe, Train
 from compress.stages import Workbench, finetune_stage, on_device, side
 from compress.summary import count

@@ -16,10 +16,11 @@ from compress import checkpoint, patience, processes
 from compress import recipe as recipes
 from compress.data.batches import plain_batches
 from compress.errors import UserError
+from compress.given import load_step
 from compress.machine import can_compile, device_name, versions
 from compress.models.build import own_builder
 from compress.overrides import lay_over
-from compress.plan import Plan, Step, load_step, make_plan, origin
+from compress.plan import Plan, Step, make_plan, origin
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
 from compress.stages import Given, Rehearsal, Rehearsals, Workbench, on_device, pack, perform, side

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,12 +16,12 @@ from compress import recipe as recipes
 from compress.budget import Amount, Axis, Count, Limits, asked
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
-from compress.data.sources import IMAGENET_MEAN, IMAGENET_STD
-from compress.distill.methods import METHODS, listens
+from compress.distill.methods import listens
 from compress.errors import UserError, one_line
+from compress.given import networks_given, pretrained_teacher, with_given
 from compress.guides import check_methods, guide_of
 from compress.machine import device_name, pick_device, versions
-from compress.models.build import build, knows, own_builder, skeleton
+from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
@@ -99,13 +98,13 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     """
     on = pick_device(device)
     _check_names(recipe)
-    given = _given(recipe)
+    given = networks_given(recipe)
     data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
     data = replace(data, train=data.train.to(on), val=data.val.to(on))
     if processes.count() > (batch := min(recipe.batch, len(data.train))):
         raise UserError(f"{processes.count()} processes share a batch of {batch} images: start fewer, or raise batch")
-    given = [*_pretrained_teacher(recipe, data), *given]
-    recipe, data = _with_given(recipe, data, given)
+    given = [*pretrained_teacher(recipe, data), *given]
+    recipe, data = with_given(recipe, data, given)
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
     for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
@@ -120,13 +119,6 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     targets = _targets(stages, limits, whole)
     _check_reach(recipe, stages, limits, student, example, whole)
     return Plan(recipe, data, on, limits, file, tuple(_steps(recipe, stages, targets)))
-
-
-def load_step(path: Path, network: Network) -> Checkpoint:
-    """A weights file whose network the recipe vouches for: a person's own is the recipe's, whatever the file says."""
-    own = ":" in network.name
-    kept = checkpoint.load(path, own=own_builder(network.name) if own else None)
-    return replace(kept, network=network) if own and ":" in kept.network.name else kept
 
 
 def limits_of(
@@ -163,50 +155,6 @@ def params_alone(limits: Limits) -> int:
     if limits.params is None or len(limits.given()) > 1:
         raise UserError("mode 'weights' leaves the network's shape as it is: its budget is in parameters alone")
     return limits.params
-
-
-def _given(recipe: Recipe) -> list[Given]:
-    """Networks that are trained already. A trained student is its own teacher, if no other is given."""
-    taught = any(stage.kind == "teach" for stage in recipe.stages)
-    teacher, student = recipe.weights or (recipe.start if taught else None), recipe.start
-    given = []
-    if teacher is not None:
-        network = recipe.teacher if recipe.weights else recipe.student
-        given.append(Given(load_step(Path(teacher), network), str(teacher), "teach"))
-    if student is not None:
-        given.append(Given(load_step(Path(student), recipe.student), str(student), "distill"))
-    for trained in given:
-        if trained.checkpoint.sparse and trained.kind == "distill":
-            raise UserError(f"{trained.file}: pruned weight by weight, which is the end of a pipeline, not a beginning")
-    return given
-
-
-def _pretrained_teacher(recipe: Recipe, data: Data) -> Iterator[Given]:
-    """A pretrained teacher that stages listen to and none teaches: it has to know the classes already."""
-    network, classes = recipe.teacher, len(data.classes)
-    learning = [stage for stage in recipe.stages if isinstance(stage, Train) and stage.guide == "teacher"]
-    if not network.pretrained or recipe.weights or any(stage.kind == "teach" for stage in learning):
-        return
-    if any(listens(stage) for stage in learning if stage.method in METHODS):
-        if not knows(network, classes):
-            raise UserError(f"the head of {network.name} is new to {data.name}'s classes: begin with a 'teach' stage")
-        model, size = build(network, classes).eval(), (3, data.size, data.size)
-        known = Checkpoint(model, network, data.classes, size, IMAGENET_MEAN, IMAGENET_STD, data.name)
-        yield Given(known, "torchvision", "teach")
-
-
-def _with_given(recipe: Recipe, data: Data, given: list[Given]) -> tuple[Recipe, Data]:
-    """The recipe with these networks in it; and the data as the teacher, or else the student, learned to see it."""
-    for trained in given:
-        kept, first = trained.checkpoint, given[0].checkpoint
-        if kept.classes != data.classes:
-            raise UserError(f"{trained.file}: this network knows other classes than {data.name}'s")
-        if (kept.mean, kept.std) != (first.mean, first.std):
-            raise UserError(f"{trained.file}: its images are normalized in another way than {given[0].file}'s")
-        networks = {"teacher": recipe.teacher, "student": recipe.student} | {trained.role: kept.network}
-        recipe = replace(recipe, teacher=networks["teacher"], student=networks["student"])
-        data = replace(data, mean=first.mean, std=first.std)
-    return recipe, data
 
 
 def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iterator[Step]:
