@@ -16,9 +16,8 @@ def guide_of(stages: Sequence[Stage | Given], place: int) -> int | None:
     """Where the stage is whose network that at `place` listens to; None if there is no such stage."""
     stage = stages[place]
     which = stage.guide if isinstance(stage, Train) else "teacher"
-    if which == "uncut":
-        cut = max(i for i in range(place) if isinstance(stages[i], Prune))
-        return max(i for i in range(cut) if not isinstance(stages[i], Prune))
+    if which == "before":
+        return max(i for i in range(place) if not isinstance(stages[i], Prune))
     kind = "teach" if which == "teacher" else "distill"
     return next((i for i in range(place) if stages[i].kind == kind), None)
 

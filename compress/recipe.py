@@ -56,8 +56,8 @@ class Train:
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
         crop, flip, mixup, cutmix, mix: see `compress.data.Augment`.
         guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
-            arXiv:1902.03393); or `uncut`, the network as it was last trained before a cut. The latter two only after
-            pruning.
+            arXiv:1902.03393); or `before`, the network as it was last trained, larger if a cut came in between, and
+            else the same (born again, Furlanello et al. 2018, arXiv:1805.04770). The latter two only after pruning.
         method: how the student learns from its guide, a name of `compress.distill.methods`; each adds a loss of its
             own to the base: the labels and, by alpha, Hinton's distillation.
         alpha: how much the base listens to the guide rather than to the labels; left out, what the method's paper
@@ -90,7 +90,7 @@ class Train:
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix: Share = 1.0
-    guide: Literal["teacher", "student", "uncut"] = "teacher"
+    guide: Literal["teacher", "student", "before"] = "teacher"
     method: str = "kd"
     temperature: Positive = 4.0
     alpha: Share | None = None

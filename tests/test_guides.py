@@ -24,7 +24,7 @@ from compress.summary import count
 from compress.training import teach
 from compress.watch import Record, Watch
 
-FILES = {"teacher": "01-teach", "student": "02-distill", "uncut": "04-finetune-1"}
+FILES = {"teacher": "01-teach", "student": "02-distill", "before": "04-finetune-1"}
 
 
 def listening(tiny: Tiny, guide: str) -> Path:
@@ -54,11 +54,20 @@ def test_the_answers_are_the_guides(tiny: Tiny, tmp_path: Path, guide: str) -> N
 
 def test_only_after_a_cut(tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"stages.2.guide: only the teacher can be listened to before pruning"):
-        load(str(tiny.recipe), {"distill.guide": "uncut"})
+        load(str(tiny.recipe), {"distill.guide": "before"})
+
+
+def test_a_second_stage_of_fine_tuning_listens_to_the_first(tiny: Tiny) -> None:
+    """Born again: to the network that it goes on with."""
+    text = tiny.recipe.read_text()
+    last = text[text.rindex("[[stages]]") :].replace("ema = 0.9", 'guide = "before"\nalpha = 0.5')
+    (tiny.root / "again.toml").write_text(f"{text}\n{last}")
+    plan = make_plan(load(str(tiny.root / "again.toml")), "cpu")
+    assert plan.guide(plan.steps[-1]) is plan.steps[-2] and plan.steps[-2].name == "finetune 2"
 
 
 def test_feature_maps_of_the_uncut_network_are_compared(tiny: Tiny, tmp_path: Path) -> None:
-    methods = {"stages.6.guide": "uncut", "stages.6.method": "fitnets", "stages.6.taps": ["1"], "stages.6.epochs": 1}
+    methods = {"stages.6.guide": "before", "stages.6.method": "fitnets", "stages.6.taps": ["1"], "stages.6.epochs": 1}
     records = compress.run(tiny.recipe, out=tmp_path / "run", device="cpu", **methods).records
     assert records[-1].params <= 3000
 
@@ -73,7 +82,7 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
         paid[guide] = prices(plan)[-1]
     first, second = (step.target.params / 14_548 for step in plan.steps if step.target and step.target.params)
     own = second * macs("student", 16)
-    answers = {"teacher": macs("teacher", 16), "student": macs("student", 8), "uncut": first * macs("student", 16)}
+    answers = {"teacher": macs("teacher", 16), "student": macs("student", 8), "before": first * macs("student", 16)}
     assert paid == pytest.approx({guide: 3 * (own + cost / 3) for guide, cost in answers.items()})
 
 
