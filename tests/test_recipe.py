@@ -60,7 +60,7 @@ def test_every_way_to_write_a_number_of_parameters_is_that_number(params: int) -
 
 @given(st.integers(1, 9999), st.integers(1, 10**9))
 def test_a_share_is_exactly_that_share_of_the_student(hundredths: int, student: int) -> None:
-    assert parse_budget(f"{hundredths / 100}%").of(student) == hundredths * student // 10_000
+    assert parse_budget(f"{hundredths / 100}%").of(student) == max(1, hundredths * student // 10_000)
 
 
 @pytest.mark.parametrize(
