@@ -9,10 +9,9 @@ from pathlib import Path
 from compress import checkpoint
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data
-from compress.data.sources import IMAGENET_MEAN, IMAGENET_STD
 from compress.distill.methods import METHODS, listens
 from compress.errors import UserError
-from compress.models.build import build, knows, own_builder
+from compress.models.build import build, knows, normalization, own_builder
 from compress.models.network import Network
 from compress.recipe import Recipe, Train
 from compress.stages import Given
@@ -51,7 +50,7 @@ def pretrained_teacher(recipe: Recipe, data: Data) -> Iterator[Given]:
         if not knows(network, classes):
             raise UserError(f"the head of {network.name} is new to {data.name}'s classes: begin with a 'teach' stage")
         model, size = build(network, classes).eval(), (3, data.size, data.size)
-        known = Checkpoint(model, network, data.classes, size, IMAGENET_MEAN, IMAGENET_STD, data.name)
+        known = Checkpoint(model, network, data.classes, size, *normalization(network), data.name)
         yield Given(known, "torchvision", "teach")
 
 

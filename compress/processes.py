@@ -48,7 +48,7 @@ def joined() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, _ended)
     try:
         yield
-    except (UserError, OSError, RuntimeError, KeyboardInterrupt) as error:
+    except (UserError, OSError, RuntimeError, KeyboardInterrupt, _Ended) as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
         gone = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
         if isinstance(error, RuntimeError) and not gone:
@@ -59,14 +59,20 @@ def joined() -> Iterator[None]:
         if gone:
             what = f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
             raise UserError(f"{what}; {AGAIN}") from error
+        if isinstance(error, _Ended):
+            raise UserError(f"another process of this run is gone, or torchrun was told to end; {AGAIN}") from error
         raise
-    signal.signal(signal.SIGTERM, before)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()  # not after an error: the others might never answer
 
 
+class _Ended(BaseException):
+    """SIGTERM came: torchrun sends it to those that are left when it has lost one, or is ended itself."""
+
+
 def _ended(*_: object) -> None:
-    """What SIGTERM means here: torchrun sends it to those that are left when it has lost one, or is ended itself."""
-    raise UserError(f"another process of this run is gone, or torchrun was told to end; {AGAIN}")
+    raise _Ended
 
 
 def count() -> int:

@@ -86,7 +86,7 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
     _check(path, begun, fresh)
     with locked(path):
         manifest = _check(path, begun, fresh)  # again: it may have been another's to write until now
-        run = RunDirectory(path, begun if fresh or manifest is None else manifest | {"recipe": begun["recipe"]})
+        run = RunDirectory(path, begun if fresh or manifest is None else _going_on(manifest, begun))
         run.tidy(*((path / "stages", run.answers) if fresh else ()))
         if fresh:
             run.model.unlink(missing_ok=True)
@@ -124,6 +124,12 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     if manifest.get("data") != begun["data"]:
         raise UserError(f"{path}: the data is not what this run began with; choose another --out, or --fresh")
     return manifest
+
+
+def _going_on(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a run that goes on: what only concerns speed as it is wanted now, files as they were named."""
+    named = {key: manifest["recipe"][key] for key in recipes.GIVEN if key in manifest["recipe"]}
+    return manifest | {"recipe": begun["recipe"] | named}
 
 
 def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -77,8 +77,9 @@ def sweep(
     """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
 
     The first run trains the teacher and distills the student; each of the others prunes the network that the one
-    before it left, and asks the teacher nothing that was asked before. A sweep that was killed goes on where it
-    stopped; what is there is not done again. Table and picture are `sweep.md` and `sweep.png` in `out`.
+    before it left, and asks the teacher nothing that was asked before, as far as there is room for answers. A sweep
+    that was killed goes on where it stopped; what is there is not done again. Table and picture are `sweep.md` and
+    `sweep.png` in `out`.
 
     Args:
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.

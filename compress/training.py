@@ -9,6 +9,7 @@ import math
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -158,7 +159,8 @@ def forward(model: Callable[..., Tensor], size: int | None = None, exact: bool =
             images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=images.shape[-1] > size)
         images = images.contiguous(memory_format=torch.channels_last)
         fast = not exact and fast_bfloat16(images.device)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), SinglePixels():
+        pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels:
             return model(images).float()
 
     return run

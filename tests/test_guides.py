@@ -66,7 +66,7 @@ def test_a_second_stage_of_fine_tuning_listens_to_the_first(tiny: Tiny) -> None:
     assert plan.guide(plan.steps[-1]) is plan.steps[-2] and plan.steps[-2].name == "finetune 2"
 
 
-def test_feature_maps_of_the_uncut_network_are_compared(tiny: Tiny, tmp_path: Path) -> None:
+def test_feature_maps_of_the_network_before_are_compared(tiny: Tiny, tmp_path: Path) -> None:
     methods = {"stages.6.guide": "before", "stages.6.method": "fitnets", "stages.6.taps": ["1"], "stages.6.epochs": 1}
     records = compress.run(tiny.recipe, out=tmp_path / "run", device="cpu", **methods).records
     assert records[-1].params <= 3000

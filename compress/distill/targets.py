@@ -91,7 +91,10 @@ class Targets:
     def _make_room(self) -> bool:
         """Whether a view more may be kept, now that others may have made way."""
         kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
-        left = self.room - 2 * math.prod(self.shape) - sum(stat.st_size for stat in kept.values())
+        left = self.room - 2 * math.prod(self.shape)
+        if left < sum(stat.st_size for file, stat in kept.items() if file.parent == self.folder):
+            return False  # whoever made way
+        left -= sum(stat.st_size for stat in kept.values())
         for file in sorted(kept, key=lambda file: kept[file].st_mtime_ns):
             if left < 0 and file.parent != self.folder:
                 file.unlink()

@@ -77,7 +77,15 @@ def skeleton(network: Network, classes: int, own: Builder | None = None) -> nn.M
 def knows(network: Network, classes: int) -> bool:
     """Whether `network` answers for `classes` classes without more training: all of it is pretrained, head too."""
     own = network.stem == "imagenet" and network.head is None and network.name not in WITH_CONCAT
-    return bool(network.pretrained) and own and classes == IMAGENET_CLASSES
+    normal = network.name not in ("googlenet", "inception_v3")  # theirs is another normalization, which is taken out
+    return bool(network.pretrained) and own and normal and classes == IMAGENET_CLASSES
+
+
+def normalization(network: Network) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the images that the pretrained weights of `network` learned from, by channel."""
+    offered = torchvision.models.get_model_weights(network.name)
+    seen = offered["DEFAULT" if network.pretrained is True else str(network.pretrained)].transforms()
+    return tuple(seen.mean), tuple(seen.std)
 
 
 def _fresh(name: str, classes: int) -> nn.Module:

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
+AS_CALLED = [tuple, tuple, tuple, int]  # stride, padding, dilation and groups, as nn.Conv2d gives them
 
 
 class SinglePixels(TorchFunctionMode):
-    """Inside this context, convolutions on a CPU that make maps of one pixel are done by `torch.nn.functional.linear`.
+    """Inside this context, which is for a CPU, convolutions that make maps of one pixel are products of matrices.
 
     Small images end in such maps, half of a ResNet50's weights at 28 pixels meet no others; oneDNN learns them at a
     quarter of the speed of its matrix products. Its convolutions in bfloat16 also leave the gradients of taps that see
@@ -21,7 +22,7 @@ class SinglePixels(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7:  # as nn.Conv2d calls it
+        if func is torch.conv2d and not kwargs and [type(arg) for arg in args[3:]] == AS_CALLED:
             product = _as_product(*args)
             if product is not None:
                 return product
@@ -29,16 +30,10 @@ class SinglePixels(TorchFunctionMode):
 
 
 def _as_product(
-    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair | str, dilation: Pair, groups: int
+    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor | None:
-    """The convolution of images (B, I, H, W) with a weight (O, I, h, w) if that is (B, O, 1, 1), else nothing."""
-    if (
-        isinstance(padding, str)
-        or dilation != (1, 1)
-        or groups != 1
-        or images.dim() != 4
-        or images.device.type != "cpu"
-    ):
+    """The convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1, 1), or None."""
+    if dilation != (1, 1) or images.dim() != 4:
         return None
     sides, kernel = images.shape[2:], weight.shape[2:]
     if any(not 0 <= n + 2 * p - k < s or p >= k for n, k, s, p in zip(sides, kernel, stride, padding, strict=True)):
@@ -46,7 +41,12 @@ def _as_product(
     (height, width), (above, left) = sides, padding
     seen = images[:, :, : kernel[0] - above, : kernel[1] - left]
     taps = weight[:, :, above : above + height, left : left + width]
-    return F.linear(_flat(seen), _flat(taps), bias)[:, :, None, None]
+    if groups == 1:
+        return F.linear(_flat(seen), _flat(taps), bias)[:, :, None, None]
+    parts = [_flat(part) for part in seen.chunk(groups, 1)]
+    weights = [_flat(part) for part in taps.chunk(groups, 0)]
+    made = torch.bmm(torch.stack(parts), torch.stack(weights).mT).transpose(0, 1).flatten(1)
+    return (made if bias is None else made + bias)[:, :, None, None]
 
 
 def _flat(maps: Tensor) -> Tensor:
