@@ -148,7 +148,7 @@ def start_up(setting: Setting) -> Iterator[Line]:
             arguments = [setting.name, "--out", f"{folder}/run", "--device", setting.device.type]
             command = [sys.executable, str(HERE / "first_step.py"), str(time.monotonic()), *arguments]
             paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-            done = subprocess.run(command, env=paths, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, env=paths, check=True, stdout=subprocess.PIPE, text=True)
         total, importing, loading = map(float, done.stdout.split()[-3:])
         pairs.append((total - importing - loading, START_UP_SECONDS))
     yield Line(6, "start of `compress run` to its first step, against the goal", pairs, "s", "≤ 1")
@@ -189,7 +189,7 @@ def together(setting: Setting) -> Iterator[Line]:
         command = [sys.executable, *launcher, str(HERE / "by_processes.py"), *map(str, words)]
         threads = str(number // processes) if on_cpu else "1"
         changed = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
-        done = subprocess.run(command, env=os.environ | changed, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, env=os.environ | changed, check=True, stdout=subprocess.PIPE, text=True)
         return float(done.stdout.split()[-1])
 
     if number < 2:

@@ -98,8 +98,6 @@ def sweep(
         _check_chain(out, ordered)
     points: list[Point] = []
     answers = out / "answers"
-    if fresh:
-        shutil.rmtree(answers, ignore_errors=True)
     for number, text in enumerate(ordered, start=1):
         watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
         given = overrides | _given(points, out / ordered[0]) | {"budget": text}

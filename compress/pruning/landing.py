@@ -12,7 +12,7 @@ from compress.budget import Limits
 from compress.pruning.structure import Structure
 
 LANDED = 0.99  # of the budget: with this much of it used, nothing more is looked for
-CHOICES = 1000  # of widths that are looked at for one that lands: seconds for a resnet50
+CHOICES = 1000  # of widths, at most, that are tried out for one that lands
 
 
 def widths(
