@@ -63,7 +63,8 @@ def prices(plan: Plan) -> list[float]:
         price = 0.0
         if isinstance(stage, Train):
             guide = plan.guide(step)
-            price = stage.epochs * (forward[step.name] + (forward[guide.name] / 3 if guide else 0.0))
+            asked = min(stage.views or stage.epochs, stage.epochs)  # the rest is answered already
+            price = stage.epochs * forward[step.name] + (asked * forward[guide.name] / 3 if guide else 0.0)
         found.append(price)
     return found
 

@@ -186,7 +186,14 @@ def _laid_out(
         return on_device(load_step(rundir.path / of.file, of.network).model, plan.device)
 
     if guide := plan.guide(step):
-        bench = replace(bench, teacher=result(guide), teacher_size=side(guide.stage, plan.data))
+        learned = [r.val for r in rundir.records[:place] if r.kind in ("distill", "finetune")]
+        bench = replace(
+            bench,
+            teacher=result(guide),
+            teacher_size=side(guide.stage, plan.data),
+            teacher_val=rundir.records[plan.steps.index(guide)].val,
+            reached=learned[-1] if learned else 0.0,
+        )
     return (result(plan.steps[place - 1]) if place else None), bench
 
 

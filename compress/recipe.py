@@ -66,7 +66,8 @@ class Train:
         taps: the layers that methods on feature maps compare, as module paths that both networks have, or in pairs
             ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
-        outgrow: listen only until the student's validation accuracy has reached the guide's, then to the labels alone.
+        outgrow: listen only until the student's validation accuracy has reached the guide's, then to the labels alone;
+            not at all if it was higher before the cut.
         views: how many augmented views of the training data the epochs walk through; the guide answers each
             view once, as far as there is room to keep its answers. 0: a new view every epoch, and the same ones in
             other stages that augment alike.

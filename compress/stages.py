@@ -67,6 +67,8 @@ class Workbench:
 
     Args:
         teacher: the guide of a training stage, if it has one; made for images of `teacher_size` pixels a side.
+        teacher_val: its validation accuracy, 0 to 1.
+        reached: that of the student when it was last trained; 0 if it never was.
         target: what this round of pruning aims at, for a prune stage.
         room: for the last of them, the bytes that the run's file would have left with a model, if it has a budget.
         sparse: whether the model is pruned weight by weight, now or before.
@@ -86,6 +88,8 @@ class Workbench:
     answers: Path
     teacher: nn.Module | None = None
     teacher_size: int | None = None
+    teacher_val: float = 1.0
+    reached: float = 0.0
     target: Limits | None = None
     room: Callable[[nn.Module], int] | None = None
     sparse: bool = False
@@ -208,15 +212,18 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     recipe, data = bench.recipe, bench.data
     augment, steps, part = _augment(stage), steps_of(len(data.train), recipe.batch), processes.part()
 
-    def batches(epoch: int) -> Iterator[Batch]:
-        view = epoch % stage.views if stage.views else epoch
-        return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
+    def learn(model: nn.Module, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
+        goal = _objective(model, stage, bench)
 
-    def learn(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
+        def batches(epoch: int) -> Iterator[Batch]:
+            kept = stage.views if getattr(goal, "listens", True) else 0  # what nobody answers need not come again
+            view = epoch % kept if kept else epoch
+            return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
+
         return train(
             model,
             batches,
-            _objective(model, stage, bench),
+            goal,
             schedule,
             steps=steps,
             validate=lambda trained: bench.validate(trained, side(stage, data)),
@@ -230,8 +237,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     def rehearse(compiled: bool, watch: Watch, folder: Path) -> None:
         still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
         aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
-        heard = replace(stage, outgrow=False)  # the time is that of listening, and the guide need not be scored
-        learn(copy.deepcopy(model), heard, still, aside, compiled)
+        learn(copy.deepcopy(model), still, aside, compiled)
 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -243,7 +249,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         compiled = bench.pays(lambda compiled: partial(rehearse, compiled), stage.epochs * steps)
     if bench.fit is not None:
         schedule = replace(schedule, epochs=bench.fit(partial(rehearse, compiled), steps))
-    return learn(model, stage, schedule, bench, compiled)
+    return learn(model, schedule, bench, compiled)
 
 
 def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
@@ -255,7 +261,7 @@ def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
     made = objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
     if not stage.outgrow:
         return made
-    return Outgrown(made, Labels(stage.label_smoothing), bench.validate(*teacher))
+    return Outgrown(made, Labels(stage.label_smoothing), bench.teacher_val, bench.reached)
 
 
 def _answers(stage: Train, bench: Workbench) -> Targets:

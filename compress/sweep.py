@@ -77,9 +77,9 @@ def sweep(
     """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
 
     The first run trains the teacher and distills the student; each of the others prunes the network that the one
-    before it left, and asks the teacher nothing that was asked before, as far as there is room for answers. A sweep
-    that was killed goes on where it stopped; what is there is not done again. Table and picture are `sweep.md` and
-    `sweep.png` in `out`.
+    before it left. Their teacher is whichever network has the highest validation accuracy by then, and it is asked
+    nothing that it was asked before, as far as there is room for answers. A sweep that was killed goes on where it
+    stopped; what is there is not done again. Table and picture are `sweep.md` and `sweep.png` in `out`.
 
     Args:
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
@@ -100,7 +100,7 @@ def sweep(
     answers = out / "answers"
     for number, text in enumerate(ordered, start=1):
         watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
-        given = overrides | _given(points, out / ordered[0]) | {"budget": text}
+        given = overrides | _given(points) | {"budget": text}
         done = run(
             recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
         )
@@ -111,14 +111,17 @@ def sweep(
     return points
 
 
-def _given(points: Sequence[Point], first: Path) -> dict[str, Any]:
+def _given(points: Sequence[Point]) -> dict[str, Any]:
     """What a run takes over from those before it."""
     if not points:
         return {}
     given: dict[str, Any] = {"start": str(points[-1].result.model)}
-    for record in points[0].result.records:
-        if record.kind == "teach":
-            given |= {"teacher.name": record.network, "weights": str(first / record.checkpoint)}
+    results = [point.result for point in points]
+    trained = [(result.records[-1], result.model) for result in results]
+    taught = [(r, results[0].model.parent / r.checkpoint) for r in results[0].records if r.kind == "teach"]
+    if taught:
+        best, file = max(taught + trained, key=lambda pair: pair[0].val)
+        given |= {"teacher.name": best.network, "weights": str(file)}
     return given
 
 
