@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py                   # the default recipe, three seeds: a day on two CPU cores
     python benchmarks/accuracy.py --quick           # a small version
+    python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k    # a classifier that is there
 
 All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run,
 and listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
@@ -10,6 +11,9 @@ together, as the last of them says (rows 7 and 8: for as long as our stages took
 alpha 0.5 and temperature 4 where it has none. A row's minutes are those from nothing to its network, the teacher's and
 the student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
 split.
+
+With `--student` all rows but those from scratch begin with that network, which is their teacher too, and what it took
+to train it is not counted.
 
 Each row of each seed is written to `--out` when it is known, and each training's state after every epoch: the same
 command goes on where it was stopped, and does only what is missing.
@@ -129,20 +133,24 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 
 @click.command(help=__doc__.split("\n")[0])
 @click.option("--recipe", default="default", show_default=True, help="A shipped recipe's name, or a TOML file.")
-@click.option("--budget", default=100_000, show_default=True, type=click.IntRange(min=1), help="Parameters.")
+@click.option("--budget", default="100k", show_default=True, help="Parameters.")
+@click.option("--student", type=click.Path(exists=True, dir_okay=False), help="Weights of a trained network to prune.")
 @click.option("--seeds", default="0,1,2", show_default=True, callback=numbers)
 @click.option("--rows", "wanted", default="1,2,3,4,5,6,7,8", show_default=True, callback=numbers)
 @click.option("--quick", is_flag=True, help="6,000 training images and a quarter of the epochs.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where it is all kept.  [default: runs/accuracy]")
-def main(recipe: str, budget: int, seeds: list[int], wanted: list[int], quick: bool, out: Path | None) -> None:
-    out = out or Path("runs") / ("accuracy-quick" if quick else "accuracy")
+def main(
+    recipe: str, budget: str, student: str | None, seeds: list[int], wanted: list[int], quick: bool, out: Path | None
+) -> None:
+    named = ["accuracy", *(["quick"] if quick else []), *([Path(student).stem, budget] if student else [])]
+    out = out or Path("runs") / "-".join(named)
     rows = [row for row in ROWS if row.number in wanted]
     watch = Terminal()
     try:
         for seed in seeds:
-            asked = recipes.load(recipe, {"budget": budget, "seed": seed})
+            asked = recipes.load(recipe, {"budget": budget, "seed": seed, "student": student})
             answers = out / "answers" / f"seed{seed}"
-            setting = lay_out(asked.quick() if quick else asked, budget, out / f"seed{seed}", answers, watch)
+            setting = lay_out(asked.quick() if quick else asked, out / f"seed{seed}", answers, watch)
             for number, row in enumerate(rows, start=1):
                 file = file_of(row, seed, out)
                 if not file.is_file():

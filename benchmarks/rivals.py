@@ -45,21 +45,21 @@ def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
     return model
 
 
-def uniform(budget: int, stem: Stem, classes: int) -> tuple[int, ...]:
-    """ResNet18's widths, all narrowed by one ratio: the largest with which it has at most `budget` parameters.
+def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tuple[int, ...]:
+    """The widths `shape`, all narrowed by one ratio: the largest with which ResNet18 has at most `budget` parameters.
 
     Raises:
         Refused: one channel in every layer is too many already.
     """
 
     def widths(last: int) -> tuple[int, ...]:
-        return tuple(max(1, width * last // RESNET18[-1]) for width in RESNET18)
+        return tuple(max(1, width * last // shape[-1]) for width in shape)
 
     def params(last: int) -> int:
         with torch.random.fork_rng(devices=[]):
             return count(resnet18(widths(last), stem, classes), (3, 32, 32)).params
 
-    last = bisect_right(range(1, RESNET18[-1] + 1), budget, key=params)
+    last = bisect_right(range(1, shape[-1] + 1), budget, key=params)
     if last == 0:
         raise Refused(f"no ratio brings ResNet18 to {budget:,} parameters")
     return widths(last)

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 from bursts import Enough, Stopwatch
-from rivals import HAND_SHAPED, fastnas, resnet18, torch_pruning_cut, uniform
+from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruning_cut
 from torch import nn
 
 from compress.data.batches import Augment, plain_batches, training_batches
@@ -79,7 +79,7 @@ class Setting:
         return on_device(load_step(path, network).model, self.bench.device)
 
 
-def lay_out(recipe: Recipe, budget: int, folder: Path, answers: Path, watch: Watch) -> Setting:
+def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Setting:
     """Do our run of `recipe` in `folder`, or take it from there if it is done."""
     result = run(recipe, out=folder, watch=watch)
     plan = make_plan(recipe)
@@ -87,14 +87,14 @@ def lay_out(recipe: Recipe, budget: int, folder: Path, answers: Path, watch: Wat
     taught: list[Record] = [record for record in result.records if record.kind == "teach"]
     if taught:
         teacher = on_device(load_step(folder / taught[0].checkpoint, plan.recipe.teacher).model, plan.device)
-        bench = replace(bench, teacher=teacher, teacher_size=taught[0].size)
+        bench = replace(bench, teacher=teacher, teacher_size=taught[0].size, teacher_val=taught[0].val)
     stages = [step.stage for step in plan.steps if step.stage.kind in ("prune", "finetune")]
     records = [record for record in result.records if record.kind in ("prune", "finetune")]
     as_run = tuple(
         replace(stage, epochs=record.epochs) if isinstance(stage, Train) else stage
         for stage, record in zip(stages, records, strict=True)
     )
-    return Setting(budget, folder, result, bench, as_run)
+    return Setting(plan.limits.params or 0, folder, result, bench, as_run)
 
 
 @dataclass(frozen=True)
@@ -156,21 +156,22 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
     """ResNet18 with the student's stem, all its layers narrowed by one ratio, from scratch."""
     stem = setting.bench.recipe.student.stem
-    widths = uniform(setting.budget, stem, len(setting.bench.data.classes))
+    widths = narrow(RESNET18, setting.budget, stem, len(setting.bench.data.classes))
     trained = from_scratch(widths, stem, setting.epochs, setting, folder, kd)
     return replace(trained, seconds=trained.seconds + setting.seconds("teach")) if kd else trained
 
 
 def by_hand(setting: Setting, folder: Path) -> Trained:
     """A ResNet18 narrowed by hand, from scratch on the labels."""
-    return from_scratch(HAND_SHAPED, "small", setting.epochs, setting, folder)
+    return from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder)
 
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
     """The same for as long as our stages of these `kinds` took, at the pace of our last."""
     last = setting.result.records[-1]
     pace = last.seconds / last.epochs * longer(setting)
-    return from_scratch(HAND_SHAPED, "small", max(1, round(setting.seconds(*kinds) / pace)), setting, folder)
+    epochs = max(1, round(setting.seconds(*kinds) / pace))
+    return from_scratch(hand_shape(setting), "small", epochs, setting, folder)
 
 
 def longer(setting: Setting) -> float:
@@ -179,18 +180,19 @@ def longer(setting: Setting) -> float:
     def rate(model: nn.Module) -> float:
         watch = Stopwatch(STEPS, setting.bench.device)
         with suppress(Enough), TemporaryDirectory() as aside:
-            stage = replace(setting.finetunes[-1], method="labels", alpha=0.0, compile=False)
+            stage = replace(on_labels(setting.finetunes[-1]), compile=False)
             bench = replace(setting.bench, watch=watch, state=Path(aside) / "state")
             finetune_stage(on_device(model, bench.device), stage, bench)
         return watch.rate
 
-    ratios = [rate(setting.final()) / rate(hand_shaped(setting)) for _ in range(TURNS)]
+    classes = len(setting.bench.data.classes)
+    ratios = [rate(setting.final()) / rate(resnet18(hand_shape(setting), "small", classes)) for _ in range(TURNS)]
     return statistics.median(ratios)
 
 
-def hand_shaped(setting: Setting) -> nn.Module:
-    """The network by hand, not trained."""
-    return resnet18(HAND_SHAPED, "small", len(setting.bench.data.classes))
+def hand_shape(setting: Setting) -> tuple[int, ...]:
+    """The widths by hand, evenly narrowed if the budget is too small for them."""
+    return narrow(HAND_SHAPED, setting.budget, "small", len(setting.bench.data.classes))
 
 
 def from_scratch(
@@ -206,12 +208,17 @@ def from_scratch(
 def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False) -> tuple[nn.Module, float]:
     """Train `model` as `stage` says, on the labels alone or with KD; also the seconds that it took."""
     if not kd:
-        stage = replace(stage, method="labels", alpha=0.0)
+        stage = on_labels(stage)
     elif stage.alpha == 0:
         stage = replace(stage, alpha=0.5, temperature=4.0, fade=False)
     model = finetune_stage(on_device(model, setting.bench.device), stage, replace(setting.bench, state=state))
     last = state.with_suffix(".jsonl").read_text().splitlines()[-1]
     return model, json.loads(last)["seconds"]
+
+
+def on_labels(stage: Train) -> Train:
+    """`stage` without anyone to listen to."""
+    return replace(stage, method="labels", alpha=0.0, outgrow=False, views=0)
 
 
 @dataclass(frozen=True)

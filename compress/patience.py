@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -74,13 +75,23 @@ def share(left: float, prices: Sequence[float]) -> float:
     return (1 - RESERVE) * left * prices[0] / sum(prices)
 
 
-def fit(seconds: float, rehearse: Rehearsal, steps: int) -> float:
-    """How many epochs of `steps` steps fit into `seconds`, from which the time to find it out is taken."""
+def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.inf) -> float:
+    """How many epochs of `steps` steps fit into `seconds`, from which the time to find it out is taken.
+
+    Args:
+        rehearsals: of an epoch in which a guide answers, and of one whose answers are kept.
+        asked: after how many epochs all answers are kept.
+    """
     if seconds <= 0:
         return epochs_in(0, Pace(1, 1), steps)
-    began = time.monotonic()
-    pace = measure(rehearse, min(SECONDS, seconds / 10))
-    return epochs_in(seconds - (time.monotonic() - began) - pace.start, pace, steps)
+    until = time.monotonic() + seconds
+    pace = measure(rehearsals(False), min(SECONDS, seconds / 10))
+    epochs = epochs_in(until - time.monotonic() - pace.start, pace, steps)
+    if epochs <= asked:
+        return epochs
+    later = measure(rehearsals(True), min(SECONDS, seconds / 10))
+    left = until - time.monotonic() - pace.start - asked * (steps * pace.step + pace.check)
+    return asked + epochs_in(left, later, steps)
 
 
 def epochs_in(seconds: float, pace: Pace, steps: int) -> float:

@@ -23,7 +23,7 @@ from compress.overrides import lay_over
 from compress.plan import Plan, Step, make_plan, origin
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
-from compress.stages import Given, Rehearsal, Rehearsals, Workbench, on_device, pack, perform, side
+from compress.stages import Given, Rehearsals, Workbench, on_device, pack, perform, side
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
@@ -223,14 +223,14 @@ def _share(step: Step, plan: Plan, rundir: RunDirectory) -> float:
     return patience.share(left, prices)
 
 
-def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: float) -> Callable[[Rehearsal, int], float]:
+def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: float) -> Callable[..., float]:
     """What gives a stage that `began` then the epochs that fit; the manifest has them first, and a kill keeps them."""
 
-    def fit(rehearse: Rehearsal, steps: int) -> float:
+    def fit(rehearsals: Rehearsals, steps: int, asked: float) -> float:
         fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
         if step.name not in fitted:
             seconds = processes.of_first(_share(step, plan, rundir) - (time.monotonic() - began))
-            fitted[step.name] = processes.of_first(patience.fit(seconds, rehearse, steps))
+            fitted[step.name] = processes.of_first(patience.fit(seconds, rehearsals, steps, asked))
             rundir.write()
             watch.note(
                 f"  fitted to the time left: {fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"

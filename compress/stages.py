@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -39,7 +40,7 @@ from compress.training import Objective, Schedule, accuracy, forward, steps_of, 
 from compress.watch import Watch
 
 Rehearsal = Callable[[Watch, Path], object]  # trains a copy until the watch ends it; its files go into the folder
-Rehearsals = Callable[[bool], Rehearsal]  # of the training as it is, and compiled
+Rehearsals = Callable[[bool], Rehearsal]  # of the training as it is, and as it is if something is so
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ class Workbench:
         final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
         state: the file in which a training stage keeps what it needs to go on after a kill.
         answers: the folder for the kept answers of teachers.
-        fit: how many epochs a training stage gets, from a rehearsal and the steps of an epoch; if None, as many as
-            the recipe says.
-        pays: whether to compile, from rehearsals and the steps in all, where the recipe leaves that open; if None, no.
+        fit: how many epochs a training stage gets, from rehearsals (its guide answers; its answers are kept), the steps
+            of an epoch, and after how many epochs all answers are kept; if None, as many as the recipe says.
+        pays: whether to compile, from rehearsals (plain, compiled) and the steps in all, where the recipe leaves that
+            open; if None, no.
     """
 
     recipe: Recipe
@@ -94,7 +96,7 @@ class Workbench:
     room: Callable[[nn.Module], int] | None = None
     sparse: bool = False
     final: int = 0
-    fit: Callable[[Rehearsal, int], float] | None = None
+    fit: Callable[[Rehearsals, int, float], float] | None = None
     pays: Callable[[Rehearsals, float], bool] | None = None
 
     def validate(self, model: nn.Module, size: int) -> float:
@@ -212,7 +214,7 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     recipe, data = bench.recipe, bench.data
     augment, steps, part = _augment(stage), steps_of(len(data.train), recipe.batch), processes.part()
 
-    def learn(model: nn.Module, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
+    def learn(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
         goal = _objective(model, stage, bench)
 
         def batches(epoch: int) -> Iterator[Batch]:
@@ -234,10 +236,10 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
             compiled=compiled,
         )
 
-    def rehearse(compiled: bool, watch: Watch, folder: Path) -> None:
+    def rehearse(stage: Train, compiled: bool, watch: Watch, folder: Path) -> None:
         still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
         aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
-        learn(copy.deepcopy(model), still, aside, compiled)
+        learn(copy.deepcopy(model), stage, still, aside, compiled)
 
     for parameter in model.parameters():
         parameter.requires_grad_(True)
@@ -246,10 +248,14 @@ def _train(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
     schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
     compiled = stage.compile is True
     if stage.compile == "auto" and bench.pays is not None and METHODS[stage.method].of_maps is None:
-        compiled = bench.pays(lambda compiled: partial(rehearse, compiled), stage.epochs * steps)
+        compiled = bench.pays(lambda compiled: partial(rehearse, stage, compiled), stage.epochs * steps)
     if bench.fit is not None:
-        schedule = replace(schedule, epochs=bench.fit(partial(rehearse, compiled), steps))
-    return learn(model, schedule, bench, compiled)
+        told = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
+        answers = bench.teacher is not None and METHODS[stage.method].of_maps is None
+        asked = stage.views if answers and stage.views else math.inf
+        epochs = bench.fit(lambda kept: partial(rehearse, told if kept else stage, compiled), steps, asked)
+        schedule = replace(schedule, epochs=epochs)
+    return learn(model, stage, schedule, bench, compiled)
 
 
 def _objective(student: nn.Module, stage: Train, bench: Workbench) -> Objective:

@@ -126,21 +126,36 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
         assert epochs == max(1, round(sum(stage["seconds"] for stage in stages[first:]) / pace))
 
 
+def test_a_classifier_that_is_there_is_cut_and_teaches(words: tuple[object, ...], tmp_path: Path) -> None:
+    benchmark(*words, "--rows", "1")
+    student = tmp_path / "out" / "seed1" / "stages" / "02-distill.pth"
+    out = tmp_path / "given"
+    benchmark(*words[:-1], out, "--student", student, "--rows", "1,3")
+    stages = json.loads((out / "seed1" / "run.json").read_text())["stages"]
+    assert [stage["kind"] for stage in stages[:3]] == ["teach", "distill", "prune"]
+    assert stages[0]["params"] == stages[1]["params"] and stages[0]["val"] == stages[1]["val"]  # one network
+    cells = [json.loads((out / "rows" / key / "seed1.json").read_text()) for key in ("ours", "torch-pruning-kd")]
+    trained = sum(stage["seconds"] for stage in stages if stage["kind"] in ("teach", "distill"))
+    assert trained < 1 < sum(cell["seconds"] for cell in cells) and all(cell["params"] <= BUDGET for cell in cells)
+
+
 @pytest.mark.parametrize("budget", [5_000, 100_000, 2_000_000])
 def test_the_even_ratio_is_the_largest_that_fits(budget: int) -> None:
-    from rivals import RESNET18, resnet18, uniform
+    from rivals import RESNET18, narrow, resnet18
 
-    widths = uniform(budget, "small", 10)
+    widths = narrow(RESNET18, budget, "small", 10)
     ratio = (widths[-1] + 1) / RESNET18[-1]
     more = tuple(max(1, int(width * ratio)) for width in RESNET18)
     sizes = [count(resnet18(shape, "small", 10), (3, 32, 32)).params for shape in (widths, more)]
     assert sizes[0] <= budget < sizes[1]
 
 
-def test_the_hand_shaped_network_is_the_reference_s() -> None:
-    from rivals import HAND_SHAPED, resnet18
+def test_the_hand_shaped_network_is_the_reference_s_and_no_wider() -> None:
+    from rivals import HAND_SHAPED, narrow, resnet18
 
-    model = resnet18(HAND_SHAPED, "small", 10)
+    shape = narrow(HAND_SHAPED, 100_000, "small", 10)
+    assert shape == narrow(HAND_SHAPED, 10**6, "small", 10) == HAND_SHAPED
+    model = resnet18(shape, "small", 10)
     assert count(model, (3, 28, 28)).params == 94_866
     assert model.train()(torch.randn(2, 3, 28, 28)).shape == (2, 10)
 

@@ -20,6 +20,7 @@ from compress.models.network import Network
 from compress.patience import prices
 from compress.plan import make_plan
 from compress.recipe import load
+from compress.rundir import read_records
 from compress.summary import count
 from compress.training import teach
 from compress.watch import Record, Watch
@@ -107,6 +108,22 @@ def test_a_guide_as_good_as_the_student_is_outgrown() -> None:
         loss.begin(best)
         said.append(float(loss(lambda images: images, None, 0.0)))
     assert said == [1.0, 1.0, 2.0, 2.0]
+    for reached, first in ((0.7, 1.0), (0.71, 2.0)):  # before a cut; as good is not better: it may be the same network
+        assert Outgrown(loss.guided, loss.alone, 0.7, reached)(lambda images: images, None, 0.0) == first
+
+
+def test_a_guide_that_was_outgrown_before_the_cut_is_never_heard(tiny: Tiny, tmp_path: Path) -> None:
+    """Nor do its views come again: it is as if there were none."""
+    last = {
+        "heard": 'method = "kd"\nalpha = 1.0\noutgrow = true\nviews = 1',
+        "alone": 'method = "labels"',
+    }
+    for name, keys in last.items():
+        recipe = tiny.variant(f"{name}.toml", ("ema = 0.9", keys))
+        compress.run(recipe, out=tmp_path / name, device="cpu", **{"teach.lr": 1e-9})
+    ours, theirs = weights(tmp_path / "heard"), weights(tmp_path / "alone")
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert read_records(tmp_path / "heard")[1][3].val > read_records(tmp_path / "heard")[1][0].val
 
 
 def test_nothing_to_outgrow_is_refused(tiny: Tiny) -> None:

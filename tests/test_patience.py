@@ -40,7 +40,7 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
     first, second = (step.target.params / 14_548 for step in plan.steps if step.target)
     by_hand = [
         3 * macs("teacher", 16),
-        3 * (macs("student", 8) + answer),
+        3 * macs("student", 8) + 2 * answer,  # of the second view, the answers are kept
         0,
         2 * (first * student + answer),
         0,
@@ -96,10 +96,29 @@ def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPat
     assert measure(rehearse, seconds=1) == Pace(step=3, check=5, start=2 * (50 - 3))
     assert len(seen) == WARM + STEPS and torch.equal(torch.get_rng_state(), random)
     began = now[0]
-    assert fit(400, rehearse, steps=10) == epochs_in(400 - (now[0] - began), Pace(3, 5), 10)
+    assert fit(400, lambda kept: rehearse, steps=10) == epochs_in(400 - (now[0] - began), Pace(3, 5), 10)
     seen.clear()
-    assert fit(-1, rehearse, steps=10) == 0.1 and not seen  # no time, none to measure either
+    assert fit(-1, lambda kept: rehearse, steps=10) == 0.1 and not seen  # no time, none to measure either
     assert measure(rehearse, seconds=60) == Pace(3, 5, 94) and len(seen) == WARM + 20
+
+
+def test_epochs_whose_answers_are_kept_take_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only steps move: 3 s if the guide is asked, 1 s if not; validations take none."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def rehearsals(kept: bool) -> Callable[[Watch, Path], None]:
+        def rehearse(watch: Watch, folder: Path) -> None:
+            for _ in watch.track(range(1000), 1000, ""):
+                now[0] += 1 if kept else 3
+            watch.epoch(1, [])
+
+        return rehearse
+
+    once, both = 3 * (WARM + STEPS), 4 * (WARM + STEPS)
+    assert fit(once + 60, rehearsals, steps=10) == 2
+    assert fit(once + 60, rehearsals, steps=10, asked=2) == 2
+    assert fit(both + 60, rehearsals, steps=10, asked=1) == 1 + 3
 
 
 class Trainings:
@@ -179,7 +198,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     given: list[float] = []
 
     def fitting(epochs: float) -> Callable[..., float]:
-        return lambda seconds, rehearse, steps: given.append(seconds) or epochs  # type: ignore[func-returns-value]
+        return lambda seconds, rehearsals, *_: given.append(seconds) or epochs  # type: ignore[func-returns-value]
 
     monkeypatch.setattr(patience, "fit", fitting(2.4))
     whole, out = tmp_path / "whole", tmp_path / "killed"
@@ -265,10 +284,10 @@ def test_finding_out_whether_it_pays_changes_nothing(
 
 def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that rehearses, and is then given the recipe's own epochs, is the run without `minutes`."""
-    real: Callable[..., Pace] = patience.measure
-    monkeypatch.setattr(patience, "measure", lambda rehearse, seconds: real(rehearse, 0))
+    measure, fit = patience.measure, patience.fit
+    monkeypatch.setattr(patience, "measure", lambda rehearse, seconds: measure(rehearse, 0))
     own = iter([3, 3, 2, 3])
-    monkeypatch.setattr(patience, "epochs_in", lambda seconds, pace, steps: next(own))
+    monkeypatch.setattr(patience, "fit", lambda *arguments: (fit(*arguments), next(own))[1])
     compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
     compress.run(str(tiny.recipe), out=tmp_path / "plain")
     fitted, plain = (weights(tmp_path / name) for name in ("fitted", "plain"))
