@@ -22,8 +22,9 @@ from compress.given import load_step
 from compress.models.build import build
 from compress.models.network import Network
 from compress.recipe import Recipe, Train
-from compress.stages import Workbench, on_device, perform, side
+from compress.stages import perform
 from compress.watch import T, Watch
+from compress.workbench import Workbench, on_device, side
 
 WARM = 3  # steps of a burst before its clock starts: caches fill, workers read ahead, networks compile
 

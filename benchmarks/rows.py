@@ -24,10 +24,11 @@ from compress.models.network import Network, Stem
 from compress.pipeline import Result, run
 from compress.plan import make_plan
 from compress.recipe import Prune, Recipe, Train
-from compress.stages import Workbench, finetune_stage, on_device, side
+from compress.stages import finetune_stage
 from compress.summary import count
 from compress.training import accuracy, forward
 from compress.watch import Record, Watch
+from compress.workbench import Workbench, on_device, side
 
 STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
 

@@ -49,7 +49,7 @@ from rich.table import Table
 from compress import recipe as recipes
 from compress.errors import UserError, one_line
 from compress.machine import can_compile, device_name, pick_device, versions
-from compress.stages import side
+from compress.workbench import side
 
 HERE = Path(__file__).resolve().parent
 START_UP_SECONDS = 2.0  # the goal of row 6

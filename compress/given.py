@@ -14,7 +14,7 @@ from compress.errors import UserError
 from compress.models.build import build, knows, normalization, own_builder
 from compress.models.network import Network
 from compress.recipe import Recipe, Train
-from compress.stages import Given
+from compress.workbench import Given
 
 
 def load_step(path: Path, network: Network) -> Checkpoint:

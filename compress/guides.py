@@ -9,7 +9,7 @@ from compress.data.open import Data
 from compress.distill.methods import METHODS, Sized, check, check_taps
 from compress.models.build import build
 from compress.recipe import Prune, Recipe, Stage, Train
-from compress.stages import Given, side
+from compress.workbench import Given, side
 
 
 def guide_of(stages: Sequence[Stage | Given], place: int) -> int | None:

@@ -19,9 +19,9 @@ from compress.models.build import build
 from compress.models.network import Network
 from compress.plan import Plan
 from compress.recipe import Prune, Train
-from compress.stages import Rehearsal, Rehearsals, side
 from compress.summary import count
 from compress.watch import T, Watch
+from compress.workbench import Rehearsal, Rehearsals, side
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds

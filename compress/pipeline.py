@@ -23,10 +23,11 @@ from compress.overrides import lay_over
 from compress.plan import Plan, Step, make_plan, origin
 from compress.recipe import Prune, Recipe
 from compress.rundir import RunDirectory, open_run
-from compress.stages import Given, Rehearsals, Workbench, on_device, pack, perform, side
+from compress.stages import pack, perform
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
+from compress.workbench import Given, Rehearsals, Workbench, on_device, side
 
 
 @dataclass(frozen=True)

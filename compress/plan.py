@@ -27,9 +27,10 @@ from compress.pruning import weights
 from compress.pruning.importance import importance
 from compress.pruning.pruner import least
 from compress.recipe import Prune, Recipe, Stage, Train
-from compress.stages import Given, pack, side
+from compress.stages import pack
 from compress.summary import count
 from compress.watch import Record
+from compress.workbench import Given, side
 
 Stages = list[Stage | Given]
 

@@ -91,7 +91,7 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
 def test_a_guide_is_heard_until_it_is_outgrown(tiny: Tiny, tmp_path: Path, accuracy: float, monkeypatch: Any) -> None:
     """With a guide that no student reaches it is as if nothing were to be outgrown, with a poor one as if it had said
     nothing after the first epoch."""
-    monkeypatch.setattr("compress.stages.Outgrown", lambda guided, alone, *_: Outgrown(guided, alone, accuracy))
+    monkeypatch.setattr("compress.learning.Outgrown", lambda guided, alone, *_: Outgrown(guided, alone, accuracy))
     outgrowing = tiny.variant("outgrow.toml", ("ema = 0.9", "alpha = 1.0\noutgrow = true"))
     compress.run(outgrowing, out=tmp_path / "run", device="cpu")
     heard = [json.loads(line) for line in (tmp_path / "run/stages/06-finetune-2.jsonl").read_text().splitlines()]

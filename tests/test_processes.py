@@ -30,8 +30,9 @@ from compress import recipe as recipes
 from compress.models.build import build
 from compress.plan import make_plan
 from compress.recipe import Train
-from compress.stages import Workbench, distill_stage
+from compress.stages import distill_stage
 from compress.watch import Watch
+from compress.workbench import Workbench
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 

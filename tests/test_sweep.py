@@ -15,7 +15,7 @@ from PIL import Image
 from tiny import Compress, Tiny
 from torch import Tensor, nn
 
-from compress import stages
+from compress import learning
 from compress.compare import latencies
 from compress.pipeline import Result
 from compress.rundir import read_records
@@ -58,7 +58,7 @@ def test_the_teacher_answers_once_for_all_budgets(tiny: Tiny, tmp_path: Path, mo
         answer = teach(model, size)
         return lambda images: shown.append(len(images)) or answer(images)
 
-    monkeypatch.setattr(stages, "teach", counted)
+    monkeypatch.setattr(learning, "teach", counted)
     recipe = tiny.variant("once.toml", ("ema = 0.9", "ema = 0.9\nviews = 2"))  # both rounds hear the same two views
     keys: dict[str, Any] = {"limit": 64, "stages.2.alpha": 0.0}  # and are all that listens
     keys["finetune.lr"] = 1e-9  # none becomes a better teacher

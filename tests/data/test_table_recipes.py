@@ -15,7 +15,7 @@ import compress
 from compress.data.sources import IMAGENETTE, IMAGEWOOF
 from compress.plan import make_plan
 from compress.recipe import load, shipped
-from compress.stages import Given
+from compress.workbench import Given
 
 OF_FASHION_MNIST = ("default", "fashion-mnist-best", "unstructured")  # run elsewhere
 TABLES = [name for name in shipped() if name not in OF_FASHION_MNIST]

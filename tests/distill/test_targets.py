@@ -19,11 +19,12 @@ from compress.data.batches import Augment, Batch, training_batches
 from compress.data.open import Data, open_data
 from compress.distill.kd import KD
 from compress.distill.targets import Targets
+from compress.learning import goal_of
 from compress.models.build import own_builder
 from compress.recipe import Train, load
-from compress.stages import Workbench, _objective
 from compress.training import forward
 from compress.watch import Watch
+from compress.workbench import Workbench
 
 CLASSES, BATCH = 4, 32
 AUGMENT = Augment(mixup=0.2, cutmix=1.0, mix=0.5)
@@ -174,7 +175,7 @@ def test_what_an_earlier_stage_left_makes_way_the_oldest_first(data: Data, tmp_p
 
 def folder_of(bench: Workbench, stage: Train) -> Path:
     assert bench.teacher is not None
-    objective = _objective(bench.teacher, stage, bench)
+    objective = goal_of(bench.teacher, stage, bench)
     assert isinstance(objective, KD) and isinstance(objective.teacher, Targets)
     return objective.teacher.folder
 
@@ -212,7 +213,7 @@ def test_a_stage_hears_its_own_teacher(tiny: Tiny, data: Data, tmp_path: Path) -
         net(batch.images)
     exact, before = forward(copy.deepcopy(net).eval(), 16, exact=True), copy.deepcopy(net.state_dict())
     bench = Workbench(load(str(tiny.recipe)), data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, net, 16)
-    heard = _objective(net, Train(kind="finetune", epochs=1), bench)
+    heard = goal_of(net, Train(kind="finetune", epochs=1), bench)
     assert isinstance(heard, KD)
     with torch.no_grad():
         for batch in batches(data, 0):

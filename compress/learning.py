@@ -1,0 +1,126 @@
+"""A training stage: a model learns from the labels and from its guide, for as long as there is patience for."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress import processes
+from compress.data.batches import Augment, Batch, training_batches
+from compress.distill.labels import Labels
+from compress.distill.methods import METHODS, Sized, objective
+from compress.distill.outgrown import Outgrown
+from compress.distill.targets import Targets
+from compress.models.fold import folded
+from compress.models.head import freeze_backbone
+from compress.recipe import Train
+from compress.training import Objective, Schedule, steps_of, teach, train
+from compress.watch import Watch
+from compress.workbench import Rehearsal, Workbench, sample, side
+
+
+def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
+    """Train `model` on the labels, and on what its guide says if there is one.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    if stage.freeze == "backbone":
+        freeze_backbone(model)
+    schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
+    steps = steps_of(len(bench.data.train), bench.recipe.batch)
+    live = METHODS[stage.method].of_maps is not None  # the guide is looked into at every step
+    compiled = stage.compile is True
+    if stage.compile == "auto" and bench.pays is not None and not live:
+        compiled = bench.pays(
+            lambda compiled: _rehearsal(model, stage, schedule, bench, compiled), stage.epochs * steps
+        )
+    if bench.fit is not None:
+        told = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
+        asked = math.inf if live or bench.teacher is None or not stage.views else stage.views
+
+        def rehearsals(kept: bool) -> Rehearsal:
+            return _rehearsal(model, told if kept else stage, schedule, bench, compiled)
+
+        schedule = replace(schedule, epochs=bench.fit(rehearsals, steps, asked))
+    return _trained(model, stage, schedule, bench, compiled)
+
+
+def _rehearsal(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> Rehearsal:
+    """The training of a copy of `model`, without end."""
+
+    def rehearse(watch: Watch, folder: Path) -> None:
+        still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
+        aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
+        _trained(copy.deepcopy(model), stage, still, aside, compiled)
+
+    return rehearse
+
+
+def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
+    recipe, data, size = bench.recipe, bench.data, side(stage, bench.data)
+    goal = goal_of(model, stage, bench)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        kept = stage.views if getattr(goal, "listens", True) else 0  # what nobody answers need not come again
+        view = epoch % kept if kept else epoch
+        augment, part = _augment(stage), processes.part()
+        return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
+
+    return train(
+        model,
+        batches,
+        goal,
+        schedule,
+        steps=steps_of(len(data.train), recipe.batch),
+        validate=lambda trained: bench.validate(trained, size),
+        seed=recipe.seed,
+        state=bench.state,
+        watch=bench.watch,
+        size=size,
+        compiled=compiled,
+    )
+
+
+def goal_of(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
+    """What `stage` trains `student` for."""
+    if bench.teacher is None or bench.teacher_size is None:
+        return Labels(stage.label_smoothing)
+    torch.manual_seed(bench.recipe.seed)  # an objective may have weights of its own
+    teacher = Sized(bench.teacher, bench.teacher_size)
+    example = sample(bench, bench.recipe.batch, bench.recipe.batch)
+    made = objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
+    if not stage.outgrow:
+        return made
+    return Outgrown(made, Labels(stage.label_smoothing), bench.teacher_val, bench.reached)
+
+
+def _answers(stage: Train, bench: Workbench) -> Targets:
+    assert bench.teacher is not None
+    recipe, data = bench.recipe, bench.data
+    samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
+    shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
+    what = [*shown, bench.teacher_size, _fingerprint(bench.teacher)]
+    folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    return Targets(teach(folded(bench.teacher), bench.teacher_size), folder, samples, len(data.classes))
+
+
+def _augment(stage: Train) -> Augment:
+    return Augment(stage.crop, stage.flip, stage.mixup, stage.cutmix, stage.mix)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.sha256(repr(model).encode())  # the same weights may stand in another network
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
