@@ -7,7 +7,7 @@
 All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run,
 and listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
 fine-tuned as our recipe's `finetune` stages say. Networks from scratch train for as many epochs as all those stages
-together, as the last of them says (rows 7 and 8: for as long as our stages took). "KD" is at that stage's alpha; at
+together, as those after the last cut say (rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha; at
 alpha 0.5 and temperature 4 where it has none. A row's minutes are those from nothing to its network, the teacher's and
 the student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
 split.
@@ -57,7 +57,7 @@ class Cell:
     val: float | None = None
     test: float | None = None
     seconds: float | None = None
-    epochs: int | None = None
+    epochs: float | None = None
     note: str = ""
 
 
@@ -108,7 +108,7 @@ def columns(row: Row, cells: list[Cell]) -> list[str]:
         f"{max(cell.macs or 0 for cell in made) / 1e6:.2f} M",
         spread(lambda cell: 100 * (cell.val or 0), 2),
         spread(lambda cell: 100 * (cell.test or 0), 2),
-        "/".join(dict.fromkeys(str(cell.epochs) for cell in made)),
+        "/".join(dict.fromkeys(f"{cell.epochs:g}" for cell in made)),
         spread(lambda cell: (cell.seconds or 0) / 60, 1),
         notes,
     ]

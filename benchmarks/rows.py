@@ -54,6 +54,12 @@ class Setting:
         return [stage for stage in self.stages if isinstance(stage, Train)]
 
     @property
+    def ending(self) -> list[Train]:
+        """Those after the last cut."""
+        cuts = [place for place, stage in enumerate(self.stages) if isinstance(stage, Prune)]
+        return [stage for stage in self.stages[cuts[-1] :] if isinstance(stage, Train)]
+
+    @property
     def epochs(self) -> float:
         """Of all fine-tuning together."""
         return sum(stage.epochs for stage in self.finetunes)
@@ -104,7 +110,7 @@ class Trained:
 
     model: nn.Module
     seconds: float
-    epochs: int
+    epochs: float
     note: str = ""
 
 
@@ -168,9 +174,9 @@ def by_hand(setting: Setting, folder: Path) -> Trained:
 
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
-    """The same for as long as our stages of these `kinds` took, at the pace of our last."""
-    last = setting.result.records[-1]
-    pace = last.seconds / last.epochs * longer(setting)
+    """The same for as long as our stages of these `kinds` took, at the pace of those after our last cut."""
+    last = setting.result.records[-len(setting.ending) :]
+    pace = sum(record.seconds for record in last) / sum(record.epochs for record in last) * longer(setting)
     epochs = max(1, round(setting.seconds(*kinds) / pace))
     return from_scratch(hand_shape(setting), "small", epochs, setting, folder)
 
@@ -181,7 +187,7 @@ def longer(setting: Setting) -> float:
     def rate(model: nn.Module) -> float:
         watch = Stopwatch(STEPS, setting.bench.device)
         with suppress(Enough), TemporaryDirectory() as aside:
-            stage = replace(on_labels(setting.finetunes[-1]), compile=False)
+            stage = replace(on_labels(setting.ending[0]), compile=False)
             bench = replace(setting.bench, watch=watch, state=Path(aside) / "state")
             finetune_stage(on_device(model, bench.device), stage, bench)
         return watch.rate
@@ -197,12 +203,17 @@ def hand_shape(setting: Setting) -> tuple[int, ...]:
 
 
 def from_scratch(
-    widths: tuple[int, ...], stem: Stem, epochs: int, setting: Setting, folder: Path, kd: bool = False
+    widths: tuple[int, ...], stem: Stem, epochs: float, setting: Setting, folder: Path, kd: bool = False
 ) -> Trained:
-    """A ResNet18 of these `widths`, trained as our last fine-tuning stage is."""
+    """A ResNet18 of these `widths`, trained as ours is after its last cut; the first of those stages gets what the
+    others leave of `epochs`."""
     torch.manual_seed(setting.bench.recipe.seed)
-    model = on_device(resnet18(widths, stem, len(setting.bench.data.classes)), setting.bench.device)
-    model, seconds = learn(model, replace(setting.finetunes[-1], epochs=epochs), setting, folder / "1.state", kd)
+    model: nn.Module = resnet18(widths, stem, len(setting.bench.data.classes))
+    first, *rest = setting.ending
+    seconds, left = 0.0, epochs - sum(stage.epochs for stage in rest)
+    for number, stage in enumerate([replace(first, epochs=max(1, left)), *rest], start=1):
+        model, spent = learn(model, stage, setting, folder / f"{number}.state", kd)
+        seconds += spent
     return Trained(model, seconds, epochs)
 
 
