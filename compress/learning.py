@@ -16,7 +16,7 @@ from torch import nn
 from compress import processes
 from compress.data.batches import Augment, Batch, training_batches
 from compress.distill.labels import Labels
-from compress.distill.methods import METHODS, Sized, objective
+from compress.distill.methods import METHODS, Sized, asks, objective
 from compress.distill.outgrown import Outgrown
 from compress.distill.targets import Targets
 from compress.models.fold import folded
@@ -47,7 +47,8 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         )
     if bench.fit is not None:
         told = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        asked = math.inf if live or bench.teacher is None or not stage.views else stage.views
+        kept = asks(stage) and bench.teacher is not None and not live
+        asked = stage.views if kept and stage.views else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
             return _rehearsal(model, told if kept else stage, schedule, bench, compiled)
@@ -69,10 +70,10 @@ def _rehearsal(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbe
 
 def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
     recipe, data, size = bench.recipe, bench.data, side(stage, bench.data)
-    goal = goal_of(model, stage, bench)
+    goal, answered = goal_of(model, stage, bench), asks(stage) and bench.teacher is not None
 
     def batches(epoch: int) -> Iterator[Batch]:
-        kept = stage.views if getattr(goal, "listens", True) else 0  # what nobody answers need not come again
+        kept = stage.views if answered and getattr(goal, "listens", True) else 0
         view = epoch % kept if kept else epoch
         augment, part = _augment(stage), processes.part()
         return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)

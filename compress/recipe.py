@@ -68,9 +68,9 @@ class Train:
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
         outgrow: listen only until the student's validation accuracy has reached the guide's, then to the labels alone;
             not at all if it was higher before the cut.
-        views: how many augmented views of the training data the epochs walk through; the guide answers each
-            view once, as far as there is room to keep its answers. 0: a new view every epoch, and the same ones in
-            other stages that augment alike.
+        views: how many augmented views of the training data the epochs walk through that ask the guide; it answers
+            each view once, as far as there is room to keep its answers. 0: a new view every epoch, and the same ones
+            in other stages that augment alike.
         freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
         compile: whether to run the network through torch.compile; `auto`: where that has paid by the stage's end, as
             measured on this machine. A matter of speed, and of the last digits: a run may go on

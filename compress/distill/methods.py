@@ -97,6 +97,11 @@ def listens(stage: Train) -> bool:
     return bool(_alpha(stage)) or METHODS[stage.method].beta is not None
 
 
+def asks(stage: Train) -> bool:
+    """Whether `stage` asks its guide for answers, which are kept; feature maps are not."""
+    return bool(_alpha(stage)) or METHODS[stage.method].of_answers is not None
+
+
 def _alpha(stage: Train) -> float:
     return METHODS[stage.method].alpha if stage.alpha is None else stage.alpha
 

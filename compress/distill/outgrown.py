@@ -11,8 +11,8 @@ from compress.training import Objective
 
 
 class Outgrown:
-    """`guided` until the student is as good as its guide, and from the next epoch on `alone`; alone from the first if
-    it was better when it was last trained, before a cut.
+    """`guided` while it `listens`: until the student is as good as its guide; from the next epoch on `alone`. Alone
+    from the first if it was better when it was last trained, before a cut.
 
     Args:
         accuracy: the guide's, on the validation split, 0 to 1.
