@@ -72,7 +72,10 @@ def load(file: str | Path) -> Experiment:
     path = Path(file)
     if not path.is_file():
         raise UserError(f"{file}: there is no such file")
-    experiment = recipes.typed(Experiment, recipes.read_toml(path), str(path))
+    plain = recipes.read_toml(path)
+    if "stages" in plain and "recipe" not in plain:
+        raise UserError(f"{path}: this is a recipe: `compress run {path}`")
+    experiment = recipes.typed(Experiment, plain, str(path))
     for where, keys in (("keys", experiment.keys), ("grid", experiment.grid), *(("rows", r) for r in experiment.rows)):
         if "seed" in keys:
             raise UserError(f"{path}: {where}.seed: seeds have a key of their own: write seeds = [0, 1, 2] at the top")

@@ -192,6 +192,8 @@ def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     if not path.is_file():
         raise UserError(f"no recipe {name!r}{nearest(name, shipped())}: see `compress recipes`, or give a TOML file")
     read = read_run(path) if path.suffix == ".json" else read_toml(path)
+    if "stages" not in read and not read.keys().isdisjoint(("recipe", "seeds", "keys", "grid", "rows")):
+        raise UserError(f"{path}: this is an experiment: `compress experiment {path}`")
     return check(lay_over(read, overrides or {}, str(path)), str(path))
 
 

@@ -279,6 +279,13 @@ def test_what_cannot_be_is_refused_in_one_line(
     assert words in refused.err and refused.err.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
+def test_an_experiment_is_no_recipe_and_a_recipe_no_experiment(run: Compress, folder: Path) -> None:
+    grid, pair = folder / "grid.toml", folder / "pair.toml"
+    for command in (("run", grid), ("sweep", grid, "--budgets", "5k")):
+        assert run(*command, code=2).err == f"error: {grid}: this is an experiment: `compress experiment {grid}`\n"
+    assert run("experiment", pair, code=2).err == f"error: {pair}: this is a recipe: `compress run {pair}`\n"
+
+
 def test_other_directories_are_left_as_they_are(run: Compress, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
