@@ -4,12 +4,13 @@
     python benchmarks/accuracy.py --quick           # a small version
     python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k    # a classifier that is there
 
-All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run,
-and listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
+All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run, and
+listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
 fine-tuned as our recipe's `finetune` stages say. Networks from scratch train for as many epochs as all those stages
-together, as those after the last cut say (rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha; at
-alpha 0.5 and temperature 4 where it has none. A row's minutes are those from nothing to its network, the teacher's and
-the student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
+together, as those after the last cut say (rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha,
+to the end (ours stops where it has outgrown its teacher); at alpha 0.5 and temperature 4 where it has none. Only ours
+may be compiled, where that pays. A row's minutes are those from nothing to its network, the teacher's and the
+student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
 split.
 
 With `--student` all rows but those from scratch begin with that network, which is their teacher too, and what it took

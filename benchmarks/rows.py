@@ -210,11 +210,12 @@ def from_scratch(
     torch.manual_seed(setting.bench.recipe.seed)
     model: nn.Module = resnet18(widths, stem, len(setting.bench.data.classes))
     first, *rest = setting.ending
-    seconds, left = 0.0, epochs - sum(stage.epochs for stage in rest)
-    for number, stage in enumerate([replace(first, epochs=max(1, left)), *rest], start=1):
+    seconds, left = 0.0, max(1, epochs - sum(stage.epochs for stage in rest))
+    stages = [replace(first, epochs=left), *rest]
+    for number, stage in enumerate(stages, start=1):
         model, spent = learn(model, stage, setting, folder / f"{number}.state", kd)
         seconds += spent
-    return Trained(model, seconds, epochs)
+    return Trained(model, seconds, sum(stage.epochs for stage in stages))
 
 
 def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False) -> tuple[nn.Module, float]:
@@ -223,6 +224,8 @@ def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: boo
         stage = on_labels(stage)
     elif stage.alpha == 0:
         stage = replace(stage, alpha=0.5, temperature=4.0, fade=False)
+    else:
+        stage = replace(stage, outgrow=False)
     model = finetune_stage(on_device(model, setting.bench.device), stage, replace(setting.bench, state=state))
     last = state.with_suffix(".jsonl").read_text().splitlines()[-1]
     return model, json.loads(last)["seconds"]

@@ -141,7 +141,7 @@ def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **
 @_setup
 @_answers("stopped; the same command goes on after the last finished epoch")
 def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
-    """Many budgets from one teacher: each goes on from the network of the one above it.
+    """Many budgets: each goes on from the network of the one above it, and the best network so far teaches.
 
     Leaves a run directory for each budget in --out, a table (sweep.md) and a picture (sweep.png).
     """
@@ -156,7 +156,8 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
     terminal = Terminal()
     points = sweep(recipe, ordered, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
     terminal.show(sweep_table(HEADINGS, [cells(point) for point in points]))
-    terminal.show(scatter([(point.params, 100 * point.test, point.budget) for point in points]))
+    for counted, of in (("parameters", "params"), ("multiply-adds", "macs")):
+        terminal.show(scatter([(getattr(point, of), 100 * point.test, point.budget) for point in points], counted))
     terminal.show(str(out / "sweep.png"))
 
 

@@ -22,7 +22,7 @@ def existing(path: str | Path) -> Path:
         UserError: there is none.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'not a' if Path(path).exists() else 'no such'} file")
     return Path(path)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from compress import processes
 from compress.data.batches import Augment, Batch, training_batches
 from compress.distill.labels import Labels
-from compress.distill.methods import METHODS, Sized, asks, objective
+from compress.distill.methods import METHODS, Sized, asks, keeps, objective
 from compress.distill.outgrown import Outgrown
 from compress.distill.targets import Targets
 from compress.models.fold import folded
@@ -39,19 +39,15 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         freeze_backbone(model)
     schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
     steps = steps_of(len(bench.data.train), bench.recipe.batch)
-    live = METHODS[stage.method].of_maps is not None  # the guide is looked into at every step
     compiled = stage.compile is True
-    if stage.compile == "auto" and bench.pays is not None and not live:
-        compiled = bench.pays(
-            lambda compiled: _rehearsal(model, stage, schedule, bench, compiled), stage.epochs * steps
-        )
+    if stage.compile == "auto" and bench.pays is not None and METHODS[stage.method].of_maps is None:
+        compiled = bench.pays(lambda so: _rehearsal(model, stage, schedule, bench, so), stage.epochs * steps)
     if bench.fit is not None:
-        told = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        kept = asks(stage) and bench.teacher is not None and not live
-        asked = stage.views if kept and stage.views else math.inf
+        unasked = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
+        asked = stage.views if stage.views and bench.teacher is not None and keeps(stage) else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
-            return _rehearsal(model, told if kept else stage, schedule, bench, compiled)
+            return _rehearsal(model, unasked if kept else stage, schedule, bench, compiled)
 
         schedule = replace(schedule, epochs=bench.fit(rehearsals, steps, asked))
     return _trained(model, stage, schedule, bench, compiled)
@@ -73,8 +69,8 @@ def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbenc
     goal, answered = goal_of(model, stage, bench), asks(stage) and bench.teacher is not None
 
     def batches(epoch: int) -> Iterator[Batch]:
-        kept = stage.views if answered and getattr(goal, "listens", True) else 0
-        view = epoch % kept if kept else epoch
+        again = stage.views if answered and getattr(goal, "listens", True) else 0
+        view = epoch % again if again else epoch
         augment, part = _augment(stage), processes.part()
         return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
 

@@ -14,6 +14,7 @@ import torch
 
 from compress import processes
 from compress.budget import Count
+from compress.distill.methods import keeps
 from compress.errors import one_line
 from compress.models.build import build
 from compress.models.network import Network
@@ -41,8 +42,8 @@ class Pace:
 def prices(plan: Plan) -> list[float]:
     """What a run's stages cost next to one another: epochs times multiply-adds of an image; 0 without training.
 
-    A guide's answers cost a forward pass, a third of a training step. A pruned student is taken to have kept
-    the share of its multiply-adds that the tightest of its budgets is.
+    A guide's answers cost a forward pass, a third of a training step; one that may be outgrown is taken to be. A pruned
+    student is taken to have kept the share of its multiply-adds that the tightest of its budgets is.
     """
     recipe, data = plan.recipe, plan.data
 
@@ -64,8 +65,10 @@ def prices(plan: Plan) -> list[float]:
         price = 0.0
         if isinstance(stage, Train):
             guide = plan.guide(step)
-            asked = min(stage.views or stage.epochs, stage.epochs)  # the rest is answered already
-            price = stage.epochs * forward[step.name] + (asked * forward[guide.name] / 3 if guide else 0.0)
+            price = stage.epochs * forward[step.name]
+            if guide and not stage.outgrow:
+                asked = min(stage.views or stage.epochs, stage.epochs) if keeps(stage) else stage.epochs
+                price += asked * forward[guide.name] / 3
         found.append(price)
     return found
 
@@ -85,11 +88,12 @@ def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.
     if seconds <= 0:
         return epochs_in(0, Pace(1, 1), steps)
     until = time.monotonic() + seconds
-    pace = measure(rehearsals(False), min(SECONDS, seconds / 10))
+    long = min(max(SECONDS, seconds / 100), seconds / 10)
+    pace = measure(rehearsals(False), long)
     epochs = epochs_in(until - time.monotonic() - pace.start, pace, steps)
     if epochs <= asked:
         return epochs
-    later = measure(rehearsals(True), min(SECONDS, seconds / 10))
+    later = measure(rehearsals(True), long)
     left = until - time.monotonic() - pace.start - asked * (steps * pace.step + pace.check)
     return asked + epochs_in(left, later, steps)
 

@@ -1,4 +1,4 @@
-"""Many budgets from one teacher and one distilled student: each goes on from the network of the one above it."""
+"""Many budgets from one distilled student: each goes on from the network of the one above it, and the best teaches."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _given(points: Sequence[Point]) -> dict[str, Any]:
     taught = [(r, results[0].model.parent / r.checkpoint) for r in results[0].records if r.kind == "teach"]
     if taught:
         best, file = max(taught + trained, key=lambda pair: pair[0].val)
-        given |= {"teacher.name": best.network, "weights": str(file)}
+        given |= {"teacher": {"name": best.network}, "weights": str(file)}
     return given
 
 

@@ -140,8 +140,8 @@ def experiment_table(headings: Sequence[str], rows: Sequence[Sequence[str]], key
     return table
 
 
-def scatter(points: Sequence[tuple[float, float, str]], width: int = 72, height: int = 14) -> str:
-    """Points (x, y, name) as text, the x axis logarithmic: accuracy in % against parameters."""
+def scatter(points: Sequence[tuple[float, float, str]], counted: str, width: int = 72, height: int = 14) -> str:
+    """Points (x, y, name) as text: accuracy in % against what is `counted`, on a logarithmic axis."""
     across, up = [math.log10(x) for x, _, _ in points], [y for _, y, _ in points]
     low, high = min(up), max(up)
     grid = [[" "] * (width + 2 + max(len(name) for *_, name in points)) for _ in range(height)]
@@ -152,7 +152,7 @@ def scatter(points: Sequence[tuple[float, float, str]], width: int = 72, height:
             grid[row][place] = sign
     labels = [f"{high:6.2f} %", *[" " * 8] * (height - 2), f"{low:6.2f} %"]
     lines = [f"{label} │{''.join(row).rstrip()}" for label, row in zip(labels, grid, strict=True)]
-    return "\n".join([*lines, f"{' ' * 9}└{'─' * width}", f"{' ' * 10}parameters, logarithmic"])
+    return "\n".join([*lines, f"{' ' * 9}└{'─' * width}", f"{' ' * 10}{counted}, logarithmic"])
 
 
 def sides_table(sides: Sequence[Side]) -> Table:

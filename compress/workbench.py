@@ -20,7 +20,7 @@ from compress.training import accuracy
 from compress.watch import Watch
 
 Rehearsal = Callable[[Watch, Path], object]  # trains a copy until the watch ends it; its files go into the folder
-Rehearsals = Callable[[bool], Rehearsal]  # of the training as it is, and as it is if something is so
+Rehearsals = Callable[[bool], Rehearsal]  # by a yes or no, as `fit` and `pays` ask
 
 
 @dataclass(frozen=True)

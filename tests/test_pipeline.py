@@ -179,6 +179,8 @@ def test_pruning_by_weights_leaves_just_the_budget(run: Compress, tiny: Tiny, tm
     kept = own_model(out / "model.pth")
     nonzero = sum(int(p.count_nonzero()) if p.dim() > 1 else p.numel() for p in kept.model.parameters())
     assert nonzero == 3000 and kept.sparse and "3,000 parameters" in done.out
+    assert "Total params: 3,000\n" in done.out
+    assert "Total params: 3,000\n" in run("summary", "-w", out / "model.pth", "--own", "tinynets:student").out
     assert sum(p.numel() for p in kept.model.parameters()) == 14_548
     assert [record.params for record in read_records(out)[1][-2:]] == [3000, 3000]
     mixed = tiny.variant("mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale'))

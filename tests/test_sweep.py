@@ -6,6 +6,7 @@ import io
 import itertools
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor, nn
 
 from compress import learning
 from compress.compare import latencies
+from compress.models.network import Network
 from compress.pipeline import Result
+from compress.recipe import load
 from compress.rundir import read_records
-from compress.sweep import PUBLISHED, Point, drawn, sweep
+from compress.sweep import PUBLISHED, Point, _given, drawn, sweep
 from compress.terminal import scatter
 from compress.training import Forward, teach
 from compress.watch import Record
@@ -46,9 +49,9 @@ def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_p
     assert rows == [(name, f"{records[-1].params:,}") for name, records in runs.items()]
     with Image.open(out / "sweep.png") as picture:
         assert picture.format == "PNG" and len(set(picture.convert("RGB").resize((50, 20)).getdata())) > 5
-    assert said.count("●") == 3 and "parameters, logarithmic" in said
+    assert said.count("●") == 6 and all(f"{axis}, logarithmic" in said for axis in ("parameters", "multiply-adds"))
     again = run(*flags).out  # nothing is done twice
-    assert "epoch" not in again and again.count("●") == 3
+    assert "epoch" not in again and again.count("●") == 6
 
 
 def test_the_teacher_answers_once_for_all_budgets(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +68,17 @@ def test_the_teacher_answers_once_for_all_budgets(tiny: Tiny, tmp_path: Path, mo
     sweep(recipe, ["6k", "3k", "1500"], out=tmp_path / "sweep", **keys)
     assert sum(shown) == 2 * 64
     assert not list((tmp_path / "sweep").rglob("*answers*"))
+
+
+def test_what_teaches_is_the_network_that_it_was_and_no_other(tmp_path: Path) -> None:
+    """Whatever the recipe says of the teacher's stem and head."""
+    best = Record("finetune 1", "finetune", "mobilenet_v2", 9, 9, val=0.9, seconds=1.0, checkpoint="")
+    first = replace(best, name="teach", kind="teach", network="resnet34", val=0.8, checkpoint="stages/01-teach.pth")
+    given = _given([Point("100k", Result(tmp_path / "model.pth", (first, best)))])
+    recipe = load("fashion-mnist-best", {"student": "mobilenet_v2", **given, "budget": "30k"})
+    assert recipe.teacher == Network("mobilenet_v2") and recipe.weights == recipe.start == str(tmp_path / "model.pth")
+    taught = _given([Point("100k", Result(tmp_path / "model.pth", (replace(first, val=0.95), best)))])
+    assert taught["teacher"] == {"name": "resnet34"} and taught["weights"] == str(tmp_path / "stages/01-teach.pth")
 
 
 @pytest.mark.parametrize(
@@ -89,12 +103,12 @@ def test_a_chain_that_was_begun_otherwise_is_refused_before_anything_trains(
 
 
 def test_points_in_a_terminal_lie_where_they_should() -> None:
-    lines = scatter([(10, 50, "a"), (100, 70, "b"), (1000, 90, "c")], width=21, height=5).splitlines()
+    lines = scatter([(10, 50, "a"), (100, 70, "b"), (1000, 90, "c")], "parameters", width=21, height=5).splitlines()
     places = {
         line[i + 2]: (row, i - line.index("│") - 1) for row, line in enumerate(lines) if (i := line.find("●")) > 0
     }
     assert places == {"c": (0, 20), "b": (2, 10), "a": (4, 0)}
-    assert scatter([(10, 50, "one of a very long name")]).count("●") == 1
+    assert scatter([(10, 50, "one of a very long name")], "parameters").count("●") == 1
 
 
 def test_names_and_figures_lie_in_the_picture_and_off_each_other() -> None:

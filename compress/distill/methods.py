@@ -98,8 +98,13 @@ def listens(stage: Train) -> bool:
 
 
 def asks(stage: Train) -> bool:
-    """Whether `stage` asks its guide for answers, which are kept; feature maps are not."""
+    """Whether `stage` asks its guide, if it has one, for answers."""
     return bool(_alpha(stage)) or METHODS[stage.method].of_answers is not None
+
+
+def keeps(stage: Train) -> bool:
+    """Whether answers are all that it asks for: they are kept, and feature maps are not."""
+    return asks(stage) and METHODS[stage.method].of_maps is None
 
 
 def _alpha(stage: Train) -> float:

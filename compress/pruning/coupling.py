@@ -60,8 +60,8 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
             if part := next((node for node in graph.module2node.values() if _lost(node)), None):
                 after = _nearest(part, names)
                 raise UserError(
-                    f"this network cannot be pruned: after layer {after!r} it slices its features, as windowed"
-                    " attention does"
+                    f"this network cannot be pruned: after layer {after!r} it slices what comes out of it, as"
+                    " windowed attention does"
                 )
             lost: list[str] = []
             groups = list(_groups(graph, names, lost))
