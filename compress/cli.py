@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from compress import processes
-from compress.errors import UserError
+from compress.errors import UserError, one_line, out_of_memory
 from compress.files import existing
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def _answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Make a user's mistake, or a full disk, one line on standard error and exit code 2; Ctrl-C the line `stopped` and
-    130."""
+    """Make a user's mistake, or a full disk or memory, one line on standard error and exit code 2; Ctrl-C the line
+    `stopped` and 130."""
 
     def decorate(command: Callable[..., int | None]) -> Callable[..., None]:
         @wraps(command)
@@ -34,6 +34,13 @@ def _answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], 
                 raise
             except (UserError, OSError) as error:
                 click.echo(f"error: {error}", err=True)
+                sys.exit(2)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                click.echo(
+                    f"error: out of memory; with a smaller `batch` a recipe needs less ({one_line(error)})", err=True
+                )
                 sys.exit(2)
             except KeyboardInterrupt:
                 click.echo(stopped, err=True)

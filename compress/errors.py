@@ -17,3 +17,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def one_line(error: BaseException) -> str:
     """What `error` says, in one line however much it quotes; its type if it says nothing."""
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that no memory is left: Python's own, or torch's for a GPU or a CPU, known by its words."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)

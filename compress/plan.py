@@ -109,7 +109,9 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
     for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
-        _try(network, [stage for stage in stages if stage.kind in kind], data)
+        own = [stage for stage in stages if stage.kind in kind]
+        _try(network, own, data)
+        _try_alone(network, own, recipe, data)
     student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
     student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
     check_methods(recipe, stages, data)
@@ -246,6 +248,21 @@ def _try(network: Network, stages: Stages, data: Data) -> None:
             raise UserError(f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due")
 
 
+def _try_alone(network: Network, stages: Stages, recipe: Recipe, data: Data) -> None:
+    """Show `network` one image as in training, where its `stages` have one at a time: of maps of a single pixel a batch
+    norm has no spread to measure then."""
+    for stage in stages:
+        few = stage.samples if isinstance(stage, Prune) else recipe.batch
+        if isinstance(stage, Given) or min(few, recipe.batch) > 1:
+            continue
+        try:
+            _answer(build(replace(network, pretrained=False), len(data.classes)), side(stage, data), training=True)
+        except Exception as error:  # whatever a network may raise, it would raise it later
+            what = f"network {network.name!r} does not learn from one image at a time ({one_line(error)})"
+            key = "batch" if recipe.batch == 1 else "samples"
+            raise UserError(f"{stage.kind}: {what}: raise `{key}`") from error
+
+
 def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
     """What to do for a model that does not take the images of `stages`: the smallest of `SIDES` that it does take."""
 
@@ -263,9 +280,9 @@ def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
 
 
 @torch.inference_mode()
-def _answer(model: nn.Module, size: int) -> tuple[int, ...]:
+def _answer(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...]:
     """The shape of what `model` makes of one image of `size` pixels."""
-    return tuple(model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device)).shape)
+    return tuple(model.train(training)(torch.zeros(1, 3, size, size, device=next(model.parameters()).device)).shape)
 
 
 def _names(stages: Stages) -> list[str]:

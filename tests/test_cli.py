@@ -129,6 +129,39 @@ def test_summary_counts_as_torchinfo_does(run: Compress, weights: Path, finished
     assert f"Total params: {entry['params']:,}" in run("summary", "-w", finished / "model.pth", *OWN).out
 
 
+HUNGRY = """
+import tinynets
+import torch
+
+
+def teacher(num_classes):
+    network = tinynets.teacher(num_classes)
+    network.register_forward_pre_hook(lambda module, inputs: {what} if module.training else None)
+    return network
+
+
+def raised(error):
+    raise error
+"""
+GPU, OTHER = "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')", "RuntimeError('sizes differ')"
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("cpu", "torch.empty(2**60)"), ("gpu", f"raised({GPU})"), ("python", "bytearray(2**62)")],
+)
+def test_no_memory_left_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path, name: str, what: str) -> None:
+    (tiny.root / f"hungry_{name}.py").write_text(HUNGRY.format(what=what))
+    ended = run("run", tiny.recipe, "--teacher", f"hungry_{name}:teacher", "--out", tmp_path / "run", code=2)
+    assert ended.err.startswith("error: out of memory; with a smaller `batch`") and ended.err.count("\n") == 1
+
+
+def test_an_error_of_the_program_keeps_its_traceback(start: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    (tiny.root / "faulty.py").write_text(HUNGRY.format(what=f"raised({OTHER})"))
+    ended = start("run", tiny.recipe, "--teacher", "faulty:teacher", "--out", tmp_path / "run")
+    assert ended.wait() == 1 and "RuntimeError: sizes differ" in ended.err
+
+
 def test_prune_cuts_once(run: Compress, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.pth"
     said = run("prune", "-w", weights, "--budget", "10%", "--out", out).out

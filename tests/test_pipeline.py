@@ -14,6 +14,8 @@ from tiny import CLASSES, FILES, NAMES, Compress, Tiny, assert_same, contents, o
 import compress
 from compress.budget import parse
 from compress.data.open import open_data
+from compress.data.pool import DiskPool, Pool, open_pool
+from compress.data.sources import Files, Pixels
 from compress.errors import UserError
 from compress.models.network import Network
 from compress.plan import make_plan
@@ -61,6 +63,21 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
     assert final.origin["recipe"] == manifest["recipe"]
     assert {path.name for path in out.iterdir()} == {"run.json", "model.pth", "stages", ".lock"}
     assert not list(out.rglob("*.state"))
+
+
+def test_images_that_stay_on_the_disk_come_to_the_same(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Pool] = []
+
+    def streamed(images: Pixels | Files, side: int) -> Pool:
+        opened.append(open_pool(images, side, memory_limit_bytes=0, workers=0))
+        return opened[-1]
+
+    monkeypatch.setattr("compress.data.open.open_pool", streamed)
+    compress.run(str(tiny.recipe), out=tmp_path / "run")
+    assert [type(pool) for pool in opened] == [DiskPool] * 3
+    assert_same(tmp_path / "run", finished)
 
 
 def test_again_when_done_shows_the_table_and_does_nothing(run: Compress, tiny: Tiny, finished: Path) -> None:

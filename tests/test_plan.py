@@ -55,6 +55,18 @@ def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> 
     assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
 
+@pytest.mark.parametrize(("line", "stage"), [("batch = 32", "teach"), ("samples = 64", "prune")])
+def test_single_images_that_end_as_single_pixels_are_refused(
+    run: Compress, tiny: Tiny, tmp_path: Path, line: str, stage: str
+) -> None:
+    key = line.partition(" ")[0]
+    recipe = tiny.variant(f"single-{key}.toml", (line, f"{key} = 1"))
+    refused = run("run", recipe, "--image-size", 4, "--out", tmp_path / "run", code=2)
+    assert refused.err.startswith(f"error: {stage}: network 'tinynets:") and refused.err.count("\n") == 1
+    assert refused.err.endswith(f": raise `{key}`\n") and refused.out == "" and not (tmp_path / "run").exists()
+    make_plan(load(str(recipe)))  # larger ones leave something to measure
+
+
 def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     wrong = [
         ("defualt", "did you mean 'default'"),

@@ -1,0 +1,188 @@
+"""Whole objectives, made as a stage makes them, against the papers: with hooks of this file's own, in plain float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.data.batches import Batch
+from compress.distill.methods import METHODS, Sized, objective
+from compress.recipe import Train
+from compress.training import Objective, forward, teach
+
+Maps = list[np.ndarray]  # of the three blocks, each (B, C, H, W)
+
+LARGE, SMALL = 16, 8  # the sides of the images that teacher and student take
+ALPHA, TEMPERATURE = 0.3, 2.0
+BETA = {"dkd": 8.0, "attention": 1000.0, "overhaul": 1e-3}  # in the papers; 1 in the others
+PROGRESS = (1 / 24, 0.4, 0.9)
+
+
+def net(width: int) -> nn.Sequential:
+    def block(inner: int, outer: int, stride: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.ReLU(inplace=True))
+
+    blocks = (block(3, width, 1), block(width, 2 * width, 2), block(2 * width, 3 * width, 2))
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3 * width, 4))
+
+
+def mixed(seed: int) -> Batch:
+    """A batch whose samples are each of two classes, more of the one than of the other."""
+    random = torch.Generator().manual_seed(seed)
+    classes = torch.eye(4)[torch.arange(6) % 4]
+    targets = 0.7 * classes + 0.3 * classes.roll(1, 0)
+    return Batch(torch.randn(6, 3, LARGE, LARGE, generator=random), targets, torch.arange(6), 0)
+
+
+def looked(network: nn.Sequential, images: Tensor, before_relu: bool = False) -> tuple[np.ndarray, Maps]:
+    """The logits of a copy in float64, and what its blocks gave."""
+    network, maps = copy.deepcopy(network).double(), []
+    for block in list(network)[:3]:
+        end = block[1] if before_relu else block
+        end.register_forward_hook(lambda module, inputs, output: maps.append(output.detach().clone().numpy()))
+    with torch.no_grad():
+        logits = network(images.double()).numpy()
+    return logits, maps
+
+
+def halved(maps: Maps, how: Callable[..., np.ndarray] = np.mean) -> Maps:
+    """Each 2×2 places made one."""
+    return [how(m.reshape(*m.shape[:2], m.shape[2] // 2, 2, m.shape[3] // 2, 2), axis=(3, 5)) for m in maps]
+
+
+def through(layers: nn.ModuleList, maps: Maps) -> Maps:
+    with torch.no_grad():
+        pairs = zip(copy.deepcopy(layers).double(), maps, strict=True)
+        return [layer(torch.from_numpy(m)).numpy() for layer, m in pairs]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    return float((p * np.log(p / q)).sum())
+
+
+def the_base(student: np.ndarray, teacher: np.ndarray, batch: Batch, progress: float, alpha: float = ALPHA) -> float:
+    """The labels, and Hinton et al. 2015, fading."""
+    alpha, found = alpha * (1 - progress), 0.0
+    for ours, theirs, target in zip(student, teacher, batch.targets.double().numpy(), strict=True):
+        labels = -(target * np.log(softmax(ours))).sum()
+        kd = TEMPERATURE**2 * divergence(softmax(theirs / TEMPERATURE), softmax(ours / TEMPERATURE))
+        found += ((1 - alpha) * labels + alpha * kd) / len(student)
+    return found
+
+
+def dkd(student: np.ndarray, teacher: np.ndarray, batch: Batch) -> float:
+    """Zhao et al. 2022, equation 7, for the class that a sample has most of."""
+    found = 0.0
+    for ours, theirs, target in zip(student, teacher, batch.targets.tolist(), strict=True):
+        k = target.index(max(target))
+        q, p = softmax(ours / TEMPERATURE), softmax(theirs / TEMPERATURE)
+        tckd = divergence(np.array([p[k], 1 - p[k]]), np.array([q[k], 1 - q[k]]))
+        nckd = divergence(np.delete(p, k) / (1 - p[k]), np.delete(q, k) / (1 - q[k]))
+        found += TEMPERATURE**2 * (tckd + BETA["dkd"] * nckd) / len(student)
+    return found
+
+
+def squared(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return float(((ours - theirs) ** 2).mean())
+
+
+def attention(maps: np.ndarray) -> np.ndarray:
+    """Zagoruyko and Komodakis 2017: vec(Q) / ‖vec(Q)‖ of Q, the sum over channels of squares."""
+    vectors = (maps**2).sum(1).reshape(len(maps), -1)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def fsp(maps: Maps) -> Maps:
+    """Yim et al. 2017, equation 1; the larger of two maps is max-pooled."""
+    pairs = [(halved([first], np.max)[0], second) for first, second in pairwise(maps)]
+    return [np.einsum("bmhw,bnhw->bmn", a, b) / (a.shape[2] * a.shape[3]) for a, b in pairs]
+
+
+def overhaul(ours: np.ndarray, theirs: np.ndarray, example: np.ndarray) -> float:
+    """Heo et al. 2019, equations 1 to 3, with margins from the teacher's maps of the example."""
+    margins = [example[:, c][example[:, c] < 0].mean() for c in range(example.shape[1])]
+    guide = np.maximum(theirs, np.array(margins)[None, :, None, None])
+    costs = np.where((ours <= guide) & (guide <= 0), 0, (ours - guide) ** 2)
+    return float(costs.sum()) / len(ours)
+
+
+def by_hand(
+    method: str, aim: Objective, teacher: nn.Sequential, student: nn.Sequential, batch: Batch, example: Batch, at: float
+) -> float:
+    small = F.interpolate(batch.images.double(), (SMALL, SMALL), mode="bilinear", antialias=True)
+    student = copy.deepcopy(student)
+    if method == "stagewise":  # all that does not learn in this phase is as it will be in use
+        for place, block in enumerate(list(student)[:3]):
+            block.train(place == int(4 * at))
+    before = method == "overhaul"
+    told, guides = looked(teacher.eval(), batch.images, before)
+    said, maps = looked(student, small, before)
+    base, beta = the_base(said, told, batch, at), BETA.get(method, 1.0)
+    if method != "fsp":
+        guides = halved(guides)
+    match method:
+        case "labels":
+            return the_base(said, told, batch, at, alpha=0)
+        case "kd":
+            return base
+        case "dkd":
+            return base + min(240 * at / 20, 1) * dkd(said, told, batch)
+        case "simultaneous":
+            ours = through(aim.projections, maps)
+            return base + beta * sum(map(squared, ours, guides))
+        case "stagewise":  # a block, or at last the classifier
+            phase = int(4 * at)
+            if phase == 3:
+                return the_base(said, told, batch, 4 * at - 3)
+            return beta * squared(through(aim.projections, maps)[phase], guides[phase])
+        case "fitnets":  # hints to the middle layer, then all of it
+            if at >= 0.25:
+                return the_base(said, told, batch, (at - 0.25) / 0.75)
+            ours = through(nn.ModuleList([aim.regressor]), maps[1:2])
+            return beta * squared(ours[0], guides[1]) / 2
+        case "attention":
+            return base + beta * sum(map(squared, map(attention, maps), map(attention, guides)))
+        case "fsp":
+            if at >= 0.25:
+                return the_base(said, told, batch, (at - 0.25) / 0.75)
+            return beta * sum(map(squared, fsp(through(aim.projections, maps)), fsp(guides)))
+        case "overhaul":
+            _, examples = looked(teacher, example.images, before)
+            ours = through(aim.projections, maps)
+            costs = list(map(overhaul, ours, guides, examples))
+            return base + beta * (costs[0] / 4 + costs[1] / 2 + costs[2])
+    raise AssertionError(f"{method} is not here yet")
+
+
+@pytest.mark.parametrize("progress", PROGRESS, ids="{:.2f}".format)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_objective_is_its_papers(method: str, progress: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.training.fast_bfloat16", lambda device: False)
+    torch.manual_seed(0)
+    teacher, student, batch, example = net(5), net(4), mixed(1), mixed(2)
+    teacher(mixed(3).images)  # for running statistics of its own
+    student(mixed(3).images)
+    alpha = 0.0 if method == "labels" else ALPHA
+    stage = Train(kind="distill", epochs=1, method=method, alpha=alpha, temperature=TEMPERATURE, fade=True)
+    answers = teach(teacher, LARGE)
+    aim = objective(
+        stage,
+        Sized(teacher, LARGE),
+        Sized(student, SMALL),
+        lambda: lambda asked: answers(asked.images),
+        iter([example]),
+    )
+    student.train()
+    found = float(aim(forward(student, SMALL), batch, progress).detach())
+    assert found == pytest.approx(by_hand(method, aim, teacher, student, batch, example, progress), rel=1e-4)
