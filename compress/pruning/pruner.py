@@ -148,7 +148,7 @@ def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Coun
         if keep < size:
             steps.append(Count(0, 0, 0) - structure.saving(i, -1))
     structure.reset()
-    return min(steps, key=limits.cost, default=None)
+    return min(steps, key=limits.use, default=None)
 
 
 def _floors(structure: Structure, units: int) -> list[int]:
