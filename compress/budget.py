@@ -57,15 +57,17 @@ class Limits:
 
     def use(self, size: Count) -> float:
         """The largest share of a limit that `size` takes up."""
-        return max(self.shares(size), default=0.0)
+        return max(self.shares(size).values(), default=0.0)
 
-    def cost(self, size: Count) -> float:
-        """What `size` takes up, the limits' shares added: the price of a unit where there are several limits."""
-        return sum(self.shares(size))
+    def tightest(self, size: Count) -> Limits:
+        """The one limit of these that `size` takes up most of."""
+        shares = self.shares(size)
+        axis = max(shares, key=shares.__getitem__)
+        return Limits(**{axis: self.given()[axis]})
 
-    def shares(self, size: Count) -> list[float]:
+    def shares(self, size: Count) -> dict[Axis, float]:
         """The share of each limit that `size` takes up."""
-        return [getattr(size, axis) / limit for axis, limit in self.given().items()]
+        return {axis: getattr(size, axis) / limit for axis, limit in self.given().items()}
 
     def given(self) -> dict[Axis, int]:
         """The limits that there are."""

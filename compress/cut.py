@@ -35,9 +35,11 @@ def prune_file(
     if kept.sparse and mode == "channels":
         raise UserError("this network is pruned weight by weight: only mode 'weights' goes on from there")
     before = count(kept.model, kept.input_size, kept.sparse)
-    limits, file = limits_of(budgets, before, lambda: kept)
+    if size := budgets.get("bytes"):  # a share is one of the file as it is, before it tells of this cut
+        budgets = {**budgets, "bytes": replace(size, number=size.of(checkpoint.file_size(kept)))}
     made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
     kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
+    limits, file = limits_of(budgets, before, lambda: kept)
     if mode == "weights":
         done = replace(kept, model=prune_weights(kept.model, params_alone(limits), importance=importance))
     else:

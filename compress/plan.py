@@ -25,7 +25,7 @@ from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
 from compress.pruning.importance import importance
-from compress.pruning.pruner import least
+from compress.pruning.pruner import least, narrowest
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import pack
 from compress.summary import count
@@ -117,7 +117,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     check_methods(recipe, stages, data)
     final = (3, side(stages[-1], data), side(stages[-1], data))
     whole, example = count(student, final), torch.zeros(1, *final)
-    limits, file = limits_of(recipe.budgets(), whole, lambda: _last(recipe, stages, data, student))
+    limits, file = limits_of(recipe.budgets(), whole, lambda: _last(recipe, stages, data, student), SPARE)
     stages = _rounds(stages, limits, whole)
     targets = _targets(stages, limits, whole)
     _check_reach(recipe, stages, limits, student, example, whole)
@@ -125,19 +125,26 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
 
 
 def limits_of(
-    budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint]
+    budgets: Mapping[Axis, Amount], whole: Count, packed: Callable[[], Checkpoint], spare: int = 0
 ) -> tuple[Limits, int | None]:
     """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors at
-    the least, and the whole file's. A share of bytes is one of the file as it is."""
+    the least, and the whole file's, `spare` bytes of which stay empty. A share of bytes is one of the file as it is.
+
+    Raises:
+        UserError: the file is smaller than that of the narrowest network that pruning can reach.
+    """
     numbers: dict[Axis, int] = {axis: amount.of(getattr(whole, axis)) for axis, amount in budgets.items()}
     file = None
     if "bytes" in budgets:
         full = packed()
-        file, around = budgets["bytes"].of(checkpoint.file_size(full)), checkpoint.overhead(full)
-        numbers["bytes"] = file - around
-        if numbers["bytes"] < 1:
-            text = budgets["bytes"].text
-            raise UserError(f"a file of {text}: out of reach, what is not tensors takes {around:,} bytes")
+        file = budgets["bytes"].of(checkpoint.file_size(full))
+        numbers["bytes"] = file - checkpoint.overhead(full)
+        if numbers["bytes"] < whole.bytes:
+            narrow, lowest = narrowest(full.model, torch.zeros(1, *full.input_size))
+            smallest = checkpoint.file_size(replace(full, model=narrow)) + spare
+            if file < smallest:
+                raise UserError(f"a file of {budgets['bytes'].text}: out of reach, the least is {smallest:,} bytes")
+            numbers["bytes"] = max(numbers["bytes"], lowest.bytes)  # what is not tensors may take less than reckoned
     return Limits(**numbers), file
 
 

@@ -29,9 +29,12 @@ from compress.pruning.pruner import prune
 NETWORKS = [
     ("resnet18", "small", 28, 0.02),
     ("resnet18", "half", 28, 0.5),
+    ("resnet34", "small", 8, 0.02),
     ("resnet50", "imagenet", 32, 0.05),
+    ("wide_resnet50_2", "half", 8, 0.02),
     ("mobilenet_v2", "imagenet", 32, 0.1),
     ("mobilenet_v3_small", "imagenet", 32, 0.2),
+    ("mobilenet_v3_large", "imagenet", 32, 0.1),
     ("densenet121", "imagenet", 32, 0.1),
     ("vgg11_bn", "imagenet", 32, 0.02),
     ("efficientnet_b0", "imagenet", 32, 0.1),
@@ -40,7 +43,7 @@ NETWORKS = [
     ("regnet_y_400mf", "imagenet", 32, 0.2),
     ("squeezenet1_1", "imagenet", 64, 0.3),
     ("googlenet", "imagenet", 64, 0.1),
-    ("shufflenet_v2_x0_5", "imagenet", 32, None),
+    ("shufflenet_v2_x0_5", "imagenet", 32, 0.8),
     ("swin_t", "imagenet", 32, None),
     ("vit_b_32", "imagenet", 224, 0.1),
 ]

@@ -205,6 +205,18 @@ def test_prune_lands_on_a_file_size(run: Compress, weights: Path, tmp_path: Path
     assert "nothing to prune" in again.err
 
 
+def test_the_least_file_that_is_named_can_be_had(run: Compress, tmp_path: Path) -> None:
+    whole, out = Path(__file__).parent.parent / "weights" / "fashion-mnist-10k.pth", tmp_path / "small.pth"
+    refused = run("prune", "-w", whole, "--size", "20KB", "--out", out, code=2).err
+    assert "a file of 20KB: out of reach, the least is " in refused
+    least = int(refused.split()[-2].replace(",", ""))
+    run("prune", "-w", whole, "--size", least, "--out", out)
+    assert 0.99 * least <= out.stat().st_size <= least
+    run("prune", "-w", whole, "--size", least - 1, "--out", tmp_path / "x.pth", code=2)
+    run("prune", "-w", whole, "--size", "60KB", "--out", tmp_path / "y.pth")
+    assert 58_000 <= (tmp_path / "y.pth").stat().st_size <= 60_000
+
+
 @pytest.mark.parametrize("share", ["30%", "99%"])
 def test_a_share_of_a_file_is_of_the_file_as_it_is(run: Compress, tmp_path: Path, share: str) -> None:
     whole, out = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth", tmp_path / "small.pth"

@@ -189,6 +189,14 @@ def test_a_file_lands_close_below_its_budget(tiny: Tiny, tmp_path: Path, size: i
     assert 0.95 * size <= result.model.stat().st_size <= size
 
 
+def test_the_least_file_that_a_plan_names_can_be_had(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a file of 9KB: out of reach, the least is ") as caught:
+        make_plan(load(str(tiny.recipe), {"file_size": "9KB"}))
+    least = int(str(caught.value).split()[-2].replace(",", ""))
+    result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, file_size=least)
+    assert 0.9 * least <= result.model.stat().st_size <= least
+
+
 def test_pruning_by_weights_leaves_just_the_budget(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny.variant("weights.toml", ("samples = 64", 'samples = 64\nmode = "weights"\nimportance = "magnitude"'))
     out = tmp_path / "run"

@@ -57,9 +57,14 @@ def prune_to(
 
     done, said = cut(limits.bytes)
     if limits.bytes is not None and room is not None:
-        left = room(done)
-        wider = (cut(min(limits.bytes + int(part * left), full.bytes - 1)) for part in (1, 0.95, 0.9))
-        done, said = next((found for found in wider if room(found[0]) >= 0), (done, said))
+        bytes, left = limits.bytes, room(done)
+        for _ in range(4):  # a wider network's file tells of more than tensors: what is over then is taken back
+            bytes = max(min(bytes + left, full.bytes - 1), limits.bytes)
+            wider = cut(bytes)
+            left = room(wider[0])
+            if left >= 0:
+                done, said = wider
+                break
     for line in said:
         note(line)
     return done

@@ -70,8 +70,11 @@ class Choice:
     def cut(self, most: int, but: int | None = None) -> float:
         """Remove the unit that is worth least for what it costs until the network fits or every layer is at its
         floor: at once as many, up to `most`, as leave a multiple of that, and none of coupling `but`. Returns what they
-        were worth."""
-        lost = 0.0
+        were worth.
+
+        Of several limits, the one that is furthest from holding sets the prices: one that holds anyway costs nothing.
+        """
+        lost, tight = 0.0, self.limits.tightest(self.total)
 
         def step(i: int) -> int:
             return self.kept[i] % most or most
@@ -80,13 +83,14 @@ class Choice:
             units = step(i)
             if i == but or self.kept[i] - units < self.floors[i]:
                 return float("inf")
-            return self.value(i, self.kept[i], units) / max(self.limits.cost(self.structure.saving(i, units)), 1e-12)
+            return self.value(i, self.kept[i], units) / max(tight.use(self.structure.saving(i, units)), 1e-12)
 
         prices = [price(i) for i in range(len(self.kept))]
         while not self.limits.hold(self.total) and min(prices) < float("inf"):
             i = min(range(len(prices)), key=prices.__getitem__)
             lost += self.remove(i, step(i))
-            for j in self.neighbours[i]:
+            before, tight = tight, self.limits.tightest(self.total)
+            for j in self.neighbours[i] if tight == before else range(len(prices)):
                 prices[j] = price(j)
         return lost
 
@@ -95,12 +99,12 @@ class Choice:
         coupling `but`. Returns what they are worth."""
         gained = 0.0
         while True:
-            fitting = []
+            fitting, tight = [], self.limits.tightest(self.total)
             for i, (size, keep) in enumerate(zip(self.sizes, self.kept, strict=True)):
                 if i != but and keep + units <= size and keep % units == 0:
                     more = self.structure.saving(i, -units)  # negative: putting back saves less than nothing
                     if self.limits.hold(self.total - more):
-                        fitting.append((self.value(i, keep + units, units) / -self.limits.cost(more), i))
+                        fitting.append((self.value(i, keep + units, units) / max(-tight.use(more), 1e-12), i))
             if not fitting:
                 return gained
             _, i = max(fitting)

@@ -90,7 +90,16 @@ def prune(
 
 
 def least(model: nn.Module, example: Tensor) -> Count:
-    """The smallest size that pruning `model` can reach: every layer at its floor.
+    """The smallest size that pruning `model` can reach.
+
+    Raises:
+        UserError: the model cannot be pruned.
+    """
+    return narrowest(model, example)[1]
+
+
+def narrowest(model: nn.Module, example: Tensor) -> tuple[nn.Module, Count]:
+    """A copy of `model` with every layer at its floor, and its size.
 
     Raises:
         UserError: the model cannot be pruned.
@@ -102,7 +111,7 @@ def least(model: nn.Module, example: Tensor) -> Count:
         chosen = [torch.arange(keep) for keep in _floors(structure, FLOOR)]
         try:
             structure.cut(chosen)
-            return lowest
+            return structure.model, lowest
         except Misread:
             leave += misread(model, example, leave, chosen)
 
@@ -148,7 +157,7 @@ def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Coun
         if keep < size:
             steps.append(Count(0, 0, 0) - structure.saving(i, -1))
     structure.reset()
-    return min(steps, key=limits.cost, default=None)
+    return min(steps, key=limits.use, default=None)
 
 
 def _floors(structure: Structure, units: int) -> list[int]:

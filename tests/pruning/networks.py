@@ -12,10 +12,12 @@ import torchinfo
 import torchvision
 from torch import Tensor, nn
 
+from compress.budget import Axis, Limits
 from compress.models.build import build
 from compress.models.network import Network, Stem
 from compress.pruning.pruner import FLOOR, least, prune
 from compress.pruning.structure import Structure
+from compress.summary import count
 
 
 def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -50,12 +52,15 @@ def torchinfos(model: nn.Module, side: int) -> tuple[int, int]:
     return found.total_params, int(found.total_mult_adds)
 
 
-def check(model: nn.Module, side: int, budget: int, **options: Any) -> nn.Module:
-    """Prune, and hold the result against the promise: within the budget, and less than one step below it."""
-    example = torch.zeros(1, 3, side, side)
-    pruned = prune(model, example, budget, **options)
+def check(
+    model: nn.Module, side: int, budget: int, axis: Axis = "params", said: list[str] | None = None, **options: Any
+) -> nn.Module:
+    """Prune, and hold the result against the promise: within the budget, and by less than one per cent, or by less than
+    the smallest step, which is said then."""
+    example, limits, said = torch.zeros(1, 3, side, side), Limits(**{axis: budget}), [] if said is None else said
+    pruned = prune(model, example, **{axis: budget}, note=said.append, **options)
     params, macs = torchinfos(pruned, side)
-    assert params <= budget and params == sum(p.numel() for p in pruned.parameters())
+    assert params == sum(p.numel() for p in pruned.parameters())
 
     original = Structure(copy.deepcopy(model), example)
     kept = []
@@ -65,22 +70,23 @@ def check(model: nn.Module, side: int, budget: int, **options: Any) -> nn.Module
         assert width % coupling.units.shape[1] == 0
         kept.append(width // coupling.units.shape[1])
     counted = original.size(kept)
-    assert (counted.params, counted.macs) == (params, macs)
+    assert (counted.params, counted.macs) == (params, macs) and limits.hold(counted)
     assert all(keep >= min(size, FLOOR) for keep, size in zip(kept, original.sizes(), strict=True))
-    if params < 0.99 * budget:
+    if limits.use(counted) < 0.99:
+        assert "the smallest step left is" in said[-1]
         for i, size in enumerate(original.sizes()):
             if kept[i] < size:
-                assert original.size([keep + (i == j) for j, keep in enumerate(kept)]).params > budget
+                assert not limits.hold(original.size([keep + (i == j) for j, keep in enumerate(kept)]))
 
     with torch.no_grad():
         assert pruned.eval()(torch.randn(2, 3, side, side)).shape == model(torch.randn(2, 3, side, side)).shape
     return pruned
 
 
-def between(model: nn.Module, side: int, where: float) -> int:
+def between(model: nn.Module, side: int, where: float, axis: Axis = "params") -> int:
     """A budget between the least that the network can be pruned to (0) and 90 % of it (1), evenly in ratio."""
-    low = least(model, torch.zeros(1, 3, side, side)).params
-    return int(low * (0.9 * torchinfos(model, side)[0] / low) ** where)
+    low = getattr(least(model, torch.zeros(1, 3, side, side)), axis)
+    return int(low * (0.9 * getattr(count(model, (3, side, side)), axis) / low) ** where)
 
 
 class Squeeze(nn.Module):

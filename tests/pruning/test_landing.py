@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -12,14 +13,16 @@ from hypothesis import strategies as st
 from networks import KINDS, between, check, made_of, network, torchinfos
 from torch import nn
 
-from compress.budget import Limits
+from compress.budget import Axis, Limits
 from compress.errors import UserError
 from compress.pruning.importance import worths
 from compress.pruning.landing import LANDED, widths
 from compress.pruning.pruner import FLOOR, least, prune
 from compress.pruning.structure import Structure
+from compress.summary import count
 
 FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+AXES: st.SearchStrategy[Axis] = st.sampled_from(("params", "macs"))
 
 
 @settings(FAST, max_examples=10)
@@ -36,17 +39,20 @@ def test_five_thousand_parameters_still_let_something_through_every_layer() -> N
     assert min(widths) >= FLOOR and len(widths) == 20
 
 
-@settings(FAST, max_examples=20)
+@settings(FAST, max_examples=40)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=4),
     width=st.sampled_from([32, 40, 64]),
     flat=st.booleans(),
     where=st.floats(0, 1),
+    axis=AXES,
 )
-@example(kinds=["slope", "concat"], width=32, flat=False, where=0.0)
-def test_networks_of_any_blocks_land_on_the_budget(kinds: list[str], width: int, flat: bool, where: float) -> None:
+@example(kinds=["slope", "concat"], width=32, flat=False, where=0.0, axis="params")
+def test_networks_of_any_blocks_land_on_the_budget(
+    kinds: list[str], width: int, flat: bool, where: float, axis: Axis
+) -> None:
     model = made_of(kinds, width, flat)
-    check(model, 12, between(model, 12, where))
+    check(model, 12, between(model, 12, where, axis), axis)
 
 
 def test_a_narrow_network_lands_on_every_budget_by_exchanging_channels() -> None:
@@ -75,6 +81,40 @@ def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: st
         found = dict(zip(("params", "macs"), torchinfos(pruned, 32), strict=True))
         used = [found[key] / limit for key, limit in limits.items() if limit is not None]
         assert 0.98 <= max(used) <= 1
+
+
+@settings(FAST, max_examples=20)
+@given(
+    kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+    width=st.sampled_from([32, 40]),
+    flat=st.booleans(),
+    where=st.floats(0.2, 1),
+    axes=st.permutations(("params", "macs", "bytes")),
+    slack=st.floats(1, 3),
+)
+def test_a_budget_that_holds_anyway_takes_next_to_nothing_from_a_network(
+    kinds: list[str], width: int, flat: bool, where: float, axes: list[Axis], slack: float
+) -> None:
+    model, example = made_of(kinds, width, flat), torch.zeros(1, 3, 12, 12)
+    one, two = axes[:2]
+    limits: dict[str, Any] = {one: between(model, 12, where, one)}
+    alone = count(prune(model, example, **limits), (3, 12, 12))
+    limits[two] = int(slack * getattr(alone, two))
+    both = count(prune(model, example, **limits), (3, 12, 12))
+    assert Limits(**limits).hold(both)
+    assert min(both.params / alone.params, both.macs / alone.macs) >= 0.9
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(("binding", "slack"), [("macs", "params"), ("params", "macs")])
+def test_a_budget_that_holds_with_room_to_spare_changes_nothing(name: str, binding: Axis, slack: Axis) -> None:
+    """Here what is dear in the one is cheap in the other: strides make channels of deep layers few multiply-adds."""
+    model, example = network(name), torch.zeros(1, 3, 32, 32)
+    budget = between(model, 32, 0.6, binding)
+    alone = prune(model, example, **{binding: budget})
+    room = int(1.2 * getattr(count(alone, (3, 32, 32)), slack))
+    both = prune(model, example, **{binding: budget, slack: room})
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), both.parameters(), strict=True))
 
 
 def test_a_budget_may_be_text_as_in_a_recipe() -> None:

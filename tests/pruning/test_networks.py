@@ -138,7 +138,7 @@ class Rearranged(nn.Module):
 def test_channels_that_are_rearranged_are_left_alone_and_said(how: str) -> None:
     model, said = Rearranged(how).eval(), list[str]()
     budget = int(0.7 * sum(p.numel() for p in model.parameters()))
-    pruned = check(model, 12, budget, note=said.append)
+    pruned = check(model, 12, budget, said=said)
     assert pruned.b.out_channels == 32 and pruned.a.out_channels < 32  # type: ignore[union-attr]
     assert said[0].endswith("misreads what hangs on them: b")
 
