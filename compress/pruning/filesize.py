@@ -57,10 +57,10 @@ def prune_to(
 
     done, said = cut(limits.bytes)
     if limits.bytes is not None and room is not None:
-        bytes, left = limits.bytes, room(done)
+        most, left = limits.bytes, room(done)
         for _ in range(4):  # a wider network's file tells of more than tensors: what is over then is taken back
-            bytes = max(min(bytes + left, full.bytes - 1), limits.bytes)
-            wider = cut(bytes)
+            most = max(min(most + left, full.bytes - 1), limits.bytes)
+            wider = cut(most)
             left = room(wider[0])
             if left >= 0:
                 done, said = wider
