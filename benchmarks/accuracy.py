@@ -1,6 +1,6 @@
 """Ours against the other ways to a network of this size: what each scores, over several seeds.
 
-    python benchmarks/accuracy.py                   # the default recipe, three seeds: a day on two CPU cores
+    python benchmarks/accuracy.py                   # the default recipe, three seeds: more than a day on two CPU cores
     python benchmarks/accuracy.py --quick           # a small version
     python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k    # a classifier that is there
 
@@ -139,7 +139,7 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 @click.option("--seeds", default="0,1,2", show_default=True, callback=numbers)
 @click.option("--rows", "wanted", default="1,2,3,4,5,6,7,8", show_default=True, callback=numbers)
 @click.option("--quick", is_flag=True, help="6,000 training images and a quarter of the epochs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where it is all kept.  [default: runs/accuracy]")
+@click.option("--out", type=click.Path(path_type=Path), help="Where it is all kept; in runs if left out.")
 def main(
     recipe: str, budget: str, student: str | None, seeds: list[int], wanted: list[int], quick: bool, out: Path | None
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,12 +18,11 @@ from compress.budget import Count
 from compress.distill.methods import keeps
 from compress.errors import one_line
 from compress.models.build import build
-from compress.models.network import Network
 from compress.plan import Plan
 from compress.recipe import Prune, Train
 from compress.summary import count
 from compress.watch import T, Watch
-from compress.workbench import Rehearsal, Rehearsals, side
+from compress.workbench import Given, Rehearsal, Rehearsals, side
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
@@ -47,7 +47,12 @@ def prices(plan: Plan) -> list[float]:
     """
     recipe, data = plan.recipe, plan.data
 
-    def cost(network: Network, size: int) -> Count:
+    given = {step.stage.kind: step.stage.checkpoint.model for step in plan.steps if isinstance(step.stage, Given)}
+
+    def cost(kind: Literal["teach", "distill"], size: int) -> Count:
+        if kind in given:
+            return count(given[kind], (3, size, size))
+        network = recipe.teacher if kind == "teach" else recipe.student
         with torch.random.fork_rng(devices=[]):
             return count(build(replace(network, pretrained=False), len(data.classes)), (3, size, size))
 
@@ -55,10 +60,10 @@ def prices(plan: Plan) -> list[float]:
     forward: dict[str, float] = {}  # multiply-adds of an image, of the networks that steps come to
     for step in plan.steps:
         stage = step.stage
-        own = cost(recipe.teacher if stage.kind == "teach" else recipe.student, side(stage, data)).macs
+        own = cost("teach" if stage.kind == "teach" else "distill", side(stage, data)).macs
         if isinstance(stage, Prune):
             if step.target is not None and stage.mode == "channels":
-                kept = 1 / step.target.use(cost(recipe.student, side(plan.steps[-1].stage, data)))
+                kept = 1 / step.target.use(cost("distill", side(plan.steps[-1].stage, data)))
             found.append(0.0)
             continue
         forward[step.name] = kept * own
@@ -83,7 +88,7 @@ def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.
 
     Args:
         rehearsals: of an epoch in which a guide answers, and of one whose answers are kept.
-        asked: after how many epochs all answers are kept.
+        asked: after how many epochs all answers are kept. A guide that is outgrown sooner leaves time over.
     """
     if seconds <= 0:
         return epochs_in(0, Pace(1, 1), steps)

@@ -67,7 +67,7 @@ class Train:
             ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
         fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
         outgrow: listen only until the student's validation accuracy has reached the guide's, then to the labels alone;
-            not at all if it was higher before the cut.
+            not at all if it was higher when the student was last trained.
         views: how many augmented views of the training data the epochs walk through that ask the guide; it answers
             each view once, as far as there is room to keep its answers. 0: a new view every epoch, and the same ones
             in other stages that augment alike.

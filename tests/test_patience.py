@@ -318,3 +318,12 @@ def test_no_time_at_all_is_a_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
 def test_minutes_that_are_no_number_are_refused(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     refused = run("run", tiny.recipe, "--minutes", "x", "--out", tmp_path / "run", code=2)
     assert "'x' is not a valid float" in refused.err and not (tmp_path / "run").exists()
+
+
+def test_a_network_that_is_given_has_its_own_price(tiny: Tiny, finished: Path) -> None:
+    """Not that of the recipe's student, uncut; it is its own teacher."""
+    macs = read_records(finished)[1][-1].macs
+    plan = make_plan(load(str(tiny.recipe), {"student": str(finished / "model.pth"), "budget": 2000}))
+    target = plan.steps[-2].target
+    assert target is not None
+    assert prices(plan)[-1] == pytest.approx(3 * (target.params / 2999 + 1 / 3) * macs, rel=0.02)

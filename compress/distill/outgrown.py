@@ -12,7 +12,7 @@ from compress.training import Objective
 
 class Outgrown:
     """`guided` while it `listens`: until the student is as good as its guide; from the next epoch on `alone`. Alone
-    from the first if it was better when it was last trained, before a cut.
+    from the first if it was better when it was last trained.
 
     Args:
         accuracy: the guide's, on the validation split, 0 to 1.

@@ -59,8 +59,10 @@ def prune_to(
     if limits.bytes is not None and room is not None:
         most, left = limits.bytes, room(done)
         for _ in range(4):  # a wider network's file tells of more than tensors: what is over then is taken back
-            most = max(min(most + left, full.bytes - 1), limits.bytes)
-            wider = cut(most)
+            more = max(min(most + left, full.bytes - 1), limits.bytes)
+            if more == most:
+                break
+            most, wider = more, cut(more)
             left = room(wider[0])
             if left >= 0:
                 done, said = wider
