@@ -26,7 +26,7 @@ def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(tmp_pat
 
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     kinds = [stage["kind"] for stage in manifest["stages"]]
-    assert kinds[:2] == ["teach", "distill"] and kinds.count("prune") == kinds.count("finetune") >= 2
+    assert kinds[:2] == ["teach", "distill"] and 2 <= kinds.count("prune") < kinds.count("finetune")
     assert all(0 <= stage["test"] <= 1 for stage in manifest["stages"])
 
     kept = compress.load(tmp_path / "run" / "model.pth")
