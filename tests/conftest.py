@@ -13,9 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models as zoo
-from tiny import NETWORKS, RECIPE, Command, Compress, Published, Tiny, command_line, copy_screen, write_folder
+from tiny import CLASSES, NETWORKS, RECIPE, Command, Compress, Published, Tiny, command_line, copy_screen, write_folder
 
 import compress
+from compress import checkpoint
+from compress.checkpoint import Checkpoint
+from compress.data.open import open_data
+from compress.models.build import build
+from compress.models.network import Network
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -105,3 +110,15 @@ def run(start: Compress) -> Compress:
         return command
 
     return to_the_end
+
+
+@pytest.fixture(scope="session")
+def weights(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file whose network is torchvision's, and has learned nothing."""
+    torch.manual_seed(0)
+    data = open_data(f"folder:{tiny.data}", size=16)
+    network = Network("resnet18", "small")
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    model = build(network, 4).eval()
+    checkpoint.save(Checkpoint(model, network, CLASSES, (3, 16, 16), data.mean, data.std, data.name), path)
+    return path
