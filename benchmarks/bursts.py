@@ -24,7 +24,7 @@ from compress.models.network import Network
 from compress.recipe import Recipe, Train
 from compress.stages import perform
 from compress.watch import T, Watch
-from compress.workbench import Workbench, on_device, side
+from compress.workbench import Guide, Workbench, on_device, side
 
 WARM = 3  # steps of a burst before its clock starts: caches fill, workers read ahead, networks compile
 
@@ -114,7 +114,7 @@ class Setting:
                 bench = Workbench(recipe, self.data, self.device, watch, Path(aside) / "state", answers)
                 if stage.kind != "teach":
                     teacher = on_device(self._random(recipe.teacher, len(self.data.classes)), self.device)
-                    bench = replace(bench, teacher=teacher, teacher_size=side(self.stage("teach"), self.data))
+                    bench = replace(bench, guide=Guide(teacher, side(self.stage("teach"), self.data)))
                 pruned = on_device(self._pruned(), self.device) if stage.kind == "finetune" else None
                 perform(pruned, stage, bench)
 

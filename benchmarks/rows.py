@@ -28,7 +28,7 @@ from compress.stages import finetune_stage
 from compress.summary import count
 from compress.training import accuracy, forward
 from compress.watch import Record, Watch
-from compress.workbench import Workbench, on_device, side
+from compress.workbench import Guide, Workbench, on_device, side
 
 STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
 
@@ -94,7 +94,7 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Settin
     taught: list[Record] = [record for record in result.records if record.kind == "teach"]
     if taught:
         teacher = on_device(load_step(folder / taught[0].checkpoint, plan.recipe.teacher).model, plan.device)
-        bench = replace(bench, teacher=teacher, teacher_size=taught[0].size, teacher_val=taught[0].val)
+        bench = replace(bench, guide=Guide(teacher, taught[0].size, taught[0].val))
     stages = [step.stage for step in plan.steps if step.stage.kind in ("prune", "finetune")]
     records = [record for record in result.records if record.kind in ("prune", "finetune")]
     as_run = tuple(

@@ -44,7 +44,7 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         compiled = bench.pays(lambda so: _rehearsal(model, stage, schedule, bench, so), stage.epochs * steps)
     if bench.fit is not None:
         unasked = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        asked = stage.views if stage.views and bench.teacher is not None and keeps(stage) else math.inf
+        asked = stage.views if stage.views and bench.guide and keeps(stage) else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
             return _rehearsal(model, unasked if kept else stage, schedule, bench, compiled)
@@ -66,7 +66,7 @@ def _rehearsal(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbe
 
 def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
     recipe, data, size = bench.recipe, bench.data, side(stage, bench.data)
-    goal, answered = goal_of(model, stage, bench), asks(stage) and bench.teacher is not None
+    goal, answered = goal_of(model, stage, bench), asks(stage) and bench.guide is not None
 
     def batches(epoch: int) -> Iterator[Batch]:
         again = stage.views if answered and getattr(goal, "listens", True) else 0
@@ -91,25 +91,24 @@ def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbenc
 
 def goal_of(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
     """What `stage` trains `student` for."""
-    if bench.teacher is None or bench.teacher_size is None:
+    if bench.guide is None:
         return Labels(stage.label_smoothing)
     torch.manual_seed(bench.recipe.seed)  # an objective may have weights of its own
-    teacher = Sized(bench.teacher, bench.teacher_size)
+    guide, learner = Sized(bench.guide.model, bench.guide.size), Sized(student, side(stage, bench.data))
     example = sample(bench, bench.recipe.batch, bench.recipe.batch)
-    made = objective(stage, teacher, Sized(student, side(stage, bench.data)), lambda: _answers(stage, bench), example)
+    made = objective(stage, guide, learner, lambda: _answers(guide, stage, bench), example)
     if not stage.outgrow:
         return made
-    return Outgrown(made, Labels(stage.label_smoothing), bench.teacher_val, bench.reached)
+    return Outgrown(made, Labels(stage.label_smoothing), bench.guide.val)
 
 
-def _answers(stage: Train, bench: Workbench) -> Targets:
-    assert bench.teacher is not None
+def _answers(guide: Sized, stage: Train, bench: Workbench) -> Targets:
     recipe, data = bench.recipe, bench.data
     samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
     shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
-    what = [*shown, bench.teacher_size, _fingerprint(bench.teacher)]
+    what = [*shown, guide.size, _fingerprint(guide.network)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Targets(teach(folded(bench.teacher), bench.teacher_size), folder, samples, len(data.classes))
+    return Targets(teach(folded(guide.network), guide.size), folder, samples, len(data.classes))
 
 
 def _augment(stage: Train) -> Augment:

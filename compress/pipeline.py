@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ from compress.machine import can_compile, device_name, versions
 from compress.models.build import own_builder
 from compress.overrides import lay_over
 from compress.plan import Plan, Step, make_plan, origin
-from compress.recipe import Prune, Recipe
+from compress.recipe import Prune, Recipe, Train
 from compress.rundir import RunDirectory, open_run
 from compress.stages import pack, perform
 from compress.summary import count, table
 from compress.training import accuracy
 from compress.watch import Record, Watch
-from compress.workbench import Given, Rehearsals, Workbench, on_device, side
+from compress.workbench import Given, Guide, Rehearsals, Workbench, on_device, side
 
 
 @dataclass(frozen=True)
@@ -187,15 +187,16 @@ def _laid_out(
         return on_device(load_step(rundir.path / of.file, of.network).model, plan.device)
 
     if guide := plan.guide(step):
-        learned = [r.val for r in rundir.records[:place] if r.kind in ("distill", "finetune")]
-        bench = replace(
-            bench,
-            teacher=result(guide),
-            teacher_size=side(guide.stage, plan.data),
-            teacher_val=rundir.records[plan.steps.index(guide)].val,
-            reached=learned[-1] if learned else 0.0,
-        )
+        val = rundir.records[plan.steps.index(guide)].val
+        outgrown = isinstance(step.stage, Train) and step.stage.outgrow and _reached(rundir.records[:place]) > val
+        if not outgrown:  # as good is not better: it may be the same network
+            bench = replace(bench, guide=Guide(result(guide), side(guide.stage, plan.data), val))
     return (result(plan.steps[place - 1]) if place else None), bench
+
+
+def _reached(records: Sequence[Record]) -> float:
+    """The student's validation accuracy when it was last trained, 0 to 1; 0 if it never was."""
+    return next((r.val for r in reversed(records) if r.kind in ("distill", "finetune")), 0.0)
 
 
 def _pays(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callable[[Rehearsals, float], bool]:

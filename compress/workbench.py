@@ -43,13 +43,25 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Guide:
+    """The network that a training stage listens to.
+
+    Args:
+        size: the side of the images that `model` was made for, in pixels.
+        val: its validation accuracy, 0 to 1.
+    """
+
+    model: nn.Module
+    size: int
+    val: float = 1.0
+
+
+@dataclass(frozen=True)
 class Workbench:
     """What every stage works with.
 
     Args:
-        teacher: the guide of a training stage, if it has one; made for images of `teacher_size` pixels a side.
-        teacher_val: its validation accuracy, 0 to 1.
-        reached: that of the student when it was last trained; 0 if it never was.
+        guide: whom a training stage listens to, if there is anyone.
         target: what this round of pruning aims at, for a prune stage.
         room: for the last of them, the bytes that the run's file would have left with a model, if it has a budget.
         sparse: whether the model is pruned weight by weight, now or before.
@@ -68,10 +80,7 @@ class Workbench:
     watch: Watch
     state: Path
     answers: Path
-    teacher: nn.Module | None = None
-    teacher_size: int | None = None
-    teacher_val: float = 1.0
-    reached: float = 0.0
+    guide: Guide | None = None
     target: Limits | None = None
     room: Callable[[nn.Module], int] | None = None
     sparse: bool = False

@@ -32,7 +32,7 @@ from compress.plan import make_plan
 from compress.recipe import Train
 from compress.stages import distill_stage
 from compress.watch import Watch
-from compress.workbench import Workbench
+from compress.workbench import Guide, Workbench
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -124,9 +124,7 @@ def learn(recipe: str, out: Path) -> None:
         for name, keys in CASES.items():
             stage = Train(**({"kind": "distill", "epochs": 1, "lr": 0.05, "mix": 1.0} | keys))
             state = out / f"{name}.state"
-            bench = Workbench(
-                plan.recipe, plan.data, plan.device, Watch(), state, out / "answers", teacher=teacher, teacher_size=16
-            )
+            bench = Workbench(plan.recipe, plan.data, plan.device, Watch(), state, out / "answers", Guide(teacher, 16))
             torch.save(distill_stage(None, stage, bench).state_dict(), out / f"{name}-{processes.rank()}.pt")
 
 

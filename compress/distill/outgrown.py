@@ -11,21 +11,19 @@ from compress.training import Objective
 
 
 class Outgrown:
-    """`guided` while it `listens`: until the student is as good as its guide; from the next epoch on `alone`. Alone
-    from the first if it was better when it was last trained.
+    """`guided` while it `listens`: until the student is as good as its guide; from the next epoch on `alone`.
 
     Args:
         accuracy: the guide's, on the validation split, 0 to 1.
-        reached: the student's, when it was last trained.
     """
 
-    def __init__(self, guided: Objective, alone: Objective, accuracy: float, reached: float = 0.0) -> None:
-        self.guided, self.alone, self.accuracy, self.reached = guided, alone, accuracy, reached
+    def __init__(self, guided: Objective, alone: Objective, accuracy: float) -> None:
+        self.guided, self.alone, self.accuracy = guided, alone, accuracy
         self.begin(0.0)
 
     def begin(self, best: float) -> None:
         """An epoch begins, before which the student's best validation accuracy was `best`, 0 to 1."""
-        self.listens = best < self.accuracy and self.reached <= self.accuracy
+        self.listens = best < self.accuracy
 
     def __call__(self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float) -> Tensor:
         """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""

@@ -24,7 +24,7 @@ from compress.models.build import own_builder
 from compress.recipe import Train, load
 from compress.training import forward
 from compress.watch import Watch
-from compress.workbench import Workbench
+from compress.workbench import Guide, Workbench
 
 CLASSES, BATCH = 4, 32
 AUGMENT = Augment(mixup=0.2, cutmix=1.0, mix=0.5)
@@ -174,8 +174,8 @@ def test_what_an_earlier_stage_left_makes_way_the_oldest_first(data: Data, tmp_p
 
 
 def folder_of(bench: Workbench, stage: Train) -> Path:
-    assert bench.teacher is not None
-    objective = goal_of(bench.teacher, stage, bench)
+    assert bench.guide is not None
+    objective = goal_of(bench.guide.model, stage, bench)
     assert isinstance(objective, KD) and isinstance(objective.teacher, Targets)
     return objective.teacher.folder
 
@@ -184,7 +184,7 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
     recipe = load(str(tiny.recipe))
     stage = Train(kind="finetune", epochs=1)
     net = nn.Linear(3, 4)
-    bench = Workbench(recipe, data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, net, 16)
+    bench = Workbench(recipe, data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, Guide(net, 16))
     here = folder_of(bench, stage)
     other = nn.Linear(3, 4)
     different = [
@@ -192,9 +192,9 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
         folder_of(bench, replace(stage, mixup=0.1)),
         folder_of(replace(bench, recipe=replace(recipe, seed=1)), stage),
         folder_of(replace(bench, recipe=replace(recipe, batch=16)), stage),
-        folder_of(replace(bench, teacher=other), stage),
-        folder_of(replace(bench, teacher=nn.Sequential(net, nn.ReLU())), stage),
-        folder_of(replace(bench, teacher_size=8), stage),
+        folder_of(replace(bench, guide=Guide(other, 16)), stage),
+        folder_of(replace(bench, guide=Guide(nn.Sequential(net, nn.ReLU()), 16)), stage),
+        folder_of(replace(bench, guide=Guide(net, 8)), stage),
         folder_of(replace(bench, data=replace(data, checksum="0")), stage),
         folder_of(replace(bench, data=replace(data, size=8)), stage),
         folder_of(replace(bench, data=replace(data, mean=(0.5, 0.5, 0.5))), stage),
@@ -212,7 +212,9 @@ def test_a_stage_hears_its_own_teacher(tiny: Tiny, data: Data, tmp_path: Path) -
     for batch in batches(data, 1):  # batch norms far from the identity
         net(batch.images)
     exact, before = forward(copy.deepcopy(net).eval(), 16, exact=True), copy.deepcopy(net.state_dict())
-    bench = Workbench(load(str(tiny.recipe)), data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, net, 16)
+    bench = Workbench(
+        load(str(tiny.recipe)), data, torch.device("cpu"), Watch(), tmp_path / "s", tmp_path, Guide(net, 16)
+    )
     heard = goal_of(net, Train(kind="finetune", epochs=1), bench)
     assert isinstance(heard, KD)
     with torch.no_grad():
