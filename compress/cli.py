@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from compress import processes
 from compress.errors import UserError, one_line, out_of_memory
 from compress.files import existing
+from compress.names import ImportanceName
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -250,7 +251,7 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 @_weights
 @_budgets
 @click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
-@click.option("--importance", default="magnitude", show_default=True, help="what a channel is worth")
+@click.option("--importance", type=click.Choice(get_args(ImportanceName)), default="magnitude", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="pruned.pth", show_default=True)
 @_answers()
 def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:

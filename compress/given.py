@@ -9,7 +9,7 @@ from pathlib import Path
 from compress import checkpoint
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data
-from compress.distill.methods import METHODS, listens
+from compress.distill.methods import listens
 from compress.errors import UserError
 from compress.models.build import build, knows, normalization, own_builder
 from compress.models.network import Network
@@ -46,7 +46,7 @@ def pretrained_teacher(recipe: Recipe, data: Data) -> Iterator[Given]:
     learning = [stage for stage in recipe.stages if isinstance(stage, Train) and stage.guide == "teacher"]
     if not network.pretrained or recipe.weights or any(stage.kind == "teach" for stage in learning):
         return
-    if any(listens(stage) for stage in learning if stage.method in METHODS):
+    if any(listens(stage) for stage in learning):
         if not knows(network, classes):
             raise UserError(f"the head of {network.name} is new to {data.name}'s classes: begin with a 'teach' stage")
         model, size = build(network, classes).eval(), (3, data.size, data.size)

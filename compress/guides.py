@@ -26,7 +26,7 @@ def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -
     """See whether the networks can be distilled as the stages say, before any time is spent on them.
 
     Raises:
-        UserError: a method is unknown or has no use for what a stage says, or a layer to tap is not there.
+        UserError: a method has no use for what a stage says, or a layer to tap is not there.
     """
     learning = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Train) and stage.kind != "teach"]
     guides = {i: guide_of(stages, i) for i, _ in learning}

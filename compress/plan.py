@@ -24,7 +24,6 @@ from compress.machine import device_name, pick_device, versions
 from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
-from compress.pruning.importance import importance
 from compress.pruning.pruner import least, narrowest
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import pack
@@ -232,8 +231,6 @@ def _check_names(recipe: Recipe) -> None:
     for stage in recipe.stages:
         if isinstance(stage, Prune) and stage.mode == "weights":
             weights.check(stage.importance)
-        elif isinstance(stage, Prune):
-            importance(stage.importance)
 
 
 def _try(network: Network, stages: Stages, data: Data) -> None:

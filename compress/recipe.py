@@ -19,6 +19,7 @@ from pydantic.dataclasses import dataclass
 from compress.budget import KEYS, Amount, Axis, amounts
 from compress.errors import UserError, nearest
 from compress.models.network import Network
+from compress.names import ImportanceName, MethodName
 from compress.overrides import KINDS, lay_over
 from compress.wording import first_wrong
 
@@ -58,7 +59,7 @@ class Train:
         guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
             arXiv:1902.03393); or `before`, the network as it was last trained, larger if a cut came in between, and
             else the same (born again, Furlanello et al. 2018, arXiv:1805.04770). The latter two only after pruning.
-        method: how the student learns from its guide, a name of `compress.distill.methods`; each adds a loss of its
+        method: how the student learns from its guide (`compress.distill.methods`); each adds a loss of its
             own to the base: the labels and, by alpha, Hinton's distillation.
         alpha: how much the base listens to the guide rather than to the labels; left out, what the method's paper
             does (0.5 for `kd` and `fitnets`, 0 for the others).
@@ -92,7 +93,7 @@ class Train:
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix: Share = 1.0
     guide: Literal["teacher", "student", "before"] = "teacher"
-    method: str = "kd"
+    method: MethodName = "kd"
     temperature: Positive = 4.0
     alpha: Share | None = None
     beta: Positive | None = None
@@ -119,7 +120,7 @@ class Prune:
     kind: Literal["prune"] = "prune"
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     mode: Literal["channels", "weights"] = "channels"
-    importance: str = "taylor"
+    importance: ImportanceName = "taylor"
     samples: Count = 2048
     multiple: Count = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,6 +55,9 @@ def first_wrong(error: pydantic.ValidationError, owner: Any, stages: Mapping[str
     elif kind == "union_tag_invalid":
         path.append("kind")
         reason = f"unknown {given['kind']!r}{nearest(str(given['kind']), stages)}; {kinds}"
+    elif kind == "literal_error" and isinstance(given, str):
+        known = re.findall("'(.*?)'", first["ctx"]["expected"])
+        reason = f"must be {first['ctx']['expected']}, not {given[:60]!r}{nearest(given, known)}"
     else:
         must = MUST.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         reason = f"{must}, not {repr(given)[:60]}"

@@ -30,6 +30,7 @@ def test_help(command: list[str]) -> None:
 
 
 def test_answers_that_need_no_torch_do_not_wait_for_it(tiny: Tiny) -> None:
+    misspelt = tiny.variant("misspelt.toml", ("ema = 0.9", 'method = "fitnet"'))
     wrong = [
         ["--help"],
         ["recipes"],
@@ -37,6 +38,7 @@ def test_answers_that_need_no_torch_do_not_wait_for_it(tiny: Tiny) -> None:
         ["predict"],
         ["nonsense"],
         ["run", "defualt"],
+        ["run", str(misspelt)],
         ["run", "--budget", "much"],
         ["run", "--stem", "tall"],
         ["run", str(tiny.recipe), "--limit", "-3"],
@@ -52,6 +54,7 @@ def test_answers_that_need_no_torch_do_not_wait_for_it(tiny: Tiny) -> None:
         ["summary", "-w", "none.pth"],
         ["prune", "-w", "x.pth", "--budget", "much"],
         ["prune", "-w", "none.pth", "--budget", "1k"],
+        ["prune", "-w", __file__, "--budget", "1k", "--importance", "talyor"],
         ["prune", "-w", __file__, "--budget", "1k", "--out", __file__],
         ["predict", "-w", "none.pth", "x.png"],
         ["predict", "-w", __file__, "--json"],

@@ -47,7 +47,7 @@ def test_what_the_experiments_in_the_documents_ask_of_networks_can_be_done(
 @pytest.mark.parametrize(
     ("name", "before", "after", "words"),
     [
-        ("stagewise-shares-cifar10", '"fitnets"', '"fitnet"', "unknown method 'fitnet' (did you mean 'fitnets'?)"),
+        ("stagewise-shares-cifar10", '"fitnets"', '"fitnet"', "not 'fitnet' (did you mean 'fitnets'?)"),
         ("stagewise", '"relu", "layer1"', '"stem", "layer1"', "taps: the teacher has no layer 'stem'"),
         ("stagewise", "taps = []", "temperature = 4.0", "method 'labels' looks at no layers: leave taps out"),
         ("alpha", "outgrow = false", "outgrow = true", "has no answers to outgrow here"),

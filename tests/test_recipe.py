@@ -167,7 +167,7 @@ KINDS = "a stage is one of teach, distill, prune, finetune"
         (set_in("stages", 0, "lr", to=float("nan")), "stages.1.lr: must be a finite number, not nan"),
         (
             set_in("stages", 0, "optimizer", to="adam"),
-            "stages.1.optimizer: must be 'sgd', 'adamw' or 'muon', not 'adam'",
+            "stages.1.optimizer: must be 'sgd', 'adamw' or 'muon', not 'adam' (did you mean 'adamw'?)",
         ),
         (set_in("stages", 0, "crop", to=[0.5, 1.5]), "stages.1.crop.2: must be less than or equal to 1, not 1.5"),
         (set_in("stages", 0, "crop", to=[0, 1]), "stages.1.crop.1: must be greater than 0, not 0"),

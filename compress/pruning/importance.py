@@ -34,7 +34,7 @@ class Importance:
 
 # Sums over a coupling, without a normalizer, keep Taylor scores what they are: changes of one and the same loss,
 # comparable between layers. Norms of weights are not, so there each coupling's mean is made one.
-IMPORTANCES = {
+IMPORTANCES: dict[str, Importance] = {
     # Li et al. 2017, arXiv:1608.08710, over the whole coupling
     "magnitude": Importance(lambda: tp.importance.GroupMagnitudeImportance(p=2)),
     # Molchanov et al. 2019, arXiv:1906.10771

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from compress.distill.stagewise import Stagewise
 from compress.errors import UserError
 from compress.models.build import build
 from compress.models.network import Network
+from compress.names import MethodName
 from compress.pipeline import make_plan
 from compress.recipe import Train, load
 from compress.training import Objective, forward, phase, teach
@@ -187,8 +189,12 @@ def test_projections_and_phases_survive_a_kill(tiny: Tiny, tmp_path: Path) -> No
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_there_is_one_for_every_name() -> None:
+    assert set(METHODS) == set(get_args(MethodName))
+
+
 WRONG = [
-    ('method = "fitnet"', "unknown method 'fitnet' (did you mean 'fitnets'?)"),
+    ('method = "fitnet"', "or 'overhaul', not 'fitnet' (did you mean 'fitnets'?)"),
     ('method = "fitnets"\ntaps = ["0", "7"]', "the teacher has no layer '7'"),
     ('method = "attention"\ntaps = ["0=0.9"]', "the student has no layer '0.9' (did you mean '0."),
     ('method = "fsp"\ntaps = ["1"]', "name one beside '1'"),
@@ -204,9 +210,9 @@ WRONG = [
 def test_what_makes_no_sense_is_refused_before_anything_trains(
     tiny: Tiny, tmp_path: Path, method: str, words: str
 ) -> None:
-    recipe = load(str(recipe_of(tiny, tmp_path / "recipe.toml", method)))
+    recipe = recipe_of(tiny, tmp_path / "recipe.toml", method)
     with pytest.raises(UserError) as caught:
-        make_plan(recipe)
+        make_plan(load(str(recipe)))
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 

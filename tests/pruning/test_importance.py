@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import UserError
+from compress.names import ImportanceName
 from compress.pruning.importance import IMPORTANCES, worths
 from compress.pruning.pruner import prune
 from compress.pruning.structure import Structure
@@ -94,6 +97,10 @@ def test_a_layer_of_zeros_is_worth_next_to_nothing_rather_than_nan() -> None:
         structure = Structure(model, torch.zeros(1, 3, 6, 6))
         (worth,) = worths(name, model, structure, [loss_on_noise])
         assert bool(torch.isfinite(worth).all()) and bool((worth > 0).all())
+
+
+def test_there_is_one_for_every_name() -> None:
+    assert set(IMPORTANCES) == set(get_args(ImportanceName))
 
 
 def test_importances_refuse_what_they_cannot_rank_by() -> None:
