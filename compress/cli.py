@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from compress import processes
-from compress.errors import UserError, one_line, out_of_memory
+from compress import flags, processes
+from compress.errors import UserError
 from compress.files import existing
 from compress.names import ImportanceName
 
@@ -20,77 +17,6 @@ if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
 
 # torch takes seconds to import: whatever needs it is imported inside the command that needs it.
-
-
-def _answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Make a user's mistake, or a full disk or memory, one line on standard error and exit code 2; Ctrl-C the line
-    `stopped` and 130."""
-
-    def decorate(command: Callable[..., int | None]) -> Callable[..., None]:
-        @wraps(command)
-        def wrapped(**flags: Any) -> None:
-            try:
-                code = command(**flags)
-            except BrokenPipeError:  # nobody reads on, as with `| head`; click knows what to do
-                raise
-            except (UserError, OSError) as error:
-                click.echo(f"error: {error}", err=True)
-                sys.exit(2)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-                click.echo(
-                    f"error: out of memory; with a smaller `batch` a recipe needs less ({one_line(error)})", err=True
-                )
-                sys.exit(2)
-            except KeyboardInterrupt:
-                click.echo(stopped, err=True)
-                sys.exit(130)
-            sys.exit(code or 0)
-
-        return wrapped
-
-    return decorate
-
-
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that several commands have, in this order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_own = click.option("--own", help="the function that builds the network, as package.module:function, if it is yours")
-_weights = _options(
-    click.option(
-        "-w", "--weights", required=True, type=click.Path(path_type=Path), help="a weights file, as model.pth"
-    ),
-    _own,
-)
-_budgets = _options(
-    click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the network's"),
-    click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the network's"),
-    click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB, or 30% of it"),
-)
-_device = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-_setup = _options(
-    click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH"),
-    click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)"),
-    click.option("--student", help="a network's name, or the weights file of a trained one, its own teacher"),
-    click.option("--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"),
-    click.option("--image-size", "size", type=int, help="resize images to a side of this many pixels"),
-    click.option("--limit", type=int, help="train on this many images"),
-    click.option("--share", type=float, help="train on this share of the images, as 0.25"),
-    click.option("--minutes", type=float, help="what training and pruning are to take; epochs are fitted to it"),
-    click.option("--seed", type=int),
-    _device,
-    click.option("--quick", is_flag=True, help="the same stages in minutes, for trying out"),
-    click.option("--fresh", is_flag=True, help="throw away what an earlier run left in the run directory"),
-)
 
 
 def _load(weights: Path, own: str | None) -> Checkpoint:
@@ -119,10 +45,10 @@ def main() -> None:
 
 @main.command()
 @click.argument("recipe", default="default")
-@_budgets
+@flags.budgets
 @click.option("--out", type=click.Path(path_type=Path), help="run directory; runs/… if left out")
-@_setup
-@_answers("stopped; the same command goes on after the last finished epoch")
+@flags.setup
+@flags.answers("stopped; the same command goes on after the last finished epoch")
 @processes.joined()
 def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
     """Train a teacher, distill a student, prune it to the budget.
@@ -146,8 +72,8 @@ def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **
 @click.argument("recipe", default="default")
 @click.option("--budgets", required=True, help="numbers of parameters: 1M,300k,100k,30k,10k")
 @click.option("--out", type=click.Path(path_type=Path), default="runs/sweep", show_default=True)
-@_setup
-@_answers("stopped; the same command goes on after the last finished epoch")
+@flags.setup
+@flags.answers("stopped; the same command goes on after the last finished epoch")
 def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
     """Many budgets: each goes on from the network of the one above it, and the best network so far teaches.
 
@@ -172,9 +98,9 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="directory for the runs; runs/… if left out")
-@_device
+@flags.device
 @click.option("--quick", is_flag=True, help="each run in minutes, for trying out")
-@_answers("stopped; the same command goes on after the last finished epoch")
+@flags.answers("stopped; the same command goes on after the last finished epoch")
 def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
     """Run every combination of recipe keys that FILE names, with every seed.
 
@@ -197,9 +123,9 @@ def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
 @main.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", help="the data set whose test split is scored; each file's own if left out")
-@_own
-@_device
-@_answers()
+@flags.own
+@flags.device
+@flags.answers()
 def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: str) -> None:
     """Show weights files side by side: parameters, file size, latency, accuracy."""
     for file in files:
@@ -212,7 +138,7 @@ def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: 
 
 
 @main.command()
-@_answers()
+@flags.answers()
 def recipes() -> None:
     """List the recipes that come with the program."""
     from compress.recipe import load, shipped
@@ -223,7 +149,7 @@ def recipes() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@_answers()
+@flags.answers()
 def stages(directory: Path) -> None:
     """Show the stages of a run again."""
     from compress.rundir import read_records
@@ -234,9 +160,9 @@ def stages(directory: Path) -> None:
 
 
 @main.command()
-@_weights
+@flags.weights
 @click.option("--depth", type=click.IntRange(1, 10), default=2, show_default=True)
-@_answers()
+@flags.answers()
 def summary(weights: Path, own: str | None, depth: int) -> None:
     """Show a weights file's network, layer by layer, as torchinfo counts it."""
     kept = _load(weights, own)
@@ -248,12 +174,12 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 
 
 @main.command()
-@_weights
-@_budgets
+@flags.weights
+@flags.budgets
 @click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
 @click.option("--importance", type=click.Choice(get_args(ImportanceName)), default="magnitude", show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default="pruned.pth", show_default=True)
-@_answers()
+@flags.answers()
 def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:
     """Cut a weights file's network down to a budget once, without training."""
     from compress.budget import amounts, tell
@@ -277,14 +203,14 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
 
 @main.command()
 @click.argument("images", nargs=-1)
-@_weights
+@flags.weights
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="classes to show for each image")
 @click.option("--invert", is_flag=True, help="for dark things on light ground, where the training data is the reverse")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 @click.option("--csv", type=click.Path(path_type=Path), help="write CSV to this file")
 @click.option("--data", help="without IMAGES: the data set whose test split is scored; the file's own if left out")
-@_device
-@_answers()
+@flags.device
+@flags.answers()
 def predict(
     images: tuple[str, ...],
     weights: Path,
