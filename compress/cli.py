@@ -77,7 +77,8 @@ def run(recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **
 def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh: bool, **overrides: Any) -> None:
     """Many budgets: each goes on from the network of the one above it, and the best network so far teaches.
 
-    Leaves a run directory for each budget in --out, a table (sweep.md) and a picture (sweep.png).
+    Leaves a run directory for each budget in --out, a table (sweep.md) and a picture (sweep.png). With --minutes each
+    budget gets that many.
     """
     from compress.budget import descending
 
