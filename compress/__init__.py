@@ -4,6 +4,8 @@
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
     compress.prune(model, example, "100k")                      # one cut, no training
+    compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere, to prune or to learn from
+    compress.save(checkpoint, "trained.pth")                    # as a weights file
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds, by torchinfo
 
 torch is imported when one of these is first used, not before.
@@ -17,19 +19,22 @@ from typing import TYPE_CHECKING, Any
 from compress.errors import UserError
 
 if TYPE_CHECKING:
-    from compress.checkpoint import load
+    from compress.adopted import adopt
+    from compress.checkpoint import load, save
     from compress.inference import predict
     from compress.pipeline import run
     from compress.pruning.pruner import prune
     from compress.summary import count as summarize
 
-__all__ = ["UserError", "load", "predict", "prune", "run", "summarize"]
+__all__ = ["UserError", "adopt", "load", "predict", "prune", "run", "save", "summarize"]
 
 _HOMES = {
+    "adopt": ("compress.adopted", "adopt"),
     "load": ("compress.checkpoint", "load"),
     "predict": ("compress.inference", "predict"),
     "prune": ("compress.pruning.pruner", "prune"),
     "run": ("compress.pipeline", "run"),
+    "save": ("compress.checkpoint", "save"),
     "summarize": ("compress.summary", "count"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -125,12 +126,17 @@ def descending(texts: Sequence[str]) -> list[str]:
     """The budgets of a sweep, numbers of parameters, the largest first.
 
     Raises:
-        UserError: one is not understood, is a share, or comes twice.
+        UserError: one is not understood, is a share, comes twice, or is met by the network of the one above it, which
+            has 99 % of its budget or more.
     """
-    numbers = {text: parse(text).number for text in texts}
-    if len(set(numbers.values())) < len(texts) or None in numbers.values():
+    numbers = {text: parse(text).number or 0 for text in texts}
+    if len(set(numbers.values())) < len(texts) or 0 in numbers.values():
         raise UserError(f"budgets {','.join(texts)}: numbers of parameters are due, each once")
-    return sorted(numbers, key=lambda text: numbers[text] or 0, reverse=True)
+    ordered = sorted(numbers, key=lambda text: numbers[text], reverse=True)
+    for above, text in itertools.pairwise(ordered):
+        if numbers[text] > 0.99 * numbers[above]:
+            raise UserError(f"budgets {above} and {text}: one network may well be both; leave one out")
+    return ordered
 
 
 def asked(budgets: Mapping[Axis, Amount]) -> str:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from compress import flags, processes
-from compress.errors import UserError
+from compress.errors import UserError, nearest
 from compress.files import existing
+from compress.models.network import Network, Stem
 from compress.names import ImportanceName
 
 if TYPE_CHECKING:
@@ -26,6 +27,18 @@ def _load(weights: Path, own: str | None) -> Checkpoint:
     from compress.models.build import own_builder
 
     return load(weights, own_builder(own) if own else None)
+
+
+def _new(out: Path) -> None:
+    if out.exists() or out.is_symlink():  # a link to nothing is somebody's too
+        raise UserError(f"{out}: is there already; choose another --out")
+
+
+def _values(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else None
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: write a number, or three with commas between") from error
 
 
 def _check(recipe: str, overrides: dict[str, Any]) -> None:
@@ -178,19 +191,20 @@ def summary(weights: Path, own: str | None, depth: int) -> None:
 @flags.weights
 @flags.budgets
 @click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
-@click.option("--importance", type=click.Choice(get_args(ImportanceName)), default="magnitude", show_default=True)
+@click.option("--importance", default="magnitude", show_default=True, help="what a channel is worth: bn-scale, lamp, …")
 @click.option("--out", type=click.Path(path_type=Path), default="pruned.pth", show_default=True)
 @flags.answers()
 def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path, **budgets: str | None) -> None:
     """Cut a weights file's network down to a budget once, without training."""
     from compress.budget import amounts, tell
 
-    wanted = amounts(budgets)  # a typo is answered before torch is imported
+    wanted, known = amounts(budgets), get_args(ImportanceName)  # a typo is answered before torch is imported
+    if importance not in known:
+        raise UserError(f"unknown importance {importance!r}{nearest(importance, known)}; known: {', '.join(known)}")
     if not wanted:
         raise UserError("a budget is due: --budget, --macs or --size")
 
-    if out.exists() or out.is_symlink():  # a link to nothing is somebody's too
-        raise UserError(f"{out}: is there already; choose another --out")
+    _new(out)
     kept = _load(weights, own)
 
     from compress.cut import prune_file
@@ -200,6 +214,38 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
     reached = replace(after, bytes=out.stat().st_size)
     for axis, amount in wanted.items():
         click.echo(f"budget {amount.text}: {tell(reached, axis)}")
+
+
+@main.command()
+@click.argument("state_dict", type=click.Path(path_type=Path))
+@click.option("--network", required=True, help="what it was built from: resnet50, …, or package.module:function")
+@click.option("--stem", type=click.Choice(get_args(Stem)), default="imagenet", show_default=True)
+@click.option("--data", required=True, help="what it learned from: cifar10, … or folder:PATH; its classes, in order")
+@click.option(
+    "--image-size", "size", type=click.IntRange(1), help="side of the images it takes; the data's if left out"
+)
+@click.option(
+    "--mean", callback=_values, help="of each channel, as it was trained: 0.5 or 0.49,0.48,0.45  [ImageNet's]"
+)
+@click.option("--std", callback=_values, help="the same  [ImageNet's]")
+@click.option("--out", type=click.Path(path_type=Path), default="adopted.pth", show_default=True)
+@flags.answers()
+def adopt(state_dict: Path, network: str, stem: Stem, data: str, size: int | None, out: Path, **seen: Any) -> None:
+    """Make a weights file of a network that was trained elsewhere, for --student and --teacher of other commands.
+
+    STATE_DICT is what torch.save(model.state_dict(), …) wrote, or a checkpoint with that in it.
+    """
+    existing(state_dict)
+    _new(out)
+
+    from compress.adopted import adopt
+    from compress.checkpoint import save
+
+    given = {key: values for key, values in seen.items() if values}
+    known, right = adopt(state_dict, Network(network, stem), data, size=size, **given)
+    save(known, out)
+    click.echo(f"{out}: right about {100 * right:.2f} % of images held out of {known.data}'s training data")
+    click.echo("if that is less than it should be, it sees images otherwise: --image-size, --mean, --std")
 
 
 @main.command()

@@ -59,7 +59,9 @@ def with_given(recipe: Recipe, data: Data, given: list[Given]) -> tuple[Recipe, 
     for trained in given:
         kept, first = trained.checkpoint, given[0].checkpoint
         if kept.classes != data.classes:
-            raise UserError(f"{trained.file}: this network knows other classes than {data.name}'s")
+            raise UserError(
+                f"{trained.file}: this network knows other classes than {data.name}'s; it was trained on {kept.data}"
+            )
         if (kept.mean, kept.std) != (first.mean, first.std):
             raise UserError(f"{trained.file}: its images are normalized in another way than {given[0].file}'s")
         networks = {"teacher": recipe.teacher, "student": recipe.student} | {trained.role: kept.network}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -37,5 +38,5 @@ def check_methods(recipe: Recipe, stages: Sequence[Stage | Given], data: Data) -
         teacher, student = (build(network, len(data.classes)) for network in plain)
         for i, stage in looking:
             guide = stages[guides[i] or 0]
-            network = teacher if guide.kind == "teach" else student
+            network = teacher if guide.kind == "teach" else copy.deepcopy(student)  # a guide is frozen
             check_taps(stage, Sized(network, side(guide, data)), Sized(student, side(stage, data)))

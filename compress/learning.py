@@ -18,7 +18,7 @@ from compress.data.batches import Augment, Batch, training_batches
 from compress.distill.labels import Labels
 from compress.distill.methods import METHODS, Sized, asks, keeps, objective
 from compress.distill.outgrown import Outgrown
-from compress.distill.targets import Targets
+from compress.distill.targets import ROOM, Targets
 from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.recipe import Train
@@ -44,7 +44,8 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         compiled = bench.pays(lambda so: _rehearsal(model, stage, schedule, bench, so), stage.epochs * steps)
     if bench.fit is not None:
         unasked = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        asked = stage.views if stage.views and bench.guide and keeps(stage) else math.inf
+        room = stage.views * 2 * _samples(bench) * len(bench.data.classes) <= ROOM
+        asked = stage.views if stage.views and room and bench.guide and keeps(stage) else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
             return _rehearsal(model, unasked if kept else stage, schedule, bench, compiled)
@@ -104,11 +105,16 @@ def goal_of(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
 
 def _answers(guide: Sized, stage: Train, bench: Workbench) -> Targets:
     recipe, data = bench.recipe, bench.data
-    samples = steps_of(len(data.train), recipe.batch) * min(recipe.batch, len(data.train))
     shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
     what = [*shown, guide.size, _fingerprint(guide.network)]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Targets(teach(folded(guide.network), guide.size), folder, samples, len(data.classes))
+    return Targets(teach(folded(guide.network), guide.size), folder, _samples(bench), len(data.classes))
+
+
+def _samples(bench: Workbench) -> int:
+    """Images of a view."""
+    batch, images = bench.recipe.batch, len(bench.data.train)
+    return steps_of(images, batch) * min(batch, images)
 
 
 def _augment(stage: Train) -> Augment:

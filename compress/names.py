@@ -1,4 +1,5 @@
-"""What a recipe or a flag may name, for those who check it before torch is imported."""
+"""What a recipe or a flag may name, for those who check it before torch is imported: a line here for each entry of
+`compress.distill.methods.METHODS` and `compress.pruning.importance.IMPORTANCES`."""
 
 from typing import Literal
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +50,7 @@ def prices(plan: Plan) -> list[float]:
 
     given = {step.stage.kind: step.stage.checkpoint.model for step in plan.steps if isinstance(step.stage, Given)}
 
+    @cache
     def cost(kind: Literal["teach", "distill"], size: int) -> Count:
         if kind in given:
             return count(given[kind], (3, size, size))
@@ -60,13 +62,13 @@ def prices(plan: Plan) -> list[float]:
     forward: dict[str, float] = {}  # multiply-adds of an image, of the networks that steps come to
     for step in plan.steps:
         stage = step.stage
-        own = cost("teach" if stage.kind == "teach" else "distill", side(stage, data)).macs
         if isinstance(stage, Prune):
             if step.target is not None and stage.mode == "channels":
                 kept = 1 / step.target.use(cost("distill", side(plan.steps[-1].stage, data)))
             found.append(0.0)
             continue
-        forward[step.name] = kept * own
+        own = cost("teach" if stage.kind == "teach" else "distill", side(stage, data))
+        forward[step.name] = kept * own.macs
         price = 0.0
         if isinstance(stage, Train):
             guide = plan.guide(step)

@@ -145,7 +145,8 @@ def _do(step: Step, plan: Plan, rundir: RunDirectory, answers: Path, watch: Watc
         rundir.records[-1] = replace(record, bytes=(rundir.path / step.file).stat().st_size)
     rundir.records = processes.of_first(rundir.records)
     rundir.write()
-    bench.state.unlink(missing_ok=True)
+    if processes.first():  # who has the record on the disk by now
+        bench.state.unlink(missing_ok=True)
     watch.end(rundir.records[-1], before, table(model, size, sparse=step.sparse))
 
 
@@ -189,7 +190,9 @@ def _laid_out(
     if guide := plan.guide(step):
         val = rundir.records[plan.steps.index(guide)].val
         outgrown = isinstance(step.stage, Train) and step.stage.outgrow and _reached(rundir.records[:place]) > val
-        if not outgrown:  # as good is not better: it may be the same network
+        if outgrown:
+            watch.note(f"  {guide.name} is outgrown: the labels alone")
+        else:  # as good is not better: it may be the same network
             bench = replace(bench, guide=Guide(result(guide), side(guide.stage, plan.data), val))
     return (result(plan.steps[place - 1]) if place else None), bench
 
@@ -206,12 +209,12 @@ def _pays(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch) -> Callabl
     def pays(rehearsals: Rehearsals, steps: float) -> bool:
         compiled: dict[str, bool] = rundir.manifest["compiled"]
         if step.name not in compiled:
-            fitted = plan.recipe.minutes is not None
-            seconds = _share(step, plan, rundir) if fitted else math.inf
-            possible = can_compile(plan.device)
-            compiled[step.name] = possible and patience.pays(
-                rehearsals, math.inf if fitted else steps, seconds, watch.note
-            )
+            compiled[step.name] = False
+            if can_compile(plan.device):
+                fitted = plan.recipe.minutes is not None
+                seconds = _share(step, plan, rundir) if fitted else math.inf
+                steps = math.inf if fitted else steps
+                compiled[step.name] = patience.pays(rehearsals, steps, seconds, watch.note)
             rundir.write()
         return compiled[step.name]
 

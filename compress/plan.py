@@ -74,7 +74,8 @@ class Plan:
     steps: tuple[Step, ...]
 
     def guide(self, step: Step) -> Step | None:
-        """Whose result `step` listens to, if to any: that of an earlier step."""
+        """Whose result `step` is to listen to, if to any: that of an earlier step. One that is outgrown before `step`
+        begins is left out then."""
         if not isinstance(step.stage, Train) or not listens(step.stage):
             return None
         place = guide_of([each.stage for each in self.steps], self.steps.index(step))

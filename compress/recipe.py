@@ -135,6 +135,7 @@ class Recipe:
 
     Args:
         minutes: what training and pruning are to take in all; the stages' epochs then say only how they share it.
+            Rough for `fitnets`, `fsp` and `stagewise`, whose parts cost more or less than the first, which is measured.
     """
 
     title: str = ""

@@ -39,7 +39,8 @@ class Objective(Protocol):
 
     The parameters of one that is an nn.Module (projections, say) learn along with the model. One with `phases`, their
     ends as shares of the whole, the last 1, has the learning rate rise and fall once in each. One with `begin` is told
-    before each epoch of the best validation accuracy so far, 0 to 1.
+    before each epoch of the best validation accuracy so far, 0 to 1; one with `listens` may say then that it asks its
+    guide nothing any more.
     """
 
     def __call__(self, student: Forward, batch: Batch, progress: float, /) -> Tensor: ...

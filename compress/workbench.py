@@ -48,7 +48,7 @@ class Guide:
 
     Args:
         size: the side of the images that `model` was made for, in pixels.
-        val: its validation accuracy, 0 to 1.
+        val: its validation accuracy, 0 to 1; at 1 it is never outgrown.
     """
 
     model: nn.Module

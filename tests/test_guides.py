@@ -12,9 +12,11 @@ import torch
 from tiny import Tiny, own_model, weights
 
 import compress
+from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, training_batches
 from compress.distill.outgrown import Outgrown
 from compress.errors import UserError
+from compress.given import load_step
 from compress.models.build import build
 from compress.models.network import Network
 from compress.patience import prices
@@ -73,6 +75,13 @@ def test_feature_maps_of_the_network_before_are_compared(tiny: Tiny, tmp_path: P
     assert records[-1].params <= 3000
 
 
+def test_methods_on_maps_are_checked_with_a_guide_of_their_own(tiny: Tiny) -> None:
+    """To listen to itself a network is there twice: one learns, the other is frozen."""
+    keys = {"stages.4.guide": "before", "stages.4.method": "fitnets", "stages.4.taps": ["1"]}
+    keys |= {"stages.6.guide": "before", "stages.6.method": "stagewise", "stages.6.taps": ["0", "1"]}
+    make_plan(load(str(tiny.recipe), keys), "cpu")
+
+
 def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> None:
     def macs(name: str, size: int) -> float:
         return count(build(Network(f"tinynets:{name}"), 4), (3, size, size)).macs
@@ -91,7 +100,8 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
 def test_a_guide_is_heard_until_it_is_outgrown(tiny: Tiny, tmp_path: Path, accuracy: float, monkeypatch: Any) -> None:
     """With a guide that no student reaches it is as if nothing were to be outgrown, with a poor one as if it had said
     nothing after the first epoch."""
-    monkeypatch.setattr("compress.learning.Outgrown", lambda guided, alone, *_: Outgrown(guided, alone, accuracy))
+    monkeypatch.setattr("compress.learning.Outgrown", lambda guided, alone, _: Outgrown(guided, alone, accuracy))
+    monkeypatch.setattr("compress.pipeline._reached", lambda records: 0.0)  # whatever this student has learned so far
     outgrowing = tiny.variant("outgrow.toml", ("ema = 0.9", "alpha = 1.0\noutgrow = true"))
     compress.run(outgrowing, out=tmp_path / "run", device="cpu")
     heard = [json.loads(line) for line in (tmp_path / "run/stages/06-finetune-2.jsonl").read_text().splitlines()]
@@ -110,7 +120,9 @@ def test_a_guide_as_good_as_the_student_is_outgrown() -> None:
     assert said == [1.0, 1.0, 2.0, 2.0]
 
 
-def test_a_guide_that_was_outgrown_before_the_cut_is_never_heard(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_guide_that_was_outgrown_before_the_cut_is_never_heard(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor do its views come again: it is as if there were none. So it is with one that has no say. One that is no worse
     than the student was, as it may be the same network, is heard."""
     last = {
@@ -119,12 +131,20 @@ def test_a_guide_that_was_outgrown_before_the_cut_is_never_heard(tiny: Tiny, tmp
         "alone": 'method = "labels"',
         "itself": 'guide = "before"\nalpha = 1.0\noutgrow = true',
     }
+    opened: dict[str, list[str]] = {name: [] for name in last}
     for name, keys in last.items():
+
+        def load_and_tell(path: Path, network: Network, into: list[str] = opened[name]) -> Checkpoint:
+            into.append(path.stem)
+            return load_step(path, network)
+
+        monkeypatch.setattr("compress.pipeline.load_step", load_and_tell)
         recipe = tiny.variant(f"{name}.toml", ("ema = 0.9", keys))
         compress.run(recipe, out=tmp_path / name, device="cpu", **{"teach.lr": 1e-9})
     heard, deaf, alone, itself = (weights(tmp_path / name) for name in last)
     assert all(torch.equal(heard[key], alone[key]) and torch.equal(deaf[key], alone[key]) for key in alone)
     assert not all(torch.equal(itself[key], alone[key]) for key in alone)
+    assert opened["heard"] == opened["alone"]  # nor loaded
     assert read_records(tmp_path / "heard")[1][3].val > read_records(tmp_path / "heard")[1][0].val
 
 

@@ -82,7 +82,8 @@ def test_what_teaches_is_the_network_that_it_was_and_no_other(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("budgets", "words"), [("6k,50", "out of reach"), ("6k,6000", "each once"), ("6k,5%", "numbers"), ("6k,", "''")]
+    ("budgets", "words"),
+    [("6k,50", "out of reach"), ("6k,6000", "each once"), ("6k,5%", "numbers"), ("6k,", "''"), ("6k,5950", "both")],
 )
 def test_a_sweep_that_cannot_end_does_not_begin(
     run: Compress, tiny: Tiny, tmp_path: Path, budgets: str, words: str
