@@ -1,4 +1,4 @@
-"""An image classifier and a budget in, the most accurate network that fits out.
+"""An image classifier and a budget in, an accurate network that fits out.
 
     compress.run("default", budget="100k", out="runs/mine")     # the whole pipeline
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module

@@ -53,7 +53,7 @@ def _check(recipe: str, overrides: dict[str, Any]) -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="compress")
 def main() -> None:
-    """An image classifier and a budget in, the most accurate network that fits out."""
+    """An image classifier and a budget in, an accurate network that fits out."""
 
 
 @main.command()
