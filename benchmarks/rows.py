@@ -27,7 +27,7 @@ from compress.recipe import Prune, Recipe, Train
 from compress.stages import finetune_stage
 from compress.summary import count
 from compress.training import accuracy, forward
-from compress.watch import Record, Watch
+from compress.watch import Watch
 from compress.workbench import Guide, Workbench, on_device, side
 
 STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
@@ -91,10 +91,10 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Settin
     result = run(recipe, out=folder, watch=watch)
     plan = make_plan(recipe)
     bench = Workbench(plan.recipe, plan.data, plan.device, watch, folder, answers)
-    taught: list[Record] = [record for record in result.records if record.kind == "teach"]
-    if taught:
-        teacher = on_device(load_step(folder / taught[0].checkpoint, plan.recipe.teacher).model, plan.device)
-        bench = replace(bench, guide=Guide(teacher, taught[0].size, taught[0].val))
+    for step, record in zip(plan.steps, result.records, strict=True):
+        if record.kind == "teach":
+            teacher = on_device(load_step(folder / step.file, plan.recipe.teacher).model, plan.device)
+            bench = replace(bench, guide=Guide(teacher, side(step.stage, plan.data), record.val))
     stages = [step.stage for step in plan.steps if step.stage.kind in ("prune", "finetune")]
     records = [record for record in result.records if record.kind in ("prune", "finetune")]
     as_run = tuple(
