@@ -97,8 +97,8 @@ def test_a_shipped_recipe_loads_by_its_name_and_survives_the_trip_through_plain_
 def test_the_patient_recipe_hears_each_view_many_times() -> None:
     """Its teacher takes far more time to answer than its students to learn."""
     learning = [s for s in recipes.load("fashion-mnist-best").stages if isinstance(s, Train) and s.kind != "teach"]
-    assert max(stage.epochs for stage in learning) == 300
-    assert sum(min(stage.views or stage.epochs, stage.epochs) for stage in learning if stage.alpha != 0) <= 50
+    asked = sum(min(stage.views or stage.epochs, stage.epochs) for stage in learning if stage.alpha != 0)
+    assert asked <= sum(stage.epochs for stage in learning) / 3
 
 
 def test_there_is_a_default_recipe() -> None:
