@@ -34,13 +34,6 @@ def _new(out: Path) -> None:
         raise UserError(f"{out}: is there already; choose another --out")
 
 
-def _values(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
-    try:
-        return tuple(float(part) for part in text.split(",")) if text else None
-    except ValueError as error:
-        raise click.BadParameter(f"{text!r}: write a number, or three with commas between") from error
-
-
 def _check(recipe: str, overrides: dict[str, Any]) -> None:
     """Answer what can be wrong with a recipe before torch is imported."""
     from compress.recipe import load
@@ -225,9 +218,9 @@ def prune(weights: Path, own: str | None, mode: str, importance: str, out: Path,
     "--image-size", "size", type=click.IntRange(1), help="side of the images it takes; the data's if left out"
 )
 @click.option(
-    "--mean", callback=_values, help="of each channel, as it was trained: 0.5 or 0.49,0.48,0.45  [ImageNet's]"
+    "--mean", callback=flags.values, help="of each channel, as it was trained: 0.5 or 0.49,0.48,0.45  [ImageNet's]"
 )
-@click.option("--std", callback=_values, help="the same  [ImageNet's]")
+@click.option("--std", callback=flags.values, help="the same  [ImageNet's]")
 @click.option("--out", type=click.Path(path_type=Path), default="adopted.pth", show_default=True)
 @flags.answers()
 def adopt(state_dict: Path, network: str, stem: Stem, data: str, size: int | None, out: Path, **seen: Any) -> None:

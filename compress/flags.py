@@ -55,6 +55,14 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
+def values(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """A number, or some with commas between."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else None
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: write a number, or three with commas between") from error
+
+
 own = click.option("--own", help="the function that builds the network, as package.module:function, if it is yours")
 weights = _options(
     click.option(
