@@ -18,7 +18,7 @@ from compress.data.batches import Augment, Batch, training_batches
 from compress.distill.labels import Labels
 from compress.distill.methods import METHODS, Sized, asks, keeps, objective
 from compress.distill.outgrown import Outgrown
-from compress.distill.targets import ROOM, Targets
+from compress.distill.targets import Targets, room_for
 from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.recipe import Train
@@ -44,8 +44,8 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         compiled = bench.pays(lambda so: _rehearsal(model, stage, schedule, bench, so), stage.epochs * steps)
     if bench.fit is not None:
         unasked = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        room = stage.views * 2 * _samples(bench) * len(bench.data.classes) <= ROOM
-        asked = stage.views if stage.views and room and bench.guide and keeps(stage) else math.inf
+        lasting = keeps(stage) and room_for(stage.views, _samples(bench), len(bench.data.classes))
+        asked = stage.views if stage.views and bench.guide and lasting else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
             return _rehearsal(model, unasked if kept else stage, schedule, bench, compiled)

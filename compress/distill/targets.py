@@ -127,6 +127,11 @@ class Targets:
         return self.folder / f"view-{view}.npy"
 
 
+def room_for(views: int, samples: int, classes: int) -> bool:
+    """Whether the answers to so many views find room, if nothing else takes any."""
+    return views * 2 * samples * classes <= ROOM
+
+
 def _checksum(answers: np.ndarray) -> bytes:
     return zlib.crc32(np.ascontiguousarray(answers).data).to_bytes(4, "big")
 
