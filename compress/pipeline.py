@@ -191,7 +191,7 @@ def _laid_out(
         val = rundir.records[plan.steps.index(guide)].val
         outgrown = isinstance(step.stage, Train) and step.stage.outgrow and _reached(rundir.records[:place]) > val
         if outgrown:
-            watch.note(f"  {guide.name} is outgrown: the labels alone")
+            watch.note(f"  its guide ({guide.name}) is outgrown: the labels alone")
         else:  # as good is not better: it may be the same network
             bench = replace(bench, guide=Guide(result(guide), side(guide.stage, plan.data), val))
     return (result(plan.steps[place - 1]) if place else None), bench
