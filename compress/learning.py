@@ -118,7 +118,7 @@ def _samples(bench: Workbench) -> int:
 
 
 def _augment(stage: Train) -> Augment:
-    return Augment(stage.crop, stage.flip, stage.mixup, stage.cutmix, stage.mix)
+    return Augment(stage.crop, stage.flip, stage.mixup, stage.cutmix, stage.mix, stage.erase)
 
 
 def _fingerprint(model: nn.Module) -> str:

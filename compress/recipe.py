@@ -55,7 +55,7 @@ class Train:
             of a big network affordable (progressive resizing).
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
-        crop, flip, mixup, cutmix, mix: see `compress.data.Augment`.
+        crop, flip, mixup, cutmix, mix, erase: see `compress.data.Augment`.
         guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
             arXiv:1902.03393); or `before`, the network as it was last trained, larger if a cut came in between, and
             else the same (born again, Furlanello et al. 2018, arXiv:1805.04770). The latter two only after pruning.
@@ -92,6 +92,7 @@ class Train:
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix: Share = 1.0
+    erase: Share = 0.0
     guide: Literal["teacher", "student", "before"] = "teacher"
     method: MethodName = "kd"
     temperature: Positive = 4.0

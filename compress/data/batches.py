@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
-from compress.data.draws import seed_of, view_boxes, view_flips, view_order
+from compress.data.draws import seed_of, view_boxes, view_flips, view_holes, view_order
 from compress.data.open import Data
 from compress.data.pool import Pool
 from compress.errors import UserError
@@ -26,7 +26,8 @@ class Augment:
     1409.4842), or None for no crop. `flip`: mirror every second image, on average. `mixup`, `cutmix`: the
     alpha of the Beta distribution of Zhang et al. 2017 (arXiv 1710.09412) and Yun et al. 2019 (arXiv
     1905.04899), 0 for off. `mix`: the probability that a batch is mixed at all, by either with equal chance
-    where both are on.
+    where both are on. `erase`: the probability that a random rectangle of an image becomes the mean colour (Zhong
+    et al. 2017, arXiv 1708.04896).
 
     Raises:
         UserError: a value out of its range.
@@ -37,14 +38,16 @@ class Augment:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix: float = 1.0
+    erase: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
             raise UserError(f"crop = {self.crop}: two shares of the area, above 0, at most 1, smaller first")
         if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf):
             raise UserError(f"mixup = {self.mixup}, cutmix = {self.cutmix}: an alpha is 0 (off) or more")
-        if not 0 <= self.mix <= 1:
-            raise UserError(f"mix = {self.mix}: a probability lies between 0 and 1")
+        for key, chance in (("mix", self.mix), ("erase", self.erase)):
+            if not 0 <= chance <= 1:
+                raise UserError(f"{key} = {chance}: a probability lies between 0 and 1")
 
 
 class Batch(NamedTuple):
@@ -79,7 +82,7 @@ def training_batches(
 ) -> Iterator[Batch]:
     """One augmented view of ``data.train``, in batches of `batch` (a smaller pool is one batch), `part` of each.
 
-    The view is a pure function of (seed, view): its order, each sample's crop and flip, each batch's
+    The view is a pure function of (seed, view): its order, each sample's crop, flip and erased part, each batch's
     mixing. It is made at ``data.size``, whatever size a network wants, so that a teacher and a student of
     different sizes see the same view. The global random state is left as it was.
     """
@@ -89,6 +92,7 @@ def training_batches(
         order = order[:-1]
     boxes = None if augment.crop is None else view_boxes(count, data.size, augment.crop, seed, view)
     flips = view_flips(count, seed, view) if augment.flip else None
+    holes = view_holes(count, data.size, augment.erase, seed, view) if augment.erase else None
     mixers = _mixers(augment)
     bounds = [share(len(rows), part) for rows in order]
     # torchvision mixes an image with the one before it, which for a part's first is another part's: -1 is the last
@@ -100,6 +104,8 @@ def training_batches(
             pixels = _flipped(pixels, flips[rows])
         images = pixels.float() if boxes is None else _cropped(pixels, boxes[rows])
         images = _normalised(images, data)
+        if holes is not None:
+            images = _erased(images, holes[rows])
         rows = sent(rows, images.device)
         targets = _one_hot(data, data.train, rows)
         if mixers:
@@ -141,6 +147,14 @@ def _normalised(images: Tensor, data: Data) -> Tensor:
     std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
     gain, shift = 1 / (255 * std), -mean / std
     return images.mul_(sent(gain, images.device)).add_(sent(shift, images.device))
+
+
+def _erased(images: Tensor, holes: Tensor) -> Tensor:
+    """In place, the inside of boxes (B, 4) in whole pixels to 0, which is the mean."""
+    holes = sent(holes, images.device)
+    place = torch.arange(images.shape[-1], device=images.device)
+    across, down = ((place >= holes[:, i, None]) & (place < holes[:, i + 2, None]) for i in (0, 1))
+    return images.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.0)
 
 
 def _one_hot(data: Data, pool: Pool, rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import hashlib
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from torchvision.transforms import v2
 
 from compress.data import Augment, Data, plain_batches, training_batches
 from compress.data.batches import Batch, _cropped
-from compress.data.draws import view_boxes
+from compress.data.draws import view_boxes, view_holes
 from compress.data.pool import MemoryPool
 from compress.errors import UserError
 
 NOTHING = Augment(crop=None, flip=False)
-EVERYTHING = Augment(mixup=0.2, cutmix=1.0, mix=0.8)
+EVERYTHING = Augment(mixup=0.2, cutmix=1.0, mix=0.8, erase=0.5)
 
 
 def small(channels: int = 1, count: int = 50, side: int = 12) -> Data:
@@ -107,7 +108,7 @@ def test_a_view_is_a_pure_function_of_seed_and_view() -> None:
 
 def test_a_sample_is_augmented_the_same_whatever_the_batch_size() -> None:
     def by_row(batch: int) -> Tensor:
-        batches = list(training_batches(small(), Augment(), seed=0, view=1, batch=batch, drop_last=False))
+        batches = list(training_batches(small(), Augment(erase=0.5), seed=0, view=1, batch=batch, drop_last=False))
         rows = torch.cat([b.rows for b in batches])
         return torch.cat([b.images for b in batches])[rows.argsort()]
 
@@ -142,7 +143,12 @@ def test_crops_are_distributed_as_torchvisions(side: int, scale: tuple[float, fl
         torch.default_generator.manual_seed(0)
         drawn = [reference.make_params([image]) for _ in range(count)]
     theirs = torch.tensor([[p["left"], p["top"], p["width"], p["height"]] for p in drawn]).float().T
-    bound = 1.95 * (2 / count) ** 0.5  # a false alarm once in a thousand
+    assert_distributed_alike(ours, theirs)
+
+
+def assert_distributed_alike(ours: Sequence[Tensor], theirs: Tensor) -> None:
+    """Boxes as left, top, width and height, each (N,)."""
+    bound = 1.95 * (1 / len(ours[0]) + 1 / len(theirs[0])) ** 0.5  # a false alarm once in a thousand
     measures = [
         lambda box: box[2] * box[3],
         lambda box: box[2] / box[3],
@@ -153,6 +159,33 @@ def test_crops_are_distributed_as_torchvisions(side: int, scale: tuple[float, fl
     ]
     for measure in measures:
         assert kolmogorov_smirnov(measure(ours), measure(theirs)) < bound
+
+
+@pytest.mark.parametrize("side", [12, 28])
+def test_holes_are_distributed_as_torchvisions(side: int) -> None:
+    count = 4000
+    holes = view_holes(count, side, 0.7, seed=0, view=0)
+    x1, y1, x2, y2 = holes[holes[:, 2] > 0].T
+    assert 0.66 < len(x1) / count < 0.74
+    assert (x1 >= 0).all() and (y1 >= 0).all() and (x2 <= side).all() and (y2 <= side).all()
+    eraser = v2.RandomErasing(p=1.0, value=0)
+    image = torch.ones(1, side, side)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        drawn = [eraser.make_params([image]) for _ in range(count)]
+    theirs = torch.tensor([[p["j"], p["i"], p["w"], p["h"]] for p in drawn]).float().T
+    assert_distributed_alike((x1, y1, x2 - x1, y2 - y1), theirs)
+
+
+def test_what_is_erased_is_the_mean_colour_and_all_else_stays() -> None:
+    data = small(3)
+    (batch,) = training_batches(data, Augment(None, False, erase=0.6), seed=0, view=5, batch=50)
+    images = normalised(data, next(data.train.batches([batch.rows])))
+    holes = view_holes(50, data.size, 0.6, seed=0, view=5)[batch.rows].int().tolist()
+    assert 15 < sum(right > 0 for _, _, right, _ in holes) < 45
+    for image, (left, top, right, bottom) in zip(images, holes, strict=True):
+        image[:, top:bottom, left:right] = 0
+    torch.testing.assert_close(batch.images, images)
 
 
 def test_a_crop_is_bilinear() -> None:
@@ -199,7 +232,14 @@ def test_mix_is_the_probability_that_a_batch_is_mixed() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"crop": (0.0, 1.0)}, {"crop": (0.9, 0.5)}, {"mixup": -1.0}, {"cutmix": float("nan")}, {"mix": 2.0}],
+    [
+        {"crop": (0.0, 1.0)},
+        {"crop": (0.9, 0.5)},
+        {"mixup": -1.0},
+        {"cutmix": float("nan")},
+        {"mix": 2.0},
+        {"erase": -0.1},
+    ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
