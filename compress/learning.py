@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
@@ -16,9 +16,9 @@ from torch import nn
 from compress import processes
 from compress.data.batches import Augment, Batch, training_batches
 from compress.distill.labels import Labels
-from compress.distill.methods import METHODS, Sized, asks, keeps, objective
+from compress.distill.methods import METHODS, Sized, asked_epochs, asks, objective
 from compress.distill.outgrown import Outgrown
-from compress.distill.targets import Targets, room_for
+from compress.distill.targets import Targets
 from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.recipe import Train
@@ -44,13 +44,14 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         compiled = bench.pays(lambda so: _rehearsal(model, stage, schedule, bench, so), stage.epochs * steps)
     if bench.fit is not None:
         unasked = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        lasting = keeps(stage) and room_for(stage.views, _samples(bench), len(bench.data.classes))
-        asked = stage.views if stage.views and bench.guide and lasting else math.inf
+        asked = asked_epochs(stage, _samples(bench), len(bench.data.classes)) if bench.guide else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
             return _rehearsal(model, unasked if kept else stage, schedule, bench, compiled)
 
         schedule = replace(schedule, epochs=bench.fit(rehearsals, steps, asked))
+        if not schedule.epochs:  # no time is left, and `model` has learned before
+            return model.eval()
     return _trained(model, stage, schedule, bench, compiled)
 
 
@@ -118,7 +119,7 @@ def _samples(bench: Workbench) -> int:
 
 
 def _augment(stage: Train) -> Augment:
-    return Augment(stage.crop, stage.flip, stage.mixup, stage.cutmix, stage.mix, stage.erase)
+    return Augment(**{field.name: getattr(stage, field.name) for field in fields(Augment)})
 
 
 def _fingerprint(model: nn.Module) -> str:

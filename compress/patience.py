@@ -16,7 +16,7 @@ import torch
 
 from compress import processes
 from compress.budget import Count
-from compress.distill.methods import keeps
+from compress.distill.methods import asked_epochs, asks
 from compress.errors import one_line
 from compress.models.build import build
 from compress.plan import Plan
@@ -26,6 +26,7 @@ from compress.watch import T, Watch
 from compress.workbench import Given, Rehearsal, Rehearsals, side
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
+HARDLY = 0.1  # epochs: fewer, at a rate that rises and falls within them, do a trained network no good
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
 FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
 
@@ -74,8 +75,8 @@ def prices(plan: Plan) -> list[float]:
             guide = plan.guide(step)
             price = stage.epochs * forward[step.name]
             if guide and not stage.outgrow:
-                asked = min(stage.views or stage.epochs, stage.epochs) if keeps(stage) else stage.epochs
-                price += asked * forward[guide.name] / 3
+                asked = asked_epochs(stage, len(data.train), len(data.classes)) if asks(stage) else math.inf
+                price += min(asked, stage.epochs) * forward[guide.name] / 3
         found.append(price)
     return found
 
@@ -86,33 +87,47 @@ def share(left: float, prices: Sequence[float]) -> float:
 
 
 def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.inf) -> float:
-    """How many epochs of `steps` steps fit into `seconds`, from which the time to find it out is taken.
+    """How many epochs of `steps` steps fit into `seconds`, from which the time to find it out is taken: 0 if not one
+    step does. Several processes come to the same.
 
     Args:
         rehearsals: of an epoch in which a guide answers, and of one whose answers are kept.
         asked: after how many epochs all answers are kept. A guide that is outgrown sooner leaves time over.
     """
     if seconds <= 0:
-        return epochs_in(0, Pace(1, 1), steps)
+        return 0.0
     until = time.monotonic() + seconds
     long = min(max(SECONDS, seconds / 100), seconds / 10)
-    pace = measure(rehearsals(False), long)
-    epochs = epochs_in(until - time.monotonic() - pace.start, pace, steps)
+
+    def paced(kept: bool) -> tuple[Pace, float]:
+        pace = measure(rehearsals(kept), long)
+        return processes.of_first((pace, until - time.monotonic() - pace.start))
+
+    pace, left = paced(False)
+    epochs = epochs_in(left, pace, steps)
     if epochs <= asked:
         return epochs
-    later = measure(rehearsals(True), long)
-    left = until - time.monotonic() - pace.start - asked * (steps * pace.step + pace.check)
-    return asked + epochs_in(left, later, steps)
+    later, left = paced(True)
+    return asked + epochs_in(left - asked * (steps * pace.step + pace.check), later, steps)
 
 
 def epochs_in(seconds: float, pace: Pace, steps: int) -> float:
-    """How many epochs of `steps` steps `seconds` are enough for: whole ones, then a part; a single step at the least.
+    """How many epochs of `steps` steps `seconds` are enough for: whole ones, then a part; 0 for less than a step.
 
     Every epoch ends with a validation, a short one too, and a stage ends with another.
     """
     whole, rest = divmod(max(seconds - pace.check, 0), steps * pace.step + pace.check)
     part = max(rest - pace.check, 0) / (steps * pace.step)
-    return float(f"{max(whole + part, 1 / steps):.4g}")  # as many digits as a person reads
+    epochs = whole + part
+    return float(f"{epochs:.4g}") if epochs * steps >= 1 else 0.0  # as many digits as a person reads
+
+
+def worthwhile(epochs: float, steps: int, learned: bool) -> float:
+    """`epochs` of `steps` steps, or what to do where they are next to none: nothing, with a network that has `learned`
+    already and would only be unsettled; one step, with one that is new or newly cut."""
+    if learned:
+        return epochs if epochs >= HARDLY else 0.0
+    return max(epochs, float(f"{1 / steps:.4g}"))
 
 
 def pays(rehearsals: Rehearsals, steps: float, seconds: float, note: Callable[[str], None]) -> bool:

@@ -235,7 +235,9 @@ def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: floa
         fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
         if step.name not in fitted:
             seconds = processes.of_first(_share(step, plan, rundir) - (time.monotonic() - began))
-            fitted[step.name] = processes.of_first(patience.fit(seconds, rehearsals, steps, asked))
+            before = plan.steps[plan.steps.index(step) - 1].stage.kind
+            learned = step.stage.kind == "finetune" and before in ("distill", "finetune")
+            fitted[step.name] = patience.worthwhile(patience.fit(seconds, rehearsals, steps, asked), steps, learned)
             rundir.write()
             watch.note(
                 f"  fitted to the time left: {fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"

@@ -66,15 +66,15 @@ def test_epochs_by_hand() -> None:
     assert epochs_in(4 + 24 * 3 + 3, pace, 10) == 3  # no time to validate another
     assert epochs_in(4 + 4 + 10, pace, 10) == 0.5
     for too_little in (-100, 0, 5, 9.9):
-        assert epochs_in(too_little, pace, 10) == 0.1
+        assert epochs_in(too_little, pace, 10) == 0
 
 
 @given(st.floats(1, 1e5), st.floats(1e-3, 10), st.floats(0, 100), st.integers(1, 5000))
 def test_what_fits_takes_no_longer(seconds: float, step: float, check: float, steps: int) -> None:
     epochs = epochs_in(seconds, Pace(step, check), steps)
-    made = max(1, round(epochs * steps))
+    made = round(epochs * steps)
     takes = made * step + -(-made // steps) * check + check
-    assert made == 1 or takes <= 1.001 * seconds + 2 * step + check
+    assert made == 0 or takes <= 1.001 * seconds + 2 * step + check
 
 
 def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPat
     began = now[0]
     assert fit(400, lambda kept: rehearse, steps=10) == epochs_in(400 - (now[0] - began), Pace(3, 5), 10)
     seen.clear()
-    assert fit(-1, lambda kept: rehearse, steps=10) == 0.1 and not seen  # no time, none to measure either
+    assert fit(-1, lambda kept: rehearse, steps=10) == 0 and not seen  # no time, none to measure either
     assert measure(rehearse, seconds=60) == Pace(3, 5, 94) and len(seen) == WARM + 20
 
 
@@ -313,6 +313,21 @@ def test_no_time_at_all_is_a_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
     result = compress.run(str(tiny.recipe), minutes=1e-6, out=tmp_path / "run")
     assert [record.epochs for record in result.records if record.kind != "prune"] == [0.1667] * 4
     assert result.model.is_file()
+
+
+def test_a_late_stage_leaves_no_time_and_the_last_one_leaves_its_network_alone(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step at half of the peak rate would only unsettle what has been learned."""
+    own = iter([3, 3, 2, 3, 0])
+    monkeypatch.setattr(patience, "fit", lambda *arguments: next(own))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(tiny.recipe.read_text() + '[[stages]]\nkind = "finetune"\nepochs = 1\n')
+    result = compress.run(str(recipe), minutes=1, out=tmp_path / "run")
+    kept, last = result.records[-2:]
+    assert last.epochs == 0 and last.val == kept.val and last.test == kept.test
+    before, after = (weights(tmp_path / "run" / record.checkpoint) for record in (kept, last))
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 def test_minutes_that_are_no_number_are_refused(run: Compress, tiny: Tiny, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,7 @@ from compress.distill.overhaul import Overhaul
 from compress.distill.simultaneous import Simultaneous
 from compress.distill.stagewise import Stagewise
 from compress.distill.taps import pair_up
+from compress.distill.targets import room_for
 from compress.errors import UserError
 from compress.names import MethodName
 from compress.recipe import Train
@@ -106,6 +108,13 @@ def asks(stage: Train) -> bool:
 def keeps(stage: Train) -> bool:
     """Whether answers are all that it asks for: they are kept, and feature maps are not."""
     return asks(stage) and METHODS[stage.method].of_maps is None
+
+
+def asked_epochs(stage: Train, samples: int, classes: int) -> float:
+    """After how many epochs on `samples` images all answers that `stage` asks for are kept: infinite if they never are,
+    because no view comes again, there is no room, or it asks for more than answers."""
+    lasting = stage.views and keeps(stage) and room_for(stage.views, samples, classes)
+    return stage.views if lasting else math.inf
 
 
 def _alpha(stage: Train) -> float:
