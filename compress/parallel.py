@@ -6,10 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules._functions import SyncBatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
@@ -26,8 +24,10 @@ def shared(model: nn.Module, student: Forward, objective: Objective) -> Callable
     The gradients that its backward pass leaves, in the model's parameters and in the objective's own, are those of the
     whole batch, in every process. `model` is left as it is, but has the first process's weights.
     """
-    # Objectives of several phases leave a part of the parameters out: DDP has to look which.
-    return DistributedDataParallel(_Share(model, student, objective), find_unused_parameters=True)
+    # Objectives of several phases leave a part of the parameters out, and so may anyone's network: DDP has to look
+    # which. Running statistics are of the whole batch, and so the same in all processes: there is nothing to send.
+    whole = _Share(model, student, objective)
+    return DistributedDataParallel(whole, find_unused_parameters=True, broadcast_buffers=False)
 
 
 class _Share(nn.Module):
@@ -63,14 +63,14 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """As `torch.nn.functional.batch_norm`, of this process's share (B, C, …) of a batch."""
+    """As `torch.nn.functional.batch_norm`, of this process's share (B, C, …) of a batch.
+
+    torch's own SyncBatchNorm has no code for CPUs, and on a GPU it waits at each layer to see which shares are empty.
+    """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    if input.is_cuda:  # what torch.nn.SyncBatchNorm does; it has no code for CPUs
-        common = (eps, momentum, dist.group.WORLD, processes.count())
-        on_gpu: Tensor = SyncBatchNorm.apply(input, weight, bias, running_mean, running_var, *common)
-        return on_gpu
-    var, mean = torch.var_mean(input.float(), [d for d in range(input.dim()) if d != 1], correction=0)
+    values = input.float()
+    var, mean = torch.var_mean(values, [d for d in range(input.dim()) if d != 1], correction=0)
     mean, var = mean.double(), var.double()  # so that subtracting the square of a mean leaves enough digits
     number = input.numel() // input.shape[1] * torch.ones_like(mean)
     moments: Tensor = _Added.apply(torch.stack([number, number * mean, number * (var + mean.square())]))
@@ -84,7 +84,7 @@ def _batch_norm(
     scale = (var + eps).rsqrt() * (1 if weight is None else weight)
     shift = (0 if bias is None else bias) - mean * scale
     shape = (-1, *[1] * (input.dim() - 2))
-    return (input.float() * scale.float().view(shape) + shift.float().view(shape)).to(input.dtype)
+    return (values * scale.float().view(shape) + shift.float().view(shape)).to(input.dtype)
 
 
 class _Added(torch.autograd.Function):
