@@ -184,12 +184,13 @@ def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = N
 
     Of several processes each has a part of the batches, and all are given the accuracy on the whole.
     """
-    right, seen = 0, 0
+    right: Tensor | int = 0  # stays on the device: to look at it would be to wait for it
+    seen = 0
     answer = forward(folded(model), size, exact)
     for batch in batches:
-        right += int((answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum())
+        right = right + (answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum()
         seen += len(batch.images)
-    right, seen = map(int, processes.added(torch.tensor([right, seen])))
+    right, seen = map(int, processes.added(torch.tensor([int(right), seen])))
     return right / max(seen, 1)
 
 

@@ -18,12 +18,13 @@ import torch
 from tiny import Tiny
 from torch import Tensor, nn
 
-from compress.data.batches import Augment, Batch, training_batches
+from compress import parallel, processes
+from compress.data.batches import Augment, Batch, plain_batches, training_batches
 from compress.data.open import Data, open_data
 from compress.distill.methods import METHODS, Sized, objective
 from compress.models.build import own_builder
 from compress.recipe import Train
-from compress.training import Forward, Objective, Schedule, teach, train
+from compress.training import Forward, Objective, Schedule, accuracy, teach, train
 from compress.watch import Watch
 
 STEPS = 6
@@ -100,6 +101,26 @@ def test_no_method_waits(data: Data, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_neither_an_optimizer_nor_the_running_average_waits(data: Data, tmp_path: Path, optimizer: str) -> None:
     assert steps_without_waiting(data, tmp_path / "s.state", method("labels", data), optimizer, 0.9) == STEPS
+
+
+def test_no_step_of_several_processes_waits(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what they exchange, DDP's part left out: batch norms in which they meet."""
+    met = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "of_first", lambda value: value)
+    monkeypatch.setattr(processes, "added", lambda tensor: met.append(tensor) or tensor)
+    monkeypatch.setattr(parallel, "DistributedDataParallel", lambda module, **options: module)
+    assert steps_without_waiting(data, tmp_path / "s.state", method("kd", data)) == STEPS
+    assert len(met) > 2 * STEPS  # forward and backward
+
+
+def test_validation_waits_at_its_end_alone(data: Data) -> None:
+    seen = []
+    batches = (seen.append(batch) or batch for batch in plain_batches(data, data.train, batch=32))
+    with pytest.raises(RuntimeError):
+        accuracy(own_builder("tinynets:student")(num_classes=4).to(META), batches)
+    assert len(seen) == len(data.train) // 32 + 1
 
 
 @pytest.mark.parametrize("look", [Tensor.item, int, float, bool, Tensor.cpu, lambda loss: loss[loss > 0]])
