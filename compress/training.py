@@ -232,13 +232,14 @@ def _follow(average: nn.Module, model: nn.Module, decay: float, seen: int) -> No
     The memory grows to 1 / (1 - decay) steps, so that short stages are averaged too. torch's own AveragedModel counts
     on the device, and every step would wait for a GPU to have counted.
     """
-    share = 1 - min(decay, (1 + seen) / (10 + seen))
-    ours, theirs = (chain(m.parameters(), m.buffers()) for m in (average, model))
-    for kept, value in zip(ours, theirs, strict=True):
-        if kept.is_floating_point() and seen:
-            kept.lerp_(value.to(kept.dtype), share)
-        else:
-            kept.copy_(value)
+
+    def tensors(of: nn.Module, floating: bool) -> list[Tensor]:
+        return [t for t in chain(of.parameters(), of.buffers()) if t.is_floating_point() == floating]
+
+    share = 1 - min(decay, (1 + seen) / (10 + seen)) if seen else 1.0
+    torch._foreach_lerp_(tensors(average, True), tensors(model, True), share)
+    if counts := tensors(average, False):
+        torch._foreach_copy_(counts, tensors(model, False))
 
 
 def _save(
