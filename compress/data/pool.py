@@ -42,26 +42,30 @@ class Pool(Protocol):
         ...
 
     def checksum(self) -> str:
-        """SHA-256, as 64 hex digits, of the images and targets."""
+        """SHA-256, as 64 hex digits, of the images and targets, or of what is known of them without reading all."""
         ...
 
 
 @dataclass(frozen=True)
 class MemoryPool:
-    """Pixels uint8 (N, C, H, W) and targets int64 (N,), wholly in the memory of one device."""
+    """Pixels uint8 (N, C, H, W) and targets int64 (N,), wholly in the memory of one device.
+
+    Batches are resized to `side` pixels as they are asked for: small images made large would take a lot of memory.
+    """
 
     pixels: Tensor
     targets: Tensor
+    side: int
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> "MemoryPool":
-        return MemoryPool(self.pixels.to(device), self.targets.to(device))
+        return MemoryPool(self.pixels.to(device), self.targets.to(device), self.side)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         for rows in order:
-            yield self.pixels[sent(rows, self.pixels.device)]
+            yield F.resize(self.pixels[sent(rows, self.pixels.device)], [self.side, self.side], antialias=True)
 
     def checksum(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
@@ -108,7 +112,8 @@ class DiskPool:
             yield images.to(device, non_blocking=True)
 
     def checksum(self) -> str:
-        """Of the files' names, their sizes in bytes, and the targets."""
+        """Of the files' names, their sizes in bytes, and the targets: one that another of its size replaces is not
+        noticed, and a copy of them all, with times of its own, is the same data."""
         digest = hashlib.sha256()
         targets = self.targets.tolist()
         for name, target in sorted(zip(self.files.names, targets, strict=True)):
@@ -149,7 +154,7 @@ def open_pool(
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     workers: int | None = None,
 ) -> Pool:
-    """The pool of `images` at `side` pixels: in memory if the decoded images fit the limit, else on the disk.
+    """The pool of `images` at `side` pixels: files lie in memory if they fit the limit decoded, else on the disk.
 
     Files are decoded by `workers` processes: by default one a core up to eight, and none for a few files.
 
@@ -157,7 +162,7 @@ def open_pool(
         UserError: an image file cannot be read.
     """
     if isinstance(images, Pixels):
-        return MemoryPool(_resized(images.pixels, side), images.targets)
+        return MemoryPool(images.pixels, images.targets, side)
     if workers is None:
         workers = min(8, os.cpu_count() or 1, len(images.names) // CHUNK)
     disk = DiskPool(images, side, workers)
@@ -167,10 +172,4 @@ def open_pool(
     chunks = torch.split(torch.arange(len(disk)), CHUNK)
     for rows, decoded in zip(chunks, disk.batches(chunks), strict=True):
         pixels[rows] = decoded
-    return MemoryPool(pixels, images.targets)
-
-
-def _resized(pixels: Tensor, side: int) -> Tensor:
-    if pixels.shape[-2:] == (side, side):
-        return pixels
-    return torch.cat([F.resize(part, [side, side], antialias=True) for part in torch.split(pixels, CHUNK)])
+    return MemoryPool(pixels, images.targets, side)

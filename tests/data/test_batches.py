@@ -24,7 +24,7 @@ EVERYTHING = Augment(mixup=0.2, cutmix=1.0, mix=0.8, erase=0.5)
 def small(channels: int = 1, count: int = 50, side: int = 12) -> Data:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, channels, side, side), generator=random, dtype=torch.uint8)
-    pool = MemoryPool(pixels, torch.arange(count) % 5)
+    pool = MemoryPool(pixels, torch.arange(count) % 5, side)
     mean, std = ((0.3,) * 3, (0.4,) * 3) if channels == 1 else ((0.3, 0.4, 0.5), (0.2, 0.3, 0.4))
     return Data("small", tuple("abcde"), side, mean, std, pool, pool, lambda: pool, "")
 
@@ -208,7 +208,7 @@ def test_a_crop_is_bilinear() -> None:
 def test_mixing_keeps_targets_distributions_and_matches_images() -> None:
     data = replace(small(), mean=(0.0,) * 3, std=(1.0,) * 3)
     flat = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(50, 1, 12, 12).contiguous()
-    data = replace(data, train=MemoryPool(flat, torch.arange(50) % 5))
+    data = replace(data, train=MemoryPool(flat, torch.arange(50) % 5, 12))
     for kind in (Augment(None, False, mixup=0.5), Augment(None, False, cutmix=1.0)):
         mixed = 0
         for batch in training_batches(data, kind, seed=0, view=0, batch=10):

@@ -5,10 +5,11 @@ import pytest
 import torch
 from dataset_files import write_images
 from PIL import Image
+from torchvision.transforms.v2 import functional as F
 
 from compress.data import open_data
 from compress.data.pool import DiskPool, MemoryPool, open_pool
-from compress.data.sources import Files, open_source
+from compress.data.sources import Files, Pixels, open_source
 from compress.errors import UserError
 
 
@@ -38,6 +39,18 @@ def test_the_limit_decides_where_a_pool_lies(files: Files) -> None:
     size = 24 * 3 * 16 * 16
     assert isinstance(open_pool(files, 16, memory_limit_bytes=size), MemoryPool)
     assert isinstance(open_pool(files, 16, memory_limit_bytes=size - 1), DiskPool)
+
+
+@pytest.mark.parametrize("side", [9, 12, 40])
+def test_pixels_are_resized_batch_by_batch_as_they_would_be_all_at_once(side: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (50, 3, 12, 12), generator=random, dtype=torch.uint8)
+    pool = open_pool(Pixels(pixels, torch.arange(50)), side)
+    assert isinstance(pool, MemoryPool) and pool.pixels.nbytes == pixels.nbytes  # however large the side
+    order = list(torch.split(torch.randperm(50, generator=random), 7))
+    whole = F.resize(pixels, [side, side], antialias=True)
+    for rows, images in zip(order, pool.batches(order), strict=True):
+        assert torch.equal(images, whole[rows])
 
 
 def test_an_image_is_resized_by_its_shorter_side_and_cropped_at_the_centre(tmp_path: Path) -> None:
