@@ -19,6 +19,7 @@ from compress.distill.labels import Labels
 from compress.distill.methods import METHODS, Sized, asked_epochs, asks, objective
 from compress.distill.outgrown import Outgrown
 from compress.distill.targets import Targets
+from compress.machine import fast_bfloat16, versions
 from compress.models.fold import folded
 from compress.models.head import freeze_backbone
 from compress.recipe import Train
@@ -107,7 +108,8 @@ def goal_of(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
 def _answers(guide: Sized, stage: Train, bench: Workbench) -> Targets:
     recipe, data = bench.recipe, bench.data
     shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
-    what = [*shown, guide.size, _fingerprint(guide.network)]
+    arithmetic = [bench.device.type, fast_bfloat16(bench.device), versions()]
+    what = [*shown, guide.size, _fingerprint(guide.network), *arithmetic]
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return Targets(teach(folded(guide.network), guide.size), folder, _samples(bench), len(data.classes))
 

@@ -61,7 +61,7 @@ class RunDirectory:
             return
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
-        for pattern in (f".*{PART}", f"stages/.*{PART}", f"answers/*/.*{PART}"):
+        for pattern in (f".*{PART}", f"stages/.*{PART}"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
         for record in self.records:

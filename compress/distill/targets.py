@@ -17,37 +17,40 @@ from torch import Tensor
 
 from compress import processes
 from compress.data.batches import Batch
-from compress.files import atomically
+from compress.errors import UserError
+from compress.files import PART, atomically
 from compress.machine import sent
 
 ROOM = 4 * 2**30
+BLOCK = 16  # batches whose answers are written together, and asked for again if a stage ends among them
 
 
 class Targets:
     """Teacher logits in half precision, answered live the first time and from the file afterwards.
 
-    A view's answers are written, with a checksum, when its last sample has been seen; whatever is torn or damaged is
-    not used. Live answers are rounded to half precision too, so that an epoch is the same whichever way they came.
-    Several processes each ask for their part of a batch, and the first one writes what all of them were told.
+    Answers are written in blocks, each with a checksum, when the last batch of a block has been seen; whatever is torn
+    or damaged is not used. Live answers are rounded to half precision too, so that an epoch is the same whichever way
+    they came. Several processes each ask for their part of a batch, and the first one writes what all of them were
+    told. If they cannot be written, no more are kept.
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
         folder: where the views lie; one folder for one (teacher, data, augmentation, seed).
-        samples: how many samples a view has in its batches.
+        samples: how many samples a view has in its batches, which are all of one size.
         classes: the number of logits.
         room: bytes that all views in this folder and in those beside it may take. Those beside it, of other stages,
-            make way, the oldest first; a view that finds no room even so is not kept.
+            make way, the oldest first; what finds no room even so is not kept.
     """
 
     def __init__(
         self, teacher: Callable[[Tensor], Tensor], folder: Path, samples: int, classes: int, room: int = ROOM
     ) -> None:
         self.teacher, self.folder, self.room = teacher, folder, room
-        self.shape = (samples, classes)
-        self._view: int | None = None
+        self.samples, self.classes = samples, classes
+        self._path: Path | None = None  # of the block that this is about
         self._kept: np.ndarray | None = None
-        self._fresh: Tensor | None = None  # the answers to a view that is to be kept; 0 in other processes' parts
-        self._next = -1  # where the batch begins that continues those so far
+        self._fresh: Tensor | None = None  # the answers to a block that is to be kept; 0 in other processes' parts
+        self._next = -1  # where in it the batch begins that continues those so far
         self._last: tuple[Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -59,39 +62,42 @@ class Targets:
         return answers
 
     def _answer(self, batch: Batch) -> Tensor:
-        if batch.view != self._view:
-            self._open(batch.view, batch.images.device)
-        rows = slice(batch.start, batch.start + len(batch.images))
+        whole = len(batch.images) + batch.elsewhere
+        block, start = divmod(batch.start, BLOCK * whole)
+        path = self.folder / f"view-{batch.view}-{block}.npy"
+        if path != self._path:
+            left = self.samples - (batch.start - start)
+            self._open(path, (min(BLOCK * whole, left), self.classes), batch.images.device)
+        rows = slice(start, start + len(batch.images))
         if self._kept is not None:
             return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
         with torch.inference_mode():
             exact = self.teacher(batch.images)
         logits = exact.half()  # outside, or no loss could use it
-        whole = len(logits) + batch.elsewhere
-        if batch.start < whole:
-            self._next = batch.start
-        if self._fresh is not None and batch.start == self._next:  # in order from the first on, or it is not kept
+        if start < whole:
+            self._next = start
+        if self._fresh is not None and start == self._next:  # in order from the first on, or it is not kept
             self._fresh[rows].copy_(logits, non_blocking=True)
             self._next += whole
             if self._next >= len(self._fresh):
-                self._write(self._fresh)
+                self._write(path, self._fresh)
         return logits.float()
 
-    def _open(self, view: int, device: torch.device) -> None:
-        self._view, self._next, self._kept = view, -1, self._read(view)
+    def _open(self, path: Path, shape: tuple[int, int], device: torch.device) -> None:
+        self._path, self._next, self._kept, self._fresh = path, -1, _read(path, shape), None
         if processes.added(torch.tensor(int(self._kept is not None))) < processes.count():
             self._kept = None  # for one that must ask, all ask: they write together
         if self._kept is not None:
             return
-        if not processes.of_first(processes.first() and self._make_room()):
-            self._fresh = None
-        elif self._fresh is None:
-            self._fresh = torch.zeros(self.shape, dtype=torch.half, pin_memory=device.type == "cuda")
+        if processes.of_first(processes.first() and self._make_room(2 * math.prod(shape))):
+            self._fresh = torch.zeros(shape, dtype=torch.half, pin_memory=device.type == "cuda")
 
-    def _make_room(self) -> bool:
-        """Whether a view more may be kept, now that others may have made way."""
+    def _make_room(self, size: int) -> bool:
+        """Whether so many bytes more may be kept, now that others may have made way."""
+        for torn in self.folder.parent.glob(f"*/.*{PART}"):  # its writer was killed
+            torn.unlink()
         kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
-        left = self.room - 2 * math.prod(self.shape)
+        left = self.room - size
         if left < sum(stat.st_size for file, stat in kept.items() if file.parent == self.folder):
             return False  # whoever made way
         left -= sum(stat.st_size for stat in kept.values())
@@ -101,35 +107,34 @@ class Targets:
                 left += kept[file].st_size
         return left >= 0
 
-    def _read(self, view: int) -> np.ndarray | None:
-        path = self._path(view)
-        if path.is_file():
-            try:
-                kept = np.lib.format.open_memmap(path, mode="r")
-                checksum = _last_four(path)
-            except (ValueError, OSError):  # not an array, or one cut short
-                return None
-            if kept.shape == self.shape and kept.dtype == np.float16 and checksum == _checksum(kept):
-                return kept
-        return None
-
-    def _write(self, fresh: Tensor) -> None:
-        assert self._view is not None
+    def _write(self, path: Path, fresh: Tensor) -> None:
         if fresh.is_pinned():
             torch.cuda.synchronize()  # the last answers may be on their way
         answers = processes.added(fresh).numpy()
-        with atomically(self._path(self._view)) as file:
-            np.save(file, answers)
-            file.write(_checksum(answers))
-        self._view = None  # should the view come again, the file answers, or else the teacher
-
-    def _path(self, view: int) -> Path:
-        return self.folder / f"view-{view}.npy"
+        try:
+            with atomically(path) as file:
+                np.save(file, answers)
+                file.write(_checksum(answers))
+        except (OSError, UserError):  # the disk may be full: all that keeping them saves is time
+            self.room = 0
+        self._path = None  # should the block come again, the file answers, or else the teacher
 
 
 def room_for(views: int, samples: int, classes: int) -> bool:
     """Whether the answers to so many views find room, if nothing else takes any."""
     return views * 2 * samples * classes <= ROOM
+
+
+def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    if path.is_file():
+        try:
+            kept = np.lib.format.open_memmap(path, mode="r")
+            checksum = _last_four(path)
+        except (ValueError, OSError):  # not an array, or one cut short
+            return None
+        if kept.shape == shape and kept.dtype == np.float16 and checksum == _checksum(kept):
+            return kept
+    return None
 
 
 def _checksum(answers: np.ndarray) -> bytes:

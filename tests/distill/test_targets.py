@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,11 +16,15 @@ import torch.nn.functional as F
 from tiny import Tiny
 from torch import Tensor, nn
 
+from compress import learning
 from compress.data.batches import Augment, Batch, training_batches
 from compress.data.open import Data, open_data
+from compress.distill import targets as keeping
 from compress.distill.kd import KD
 from compress.distill.targets import Targets
+from compress.files import PART
 from compress.learning import goal_of
+from compress.machine import fast_bfloat16, versions
 from compress.models.build import own_builder
 from compress.recipe import Train, load
 from compress.training import forward
@@ -119,6 +124,51 @@ def test_a_view_cut_off_is_asked_for_again_from_its_beginning(data: Data, tmp_pa
     assert torch.equal(answers(later, data, 0), whole) and teacher.shown == samples(data)
 
 
+def test_a_stage_that_ends_in_a_view_leaves_what_it_was_told_to_the_next(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "BLOCK", 1)
+    whole, teacher = answers(targets(data, tmp_path / "whole")[0], data, 0), Teacher()
+    half = samples(data) // BATCH // 2
+    for steps, shown in ((half, half), (half, half), (2 * half, 2 * half)):  # shown so far, in batches
+        asked, _ = targets(data, tmp_path / "stages", teacher)
+        told = [asked(batch) for _, batch in zip(range(steps), batches(data, 0), strict=False)]
+        assert torch.equal(torch.cat(told), whole[: steps * BATCH]) and teacher.shown == shown * BATCH
+
+
+@pytest.mark.parametrize("block", [1, 4, 100])
+def test_answers_are_the_same_whatever_is_written_together(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    live = answers(targets(data, tmp_path / "other")[0], data, 0)
+    monkeypatch.setattr(keeping, "BLOCK", block)
+    assert torch.equal(answers(targets(data, tmp_path / "here")[0], data, 0), live)
+    later, silent = targets(data, tmp_path / "here")
+    assert torch.equal(answers(later, data, 0), live) and silent.shown == 0
+
+
+@pytest.mark.parametrize("fails", ["os.fsync", "tempfile.mkstemp"])
+def test_a_full_disk_costs_only_time(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = answers(targets(data, tmp_path / "whole")[0], data, 0)
+    asked, teacher = targets(data, tmp_path / "full")
+    with monkeypatch.context() as patch:
+        patch.setattr(fails, full)
+        assert torch.equal(answers(asked, data, 0), whole)
+    assert torch.equal(answers(asked, data, 0), whole) and teacher.shown == 2 * samples(data)
+    assert not list((tmp_path / "full").iterdir())  # it does not try again
+
+
+def test_what_a_kill_left_half_written_is_removed(data: Data, tmp_path: Path) -> None:
+    torn = tmp_path / "earlier" / f".view-0-0.npy.abc{PART}"
+    torn.parent.mkdir()
+    torn.write_bytes(b"half")
+    answers(targets(data, tmp_path / "now")[0], data, 0)
+    assert not torn.exists()
+
+
 def test_a_view_entered_in_its_middle_is_answered_but_not_kept(data: Data, tmp_path: Path) -> None:
     asked, teacher = targets(data, tmp_path)
     *_, last = batches(data, 0)
@@ -160,13 +210,13 @@ def test_what_an_earlier_stage_left_makes_way_the_oldest_first(data: Data, tmp_p
         answers(asked, data, view)
         time.sleep(0.02)  # a file's age is told in steps of the system's clock
     assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.npy")} == {
-        "a/view-0.npy",
-        "a/view-2.npy",
-        "b/view-0.npy",
+        "a/view-0-0.npy",
+        "a/view-2-0.npy",
+        "b/view-0-0.npy",
     }
     for view in range(9):  # its own do not: views that come round would else be gone before they are back
         answers(later, data, view)
-    assert sorted(file.name for file in tmp_path.rglob("*.npy")) == [f"view-{view}.npy" for view in range(3)]
+    assert sorted(file.name for file in tmp_path.rglob("*.npy")) == [f"view-{view}-0.npy" for view in range(3)]
     shown = teacher.shown
     for view in range(3):
         answers(later, data, view)
@@ -180,7 +230,9 @@ def folder_of(bench: Workbench, stage: Train) -> Path:
     return objective.teacher.folder
 
 
-def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, tmp_path: Path) -> None:
+def test_what_would_change_an_answer_changes_the_folder(
+    tiny: Tiny, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = load(str(tiny.recipe))
     stage = Train(kind="finetune", epochs=1)
     net = nn.Linear(3, 4)
@@ -200,6 +252,12 @@ def test_what_would_change_an_answer_changes_the_folder(tiny: Tiny, data: Data, 
         folder_of(replace(bench, data=replace(data, mean=(0.5, 0.5, 0.5))), stage),
         folder_of(replace(bench, data=replace(data, std=(0.5, 0.5, 0.5))), stage),
     ]
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "fast_bfloat16", lambda device: not fast_bfloat16(device))
+        different.append(folder_of(bench, stage))
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "versions", lambda: versions() | {"torch": "1.0"})
+        different.append(folder_of(bench, stage))
     assert len({here, *different}) == len(different) + 1
     same = replace(stage, epochs=7, lr=0.3, alpha=0.9, temperature=2.0, fade=True, scale=0.5)
     assert folder_of(bench, same) == here
