@@ -1,7 +1,7 @@
 """Several processes and one: what a run comes to is the same. The processes are real, started by torchrun.
 
-They compute in float64: a sum in another order then stays below 1e-7, where in float32 a ReLU that flips shows. The
-networks have no dropout, which differs from process to process.
+They compute in float64: a sum in another order then stays below 1e-7, where in float32 a ReLU that flips shows; one
+case is in float32 for all that. The networks have no dropout, which differs from process to process.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,9 @@ CASES: dict[str, dict[str, Any]] = {
     "fitnets": {"method": "fitnets", "optimizer": "adamw", "lr": 1e-3},
     "attention": {"method": "attention", "beta": 10.0},
     "overhaul": {"method": "overhaul"},
+    "float32": {"method": "labels"},
 }
+SINGLE = Tensor.float
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,15 @@ def compute_in_float64(patch: pytest.MonkeyPatch) -> None:
     torch.set_default_dtype(torch.float64)
     patch.setattr(Tensor, "float", Tensor.double)
     patch.setattr(torch.cpu, "get_capabilities", dict)  # no bfloat16
+
+
+@contextmanager
+def computing_in_float32() -> Iterator[None]:
+    torch.set_default_dtype(torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tensor, "float", SINGLE)
+        yield
+    torch.set_default_dtype(torch.float64)
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +137,9 @@ def learn(recipe: str, out: Path) -> None:
             stage = Train(**({"kind": "distill", "epochs": 1, "lr": 0.05, "mix": 1.0} | keys))
             state = out / f"{name}.state"
             bench = Workbench(plan.recipe, plan.data, plan.device, Watch(), state, out / "answers", Guide(teacher, 16))
-            torch.save(distill_stage(None, stage, bench).state_dict(), out / f"{name}-{processes.rank()}.pt")
+            with computing_in_float32() if name == "float32" else nullcontext():
+                student = distill_stage(None, stage, bench)
+            torch.save(student.state_dict(), out / f"{name}-{processes.rank()}.pt")
 
 
 def weights(run: Path) -> dict[str, dict[str, Tensor]]:
@@ -163,7 +177,7 @@ def test_two_processes_learn_what_one_learns_whatever_the_objective(still: Tiny,
     for name in CASES:
         alone, first, second = (torch.load(f) for f in (one / f"{name}-0.pt", *sorted(two.glob(f"{name}-?.pt"))))
         assert differ(first, second) == 0
-        assert differ(alone, first) < 1e-7, name
+        assert differ(alone, first) < (1e-3 if name == "float32" else 1e-7), name
     answers = [[np.load(file) for file in sorted(run.glob("answers/*/*.npy"))] for run in (one, two)]
     assert len(answers[0]) == len(answers[1]) > 1
     assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
