@@ -12,10 +12,11 @@ from compress import flags, processes
 from compress.errors import UserError, nearest
 from compress.files import existing
 from compress.models.network import Network, Stem
-from compress.names import ImportanceName
+from compress.names import ImportanceName, folder_of
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
+    from compress.recipe import Recipe
 
 # torch takes seconds to import: whatever needs it is imported inside the command that needs it.
 
@@ -34,13 +35,15 @@ def _new(out: Path) -> None:
         raise UserError(f"{out}: is there already; choose another --out")
 
 
-def _check(recipe: str, overrides: dict[str, Any]) -> None:
-    """Answer what can be wrong with a recipe before torch is imported."""
+def _check(recipe: str, overrides: dict[str, Any]) -> Recipe:
+    """The recipe; whatever can be wrong with it without knowing any network is answered before torch is imported."""
     from compress.recipe import load
 
     read = load(recipe, overrides)
     for file in filter(None, (read.weights, read.start)):
         existing(file)
+    folder_of(read.data)
+    return read
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,16 +92,18 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
     from compress.budget import descending
 
     ordered = descending(budgets.split(","))
-    _check(recipe, overrides | {"budget": ordered[-1]})
+    read = _check(recipe, overrides | {"budget": ordered[-1]})
 
-    from compress.sweep import HEADINGS, cells, sweep
+    from compress.sweep import HEADINGS, PUBLISHED, cells, sweep
     from compress.terminal import Terminal, scatter, sweep_table
 
     terminal = Terminal()
     points = sweep(recipe, ordered, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
     terminal.show(sweep_table(HEADINGS, [cells(point) for point in points]))
-    for counted, of in (("parameters", "params"), ("multiply-adds", "macs")):
-        terminal.show(scatter([(getattr(point, of), 100 * point.test, point.budget) for point in points], counted))
+    published = [(params, 100 * accuracy) for _, params, accuracy in PUBLISHED.get(read.data, ())]
+    for counted, of, others in (("parameters", "params", published), ("multiply-adds", "macs", [])):
+        ours = [(getattr(point, of), 100 * point.test, point.budget) for point in points]
+        terminal.show(scatter(ours, counted, others))
     terminal.show(str(out / "sweep.png"))
 
 
@@ -137,6 +142,8 @@ def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: 
     """Show weights files side by side: parameters, file size, latency, accuracy."""
     for file in files:
         existing(file)
+    if data:
+        folder_of(data)
 
     from compress.compare import compare
     from compress.terminal import Terminal, sides_table
@@ -229,6 +236,7 @@ def adopt(state_dict: Path, network: str, stem: Stem, data: str, size: int | Non
     STATE_DICT is what torch.save(model.state_dict(), …) wrote, or a checkpoint with that in it.
     """
     existing(state_dict)
+    folder_of(data)
     _new(out)
 
     from compress.adopted import adopt
@@ -269,6 +277,8 @@ def predict(
     """
     if not images and (as_json or csv or invert):
         raise UserError("--json, --csv and --invert go with IMAGES, and none are given")
+    if data:
+        folder_of(data)
     kept = _load(weights, own)
 
     from compress import inference

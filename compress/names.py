@@ -1,7 +1,40 @@
 """What a recipe or a flag may name, for those who check it before torch is imported: a line here for each entry of
-`compress.distill.methods.METHODS` and `compress.pruning.importance.IMPORTANCES`."""
+`compress.distill.methods.METHODS`, `compress.pruning.importance.IMPORTANCES` and `compress.data.sources.SOURCES`."""
 
+from pathlib import Path
 from typing import Literal
+
+from compress.errors import UserError, nearest
 
 MethodName = Literal["labels", "kd", "dkd", "simultaneous", "stagewise", "fitnets", "attention", "fsp", "overhaul"]
 ImportanceName = Literal["magnitude", "taylor", "hessian", "bn-scale", "lamp", "random"]
+DATA_SETS = (
+    "fashion-mnist",
+    "mnist",
+    "cifar10",
+    "cifar100",
+    "imagenette",
+    "imagenette-320",
+    "imagenette-160",
+    "imagewoof",
+    "imagewoof-320",
+    "imagewoof-160",
+    "imagenet",
+)
+
+
+def folder_of(data: str) -> Path | None:
+    """The directory that ``folder:PATH`` names, or None for one of `DATA_SETS`.
+
+    Raises:
+        UserError: there is no such directory, or no such data set.
+    """
+    if data.startswith("folder:"):
+        path = Path(data.removeprefix("folder:")).expanduser()
+        if not path.is_dir():
+            raise UserError(f"{data}: there is no directory {path}")
+        return path
+    if data not in DATA_SETS:
+        known = ", ".join([*DATA_SETS, "folder:PATH"])
+        raise UserError(f"no dataset called {data!r}{nearest(data, DATA_SETS)}; there are {known}")
+    return None

@@ -22,7 +22,7 @@ from compress.watch import Watch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Networks that others trained on the same data from scratch: name, parameters, test accuracy as they report it.
+# Networks that others trained on the same data: name, parameters, test accuracy as they report it.
 PUBLISHED = {
     "fashion-mnist": (
         ("2 conv layers", 100_000, 0.925),

@@ -140,19 +140,28 @@ def experiment_table(headings: Sequence[str], rows: Sequence[Sequence[str]], key
     return table
 
 
-def scatter(points: Sequence[tuple[float, float, str]], counted: str, width: int = 72, height: int = 14) -> str:
-    """Points (x, y, name) as text: accuracy in % against what is `counted`, on a logarithmic axis."""
-    across, up = [math.log10(x) for x, _, _ in points], [y for _, y, _ in points]
+def scatter(
+    points: Sequence[tuple[float, float, str]],
+    counted: str,
+    published: Sequence[tuple[float, float]] = (),
+    width: int = 72,
+    height: int = 14,
+) -> str:
+    """Points (x, y, name) as text: accuracy in % against what is `counted`, on a logarithmic axis. Points that others
+    have `published` are crosses without a name."""
+    shown = [*((x, y, "×") for x, y in published), *((x, y, f"● {name}") for x, y, name in points)]  # ours on top
+    across, up = [math.log10(x) for x, _, _ in shown], [y for _, y, _ in shown]
     low, high = min(up), max(up)
-    grid = [[" "] * (width + 2 + max(len(name) for *_, name in points)) for _ in range(height)]
-    for x, (_, y, name) in zip(across, points, strict=True):
+    grid = [[" "] * (width + max(len(text) for *_, text in shown)) for _ in range(height)]
+    for x, (_, y, text) in zip(across, shown, strict=True):
         column = round((x - min(across)) / (max(across) - min(across) or 1) * (width - 1))
         row = round((high - y) / (high - low or 1) * (height - 1))
-        for place, sign in enumerate(f"● {name}", start=column):
+        for place, sign in enumerate(text, start=column):
             grid[row][place] = sign
     labels = [f"{high:6.2f} %", *[" " * 8] * (height - 2), f"{low:6.2f} %"]
     lines = [f"{label} │{''.join(row).rstrip()}" for label, row in zip(labels, grid, strict=True)]
-    return "\n".join([*lines, f"{' ' * 9}└{'─' * width}", f"{' ' * 10}{counted}, logarithmic"])
+    about = f"{counted}, logarithmic{'; × what others report' if published else ''}"
+    return "\n".join([*lines, f"{' ' * 9}└{'─' * width}", f"{' ' * 10}{about}"])
 
 
 def sides_table(sides: Sequence[Side]) -> Table:

@@ -42,6 +42,8 @@ def test_answers_that_need_no_torch_do_not_wait_for_it(tiny: Tiny) -> None:
         ["run", "--budget", "much"],
         ["run", "--stem", "tall"],
         ["run", str(tiny.recipe), "--limit", "-3"],
+        ["run", "--data", "cifr10"],
+        ["run", "--data", "folder:nowhere"],
         ["run", "--student", "none.pth"],
         ["run", "--teacher", "none.pth"],
         ["sweep", "--budgets", "1k,zz"],
@@ -58,6 +60,7 @@ def test_answers_that_need_no_torch_do_not_wait_for_it(tiny: Tiny) -> None:
         ["prune", "-w", __file__, "--budget", "1k", "--out", __file__],
         ["predict", "-w", "none.pth", "x.png"],
         ["predict", "-w", __file__, "--json"],
+        ["predict", "-w", __file__, "--data", "cifr10"],
     ]
     code = f"""
 import sys

@@ -110,6 +110,8 @@ def test_points_in_a_terminal_lie_where_they_should() -> None:
     }
     assert places == {"c": (0, 20), "b": (2, 10), "a": (4, 0)}
     assert scatter([(10, 50, "one of a very long name")], "parameters").count("●") == 1
+    with_others = scatter([(10, 50, "a")], "parameters", [(1000, 90), (100, 70)], width=21, height=5).splitlines()
+    assert [line.find("×") - line.find("│") - 1 for line in with_others[:3:2]] == [20, 10]
 
 
 def test_names_and_figures_lie_in_the_picture_and_off_each_other() -> None:

@@ -1,6 +1,6 @@
 """Where images come from: one function a source, each through torchvision's own dataset class.
 
-A new source is one function here and one line in `SOURCES`.
+A new source is one function here and one line in `SOURCES`, and its name in `compress.names`.
 """
 
 import dataclasses
@@ -18,7 +18,8 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from compress.data.cache import cache_root, obtain, unpack_fashion_mnist
 from compress.data.splits import split
-from compress.errors import UserError, nearest, one_line
+from compress.errors import UserError, one_line
+from compress.names import folder_of
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of a folder that has no test split of its own
@@ -205,8 +206,6 @@ def folder(path: Path) -> Source:
     With only ``val/``, it is the test split; with neither, a fifth of each class is set aside for the test.
     """
     name = f"folder:{path}"
-    if not path.is_dir():
-        raise UserError(f"{name}: there is no directory {path}")
     if not (path / "train").is_dir():
         classes, everything = _tree(name, path)
         if len(everything.names) < 2:
@@ -271,9 +270,5 @@ def open_source(name: str) -> Source:
     Raises:
         UserError: no such dataset, or it cannot be had or read; the line says what was tried and what to do.
     """
-    if name.startswith("folder:"):
-        return folder(Path(name.removeprefix("folder:")).expanduser())
-    if name not in SOURCES:
-        known = ", ".join([*SOURCES, "folder:PATH"])
-        raise UserError(f"no dataset called {name!r}{nearest(name, SOURCES)}; there are {known}")
-    return SOURCES[name]()
+    path = folder_of(name)
+    return SOURCES[name]() if path is None else folder(path)

@@ -11,8 +11,9 @@ from torchvision import datasets
 
 from compress.data import cache as cache_module
 from compress.data import open_data
-from compress.data.sources import IMAGENETTE, IMAGEWOOF, Files, Pixels, open_source
+from compress.data.sources import IMAGENETTE, IMAGEWOOF, SOURCES, Files, Pixels, open_source
 from compress.errors import UserError
+from compress.names import DATA_SETS
 
 
 def system_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
@@ -183,3 +184,7 @@ def test_the_real_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert values.mean().item() == pytest.approx(source.mean[0], abs=1e-4)
     assert values.std().item() == pytest.approx(source.std[0], abs=1e-4)
     assert source.test().targets.bincount().tolist() == [1000] * 10
+
+
+def test_every_data_set_can_be_named_before_torch_is_there() -> None:
+    assert set(SOURCES) == set(DATA_SETS)
