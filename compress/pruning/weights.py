@@ -27,7 +27,7 @@ def prune_weights(
     """A copy of `model` with exactly `budget` parameters left: the others are zero, those worth least in the whole
     network (torch's own global unstructured pruning; Han et al. 2015, arXiv:1506.02626).
 
-    Biases and normalizations are kept whole, and counted.
+    Biases and normalizations are kept whole, and counted; of every layer at least the best weight stays.
 
     Args:
         importance: ``magnitude`` of the weight, or ``taylor``, the magnitude of weight times gradient (Molchanov et al.
@@ -106,6 +106,9 @@ def _scores(
         weight: Tensor = layer.weight.detach()
         grad = layer.weight.grad if name == "taylor" else None
         score = weight.abs() if grad is None else (weight * grad).abs()
-        found.append(score.clamp_min(torch.finfo(score.dtype).tiny) * (weight != 0))
+        score = score.clamp_min(torch.finfo(score.dtype).tiny) * (weight != 0)
+        if bool(score.any()):  # nothing would get through a layer without any weight
+            score[torch.unravel_index(score.argmax(), score.shape)] = torch.inf
+        found.append(score)
     model.zero_grad(set_to_none=True)
     return found

@@ -73,6 +73,16 @@ def test_the_smallest_weights_of_the_whole_network_go() -> None:
     assert sizes[gone].max() <= sizes[~gone].min()
 
 
+def test_every_layer_keeps_its_best_weight() -> None:
+    model = net()
+    model[3].weight.data /= 1000  # type: ignore[index,union-attr,operator]
+    pruned = prune_weights(model, least(model))
+    for a, b in zip(weighted(pruned), weighted(model), strict=True):
+        assert a.weight.count_nonzero() == 1 and a.weight.abs().max() == b.weight.abs().max()
+    model[3].weight.data.zero_()  # type: ignore[index,union-attr,operator]
+    assert left(prune_weights(model, least(model))) == least(model)  # such a layer has none to keep
+
+
 def test_zeros_stay_zeros_while_the_rest_learns() -> None:
     model = prune_weights(net(), WHOLE - 150)
     before = copy.deepcopy(model)
