@@ -56,7 +56,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
     try:
         with warnings.catch_warnings(), torch.enable_grad(), _traceable():
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(model, (example,), verbose=False)
+            graph = tp.DependencyGraph().build_dependency(model, example, _forward, verbose=False)
             if part := next((node for node in graph.module2node.values() if _lost(node)), None):
                 after = _nearest(part, names)
                 raise UserError(
@@ -73,6 +73,22 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
         ) from error
     couplings = [c for group in groups if (c := _coupling(graph, group, names)) is not None]
     return graph, couplings, lost
+
+
+def _forward(model: nn.Module, images: Tensor) -> Any:
+    """What `model` answers, for torch-pruning to trace; where that goes wrong, the layer is named."""
+    names = {module: name for name, module in model.named_modules() if not any(module.children())}
+    reached = ["?"]
+    hooks = [module.register_forward_pre_hook(lambda module, _: reached.append(names[module])) for module in names]
+    try:
+        return model(images)
+    except Exception as error:
+        raise UserError(
+            f"this network cannot be pruned: tracing it fails at layer {reached[-1]!r} or after it ({one_line(error)})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _groups(graph: Any, names: dict[Any, str], lost: list[str]) -> Iterator[Any]:

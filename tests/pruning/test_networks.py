@@ -113,6 +113,25 @@ def test_a_network_that_a_cut_would_break_is_refused() -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+class Untraceable(nn.Module):
+    """A network that runs, but not with gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Linear(32, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.from_numpy(self.b(self.a(images)).numpy())
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_network_that_cannot_be_traced_is_refused_by_the_layer() -> None:
+    words = r"tracing it fails at layer 'b' or after it \(Can't call numpy\(\)"
+    with pytest.raises(UserError, match=words) as caught:
+        prune(Untraceable().eval(), torch.zeros(1, 3, 12, 12), 1_000)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 class Rearranged(nn.Module):
     """Two convolutions, and what torch-pruning loses its way in: a gate, a pixel shuffle, a recurrent layer."""
 
