@@ -285,9 +285,10 @@ def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
 
 
 @torch.inference_mode()
-def _answer(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...]:
-    """The shape of what `model` makes of one image of `size` pixels."""
-    return tuple(model.train(training)(torch.zeros(1, 3, size, size, device=next(model.parameters()).device)).shape)
+def _answer(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...] | str:
+    """The shape of what `model` makes of one image of `size` pixels; of what is no tensor, its type."""
+    answer = model.train(training)(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    return tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
 
 
 def _names(stages: Stages) -> list[str]:

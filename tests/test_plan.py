@@ -21,6 +21,8 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "3k", "--macs", "100"], "budget 3k parameters and 100 multiply-adds: out of reach"),
     (["--student", "resnet81"], "did you mean 'resnet1"),
     (["--student", "nowhere:net"], "nowhere"),
+    (["--student", "tinynets:maps"], "network 'tinynets:maps' answers (1, 32, 2, 2) to one image, where (1, 4) was"),
+    (["--teacher", "tinynets:pair"], "network 'tinynets:pair' answers tuple to one image, where (1, 4) was due"),
     (["--stem", "small"], "your own"),
     (
         ["--student", "squeezenet1_1"],

@@ -51,6 +51,16 @@ def teacher(num_classes):
 
 def student(num_classes):
     return _net(16, num_classes)
+
+
+def maps(num_classes):
+    return student(num_classes)[:3]
+
+
+def pair(num_classes):
+    network = student(num_classes)
+    network.register_forward_hook(lambda module, images, logits: (logits, images))
+    return network
 """
 
 RECIPE = """
