@@ -28,7 +28,7 @@ from compress.models.fold import folded
 
 # What shows through transparent places, not inverted and inverted: black to the network, either way.
 GROUND = ("black", "white")
-FOLDING = 256  # images at a time with which folding batch norms pays: it takes as long as some hundred
+FOLDING = 256  # images from which on folding batch norms pays: it takes as long as some hundred
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,10 @@ def predict(
     model = copy.deepcopy(checkpoint.model).to(place).eval()
 
     def stream() -> Iterator[Prediction]:
-        waiting, network = iter(images), model
+        waiting, network, seen = iter(images), model, 0
         while sources := list(islice(waiting, batch)):
-            if network is model and len(sources) >= FOLDING:
+            seen += len(sources)
+            if network is model and seen >= FOLDING:
                 network = folded(model)
             inputs = [_input(source, checkpoint, invert) for source in sources]
             readable = [one for one in inputs if isinstance(one, Tensor)]
