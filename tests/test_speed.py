@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,15 +127,17 @@ def test_torchdistill_is_set_up_to_do_what_the_plain_script_does() -> None:
     torch.testing.assert_close(*learned)
 
 
-def test_the_clock_counts_the_steps_after_the_warm_up_alone() -> None:
-    from bursts import WARM, Enough, Stopwatch
+def test_the_clock_counts_the_steps_after_the_warm_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bursts
 
-    pauses, shown = [0.2] * WARM + [0.02] * 5, []
-    with pytest.raises(Enough):
-        for batch in Stopwatch(4, torch.device("cpu")).track([(torch.zeros(8, 1),)] * len(pauses), 0, ""):
-            time.sleep(pauses[len(shown)])
+    took, shown = [0.2] * bursts.WARM + [0.02] * 5, []
+    clock = SimpleNamespace(perf_counter=lambda: sum(took[: len(shown)]))
+    monkeypatch.setattr(bursts, "time", clock)
+    watch = bursts.Stopwatch(4, torch.device("cpu"))
+    with pytest.raises(bursts.Enough):
+        for batch in watch.track([(torch.zeros(8, 1),)] * len(took), 0, ""):
             shown.append(batch)
-    assert len(shown) == WARM + 4
+    assert len(shown) == bursts.WARM + 4 and watch.rate == pytest.approx(8 / 0.02)
 
 
 class Trace:
