@@ -1,0 +1,70 @@
+"""A prune stage does what its recipe says: what it ranks channels by, the widths it leaves, what it spares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SIDE, Tiny
+from torch import nn
+
+from compress.budget import Limits
+from compress.names import ImportanceName
+from compress.plan import make_plan
+from compress.pruning.pruner import prune
+from compress.recipe import Prune, load
+from compress.stages import prune_stage
+from compress.watch import Watch
+from compress.workbench import Workbench
+
+HALF = 3_820  # parameters of the tiny student with half of its channels
+
+
+@pytest.fixture
+def bench(tiny: Tiny, tmp_path: Path) -> Workbench:
+    plan = make_plan(load(str(tiny.recipe)))
+    state, target = tmp_path / "state", Limits(HALF)
+    return Workbench(plan.recipe, plan.data, plan.device, Watch(), state, tmp_path, target=target, final=SIDE)
+
+
+def student(a: int = 16, b: int = 32, c: int = 32) -> nn.Sequential:
+    """The tiny student, or one that is narrower."""
+    torch.manual_seed(0)
+    blocks = []
+    for inner, outer, stride in ((3, a, 1), (a, b, 2), (b, c, 2)):
+        blocks += [nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU()]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 4)).eval()
+
+
+def widths(model: nn.Module) -> list[int]:
+    return [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+
+
+def test_channels_are_ranked_by_the_importance_of_the_stage(bench: Workbench) -> None:
+    """Every other channel has large weights, and carries nothing."""
+    model = student()
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data[1::2] *= 10
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data[1::2] = module.bias.data[1::2] = 0
+
+    def silent(importance: ImportanceName) -> float:
+        pruned = prune_stage(model, Prune(importance=importance, samples=64), bench)
+        scales = torch.cat([norm.weight for norm in pruned.modules() if isinstance(norm, nn.BatchNorm2d)])
+        return (scales == 0).float().mean().item()
+
+    assert silent("taylor") == 0 and silent("magnitude") > 0.5
+
+
+def test_widths_are_multiples_if_the_stage_says_so(bench: Workbench) -> None:
+    stages = (Prune(importance="magnitude", samples=64, multiple=multiple) for multiple in (1, 8))
+    fine, coarse = (widths(prune_stage(student(), stage, bench)) for stage in stages)
+    assert any(width % 8 for width in fine) and coarse == [8, 16, 16]
+
+
+def test_a_layer_that_earlier_rounds_have_narrowed_is_spared(bench: Workbench) -> None:
+    model = student(b=16)
+    spared = widths(prune_stage(model, Prune(importance="magnitude", samples=64), bench))
+    assert spared[1] > widths(prune(model, torch.zeros(1, 3, SIDE, SIDE), HALF))[1]
