@@ -19,6 +19,7 @@ from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruni
 from torch import nn
 
 from compress.data.batches import Augment, plain_batches, training_batches
+from compress.distill.methods import asks
 from compress.given import load_step
 from compress.models.network import Network, Stem
 from compress.pipeline import Result, run
@@ -222,8 +223,8 @@ def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: boo
     """Train `model` as `stage` says, on the labels alone or with KD; also the seconds that it took."""
     if not kd:
         stage = on_labels(stage)
-    elif stage.alpha == 0:
-        stage = replace(stage, alpha=0.5, temperature=4.0, fade=False)
+    elif not asks(stage):
+        stage = replace(stage, method="kd", alpha=0.5, temperature=4.0, fade=False)
     else:
         stage = replace(stage, outgrow=False)
     model = finetune_stage(on_device(model, setting.bench.device), stage, replace(setting.bench, state=state))
