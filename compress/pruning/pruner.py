@@ -72,13 +72,17 @@ def prune(
         step = smallest_step(structure, keep, limits)
         chosen = [w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)]
         try:
-            structure.cut(chosen)
+            seen = structure.cut(chosen)
             break
         except Misread:
             leave += misread(model, example, leave, chosen)
     used = limits.use(structure.size(keep))
     if odd := [*structure.lost, *leave]:
         note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
+    if not seen:
+        note(
+            "the cut could not be checked, for without its norms this network answers infinite values: see how it scores"
+        )
     if used < LANDED and step is not None:
         note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
     pruned.zero_grad(set_to_none=True)

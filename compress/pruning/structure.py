@@ -111,11 +111,15 @@ class Structure:
         sizes = [layer.size() for layer in layers]
         return Count(sum(s.params for s in sizes), sum(s.macs for s in sizes), sum(s.bytes for s in sizes))
 
-    def cut(self, kept: list[Tensor]) -> None:
+    def cut(self, kept: list[Tensor]) -> bool:
         """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices).
 
         Channels are cut off from all that reads them first: then taking them out must not change what the network
         answers. Where it does, the couplings are not what torch-pruning takes them for.
+
+        Returns:
+            Whether this could be seen: a network may answer with infinite values while its norms are set aside. Then it
+            is only known to run, and to be of the size due.
 
         Raises:
             Misread: what is left does not run, or is not the network without those channels, or not of the size due.
@@ -141,11 +145,13 @@ class Structure:
             same = bool((after - before).abs().max() <= 0.002 * before.abs().max() + 1e-6)
         except Exception as error:  # a layer that is cut at the wrong place may do anything
             raise Misread(f"this network does not run after a cut ({one_line(error)})") from error
-        if not same and bool(torch.isfinite(before).all()):
+        seen = bool(torch.isfinite(before).all())
+        if seen and not same:
             raise Misread("torch-pruning misreads which channels of this network hang together")
         left = count(self.model, self.input_size)
         if (left.params, left.macs) != (due.params, due.macs) or left.bytes > due.bytes:
             raise Misread("torch-pruning removes other channels of this network than it says")
+        return seen
 
     @torch.no_grad()
     def _silence(self, group: Any, channels: list[int]) -> None:

@@ -132,6 +132,18 @@ def test_a_network_that_cannot_be_traced_is_refused_by_the_layer() -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("gain", [1, 1e5])
+def test_a_cut_that_cannot_be_checked_is_said(gain: float) -> None:
+    """Without its norms, ten layers of such weights leave the range of floating point."""
+    blocks = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.ReLU()) for _ in range(10)]
+    for block in blocks:
+        block[0].weight.data *= gain  # type: ignore[operator]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 7)]
+    model, said = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, *head).eval(), list[str]()
+    check(model, 12, sum(p.numel() for p in model.parameters()) // 2, said=said)
+    assert any("could not be checked" in line for line in said) == (gain > 1)
+
+
 class Rearranged(nn.Module):
     """Two convolutions, and what torch-pruning loses its way in: a gate, a pixel shuffle, a recurrent layer."""
 
