@@ -10,14 +10,17 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import CLASSES, FILES, Compress, Tiny, assert_same, contents, own_model, wait_for, weights
+from torch import Tensor
 
 import compress
+from compress.distill.targets import Targets
 from compress.errors import UserError
 from compress.rundir import read_records
 
@@ -104,6 +107,23 @@ def test_what_was_done_before_is_said_and_its_time_kept(
     assert "1/7 teach" not in done.out and "going on after epoch 2 of 3" in done.out
     after = (out / "stages" / "02-distill.jsonl").read_text()
     assert after.startswith(lines) and json.loads(after.splitlines()[-1])["seconds"] > spent
+
+
+def test_a_teacher_is_not_asked_again_after_a_kill(
+    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, asked = tmp_path / "run", list[Path]()
+    assert die(tiny, out, "compress.distill.kd.kd_loss", 15) == -signal.SIGKILL  # both views have been seen
+    kept = list(out.rglob("view-*.npy"))
+    assert len(kept) == 2
+
+    def watched(teacher: Callable[[Tensor], Tensor], folder: Path, *rest: Any) -> Targets:
+        return Targets(lambda images: asked.append(folder) or teacher(images), folder, *rest)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr("compress.learning.Targets", watched)
+    compress.run(str(tiny.recipe), out=out)
+    assert asked and kept[0].parent not in asked  # for other images, in `finetune 1`
+    assert_same(out, finished)
 
 
 def test_a_stage_whose_weights_are_gone_is_done_again(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
