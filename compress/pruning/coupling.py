@@ -17,10 +17,13 @@ import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch_pruning.dependency import index_mapping
 from torchvision.models import shufflenetv2
 
 from compress.errors import UserError, one_line
 from compress.pruning.layer import crossed, has_parameters, inputs
+
+MOST = 2**19  # channels, flattened with their pixels
 
 
 @dataclass(frozen=True)
@@ -173,14 +176,22 @@ def _traceable() -> Iterator[None]:
 
     ShuffleNet's channels through a shuffle: traced without it, the couplings inside of branches are right; those across
     shuffles are not, and are found when they are cut (`Misread`). A PReLU with one slope for all channels: its slope
-    passes for a layer of unknown width.
+    passes for a layer of unknown width. Products of maps, flattened: their channels are multiplied without end.
     """
+    flatten = index_mapping._FlattenIndexMapping
+    multiply = flatten.__call__
 
     def same_slope(module: nn.PReLU, images: Tensor) -> Tensor:
         return F.leaky_relu(images) if module.num_parameters == 1 else F.prelu(images, module.weight)
 
+    def multiply_bounded(mapping: Any, channels: Any) -> Any:
+        if len(channels) * mapping._stride > MOST:
+            raise IndexError
+        return multiply(mapping, channels)
+
     shuffle = mock.patch.object(shufflenetv2, "channel_shuffle", lambda images, groups: images)
-    with shuffle, mock.patch.object(nn.PReLU, "forward", same_slope):
+    slope = mock.patch.object(nn.PReLU, "forward", same_slope)
+    with shuffle, slope, mock.patch.object(flatten, "__call__", multiply_bounded):
         yield
 
 

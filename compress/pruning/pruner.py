@@ -80,9 +80,7 @@ def prune(
     if odd := [*structure.lost, *leave]:
         note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
     if not seen:
-        note(
-            "the cut could not be checked, for without its norms this network answers infinite values: see how it scores"
-        )
+        note("the cut could not be checked, for without its norms the network answers infinities: see how it scores")
     if used < LANDED and step is not None:
         note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
     pruned.zero_grad(set_to_none=True)

@@ -145,18 +145,21 @@ def test_a_cut_that_cannot_be_checked_is_said(gain: float) -> None:
 
 
 class Rearranged(nn.Module):
-    """Two convolutions, and what torch-pruning loses its way in: a gate, a pixel shuffle, a recurrent layer."""
+    """Two convolutions, and what torch-pruning loses its way in: a gate, a pixel shuffle, a recurrent layer, products
+    of maps."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.a, self.b = how, nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3)
         self.lstm = nn.LSTM(32, 16, batch_first=True)
-        self.head = nn.Linear(8 if how == "pixels" else 16, 7)
+        self.head = nn.Linear({"pixels": 8, "products": 32 * 32}.get(how, 16), 7)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.b(self.a(images).relu())
         if self.how == "sequence":
             return self.head(self.lstm(x.flatten(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
+        if self.how == "products":
+            return self.head((x.flatten(2) @ x.flatten(2).mT).flatten(1))  # type: ignore[no-any-return]
         x = F.glu(x, dim=1) if self.how == "glu" else self.gated(x) if self.how == "gate" else F.pixel_shuffle(x, 2)
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
@@ -165,7 +168,7 @@ class Rearranged(nn.Module):
         return value * gate.sigmoid()
 
 
-@pytest.mark.parametrize("how", ["gate", "glu", "pixels", "sequence"])
+@pytest.mark.parametrize("how", ["gate", "glu", "pixels", "sequence", "products"])
 def test_channels_that_are_rearranged_are_left_alone_and_said(how: str) -> None:
     model, said = Rearranged(how).eval(), list[str]()
     budget = int(0.7 * sum(p.numel() for p in model.parameters()))
