@@ -137,7 +137,7 @@ def test_it_is_pruned_saved_and_loaded(network: Network, tmp_path: Path) -> None
     model = build(network, 5).eval()
     budget = int(0.3 * sum(parameter.numel() for parameter in model.parameters()))
     pruned = prune(model, torch.zeros(1, 3, 16, 16), budget)
-    assert 0.97 * budget <= count(pruned, (3, 16, 16)).params <= budget
+    assert 0.99 * budget <= count(pruned, (3, 16, 16)).params <= budget
     names, grey = ("a", "b", "c", "d", "e"), (0.5, 0.5, 0.5)
     checkpoint.save(Checkpoint(pruned, network, names, (3, 16, 16), grey, grey, "made up"), tmp_path / "model.pth")
     loaded = checkpoint.load(tmp_path / "model.pth")

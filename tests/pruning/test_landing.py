@@ -22,14 +22,21 @@ from compress.pruning.structure import Structure
 from compress.summary import count
 
 FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-AXES: st.SearchStrategy[Axis] = st.sampled_from(("params", "macs"))
+AXES: st.SearchStrategy[Axis] = st.sampled_from(("params", "macs", "bytes"))
 
 
 @settings(FAST, max_examples=10)
-@given(budget=st.integers(5_000, 10_000_000), seed=st.integers(0, 99), name=st.sampled_from(["magnitude", "random"]))
-def test_resnet18_lands_on_any_budget(budget: int, seed: int, name: str) -> None:
+@given(
+    digits=st.floats(3.7, 7),
+    seed=st.integers(0, 99),
+    name=st.sampled_from(["magnitude", "taylor", "random"]),
+    multiple=st.sampled_from([1, 8]),
+)
+def test_resnet18_lands_on_any_budget(digits: float, seed: int, name: str, multiple: int) -> None:
     torch.manual_seed(seed)
-    pruned = check(network("resnet18", "small"), 28, budget, importance=name)
+    images, budget = torch.randn(2, 3, 28, 28), int(10**digits)
+    losses = [lambda model: model(images).logsumexp(1).mean()]
+    pruned = check(network("resnet18", "small"), 28, budget, importance=name, losses=losses, multiple=multiple)
     assert sum(p.numel() for p in pruned.parameters()) >= 0.99 * budget or budget < 10_000
 
 
@@ -80,7 +87,7 @@ def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: st
         pruned = prune(model, example, **limits)
         found = dict(zip(("params", "macs"), torchinfos(pruned, 32), strict=True))
         used = [found[key] / limit for key, limit in limits.items() if limit is not None]
-        assert 0.98 <= max(used) <= 1
+        assert 0.99 <= max(used) <= 1
 
 
 @settings(FAST, max_examples=20)
