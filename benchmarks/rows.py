@@ -96,13 +96,15 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Settin
         if record.kind == "teach":
             teacher = on_device(load_step(folder / step.file, plan.recipe.teacher).model, plan.device)
             bench = replace(bench, guide=Guide(teacher, side(step.stage, plan.data), record.val))
-    stages = [step.stage for step in plan.steps if step.stage.kind in ("prune", "finetune")]
-    records = [record for record in result.records if record.kind in ("prune", "finetune")]
-    as_run = tuple(
-        replace(stage, epochs=record.epochs) if isinstance(stage, Train) else stage
-        for stage, record in zip(stages, records, strict=True)
-    )
-    return Setting(plan.limits.params or 0, folder, result, bench, as_run)
+    as_run: list[Train | Prune] = []
+    for step, record in zip(plan.steps, result.records, strict=True):
+        if isinstance(step.stage, Prune):
+            as_run.append(step.stage)
+        elif (
+            isinstance(step.stage, Train) and record.kind == "finetune" and record.epochs
+        ):  # 0: no time was left for it
+            as_run.append(replace(step.stage, epochs=record.epochs))
+    return Setting(plan.limits.params or 0, folder, result, bench, tuple(as_run))
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def by_hand(setting: Setting, folder: Path) -> Trained:
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
     """The same for as long as our stages of these `kinds` took, at the pace of those after our last cut."""
-    last = setting.result.records[-len(setting.ending) :]
+    trained = [record for record in setting.result.records if record.kind == "finetune" and record.epochs]
+    last = trained[-len(setting.ending) :]
     pace = sum(record.seconds for record in last) / sum(record.epochs for record in last) * longer(setting)
     epochs = max(1, round(setting.seconds(*kinds) / pace))
     return from_scratch(hand_shape(setting), "small", epochs, setting, folder)

@@ -109,7 +109,7 @@ def _answers(guide: Sized, stage: Train, bench: Workbench) -> Targets:
     recipe, data = bench.recipe, bench.data
     shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
     arithmetic = [bench.device.type, fast_bfloat16(bench.device), versions()]
-    what = [*shown, guide.size, _fingerprint(guide.network), *arithmetic]
+    what = processes.of_first([*shown, guide.size, _fingerprint(guide.network), *arithmetic])
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
     return Targets(teach(folded(guide.network), guide.size), folder, _samples(bench), len(data.classes))
 

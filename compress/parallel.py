@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
@@ -25,9 +26,11 @@ def shared(model: nn.Module, student: Forward, objective: Objective) -> Callable
     whole batch, in every process. `model` is left as it is, but has the first process's weights.
     """
     # Objectives of several phases leave a part of the parameters out, and so may anyone's network: DDP has to look
-    # which. Running statistics are of the whole batch, and so the same in all processes: there is nothing to send.
-    whole = _Share(model, student, objective)
-    return DistributedDataParallel(whole, find_unused_parameters=True, broadcast_buffers=False)
+    # which.
+    step = DistributedDataParallel(_Share(model, student, objective), find_unused_parameters=True)
+    if all(isinstance(module, _BatchNorm) for module in model.modules() if list(module.buffers(recurse=False))):
+        step.broadcast_buffers = False  # batch norms' statistics are of the whole batch, the same in all processes
+    return step
 
 
 class _Share(nn.Module):

@@ -16,7 +16,7 @@ import torch
 
 from compress import processes
 from compress.budget import Count
-from compress.distill.methods import asked_epochs, asks
+from compress.distill.methods import asked_epochs
 from compress.errors import one_line
 from compress.models.build import build
 from compress.plan import Plan
@@ -26,7 +26,7 @@ from compress.watch import T, Watch
 from compress.workbench import Given, Rehearsal, Rehearsals, side
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
-HARDLY = 0.1  # epochs: fewer, at a rate that rises and falls within them, do a trained network no good
+HARDLY = 20  # steps: fewer, with a rate that rises and falls within them, do a trained network no good
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
 FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
 
@@ -75,7 +75,7 @@ def prices(plan: Plan) -> list[float]:
             guide = plan.guide(step)
             price = stage.epochs * forward[step.name]
             if guide and not stage.outgrow:
-                asked = asked_epochs(stage, len(data.train), len(data.classes)) if asks(stage) else math.inf
+                asked = asked_epochs(stage, len(data.train), len(data.classes))
                 price += min(asked, stage.epochs) * forward[guide.name] / 3
         found.append(price)
     return found
@@ -126,7 +126,7 @@ def worthwhile(epochs: float, steps: int, learned: bool) -> float:
     """`epochs` of `steps` steps, or what to do where they are next to none: nothing, with a network that has `learned`
     already and would only be unsettled; one step, with one that is new or newly cut."""
     if learned:
-        return epochs if epochs >= HARDLY else 0.0
+        return epochs if epochs * steps >= HARDLY else 0.0
     return max(epochs, float(f"{1 / steps:.4g}"))
 
 

@@ -235,16 +235,21 @@ def _fit(step: Step, plan: Plan, rundir: RunDirectory, watch: Watch, began: floa
         fitted: dict[str, float] = rundir.manifest.setdefault("fitted", {})
         if step.name not in fitted:
             seconds = processes.of_first(_share(step, plan, rundir) - (time.monotonic() - began))
-            before = plan.steps[plan.steps.index(step) - 1].stage.kind
-            learned = step.stage.kind == "finetune" and before in ("distill", "finetune")
-            fitted[step.name] = patience.worthwhile(patience.fit(seconds, rehearsals, steps, asked), steps, learned)
+            epochs = patience.fit(seconds, rehearsals, steps, asked)
+            fitted[step.name] = patience.worthwhile(epochs, steps, _learned(step, plan))
             rundir.write()
-            watch.note(
-                f"  fitted to the time left: {fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
-            )
+            told = f"{fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
+            watch.note(f"  fitted to the time left: {told if fitted[step.name] else 'the network stays as it is'}")
         return fitted[step.name]
 
     return fit
+
+
+def _learned(step: Step, plan: Plan) -> bool:
+    """Whether a stage begins with a network that has learned already, at its size of images."""
+    before = plan.steps[plan.steps.index(step) - 1].stage
+    trained = step.stage.kind == "finetune" and before.kind in ("distill", "finetune")
+    return trained and side(before, plan.data) == side(step.stage, plan.data)
 
 
 def _test(plan: Plan, rundir: RunDirectory, watch: Watch) -> None:

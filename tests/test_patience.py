@@ -19,7 +19,21 @@ import compress
 from compress import patience
 from compress.models.build import build
 from compress.models.network import Network
-from compress.patience import FEW, RESERVE, SHORT, STEPS, WARM, Pace, epochs_in, fit, measure, pays, prices, share
+from compress.patience import (
+    FEW,
+    RESERVE,
+    SHORT,
+    STEPS,
+    WARM,
+    Pace,
+    epochs_in,
+    fit,
+    measure,
+    pays,
+    prices,
+    share,
+    worthwhile,
+)
 from compress.plan import make_plan
 from compress.recipe import load
 from compress.rundir import read_records
@@ -313,6 +327,11 @@ def test_no_time_at_all_is_a_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
     result = compress.run(str(tiny.recipe), minutes=1e-6, out=tmp_path / "run")
     assert [record.epochs for record in result.records if record.kind != "prune"] == [0.1667] * 4
     assert result.model.is_file()
+
+
+def test_next_to_no_time_is_none_for_a_trained_network_and_a_step_for_a_new_one() -> None:
+    assert worthwhile(0.19, 100, learned=True) == 0 and worthwhile(0.2, 100, learned=True) == 0.2
+    assert worthwhile(0, 100, learned=False) == 0.01 and worthwhile(0.05, 100, learned=False) == 0.05
 
 
 def test_a_late_stage_leaves_no_time_and_the_last_one_leaves_its_network_alone(

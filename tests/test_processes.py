@@ -28,6 +28,7 @@ from torch import Tensor
 import compress
 from compress import processes
 from compress import recipe as recipes
+from compress.distill import targets
 from compress.models.build import build
 from compress.plan import make_plan
 from compress.recipe import Train
@@ -59,7 +60,7 @@ AGAIN = "the same command goes on after the last finished epoch"
 
 # what learns differently: soft targets, batch norms and parameters of the objective, phases in which parts rest
 CASES: dict[str, dict[str, Any]] = {
-    "mixed": {"method": "kd", "mixup": 0.2, "cutmix": 1.0, "views": 1, "epochs": 2},
+    "mixed": {"method": "kd", "mixup": 0.2, "cutmix": 1.0, "erase": 0.5, "views": 1, "epochs": 2},
     "muon": {"method": "dkd", "optimizer": "muon", "ema": 0.9},
     "frozen": {"method": "kd", "freeze": "backbone"},
     "stagewise": {"method": "stagewise"},
@@ -129,7 +130,8 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 def learn(recipe: str, out: Path) -> None:
     """Train a student in every one of the cases, and keep its weights, each process its own."""
-    with processes.joined():
+    with processes.joined(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(targets, "BLOCK", 2)  # of six batches
         plan = make_plan(recipes.load(recipe), "cpu")
         torch.manual_seed(1)
         teacher = build(plan.recipe.teacher, 4)  # any teacher will do

@@ -112,8 +112,8 @@ class DiskPool:
             yield images.to(device, non_blocking=True)
 
     def checksum(self) -> str:
-        """Of the files' names, their sizes in bytes, and the targets: one that another of its size replaces is not
-        noticed, and a copy of them all, with times of its own, is the same data."""
+        """Of the files' names, their sizes in bytes, and the targets. A file that another of the same size replaces is
+        not noticed; times do not count, so that a copy of the folder is the same data."""
         digest = hashlib.sha256()
         targets = self.targets.tolist()
         for name, target in sorted(zip(self.files.names, targets, strict=True)):

@@ -1,7 +1,7 @@
 """The teacher's answers, kept: each augmented view of the training data is shown to the teacher once, if there is room.
 
 A view is a pure function of (seed, view, sample), mixing included, so what the teacher said of it the first time
-holds for every later epoch, stage, round, budget of a sweep and resumed run.
+holds for every later epoch, stage, round, budget of a sweep and resumed run, on a device of the same arithmetic.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Targets:
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
-        folder: where the views lie; one folder for one (teacher, data, augmentation, seed).
+        folder: where the views lie; one folder for one (teacher, data, augmentation, seed, batch, arithmetic).
         samples: how many samples a view has in its batches, which are all of one size.
         classes: the number of logits.
         room: bytes that all views in this folder and in those beside it may take. Those beside it, of other stages,
@@ -52,6 +52,7 @@ class Targets:
         self._fresh: Tensor | None = None  # the answers to a block that is to be kept; 0 in other processes' parts
         self._next = -1  # where in it the batch begins that continues those so far
         self._last: tuple[Batch, Tensor] | None = None
+        self._left = 0  # of the room, in bytes, when it was last looked at, less what was written since
 
     def __call__(self, batch: Batch) -> Tensor:
         """The teacher's logits on `batch`: (B, classes) float32, on the batch's device."""
@@ -89,23 +90,33 @@ class Targets:
             self._kept = None  # for one that must ask, all ask: they write together
         if self._kept is not None:
             return
-        if processes.of_first(processes.first() and self._make_room(2 * math.prod(shape))):
+        if processes.of_first(processes.first() and self._has_room(2 * math.prod(shape))):
             self._fresh = torch.zeros(shape, dtype=torch.half, pin_memory=device.type == "cuda")
 
-    def _make_room(self, size: int) -> bool:
-        """Whether so many bytes more may be kept, now that others may have made way."""
+    def _has_room(self, size: int) -> bool:
+        """Whether so many bytes more may be kept; if not, no more are kept from now on."""
+        if self.room and self._left < size:
+            try:
+                self._left = self._make_room(size)
+            except OSError:  # as when writing
+                self._left = 0
+            self.room = self.room if self._left >= size else 0
+        return bool(self.room)
+
+    def _make_room(self, size: int) -> int:
+        """The bytes that are left, now that others may have made way for `size`."""
         for torn in self.folder.parent.glob(f"*/.*{PART}"):  # its writer was killed
             torn.unlink()
         kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
-        left = self.room - size
-        if left < sum(stat.st_size for file, stat in kept.items() if file.parent == self.folder):
-            return False  # whoever made way
-        left -= sum(stat.st_size for stat in kept.values())
-        for file in sorted(kept, key=lambda file: kept[file].st_mtime_ns):
-            if left < 0 and file.parent != self.folder:
+        left = self.room - sum(stat.st_size for stat in kept.values())
+        others = sorted((file for file in kept if file.parent != self.folder), key=lambda file: kept[file].st_mtime_ns)
+        if left + sum(kept[file].st_size for file in others) < size:
+            return 0  # whoever made way
+        for file in others:
+            if left < size:
                 file.unlink()
                 left += kept[file].st_size
-        return left >= 0
+        return left
 
     def _write(self, path: Path, fresh: Tensor) -> None:
         if fresh.is_pinned():
@@ -115,6 +126,7 @@ class Targets:
             with atomically(path) as file:
                 np.save(file, answers)
                 file.write(_checksum(answers))
+                self._left -= file.tell()
         except (OSError, UserError):  # the disk may be full: all that keeping them saves is time
             self.room = 0
         self._path = None  # should the block come again, the file answers, or else the teacher

@@ -23,8 +23,6 @@ from torchvision.models import shufflenetv2
 from compress.errors import UserError, one_line
 from compress.pruning.layer import crossed, has_parameters, inputs
 
-MOST = 2**19  # channels, flattened with their pixels
-
 
 @dataclass(frozen=True)
 class Touch:
@@ -57,7 +55,7 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
     names: dict[Any, str] = {what: name.rpartition(".")[0] for name, what in model.named_parameters()}
     names |= {what: name for name, what in model.named_modules()}
     try:
-        with warnings.catch_warnings(), torch.enable_grad(), _traceable():
+        with warnings.catch_warnings(), torch.enable_grad(), _traceable(model):
             warnings.simplefilter("ignore")
             graph = tp.DependencyGraph().build_dependency(model, example, _forward, verbose=False)
             if part := next((node for node in graph.module2node.values() if _lost(node)), None):
@@ -171,13 +169,15 @@ def _lost(node: Any) -> bool:
 
 
 @contextmanager
-def _traceable() -> Iterator[None]:
-    """What torch-pruning cannot follow, done so that it can.
+def _traceable(model: nn.Module) -> Iterator[None]:
+    """What torch-pruning cannot follow in `model`, done so that it can, or ended.
 
     ShuffleNet's channels through a shuffle: traced without it, the couplings inside of branches are right; those across
     shuffles are not, and are found when they are cut (`Misread`). A PReLU with one slope for all channels: its slope
-    passes for a layer of unknown width. Products of maps, flattened: their channels are multiplied without end.
+    passes for a layer of unknown width. Products of maps, flattened: their channels would be multiplied without end;
+    more than any layer takes are not, and `_groups` leaves those couplings alone.
     """
+    most = max(side for parameter in model.parameters() for side in parameter.shape)
     flatten = index_mapping._FlattenIndexMapping
     multiply = flatten.__call__
 
@@ -185,8 +185,8 @@ def _traceable() -> Iterator[None]:
         return F.leaky_relu(images) if module.num_parameters == 1 else F.prelu(images, module.weight)
 
     def multiply_bounded(mapping: Any, channels: Any) -> Any:
-        if len(channels) * mapping._stride > MOST:
-            raise IndexError
+        if len(channels) * mapping._stride > most:
+            raise IndexError("more channels than any layer takes")
         return multiply(mapping, channels)
 
     shuffle = mock.patch.object(shufflenetv2, "channel_shuffle", lambda images, groups: images)

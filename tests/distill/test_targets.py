@@ -203,6 +203,22 @@ def test_views_beyond_the_room_there_is_are_asked_for_again(data: Data, tmp_path
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True)) and teacher.shown == 4 * samples(data)
 
 
+def test_where_room_ends_in_a_view_its_beginning_is_kept(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "BLOCK", 1)
+    blocks, block = samples(data) // BATCH, 2 * BATCH * CLASSES + 132  # a file's head and checksum
+
+    def asked(teacher: Teacher) -> list[Tensor]:
+        room = block * (blocks + blocks // 2)
+        kept = Targets(teacher, tmp_path / "a", samples(data), CLASSES, room=room)
+        return [answers(kept, data, view) for view in (0, 1)]
+
+    first, later = asked(Teacher()), Teacher()
+    assert all(torch.equal(a, b) for a, b in zip(first, asked(later), strict=True))
+    assert later.shown == BATCH * (blocks - blocks // 2)
+
+
 def test_what_an_earlier_stage_left_makes_way_the_oldest_first(data: Data, tmp_path: Path) -> None:
     size, teacher = samples(data) * CLASSES * 2, Teacher()
     earlier, later = (Targets(teacher, tmp_path / n, samples(data), CLASSES, room=3 * size + 1000) for n in "ab")
