@@ -185,7 +185,7 @@ def _traceable(model: nn.Module) -> Iterator[None]:
         return F.leaky_relu(images) if module.num_parameters == 1 else F.prelu(images, module.weight)
 
     def multiply_bounded(mapping: Any, channels: Any) -> Any:
-        if len(channels) * mapping._stride > most:
+        if not mapping.reverse and len(channels) * mapping._stride > most:
             raise IndexError("more channels than any layer takes")
         return multiply(mapping, channels)
 
