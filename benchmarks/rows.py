@@ -98,12 +98,11 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Settin
             bench = replace(bench, guide=Guide(teacher, side(step.stage, plan.data), record.val))
     as_run: list[Train | Prune] = []
     for step, record in zip(plan.steps, result.records, strict=True):
-        if isinstance(step.stage, Prune):
-            as_run.append(step.stage)
-        elif (
-            isinstance(step.stage, Train) and record.kind == "finetune" and record.epochs
-        ):  # 0: no time was left for it
-            as_run.append(replace(step.stage, epochs=record.epochs))
+        stage = step.stage
+        if isinstance(stage, Prune):
+            as_run.append(stage)
+        elif stage.kind == "finetune" and record.epochs:  # 0: no time was left for it
+            as_run.append(replace(stage, epochs=record.epochs))
     return Setting(plan.limits.params or 0, folder, result, bench, tuple(as_run))
 
 

@@ -12,7 +12,7 @@ from compress import flags, processes
 from compress.errors import UserError, nearest
 from compress.files import existing
 from compress.models.network import Network, Stem
-from compress.names import ImportanceName, folder_of
+from compress.names import ImportanceName, check_data
 
 if TYPE_CHECKING:
     from compress.checkpoint import Checkpoint
@@ -42,7 +42,7 @@ def _check(recipe: str, overrides: dict[str, Any]) -> Recipe:
     read = load(recipe, overrides)
     for file in filter(None, (read.weights, read.start)):
         existing(file)
-    folder_of(read.data)
+    check_data(read.data)
     return read
 
 
@@ -142,8 +142,7 @@ def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: 
     """Show weights files side by side: parameters, file size, latency, accuracy."""
     for file in files:
         existing(file)
-    if data:
-        folder_of(data)
+    check_data(data)
 
     from compress.compare import compare
     from compress.terminal import Terminal, sides_table
@@ -236,7 +235,7 @@ def adopt(state_dict: Path, network: str, stem: Stem, data: str, size: int | Non
     STATE_DICT is what torch.save(model.state_dict(), …) wrote, or a checkpoint with that in it.
     """
     existing(state_dict)
-    folder_of(data)
+    check_data(data)
     _new(out)
 
     from compress.adopted import adopt
@@ -277,8 +276,7 @@ def predict(
     """
     if not images and (as_json or csv or invert):
         raise UserError("--json, --csv and --invert go with IMAGES, and none are given")
-    if data:
-        folder_of(data)
+    check_data(data)
     kept = _load(weights, own)
 
     from compress import inference

@@ -23,12 +23,14 @@ DATA_SETS = (
 )
 
 
-def folder_of(data: str) -> Path | None:
-    """The directory that ``folder:PATH`` names, or None for one of `DATA_SETS`.
+def check_data(data: str | None) -> Path | None:
+    """See whether `data` is one of `DATA_SETS`, or nothing, or ``folder:PATH``: then the directory comes back.
 
     Raises:
         UserError: there is no such directory, or no such data set.
     """
+    if data is None:
+        return None
     if data.startswith("folder:"):
         path = Path(data.removeprefix("folder:")).expanduser()
         if not path.is_dir():

@@ -19,7 +19,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from compress.data.cache import cache_root, obtain, unpack_fashion_mnist
 from compress.data.splits import split
 from compress.errors import UserError, one_line
-from compress.names import folder_of
+from compress.names import check_data
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of a folder that has no test split of its own
@@ -270,5 +270,5 @@ def open_source(name: str) -> Source:
     Raises:
         UserError: no such dataset, or it cannot be had or read; the line says what was tried and what to do.
     """
-    path = folder_of(name)
+    path = check_data(name)
     return SOURCES[name]() if path is None else folder(path)
