@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import Compress, Tiny, weights
+from tiny import LEARNING, Compress, Stop, StopIn, Tiny, weights
 
 import compress
 from compress import patience
 from compress.models.build import build
 from compress.models.network import Network
 from compress.patience import (
-    FEW,
     RESERVE,
-    SHORT,
     STEPS,
     WARM,
     Pace,
     epochs_in,
     fit,
     measure,
-    pays,
     prices,
     share,
     worthwhile,
@@ -39,8 +34,6 @@ from compress.recipe import load
 from compress.rundir import read_records
 from compress.summary import count
 from compress.watch import Watch
-
-NAMES = ["teach", "distill", "finetune 1", "finetune 2"]
 
 
 def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
@@ -135,77 +128,6 @@ def test_epochs_whose_answers_are_kept_take_less(monkeypatch: pytest.MonkeyPatch
     assert fit(both + 60, rehearsals, steps=10, asked=1) == 1 + 3
 
 
-class Trainings:
-    """What `pays` rehearses, on a clock that only steps move: the first takes so long, all others so long."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, plain: tuple[float, float], compiled: tuple[float, float]):
-        self.now, self.tried, self.notes = 0.0, list[bool](), list[str]()
-        self.takes = {False: plain, True: compiled}
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
-
-    def __call__(self, compiled: bool) -> Callable[[Watch, Path], None]:
-        def rehearse(watch: Watch, folder: Path) -> None:
-            self.tried.append(compiled)
-            for place, _ in enumerate(watch.track(range(1000), 1000, "")):
-                self.now += self.takes[compiled][place > 0]
-            raise AssertionError("a rehearsal that is to end before the validation does not end")
-
-        return rehearse
-
-    def pays(self, steps: float, seconds: float = math.inf) -> bool:
-        return pays(self, steps, seconds, self.notes.append)
-
-
-def test_short_trainings_do_not_even_try_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    short = Trainings(monkeypatch, (0.1, 0.1), (0.1, 0.01))
-    assert not short.pays(FEW - 1) and not short.pays(1e6, SHORT - 1)
-    assert short.tried == []  # nor is anything measured
-    assert not short.pays(SHORT / 0.1 - 1) and not short.pays(1e6, FEW * 0.1 - 1)
-    assert short.tried == [False] and short.notes == []
-
-
-def test_it_is_compiled_if_that_is_over_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a second saved in each step, and 100 s of the compiler: after 200 steps."""
-    monkeypatch.setattr("compress.patience.FEW", 10)
-    trainings = Trainings(monkeypatch, (2, 1.5), (101, 1.0))
-    assert trainings.pays(201) and trainings.tried == [False, True]
-    assert trainings.notes.pop() == "  compiled: 1.5 times as fast, 100 s to compile"
-    assert trainings.pays(1e6, 201 * 1.5) and not trainings.pays(1e6, 199 * 1.5)
-    assert not trainings.pays(199)
-    assert trainings.notes.pop() == "  not compiled: 1.5 times as fast, 100 s to compile"
-    assert not Trainings(monkeypatch, (2, 1.5), (101, 1.6)).pays(1e6)  # however long
-
-
-def test_what_cannot_be_compiled_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainings = Trainings(monkeypatch, (1, 1), (1, 1))
-
-    def rehearsals(compiled: bool) -> Callable[[Watch, Path], None]:
-        def fail(watch: Watch, folder: Path) -> None:
-            raise RuntimeError("no such\noperator")
-
-        return fail if compiled else trainings(compiled)
-
-    assert not pays(rehearsals, 1e6, math.inf, trainings.notes.append)
-    assert trainings.notes == ["  not compiled: no such operator"]
-
-
-class Stop(Exception):
-    """Stands in for a kill."""
-
-
-class StopIn(Watch):
-    def __init__(self, name: str, epoch: int) -> None:
-        self.name, self.left, self.now = name, epoch, ""
-
-    def begin(self, number: int, total: int, name: str, about: str) -> None:
-        self.now = name
-
-    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
-        self.left -= self.now == self.name
-        if self.left == 0:
-            raise Stop
-
-
 def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +139,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     monkeypatch.setattr(patience, "fit", fitting(2.4))
     whole, out = tmp_path / "whole", tmp_path / "killed"
     records = compress.run(str(tiny.recipe), minutes=1, out=whole).records
-    assert read_records(whole)[0]["fitted"] == dict.fromkeys(NAMES, 2.4)
+    assert read_records(whole)[0]["fitted"] == dict.fromkeys(LEARNING, 2.4)
     assert [record.epochs for record in records] == [2.4, 2.4, 0, 2.4, 0, 2.4]
     plan = make_plan(load(str(tiny.recipe)))
     cost = prices(plan)
@@ -227,73 +149,12 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
 
     with pytest.raises(Stop):
         compress.run(str(tiny.recipe), minutes=1, out=out, watch=StopIn("finetune 1", 2))
-    assert list(read_records(out)[0]["fitted"]) == NAMES[:3] and len(read_records(out)[1]) == 3
+    assert list(read_records(out)[0]["fitted"]) == LEARNING[:3] and len(read_records(out)[1]) == 3
     monkeypatch.setattr(patience, "fit", fitting(1.5))  # the machine has become slower
     compress.run(str(tiny.recipe), minutes=1, out=out)
     assert list(read_records(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
     a, b = (weights(run / records[3].checkpoint) for run in (whole, out))
     assert all(torch.equal(a[key], b[key]) for key in a)
-
-
-@pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for torch.compile: the numbers are not quite the same, the compiling takes no time."""
-    monkeypatch.setattr(torch, "compile", lambda model, **options: lambda images: model(images) * 1.05)
-    for room in ("training", "pipeline"):
-        monkeypatch.setattr(f"compress.{room}.can_compile", lambda device: True)
-
-
-@pytest.mark.usefixtures("compiler")
-def test_a_killed_run_is_compiled_as_it_was(
-    tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: True)
-    whole, out = tmp_path / "whole", tmp_path / "killed"
-    compress.run(str(tiny.recipe), out=whole)
-    assert read_records(whole)[0]["compiled"] == dict.fromkeys(NAMES, True)
-    with pytest.raises(Stop):
-        compress.run(str(tiny.recipe), out=out, watch=StopIn("finetune 2", 2))
-    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)  # measured anew, it would be
-    compress.run(str(tiny.recipe), out=out)
-    ends = [weights(run) for run in (whole, out, finished)]
-    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
-    assert not all(torch.equal(ends[0][key], ends[2][key]) for key in ends[0])
-
-
-@pytest.mark.usefixtures("compiler")
-def test_whether_to_compile_is_found_out_anew_on_another_device(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: True)
-    with pytest.raises(Stop):
-        compress.run(str(tiny.recipe), out=tmp_path / "run", watch=StopIn("finetune 2", 2))
-    manifest = tmp_path / "run" / "run.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"device": "another"}))
-    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)
-    compress.run(str(tiny.recipe), out=tmp_path / "run")
-    assert read_records(tmp_path / "run")[0]["compiled"] == dict.fromkeys(NAMES, True) | {"finetune 2": False}
-
-
-@pytest.mark.usefixtures("compiler")
-def test_finding_out_whether_it_pays_changes_nothing(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run that rehearses both ways everywhere, and is compiled then or not, is the run that a recipe orders."""
-    monkeypatch.setattr(patience, "SECONDS", 0.01)
-    for name in ("FEW", "SHORT"):
-        monkeypatch.setattr(patience, name, 0)
-    real, notes = patience.pays, list[str]()
-
-    def after_all(*arguments: Any) -> bool:
-        real(*arguments[:-1], notes.append)
-        return len(notes) != 2  # all but the second stage
-
-    monkeypatch.setattr(patience, "pays", after_all)
-    compress.run(str(tiny.recipe), out=tmp_path / "auto")
-    said = {f"stages.{stage}.compile": stage != 2 for stage in (1, 2, 4, 6)}
-    compress.run(str(tiny.recipe), out=tmp_path / "told", **said)
-    auto, told = (weights(tmp_path / name) for name in ("auto", "told"))
-    assert len(notes) == 4 and all(torch.equal(auto[key], told[key]) for key in told)
 
 
 def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from compress import checkpoint
 from compress.checkpoint import Checkpoint
 from compress.models.build import own_builder
 from compress.rundir import read_records
+from compress.watch import Watch
 
 CLASSES = ("blob", "cross", "stripes", "wedge")
 SIDE = 16
@@ -117,6 +118,7 @@ ema = 0.9
 """
 
 NAMES = ["teach", "distill", "prune 1", "finetune 1", "prune 2", "finetune 2"]
+LEARNING = [name for name in NAMES if "prune" not in name]
 FILES = [f"stages/{n:02}-{name.replace(' ', '-')}.pth" for n, name in enumerate(NAMES, 1)]
 
 
@@ -256,3 +258,22 @@ def wait_for(what: Callable[[], Any], seconds: float = 30) -> None:
     while not what():
         assert time.monotonic() < end, "it did not come"
         time.sleep(0.01)
+
+
+class Stop(Exception):
+    """Stands in for a kill."""
+
+
+class StopIn(Watch):
+    """Stops a run when stage `name` has finished its epoch number `epoch`."""
+
+    def __init__(self, name: str, epoch: int) -> None:
+        self.name, self.left, self.now = name, epoch, ""
+
+    def begin(self, number: int, total: int, name: str, about: str) -> None:
+        self.now = name
+
+    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
+        self.left -= self.now == self.name
+        if self.left == 0:
+            raise Stop
