@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.data.batches import Augment, plain_batches, training_batches
 from compress.distill.methods import asks
+from compress.files import write_text
 from compress.given import load_step
 from compress.models.network import Network, Stem
 from compress.pipeline import Result, run
@@ -176,12 +177,22 @@ def by_hand(setting: Setting, folder: Path) -> Trained:
 
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
-    """The same for as long as our stages of these `kinds` took, at the pace of those after our last cut."""
+    """The same for as long as our stages of these `kinds` took, at the pace of those after our last cut.
+
+    How many epochs that comes to is measured once and kept in `folder`: a row that was stopped goes on to the same end.
+    """
+    kept = folder / "epochs.json"
+    if not kept.is_file():
+        write_text(kept, json.dumps(epochs_as_long(setting, kinds)))
+    return from_scratch(hand_shape(setting), "small", json.loads(kept.read_text()), setting, folder)
+
+
+def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
+    """The epochs of the network by hand that fit into what our stages of these `kinds` took."""
     trained = [record for record in setting.result.records if record.kind == "finetune" and record.epochs]
     last = trained[-len(setting.ending) :]
     pace = sum(record.seconds for record in last) / sum(record.epochs for record in last) * longer(setting)
-    epochs = max(1, round(setting.seconds(*kinds) / pace))
-    return from_scratch(hand_shape(setting), "small", epochs, setting, folder)
+    return max(1, round(setting.seconds(*kinds) / pace))
 
 
 def longer(setting: Setting) -> float:

@@ -29,11 +29,14 @@ def prune_file(
 ) -> tuple[Count, Count]:
     """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
 
+    The same file and budgets give the same network, by importance ``random`` too.
+
     Raises:
         UserError: the budgets are out of reach, or the importance needs data.
     """
     if kept.sparse and mode == "channels":
         raise UserError("this network is pruned weight by weight: only mode 'weights' goes on from there")
+    torch.manual_seed(0)
     before = count(kept.model, kept.input_size, kept.sparse)
     if size := budgets.get("bytes"):  # a share is one of the file as it is, before it tells of this cut
         budgets = {**budgets, "bytes": replace(size, number=size.of(checkpoint.file_size(kept)))}

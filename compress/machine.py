@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
+from contextlib import AbstractContextManager
 from importlib import metadata
 
 import torch
@@ -35,6 +36,11 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
+def all_digits() -> AbstractContextManager[None]:
+    """Within this, float32 is float32: convolutions on a GPU otherwise round what they multiply to 10 bits (TF32)."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether this processor multiplies bfloat16 in hardware."""
     if device.type == "cuda":
@@ -44,13 +50,14 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: a compiler for the CPU's code, Triton's for a GPU's.
+    """Whether torch.compile has what it needs here: a compiler of C++ for the CPU's code, of C for Triton's on a GPU.
 
     Not among several processes: every batch norm is a meeting, which breaks the network into parts.
     """
     if processes.count() > 1:
         return False
-    return device.type == "cuda" or shutil.which("g++") is not None or shutil.which("clang++") is not None
+    compilers = ("cc", "gcc", "clang") if device.type == "cuda" else ("g++", "clang++")
+    return any(shutil.which(compiler) for compiler in compilers)
 
 
 def device_name(device: torch.device) -> str:

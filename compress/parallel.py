@@ -27,7 +27,8 @@ def shared(model: nn.Module, student: Forward, objective: Objective) -> Callable
     """
     # Objectives of several phases leave a part of the parameters out, and so may anyone's network: DDP has to look
     # which.
-    step = DistributedDataParallel(_Share(model, student, objective), find_unused_parameters=True)
+    shares = _Share(model, student, objective)
+    step = DistributedDataParallel(shares, find_unused_parameters=True, gradient_as_bucket_view=True)
     if all(isinstance(module, _BatchNorm) for module in model.modules() if list(module.buffers(recurse=False))):
         step.broadcast_buffers = False  # batch norms' statistics are of the whole batch, the same in all processes
     return step

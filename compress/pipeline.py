@@ -187,6 +187,9 @@ def _laid_out(
     def result(of: Step) -> nn.Module:
         return on_device(load_step(rundir.path / of.file, of.network).model, plan.device)
 
+    if isinstance(step.stage, Prune):
+        first = next(i for i, each in enumerate(plan.steps) if isinstance(each.stage, Prune))
+        bench = replace(bench, uncut=result(plan.steps[first - 1]) if first else None)
     if guide := plan.guide(step):
         val = rundir.records[plan.steps.index(guide)].val
         outgrown = isinstance(step.stage, Train) and step.stage.outgrow and _reached(rundir.records[:place]) > val

@@ -24,7 +24,7 @@ from compress.machine import device_name, pick_device, versions
 from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
-from compress.pruning.pruner import least, narrowest
+from compress.pruning.pruner import narrowest
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import pack
 from compress.summary import count
@@ -120,7 +120,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     limits, file = limits_of(recipe.budgets(), whole, lambda: _last(recipe, stages, data, student), SPARE)
     stages = _rounds(stages, limits, whole)
     targets = _targets(stages, limits, whole)
-    _check_reach(recipe, stages, limits, student, example, whole)
+    _check_reach(recipe, stages, targets, limits, student, example, whole)
     return Plan(recipe, data, on, limits, file, tuple(_steps(recipe, stages, targets)))
 
 
@@ -202,22 +202,31 @@ def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None
 
 
 def _check_reach(
-    recipe: Recipe, stages: Stages, limits: Limits, student: nn.Module, example: torch.Tensor, whole: Count
+    recipe: Recipe,
+    stages: Stages,
+    targets: list[Limits | None],
+    limits: Limits,
+    student: nn.Module,
+    example: torch.Tensor,
+    whole: Count,
 ) -> None:
-    prunes = [stage for stage in stages if isinstance(stage, Prune)]
+    prunes = [(stage, target) for stage, target in zip(stages, targets, strict=True) if isinstance(stage, Prune)]
     budget = f"budget {asked(recipe.budgets())}"
     has = f"{budget}: the student {recipe.student.name} has {limits.tell(whole)}"
     if prunes and limits.hold(whole):
         raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
     if not prunes and not limits.hold(whole):
         raise UserError(f"{has}, and the recipe has no prune stage")
-    if any(stage.mode == "weights" for stage in prunes):
+    narrow, reach = student, []
+    if channels := [target or limits for stage, target in prunes if stage.mode == "channels"]:
+        narrow, lowest = narrowest(student, example)
+        reach = [(channels[-1], lowest)]
+    if any(stage.mode == "weights" for stage, _ in prunes):
         params_alone(limits)
-        lowest = Count(weights.least(student), 0, 0)
-    elif prunes:
-        lowest = least(student, example)
-    if prunes and not limits.hold(lowest):
-        raise UserError(f"{budget}: out of reach, the least for {recipe.student.name} is {limits.tell(lowest)}")
+        reach.append((limits, Count(weights.least(narrow), 0, 0)))
+    for target, lowest in reach:
+        if not target.hold(lowest):
+            raise UserError(f"{budget}: out of reach, the least for {recipe.student.name} is {limits.tell(lowest)}")
 
 
 def _check_names(recipe: Recipe) -> None:

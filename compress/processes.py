@@ -39,12 +39,15 @@ def joined() -> Iterator[None]:
     if _started() < 2 or count() > 1:
         yield
         return
+    import torch
     import torch.distributed as dist
 
     if missing := [name for name in NEEDED if name not in os.environ]:
         raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start the processes with torchrun")
     store, number, started = next(dist.rendezvous("env://", timeout=WAIT))
-    dist.init_process_group(store=store, rank=number, world_size=started, timeout=WAIT)  # gloo on CPUs, NCCL on GPUs
+    gpus = torch.cuda.is_available() and dist.is_nccl_available()
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"  # what is told, and counted, is told and counted on CPUs
+    dist.init_process_group(backend, store=store, rank=number, world_size=started, timeout=WAIT)
     before = signal.signal(signal.SIGTERM, _ended)
     try:
         yield

@@ -133,11 +133,12 @@ def _going_on(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]
 
 
 def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without what is a matter of speed: with another of those it is the same run."""
+    """A recipe without what is a matter of speed, or of spelling a path: with another of those it is the same run."""
     decisive: dict[str, Any] = json.loads(
         json.dumps(recipe), object_hook=lambda table: {key: table[key] for key in table if key != "compile"}
     )
-    return decisive
+    paths = {key: str(Path(decisive[key]).resolve()) for key in recipes.GIVEN if decisive.get(key)}
+    return decisive | paths
 
 
 def today(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +55,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
             room=bench.room,
             importance=stage.importance,
             losses=losses,
-            whole=_build(bench, replace(bench.recipe.student, pretrained=False)),
+            whole=bench.uncut,
             multiple=stage.multiple,
             note=lambda text: bench.watch.note(f"  {text}"),
         )

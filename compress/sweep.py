@@ -37,6 +37,7 @@ PUBLISHED = {
 }
 
 
+TABLE, PICTURE = "sweep.md", "sweep.png"
 HEADINGS = ("budget", "parameters", "multiply-adds", "file", "val %", "test %")
 
 
@@ -85,7 +86,8 @@ def sweep(
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
 
     Raises:
-        UserError: a budget is no number, comes twice, or is out of reach. Nothing has been trained by then.
+        UserError: a budget is no number, comes twice, or is out of reach, or `out` holds something else. Nothing has
+            been trained by then.
     """
     processes.refuse("a sweep")
     out, watch = Path(out), watch or Watch()
@@ -94,10 +96,11 @@ def sweep(
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
         raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
     make_plan(last.quick() if quick else last, device)  # what is out of reach is said before the first is trained
+    _check_folder(out)
     if not fresh:
         _check_chain(out, ordered)
     points: list[Point] = []
-    answers = out / "answers"
+    answers = out / ".answers"
     for number, text in enumerate(ordered, start=1):
         watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
         given = overrides | _given(points) | {"budget": text}
@@ -106,8 +109,8 @@ def sweep(
         )
         points.append(Point(text, done))
     shutil.rmtree(answers, ignore_errors=True)
-    write_text(out / "sweep.md", markdown(points))
-    picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
+    write_text(out / TABLE, markdown(points))
+    picture(points, PUBLISHED.get(last.data, ()), out / PICTURE)
     return points
 
 
@@ -125,6 +128,16 @@ def _given(points: Sequence[Point]) -> dict[str, Any]:
     return given
 
 
+def _check_folder(out: Path) -> None:
+    """Refuse a directory with anything in it but runs and what a sweep writes."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, a sweep needs a directory")
+    for entry in out.iterdir() if out.is_dir() else ():
+        run = entry.is_dir() and ((entry / MANIFEST).is_file() or all(e.name.startswith(".") for e in entry.iterdir()))
+        if not run and entry.name not in (TABLE, PICTURE) and not entry.name.startswith("."):
+            raise UserError(f"{out}: holds {entry.name}, which no sweep has made; choose another --out")
+
+
 def _check_chain(out: Path, ordered: Sequence[str]) -> None:
     """Refuse a directory in which a budget was begun below another one than it would be now.
 
@@ -134,7 +147,7 @@ def _check_chain(out: Path, ordered: Sequence[str]) -> None:
     for above, text in zip((None, *ordered), ordered, strict=False):
         if above is not None and (out / text / MANIFEST).is_file():
             begun = read_records(out / text)[0].get("recipe", {}).get("start")
-            if begun != str(out / above / MODEL):
+            if begun is None or Path(begun).resolve() != (out / above / MODEL).resolve():
                 raise UserError(
                     f"{out / text}: begun from {begun or 'no other budget'}, not from {above}; choose another --out"
                 )

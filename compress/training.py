@@ -24,7 +24,7 @@ from compress import checkpoint, parallel, processes
 from compress.data.batches import Batch
 from compress.errors import UserError
 from compress.files import write_text
-from compress.machine import can_compile, fast_bfloat16
+from compress.machine import all_digits, can_compile, fast_bfloat16
 from compress.models.fold import folded
 from compress.models.pixel import SinglePixels
 from compress.muon import Muon
@@ -161,7 +161,8 @@ def forward(model: Callable[..., Tensor], size: int | None = None, exact: bool =
         images = images.contiguous(memory_format=torch.channels_last)
         fast = not exact and fast_bfloat16(images.device)
         pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels:
+        digits = all_digits() if exact else nullcontext()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels, digits:
             return model(images).float()
 
     return run

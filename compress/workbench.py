@@ -63,6 +63,7 @@ class Workbench:
     Args:
         guide: whom a training stage listens to, if there is anyone.
         target: what this round of pruning aims at, for a prune stage.
+        uncut: for a prune stage, the student as it was before the first: layers are kept in proportion to its widths.
         room: for the last of them, the bytes that the run's file would have left with a model, if it has a budget.
         sparse: whether the model is pruned weight by weight, now or before.
         final: side of the images that the pipeline's result is made for, in pixels: multiply-adds are counted there.
@@ -82,6 +83,7 @@ class Workbench:
     answers: Path
     guide: Guide | None = None
     target: Limits | None = None
+    uncut: nn.Module | None = None
     room: Callable[[nn.Module], int] | None = None
     sparse: bool = False
     final: int = 0

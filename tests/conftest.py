@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of what a CPU computes, to the bit
+
 import pytest
 import torch
 import torchvision.models as zoo

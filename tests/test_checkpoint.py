@@ -31,12 +31,13 @@ NETWORKS = [
     ("resnet18", "half", 28, 0.5),
     ("resnet34", "small", 8, 0.02),
     ("resnet50", "imagenet", 32, 0.05),
+    ("resnet101", "half", 28, 0.02),
     ("wide_resnet50_2", "half", 8, 0.02),
     ("mobilenet_v2", "imagenet", 32, 0.1),
     ("mobilenet_v3_small", "imagenet", 32, 0.2),
     ("mobilenet_v3_large", "imagenet", 32, 0.1),
     ("densenet121", "imagenet", 32, 0.1),
-    ("vgg11_bn", "imagenet", 32, 0.02),
+    ("vgg16_bn", "imagenet", 32, 0.02),
     ("efficientnet_b0", "imagenet", 32, 0.1),
     ("resnext50_32x4d", "imagenet", 32, 0.1),
     ("convnext_tiny", "imagenet", 32, 0.05),
@@ -45,7 +46,7 @@ NETWORKS = [
     ("googlenet", "imagenet", 64, 0.1),
     ("shufflenet_v2_x0_5", "imagenet", 32, 0.8),
     ("swin_t", "imagenet", 32, None),
-    ("vit_b_32", "imagenet", 224, 0.1),
+    ("vit_b_16", "imagenet", 224, 0.1),
 ]
 
 

@@ -157,12 +157,6 @@ def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
     assert load(str(small), {"student": "densenet40_12"}).student == Network("densenet40_12")
 
 
-def test_a_budget_close_to_the_student_leaves_rounds_without_work(tiny: Tiny, tmp_path: Path) -> None:
-    """Channels are coarse steps: the first round may land below the second round's target."""
-    result = compress.run(str(tiny.recipe), budget="98%", out=tmp_path / "run", limit=64)
-    assert result.records[-1].params <= int(0.98 * 14_548)
-
-
 @pytest.mark.parametrize(
     "budgets", [{"macs": "40%"}, {"file_size": "32KB"}, {"budget": "5k", "macs": "200k", "file_size": "40KB"}]
 )

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from tiny import NETWORKS, Tiny, wait_for
 from torch import Tensor
 
@@ -220,6 +221,23 @@ def test_a_process_lost_in_the_midst_of_a_step_is_told_in_one_line(still: Tiny, 
     _, err = finish(started, code=1)
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "another process of this run is gone" in line and line.endswith(AGAIN)
+
+
+@pytest.mark.parametrize(("gpus", "parts"), [(True, {"cpu:gloo", "cuda:nccl"}), (False, {"gloo"})])
+def test_counts_and_words_go_over_cpus_and_gradients_over_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: bool, parts: set[str]
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    asked: list[str] = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend) or 1 / 0)
+    with pytest.raises(ZeroDivisionError), processes.joined():
+        pass
+    assert set(asked[0].split(",")) == parts
 
 
 def test_a_batch_that_is_too_small_for_all_of_them_is_refused_once(still: Tiny, tmp_path: Path) -> None:

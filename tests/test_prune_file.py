@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import CLASSES, Compress, Tiny
 
 import compress
@@ -48,6 +49,14 @@ def test_a_budget_that_single_channels_are_too_coarse_for_is_said(run: Compress,
 def test_a_cut_that_cannot_be_made(run: Compress, weights: Path, tmp_path: Path, flags: list[str], words: str) -> None:
     refused = run("prune", "-w", weights, "--out", tmp_path / "x.pth", *flags, code=2)
     assert refused.err.count("\n") == 1 and words in refused.err and not (tmp_path / "x.pth").exists()
+
+
+def test_random_channels_are_the_same_each_time(run: Compress, weights: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.pth", tmp_path / "other.pth"
+    for out in (one, other):
+        run("prune", "-w", weights, "--budget", "10%", "--importance", "random", "--out", out)
+    states = [compress.load(out).model.state_dict() for out in (one, other)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
 def test_a_cut_does_not_take_the_place_of_a_link_to_nothing(run: Compress, weights: Path, tmp_path: Path) -> None:

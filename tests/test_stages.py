@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ def widths(model: nn.Module) -> list[int]:
     return [module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
 
 
+def test_a_network_that_fits_already_is_left_as_it_is(bench: Workbench) -> None:
+    """Channels are coarse steps: one round may land below the next one's target."""
+    model = student(6, 10, 10)
+    assert prune_stage(model, Prune(samples=64), bench) is model
+
+
 def test_channels_are_ranked_by_the_importance_of_the_stage(bench: Workbench) -> None:
     """Every other channel has large weights, and carries nothing."""
     model = student()
@@ -65,6 +72,6 @@ def test_widths_are_multiples_if_the_stage_says_so(bench: Workbench) -> None:
 
 
 def test_a_layer_that_earlier_rounds_have_narrowed_is_spared(bench: Workbench) -> None:
-    model = student(b=16)
+    model, bench = student(b=16), replace(bench, uncut=student())
     spared = widths(prune_stage(model, Prune(importance="magnitude", samples=64), bench))
     assert spared[1] > widths(prune(model, torch.zeros(1, 3, SIDE, SIDE), HALF))[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,35 @@ def test_a_sweep_that_cannot_end_does_not_begin(
 ) -> None:
     refused = run("sweep", tiny.recipe, "--budgets", budgets, "--out", tmp_path / "sweep", code=2)
     assert words in refused.err and refused.err.count("\n") == 1 and not (tmp_path / "sweep").exists()
+
+
+def test_killed_it_goes_on_and_comes_to_the_same(start: Compress, run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    flags = ("sweep", tiny.recipe, "--budgets", "6k, 3k", "--limit", 64, "--out")
+    run(*flags, whole)
+    victim = start(*flags, killed)
+    while not list(killed.glob("3k/stages/04-finetune*.jsonl")):  # in the middle of the second budget
+        assert victim.process.is_alive(), victim.err
+        time.sleep(0.01)
+    victim.send(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL and not (killed / "sweep.md").exists()
+    run(*flags, whole / ".." / "killed")  # spelt in another way
+    for budget in ("6k", "3k"):
+        ended, went_on = (torch.load(out / budget / "model.pth", weights_only=True) for out in (whole, killed))
+        assert all(torch.equal(ended["state_dict"][key], went_on["state_dict"][key]) for key in ended["state_dict"])
+    assert (killed / "sweep.md").read_bytes() == (whole / "sweep.md").read_bytes()
+    assert not [entry for entry in killed.iterdir() if entry.name.startswith(".")]
+
+
+def test_a_folder_of_other_things_is_left_alone(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "mine.txt").write_text("mine")
+    refused = run("sweep", tiny.recipe, "--budgets", "6k,3k", "--out", tmp_path / "answers", "--fresh", code=2)
+    assert "holds mine.txt, which no sweep has made" in refused.err and refused.err.count("\n") == 1
+    refused = run("sweep", tiny.recipe, "--budgets", "6k,3k", "--out", tmp_path, code=2)
+    assert "which no sweep has made" in refused.err and (tmp_path / "answers" / "mine.txt").read_text() == "mine"
+    refused = run("sweep", tiny.recipe, "--budgets", "6k,3k", "--out", tmp_path / "answers" / "mine.txt", code=2)
+    assert "is a file" in refused.err
 
 
 def test_a_chain_that_was_begun_otherwise_is_refused_before_anything_trains(

@@ -4,14 +4,17 @@ A new source is one function here and one line in `SOURCES`, and its name in `co
 """
 
 import dataclasses
+import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets.utils import download_and_extract_archive
@@ -19,6 +22,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 from compress.data.cache import cache_root, obtain, unpack_fashion_mnist
 from compress.data.splits import split
 from compress.errors import UserError, one_line
+from compress.files import PART
 from compress.names import check_data
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -188,7 +192,8 @@ def imagenet() -> Source:
         )
 
     def images(split: str) -> tuple[tuple[str, ...], Files]:
-        found = _read("imagenet", root, datasets.ImageNet, split=split)
+        with _unpacking(root / split):
+            found = _read("imagenet", root, datasets.ImageNet, split=split)
         repeated = Counter(names[0] for names in found.classes)
         classes = tuple(
             names[0] if repeated[names[0]] == 1 else f"{names[0]} ({wnid})"
@@ -197,7 +202,29 @@ def imagenet() -> Source:
         return classes, _files(found, root / split)
 
     classes, train = images("train")
-    return Source("imagenet", classes, 224, train, lambda: images("val")[1], None, IMAGENET_MEAN, IMAGENET_STD)
+
+    def test() -> Files:
+        found, files = images("val")
+        return _of_classes(found, classes, files, "imagenet", root / "val")
+
+    return Source("imagenet", classes, 224, train, test, None, IMAGENET_MEAN, IMAGENET_STD)
+
+
+@contextmanager
+def _unpacking(split: Path) -> Iterator[None]:
+    """Around what unpacks an archive to `split` if that is not there: one process at a time, and from the beginning if
+    an earlier one was killed half-way."""
+    begun = split.with_name(f".{split.name}{PART}")
+    if split.is_dir() and not begun.exists():
+        yield
+        return
+    with FileLock(split.with_name(f".{split.name}.lock")):
+        if begun.exists():
+            shutil.rmtree(split, ignore_errors=True)
+        if not split.is_dir():
+            begun.touch()
+        yield
+        begun.unlink(missing_ok=True)
 
 
 def folder(path: Path) -> Source:
@@ -229,6 +256,10 @@ def _tree(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
 
 def _matching(name: str, root: Path, classes: tuple[str, ...]) -> Files:
     found, files = _tree(name, root)
+    return _of_classes(found, classes, files, name, root)
+
+
+def _of_classes(found: tuple[str, ...], classes: tuple[str, ...], files: Files, name: str, root: Path) -> Files:
     if found != classes:
         odd = sorted(set(found) ^ set(classes))[0]
         raise UserError(f"{name}: {root} and the training split have different classes ({odd!r} is in only one)")

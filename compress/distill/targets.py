@@ -127,8 +127,10 @@ class Targets:
                 np.save(file, answers)
                 file.write(_checksum(answers))
                 self._left -= file.tell()
-        except (OSError, UserError):  # the disk may be full: all that keeping them saves is time
+        except (OSError, UserError):  # the disk may be full: all that keeping them saves is time, and others need room
             self.room = 0
+            for kept in self.folder.glob("*.npy"):
+                kept.unlink(missing_ok=True)
         self._path = None  # should the block come again, the file answers, or else the teacher
 
 

@@ -107,6 +107,11 @@ def _groups(graph: Any, names: dict[Any, str], lost: list[str]) -> Iterator[Any]
             group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(module.weight.shape[0])))
         except IndexError:
             group = None
+        except Exception as error:
+            raise UserError(
+                f"this network cannot be pruned: what hangs on layer {names.get(module, '?')!r} cannot be followed"
+                f" ({one_line(error)})"
+            ) from error
         if group is None or not _sound(graph, group):
             lost.append(names.get(module, "?"))
             continue
@@ -162,10 +167,14 @@ def _shares(module: Any) -> int:
 
 def _lost(node: Any) -> bool:
     """Whether torch-pruning loses track of channels here, and may never come to an end: parts of token sequences."""
-    if node.type == tp.ops.OPTYPE.SPLIT:
-        dim = node.grad_fn._saved_dim  # unsigned in autograd's notes: -1 is 2**64 - 1
-        return bool((dim - 2**64 if dim >= 2**63 else dim) % len(node.grad_fn._saved_self_sym_sizes) != 1)
-    return bool(node.type == tp.ops.OPTYPE.SLICE)
+    if node.type not in (tp.ops.OPTYPE.SPLIT, tp.ops.OPTYPE.SLICE):
+        return False
+    dim, sides = node.grad_fn._saved_dim, len(node.grad_fn._saved_self_sym_sizes)
+    if (
+        node.type == tp.ops.OPTYPE.SLICE
+    ):  # of maps it follows those that leave the channels whole, counted from the front
+        return not (sides == 4 and dim in (0, 2, 3))
+    return bool((dim - 2**64 if dim >= 2**63 else dim) % sides != 1)  # unsigned in autograd's notes: -1 is 2**64 - 1
 
 
 @contextmanager

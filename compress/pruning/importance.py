@@ -69,7 +69,8 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
         losses: for the importances that need data, one callable a batch; their gradients are summed.
 
     Raises:
-        UserError: an importance that needs data got none, or the model's weights are not finite.
+        UserError: an importance that needs data got none, or looks at nothing that this model has, or the model's
+            weights are not finite.
     """
     chosen = importance(name)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
@@ -77,9 +78,11 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
     if chosen.needs != "nothing":
         gradients(model, name, losses, squares=chosen.needs == "squares")
     scorer = chosen.scorer()
+    scored = [scorer(coupling.group) for coupling in structure.couplings]
+    if scored and all(scores is None for scores in scored):
+        raise UserError(f"importance {name!r} has nothing to rank by in this network; 'magnitude' has in any")
     found = []
-    for coupling in structure.couplings:
-        scores = scorer(coupling.group)
+    for coupling, scores in zip(structure.couplings, scored, strict=True):
         if scores is None:  # a coupling without a layer that this importance looks at, as batch norm for bn-scale
             scores = torch.ones(coupling.units.numel())
         scores = scores.detach().double().cpu().nan_to_num(0.0)  # the mean of a coupling of zeros divides by zero
@@ -88,7 +91,8 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
 
 
 def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, squares: bool = False) -> None:
-    """Leave in each parameter's `grad` the sum of its gradients over `losses`, or the mean of their squares.
+    """Leave in each parameter's `grad` the sum of its gradients over `losses`, or the mean of their squares; zeros if
+    the losses do not depend on it.
 
     Raises:
         UserError: there is no data for the importance `name`, or no finite gradient.
@@ -96,7 +100,7 @@ def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, square
     if losses is None:
         raise UserError(f"importance {name!r} needs data to measure on; 'magnitude' needs none")
     parameters = list(model.parameters())
-    model.zero_grad(set_to_none=False)
+    model.zero_grad(set_to_none=True)
     means = [torch.zeros_like(p) for p in parameters]
     batches = 0
     for batches, loss in enumerate(losses, start=1):
@@ -106,8 +110,8 @@ def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, square
                 if parameter.grad is not None:
                     mean += (parameter.grad.square() - mean) / batches
             model.zero_grad(set_to_none=False)
-    if squares:
-        for mean, parameter in zip(means, parameters, strict=True):
+    for mean, parameter in zip(means, parameters, strict=True):
+        if squares or parameter.grad is None:
             parameter.grad = mean
-    if not batches or not all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in parameters):
+    if not batches or not all(bool(torch.isfinite(p.grad).all()) for p in parameters if p.grad is not None):
         raise UserError(f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data")

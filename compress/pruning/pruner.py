@@ -42,8 +42,8 @@ def prune(
         macs, bytes: budgets in multiply-adds for one image and in bytes of all tensors; those that are given all hold.
         importance: a name of `compress.pruning.importance.IMPORTANCES`.
         losses: what importances that need data measure on.
-        whole: the network as it was before any pruning, if `model` has been pruned before; a layer that has
-            lost much in earlier rounds is then spared in this one.
+        whole: the network as it was before the first of several rounds, whose proportions are to be kept; a layer that
+            has lost much in earlier rounds is then spared in this one.
         multiple: widths stay multiples of this where the budget can be met so: processors are faster at 8 or 16.
         note: told what is worth a line: layers left alone, or a budget that single channels are too coarse for.
 

@@ -12,6 +12,7 @@ from torchvision.models import VisionTransformer
 
 from compress.budget import Count
 from compress.errors import UserError, one_line
+from compress.machine import all_digits
 from compress.pruning.coupling import inward, trace
 from compress.pruning.layer import Layer, crossed, places
 from compress.summary import count
@@ -188,7 +189,8 @@ def _without_norms(model: nn.Module, images: Tensor) -> Tensor:
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     hooks += [m.register_forward_hook(lambda _, x, y: (x[0], None)) for m in attentions]
     try:
-        return model(images).float()  # type: ignore[no-any-return]
+        with all_digits():  # widths decide how a GPU rounds otherwise
+            return model(images).float()  # type: ignore[no-any-return]
     finally:
         for hook in hooks:
             hook.remove()

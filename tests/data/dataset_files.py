@@ -2,6 +2,8 @@
 
 import gzip
 import pickle
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -74,4 +76,26 @@ def write_imagenet(root: Path) -> None:
             for n in range(count):
                 pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{n}.JPEG")
+    write_meta(root, names)
+
+
+def write_meta(root: Path, names: list[str]) -> None:
+    """The names of ImageNet's classes, as torchvision reads them from its development kit."""
     torch.save(({name: (f"kind {name}",) for name in names}, []), root / "meta.bin")
+
+
+def write_imagenet_archive(root: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """ImageNet's training images as they are handed out: an archive of an archive a class, three images each; and
+    torchvision told its MD5."""
+    write_images(root / "unpacked", names, 3, ".JPEG")
+    for name in names:
+        with tarfile.open(root / "unpacked" / f"{name}.tar", "w") as inner:
+            inner.add(root / "unpacked" / name, ".")
+    archive = root / "ILSVRC2012_img_train.tar"
+    with tarfile.open(archive, "w") as outer:
+        for name in names:
+            outer.add(root / "unpacked" / f"{name}.tar", f"{name}.tar")
+    shutil.rmtree(root / "unpacked")
+    write_meta(root, names)
+    known = {"train": (archive.name, calculate_md5(archive))}
+    monkeypatch.setattr(datasets.imagenet, "ARCHIVE_META", datasets.imagenet.ARCHIVE_META | known)

@@ -3,10 +3,11 @@ import subprocess
 import sys
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from dataset_files import mnist_files, write_cifar10, write_images, write_packed
+from dataset_files import mnist_files, write_cifar10, write_imagenet_archive, write_images, write_packed
 from torchvision import datasets
 
 from compress.data import cache as cache_module
@@ -172,6 +173,35 @@ def test_mistakes_are_named(tmp_path: Path, cache: Path) -> None:
         open_data(f"folder:{tmp_path}/train")
     with pytest.raises(UserError, match="ILSVRC2012_img_train"):
         open_source("imagenet")
+
+
+def test_imagenet_is_unpacked_whole_even_after_a_kill(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, names = cache / "imagenet", ["n01", "n02", "n03"]
+    root.mkdir(parents=True)
+    write_imagenet_archive(root, names, monkeypatch)
+    unpack, done = datasets.imagenet.extract_archive, []
+
+    def killed(file: str, to: str, **options: Any) -> Any:
+        done.append(file)
+        if len(done) == 3:  # in the middle of the classes
+            raise KeyboardInterrupt
+        return unpack(file, to, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(datasets.imagenet, "extract_archive", killed)
+        open_source("imagenet")
+    assert len(list((root / "train").glob("*.tar"))) == 2
+    source = open_source("imagenet")
+    assert source.classes == ("kind n01", "kind n02", "kind n03")
+    assert isinstance(source.train, Files) and source.train.targets.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert not list((root / "train").glob("*.tar"))
+    before = (root / "train").stat().st_mtime_ns
+    open_source("imagenet")
+    assert (root / "train").stat().st_mtime_ns == before
+
+    write_images(root / "val", names[1:], 1, ".JPEG")  # a class is lost
+    with pytest.raises(UserError, match="'kind n01' is in only one"):
+        source.test()
 
 
 @pytest.mark.skipif(not cache_module.SYSTEM_FASHION_MNIST.is_dir(), reason="Fashion-MNIST is not installed")

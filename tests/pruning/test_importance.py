@@ -56,6 +56,12 @@ def test_an_importance_ranks_channels_as_they_matter(name: str) -> None:
     torch.testing.assert_close(pruned(images), model(images))
 
 
+def test_an_importance_that_looks_at_nothing_there_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
+    with pytest.raises(UserError, match="'bn-scale' has nothing to rank by in this network"):
+        prune(model, torch.zeros(1, 3, 6, 6), 400, importance="bn-scale")
+
+
 def test_random_importance_follows_the_seed() -> None:
     structure = Structure(two_layers(), torch.zeros(1, 3, 6, 6))
     draws = []

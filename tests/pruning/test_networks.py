@@ -70,6 +70,25 @@ def test_channels_that_are_shuffled_are_left_alone_and_those_between_pruned() ->
         prune(model, example, lowest - 1)
 
 
+class Subsampled(nn.Module):
+    """Every other pixel, as where a network halves its maps without a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Linear(32, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.a(images).relu()[:, :, ::2, 1:]
+        return self.head(self.b(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_slices_of_maps_that_leave_the_channels_whole_are_followed() -> None:
+    model = Subsampled().eval()
+    pruned = prune(model, torch.zeros(1, 3, 16, 16), 4000)
+    assert pruned.a.out_channels < 32 and pruned.b.out_channels < 32  # type: ignore[union-attr,operator]
+    assert 0.99 * 4000 <= sum(p.numel() for p in pruned.parameters()) <= 4000
+
+
 class Shuffled(nn.Module):
     """Grouped convolutions with their channels shuffled in between: the shapes fit however it is cut."""
 
@@ -192,9 +211,12 @@ class Detached(nn.Module):
         return x
 
 
-def test_layers_without_gradients_are_left_alone_and_said() -> None:
+@pytest.mark.parametrize("importance", ["magnitude", "taylor", "hessian"])
+def test_layers_without_gradients_are_left_alone_and_said(importance: str) -> None:
     model, said = Detached(2).eval(), list[str]()
-    pruned = prune(model, torch.zeros(1, 3, 12, 12), 13_000, note=said.append)
+    losses = [lambda model: model(torch.ones(4, 3, 12, 12)).square().mean()]
+    example = torch.zeros(1, 3, 12, 12)
+    pruned = prune(model, example, 13_000, importance=importance, losses=losses, note=said.append)
     assert [pruned.get_submodule(name).out_channels for name in "ab"] == [32, 32]
     assert pruned.c.out_channels < 32 and said[0].endswith(": a, b")  # type: ignore[union-attr,operator]
     with pytest.raises(UserError, match="cannot follow the channels of layer a, b, c, which runs without gradients"):
