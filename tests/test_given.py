@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import FILES, NAMES, Compress, Tiny, own_model, weights
+from torch import nn
 
 import compress
 from compress import checkpoint
@@ -14,6 +16,7 @@ from compress.checkpoint import Checkpoint
 from compress.errors import UserError
 from compress.models.network import Network
 from compress.plan import make_plan
+from compress.pruning.pruner import prune
 from compress.recipe import load
 from compress.rundir import read_records
 
@@ -68,6 +71,35 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
     further = tmp_path / "further"  # what has been pruned before can be pruned again
     run("run", tiny.recipe, "--student", out / "model.pth", "--budget", "1500", "--out", further, "--limit", 64)
     assert 1000 < read_records(further)[1][-1].params <= 1500
+
+
+def test_a_given_network_keeps_its_own_proportions(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+    """Not those of the network that it was cut from."""
+    kept, block, example = (
+        own_model(finished / FILES[1]),
+        importlib.import_module("tinynets")._block,
+        torch.zeros(1, 3, 16, 16),
+    )
+    torch.manual_seed(0)
+    flat = nn.Sequential(block(3, 16, 1), block(16, 16, 2), block(16, 16, 2), *kept.model[3:6], nn.Linear(16, 4))
+    checkpoint.save(Checkpoint(**(vars(kept) | {"model": flat})), tmp_path / "flat.pth")
+    keys = {"prune.importance": "magnitude", "finetune.epochs": 0.5, "finetune.lr": 1e-9, "budget": 1000}
+    compress.run(str(tiny.recipe), student=tmp_path / "flat.pth", out=tmp_path / "run", limit=64, **keys)
+    plan = make_plan(load(str(tiny.recipe), keys | {"student": tmp_path / "flat.pth"}))
+    targets = [step.target.params for step in plan.steps if step.target is not None]
+
+    def widths(model: nn.Module) -> list[int]:
+        return [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+
+    def cut(whole: nn.Module | None) -> list[int]:
+        model = flat
+        for target in targets:
+            model = prune(model, example, target, whole=whole)
+        return widths(model)
+
+    its_own, of_the_other, of_each_round = map(cut, (flat, kept.model, None))
+    assert widths(own_model(tmp_path / "run" / "model.pth").model) == its_own
+    assert its_own not in (of_the_other, of_each_round) and len(targets) == 2
 
 
 def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them(
