@@ -71,9 +71,7 @@ weights = _options(
     own,
 )
 budgets = _options(
-    click.option(
-        "--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the network's; without the recipe's other budgets"
-    ),
+    click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the network's"),
     click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the network's"),
     click.option("--size", "file_size", help="the weights file's size: 400KB, 0.4MB, 400KiB, or 30% of it"),
 )

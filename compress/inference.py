@@ -23,7 +23,7 @@ from compress.data.open import open_data
 from compress.errors import UserError
 from compress.files import atomically
 from compress.images import one_line_reasons, read_image, to_rgb
-from compress.machine import pick_device
+from compress.machine import all_digits, pick_device
 from compress.models.fold import folded
 
 # What shows through transparent places, not inverted and inverted: black to the network, either way.
@@ -199,7 +199,8 @@ def _classify(
 ) -> list[tuple[tuple[str, float], ...]]:
     if not inputs:  # not one of the batch could be read
         return []
-    probabilities = model(torch.stack(inputs).to(place)).float().softmax(1).cpu()
+    with all_digits():
+        probabilities = model(torch.stack(inputs).to(place)).float().softmax(1).cpu()
     best = probabilities.topk(min(top, len(classes)))
     return [
         tuple((classes[index], value) for index, value in zip(indices, values, strict=True))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 
 import torch
@@ -38,7 +39,10 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 def all_digits() -> AbstractContextManager[None]:
     """Within this, float32 is float32: convolutions on a GPU otherwise round what they multiply to 10 bits (TF32)."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    if not torch.cuda.is_available():
+        return nullcontext()
+    now = torch.backends.cudnn
+    return now.flags(now.enabled, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=False)
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -56,7 +60,7 @@ def can_compile(device: torch.device) -> bool:
     """
     if processes.count() > 1:
         return False
-    compilers = ("cc", "gcc", "clang") if device.type == "cuda" else ("g++", "clang++")
+    compilers = (os.environ.get("CC", "gcc"), "clang") if device.type == "cuda" else ("g++", "clang++")
     return any(shutil.which(compiler) for compiler in compilers)
 
 

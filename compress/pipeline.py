@@ -189,7 +189,7 @@ def _laid_out(
 
     if isinstance(step.stage, Prune):
         first = next(i for i, each in enumerate(plan.steps) if isinstance(each.stage, Prune))
-        bench = replace(bench, uncut=result(plan.steps[first - 1]) if first else None)
+        bench = replace(bench, uncut=result(plan.steps[first - 1]))
     if guide := plan.guide(step):
         val = rundir.records[plan.steps.index(guide)].val
         outgrown = isinstance(step.stage, Train) and step.stage.outgrow and _reached(rundir.records[:place]) > val

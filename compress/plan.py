@@ -24,7 +24,7 @@ from compress.machine import device_name, pick_device, versions
 from compress.models.build import build, own_builder, skeleton
 from compress.models.network import Network
 from compress.pruning import weights
-from compress.pruning.pruner import narrowest
+from compress.pruning.pruner import narrowest, prune
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import pack
 from compress.summary import count
@@ -217,16 +217,19 @@ def _check_reach(
         raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
     if not prunes and not limits.hold(whole):
         raise UserError(f"{has}, and the recipe has no prune stage")
-    narrow, reach = student, []
-    if channels := [target or limits for stage, target in prunes if stage.mode == "channels"]:
-        narrow, lowest = narrowest(student, example)
-        reach = [(channels[-1], lowest)]
-    if any(stage.mode == "weights" for stage, _ in prunes):
+    singly = any(stage.mode == "weights" for stage, _ in prunes)
+    if singly:
         params_alone(limits)
-        reach.append((limits, Count(weights.least(narrow), 0, 0)))
-    for target, lowest in reach:
-        if not target.hold(lowest):
-            raise UserError(f"{budget}: out of reach, the least for {recipe.student.name} is {limits.tell(lowest)}")
+    if channels := [target or limits for stage, target in prunes if stage.mode == "channels"]:
+        lowest = narrowest(student, example)[1]
+        if not channels[-1].hold(lowest):
+            rounds = f" to {channels[-1]} by channels first" if singly else ""
+            least = f"the least for {recipe.student.name} is {limits.tell(lowest)}"
+            raise UserError(f"{budget}: out of reach{rounds}, {least}")
+        if singly:  # about what that round will leave
+            student = prune(student, example, channels[-1].params, whole=student)
+    if singly and not limits.hold(lowest := Count(weights.least(student), 0, 0)):
+        raise UserError(f"{budget}: out of reach, the least for {recipe.student.name} is {limits.tell(lowest)}")
 
 
 def _check_names(recipe: Recipe) -> None:

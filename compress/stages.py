@@ -39,6 +39,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.M
     """Remove channels, or single weights, until the round's target is met, then measure the batch norms anew."""
     if model is None or bench.target is None:
         raise UserError("a prune stage needs a model and a target: put it after 'distill'")
+    torch.manual_seed(bench.recipe.seed)
     size, final = side(stage, bench.data), (3, bench.final, bench.final)
     if bench.target.hold(count(model, final, bench.sparse)):  # an earlier round went a step further than it had to
         return model

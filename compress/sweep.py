@@ -37,7 +37,6 @@ PUBLISHED = {
 }
 
 
-TABLE, PICTURE = "sweep.md", "sweep.png"
 HEADINGS = ("budget", "parameters", "multiply-adds", "file", "val %", "test %")
 
 
@@ -86,8 +85,8 @@ def sweep(
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
 
     Raises:
-        UserError: a budget is no number, comes twice, or is out of reach, or `out` holds something else. Nothing has
-            been trained by then.
+        UserError: a budget is no number, comes twice, or is out of reach, or `out` is no directory. Nothing has been
+            trained by then.
     """
     processes.refuse("a sweep")
     out, watch = Path(out), watch or Watch()
@@ -96,7 +95,8 @@ def sweep(
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
         raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
     make_plan(last.quick() if quick else last, device)  # what is out of reach is said before the first is trained
-    _check_folder(out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, a sweep needs a directory")
     if not fresh:
         _check_chain(out, ordered)
     points: list[Point] = []
@@ -109,8 +109,8 @@ def sweep(
         )
         points.append(Point(text, done))
     shutil.rmtree(answers, ignore_errors=True)
-    write_text(out / TABLE, markdown(points))
-    picture(points, PUBLISHED.get(last.data, ()), out / PICTURE)
+    write_text(out / "sweep.md", markdown(points))
+    picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     return points
 
 
@@ -126,16 +126,6 @@ def _given(points: Sequence[Point]) -> dict[str, Any]:
         best, file = max(taught + trained, key=lambda pair: pair[0].val)
         given |= {"teacher": {"name": best.network}, "weights": str(file)}
     return given
-
-
-def _check_folder(out: Path) -> None:
-    """Refuse a directory with anything in it but runs and what a sweep writes."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, a sweep needs a directory")
-    for entry in out.iterdir() if out.is_dir() else ():
-        run = entry.is_dir() and ((entry / MANIFEST).is_file() or all(e.name.startswith(".") for e in entry.iterdir()))
-        if not run and entry.name not in (TABLE, PICTURE) and not entry.name.startswith("."):
-            raise UserError(f"{out}: holds {entry.name}, which no sweep has made; choose another --out")
 
 
 def _check_chain(out: Path, ordered: Sequence[str]) -> None:

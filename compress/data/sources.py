@@ -6,8 +6,7 @@ A new source is one function here and one line in `SOURCES`, and its name in `co
 import dataclasses
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
+from torchvision.datasets import imagenet as imagenets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from compress.data.cache import cache_root, obtain, unpack_fashion_mnist
@@ -192,8 +192,7 @@ def imagenet() -> Source:
         )
 
     def images(split: str) -> tuple[tuple[str, ...], Files]:
-        with _unpacking(root / split):
-            found = _read("imagenet", root, datasets.ImageNet, split=split)
+        found = _read("imagenet", root, _unpacked, split=split)
         repeated = Counter(names[0] for names in found.classes)
         classes = tuple(
             names[0] if repeated[names[0]] == 1 else f"{names[0]} ({wnid})"
@@ -210,21 +209,20 @@ def imagenet() -> Source:
     return Source("imagenet", classes, 224, train, test, None, IMAGENET_MEAN, IMAGENET_STD)
 
 
-@contextmanager
-def _unpacking(split: Path) -> Iterator[None]:
-    """Around what unpacks an archive to `split` if that is not there: one process at a time, and from the beginning if
-    an earlier one was killed half-way."""
-    begun = split.with_name(f".{split.name}{PART}")
-    if split.is_dir() and not begun.exists():
-        yield
-        return
-    with FileLock(split.with_name(f".{split.name}.lock")):
-        if begun.exists():
-            shutil.rmtree(split, ignore_errors=True)
-        if not split.is_dir():
-            begun.touch()
-        yield
-        begun.unlink(missing_ok=True)
+def _unpacked(root: Path, split: str) -> datasets.ImageNet:
+    """torchvision's ImageNet, after unpacking the archive of `split` if that is not there: by one process at a time,
+    and whole or not at all."""
+    if not (root / split).is_dir():
+        with FileLock(root / f".{split}.lock"):
+            if not (root / split).is_dir():
+                part = root / f".{split}{PART}"
+                shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+                if not (root / imagenets.META_FILE).is_file():
+                    imagenets.parse_devkit_archive(root)
+                parse = imagenets.parse_train_archive if split == "train" else imagenets.parse_val_archive
+                parse(root, folder=part.name)
+                part.replace(root / split)
+    return datasets.ImageNet(root, split=split)
 
 
 def folder(path: Path) -> Source:

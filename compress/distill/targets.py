@@ -6,7 +6,9 @@ holds for every later epoch, stage, round, budget of a sweep and resumed run, on
 
 from __future__ import annotations
 
+import errno
 import math
+import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +33,7 @@ class Targets:
     Answers are written in blocks, each with a checksum, when the last batch of a block has been seen; whatever is torn
     or damaged is not used. Live answers are rounded to half precision too, so that an epoch is the same whichever way
     they came. Several processes each ask for their part of a batch, and the first one writes what all of them were
-    told. If they cannot be written, no more are kept.
+    told. If they cannot be written, no more are kept; if the disk is full, none.
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
@@ -127,10 +129,10 @@ class Targets:
                 np.save(file, answers)
                 file.write(_checksum(answers))
                 self._left -= file.tell()
-        except (OSError, UserError):  # the disk may be full: all that keeping them saves is time, and others need room
+        except (OSError, UserError) as error:  # all that keeping them saves is time
             self.room = 0
-            for kept in self.folder.glob("*.npy"):
-                kept.unlink(missing_ok=True)
+            if getattr(error.__cause__ or error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+                shutil.rmtree(self.folder, ignore_errors=True)  # others need the room more
         self._path = None  # should the block come again, the file answers, or else the teacher
 
 

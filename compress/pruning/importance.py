@@ -11,6 +11,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.errors import UserError, nearest
+from compress.machine import all_digits
 from compress.pruning.structure import Structure
 
 Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's mean loss on it
@@ -104,7 +105,8 @@ def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, square
     means = [torch.zeros_like(p) for p in parameters]
     batches = 0
     for batches, loss in enumerate(losses, start=1):
-        torch.autograd.backward(loss(model))
+        with all_digits():
+            torch.autograd.backward(loss(model))
         if squares:
             for mean, parameter in zip(means, parameters, strict=True):
                 if parameter.grad is not None:
@@ -113,5 +115,6 @@ def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, square
     for mean, parameter in zip(means, parameters, strict=True):
         if squares or parameter.grad is None:
             parameter.grad = mean
-    if not batches or not all(bool(torch.isfinite(p.grad).all()) for p in parameters if p.grad is not None):
+    found = [p.grad for p in parameters if p.grad is not None]
+    if not any(bool(grad.any()) for grad in found) or not all(bool(torch.isfinite(grad).all()) for grad in found):
         raise UserError(f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data")

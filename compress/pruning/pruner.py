@@ -91,15 +91,6 @@ def prune(
     return pruned
 
 
-def least(model: nn.Module, example: Tensor) -> Count:
-    """The smallest size that pruning `model` can reach.
-
-    Raises:
-        UserError: the model cannot be pruned.
-    """
-    return narrowest(model, example)[1]
-
-
 def narrowest(model: nn.Module, example: Tensor) -> tuple[nn.Module, Count]:
     """A copy of `model` with every layer at its floor, and its size.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress.budget import Axis, Limits
 from compress.models.build import build
 from compress.models.network import Network, Stem
-from compress.pruning.pruner import FLOOR, least, prune
+from compress.pruning.pruner import FLOOR, narrowest, prune
 from compress.pruning.structure import Structure
 from compress.summary import count
 
@@ -85,7 +85,7 @@ def check(
 
 def between(model: nn.Module, side: int, where: float, axis: Axis = "params") -> int:
     """A budget between the least that the network can be pruned to (0) and 90 % of it (1), evenly in ratio."""
-    low = getattr(least(model, torch.zeros(1, 3, side, side)), axis)
+    low = getattr(narrowest(model, torch.zeros(1, 3, side, side))[1], axis)
     return int(low * (0.9 * getattr(count(model, (3, side, side)), axis) / low) ** where)
 
 

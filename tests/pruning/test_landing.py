@@ -17,7 +17,7 @@ from compress.budget import Axis, Limits
 from compress.errors import UserError
 from compress.pruning.importance import worths
 from compress.pruning.landing import LANDED, widths
-from compress.pruning.pruner import FLOOR, least, prune
+from compress.pruning.pruner import FLOOR, narrowest, prune
 from compress.pruning.structure import Structure
 from compress.summary import count
 
@@ -165,7 +165,7 @@ def test_a_budget_below_the_floor_is_refused_with_the_least_that_there_is(budget
     with pytest.raises(UserError, match="out of reach") as caught:
         prune(model, example, budget)
     if budget > 0:
-        lowest = least(model, example).params
+        lowest = narrowest(model, example)[1].params
         assert f"{lowest:,} parameters" in str(caught.value)
         check(model, 28, lowest)
         with pytest.raises(UserError, match="out of reach"):

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 
 from compress.errors import UserError
 from compress.models.network import Stem
-from compress.pruning.pruner import least, prune
+from compress.pruning.pruner import narrowest, prune
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_layer(nam
 
 def test_channels_that_are_shuffled_are_left_alone_and_those_between_pruned() -> None:
     model, example, said = network("shufflenet_v2_x0_5"), torch.zeros(1, 3, 32, 32), []
-    whole, lowest = torchinfos(model, 32)[0], least(model, example).params
+    whole, lowest = torchinfos(model, 32)[0], narrowest(model, example)[1].params
     for budget in (lowest, int(0.7 * whole)):
         pruned = prune(model, example, budget, note=said.append)
         assert 0.99 * budget <= torchinfos(pruned, 32)[0] <= budget
