@@ -170,9 +170,7 @@ def _lost(node: Any) -> bool:
     if node.type not in (tp.ops.OPTYPE.SPLIT, tp.ops.OPTYPE.SLICE):
         return False
     dim, sides = node.grad_fn._saved_dim, len(node.grad_fn._saved_self_sym_sizes)
-    if (
-        node.type == tp.ops.OPTYPE.SLICE
-    ):  # of maps it follows those that leave the channels whole, counted from the front
+    if node.type == tp.ops.OPTYPE.SLICE:  # it follows those of maps, along any side but the channels
         return not (sides == 4 and dim in (0, 2, 3))
     return bool((dim - 2**64 if dim >= 2**63 else dim) % sides != 1)  # unsigned in autograd's notes: -1 is 2**64 - 1
 
