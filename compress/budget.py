@@ -129,7 +129,7 @@ def descending(texts: Sequence[str]) -> list[str]:
         UserError: one is not understood, is a share, comes twice, or is met by the network of the one above it, which
             has 99 % of its budget or more.
     """
-    numbers = {text: parse(text).number or 0 for text in texts}
+    numbers = {text.strip(): parse(text).number or 0 for text in texts}
     if len(set(numbers.values())) < len(texts) or 0 in numbers.values():
         raise UserError(f"budgets {','.join(texts)}: numbers of parameters are due, each once")
     ordered = sorted(numbers, key=lambda text: numbers[text], reverse=True)

@@ -91,7 +91,7 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
     """
     from compress.budget import descending
 
-    ordered = descending([text.strip() for text in budgets.split(",")])
+    ordered = descending(budgets.split(","))
     read = _check(recipe, overrides | {"budget": ordered[-1]})
 
     from compress.sweep import HEADINGS, PUBLISHED, cells, sweep

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +16,7 @@ from compress.budget import Amount, Axis, Count, Limits, asked
 from compress.checkpoint import Checkpoint
 from compress.data.open import Data, open_data
 from compress.distill.methods import listens
-from compress.errors import UserError, one_line
+from compress.errors import UserError
 from compress.given import networks_given, pretrained_teacher, with_given
 from compress.guides import check_methods, guide_of
 from compress.machine import device_name, pick_device, versions
@@ -28,12 +27,12 @@ from compress.pruning.pruner import narrowest, prune
 from compress.recipe import Prune, Recipe, Stage, Train
 from compress.stages import pack
 from compress.summary import count
+from compress.trial import try_images, try_one_at_a_time
 from compress.watch import Record
 from compress.workbench import Given, side
 
 Stages = list[Stage | Given]
 
-SIDES = (32, 64, 96, 128, 224)  # of the images that networks are made for, in pixels
 SPARE = 256  # bytes of a file: a run may end on another machine, whose name and versions are longer
 
 
@@ -110,8 +109,8 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
     for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
         own = [stage for stage in stages if stage.kind in kind]
-        _try(network, own, data)
-        _try_alone(network, own, recipe, data)
+        try_images(network, own, data)
+        try_one_at_a_time(network, own, recipe, data)
     student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
     student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
     check_methods(recipe, stages, data)
@@ -244,63 +243,6 @@ def _check_names(recipe: Recipe) -> None:
     for stage in recipe.stages:
         if isinstance(stage, Prune) and stage.mode == "weights":
             weights.check(stage.importance)
-
-
-def _try(network: Network, stages: Stages, data: Data) -> None:
-    """Show `network` one image of each side that its `stages` have, before any time is spent on it."""
-    sizes, classes = {side(stage, data) for stage in stages}, len(data.classes)
-    with suppress(Exception):  # shapes alone are a second sooner than numbers, which are for networks that need them
-        if ":" not in network.name and all(_answer(skeleton(network, classes), s) == (1, classes) for s in sizes):
-            return
-    model = build(replace(network, pretrained=False), classes)
-    for size in sorted(sizes):
-        try:
-            answer = _answer(model, size)
-        except Exception as error:  # whatever a network may raise, it does not take such images
-            remedy = _remedy(model, stages, data) or one_line(error)
-            raise UserError(
-                f"network {network.name!r} does not take images of {size}×{size} pixels: {remedy}"
-            ) from error
-        if answer != (1, classes):
-            raise UserError(f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due")
-
-
-def _try_alone(network: Network, stages: Stages, recipe: Recipe, data: Data) -> None:
-    """Show `network` one image as in training, where its `stages` have one at a time: of maps of a single pixel a batch
-    norm has no spread to measure then."""
-    for stage in stages:
-        few = stage.samples if isinstance(stage, Prune) else recipe.batch
-        if isinstance(stage, Given) or min(few, recipe.batch) > 1:
-            continue
-        try:
-            _answer(build(replace(network, pretrained=False), len(data.classes)), side(stage, data), training=True)
-        except Exception as error:  # whatever a network may raise, it would raise it later
-            what = f"network {network.name!r} does not learn from one image at a time ({one_line(error)})"
-            key = "batch" if recipe.batch == 1 else "samples"
-            raise UserError(f"{stage.kind}: {what}: raise `{key}`") from error
-
-
-def _remedy(model: nn.Module, stages: Stages, data: Data) -> str:
-    """What to do for a model that does not take the images of `stages`: the smallest of `SIDES` that it does take."""
-
-    def takes(size: int) -> bool:
-        with suppress(Exception):
-            return bool(_answer(model, size))
-        return False
-
-    for size in SIDES:
-        if all(takes(side(stage, replace(data, size=size))) for stage in stages):
-            return f"give it larger ones, --image-size {size} or the recipe's key `size = {size}`"
-    if only := next(filter(takes, SIDES), None):
-        return f"it takes {only}×{only} pixels, in a recipe with `size = {only}` and `scale = 1` in its stages"
-    return ""
-
-
-@torch.inference_mode()
-def _answer(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...] | str:
-    """The shape of what `model` makes of one image of `size` pixels; of what is no tensor, its type."""
-    answer = model.train(training)(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    return tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
 
 
 def _names(stages: Stages) -> list[str]:

@@ -4,7 +4,7 @@ import contextlib
 import gzip
 import hashlib
 import os
-import tempfile
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import platformdirs
 from filelock import FileLock
 
 from compress.errors import UserError, one_line
+from compress.files import PART
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -46,19 +47,31 @@ def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "
         return root
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{folder}.lock"):
-            if not target.exists():
-                with tempfile.TemporaryDirectory(dir=root, prefix=f".{folder}.") as staging:
-                    # torchvision prints while it downloads
-                    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-                        fill(Path(staging))
-                    (Path(staging) / folder).replace(target)
+        make_whole(target, fill)
     except Exception as error:  # networks and archives fail in many ways; each is the user's to mend
         raise UserError(
             f"no {name} data: {target} does not exist and could not be made ({one_line(error)}); "
             f"{hint}put the dataset at {target}, or name another directory in COMPRESS_DATA"
         ) from error
     return root
+
+
+def make_whole(target: Path, fill: Callable[[Path], object]) -> None:
+    """Have `fill` put the directory `target` into the empty one that it is given, beside it, and move it to its place:
+    unless it is there, by one process at a time, and whole or not at all."""
+    staging = target.with_name(f".{target.name}{PART}")
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        if target.exists():
+            return
+        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+        staging.mkdir()
+        try:
+            # torchvision prints while it downloads
+            with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+                fill(staging)
+            (staging / target.name).replace(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def unpack_fashion_mnist(staging: Path) -> bool:

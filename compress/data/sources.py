@@ -4,7 +4,6 @@ A new source is one function here and one line in `SOURCES`, and its name in `co
 """
 
 import dataclasses
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 from torchvision import datasets
 from torchvision.datasets import imagenet as imagenets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from compress.data.cache import cache_root, obtain, unpack_fashion_mnist
+from compress.data.cache import cache_root, make_whole, obtain, unpack_fashion_mnist
 from compress.data.splits import split
 from compress.errors import UserError, one_line
-from compress.files import PART
 from compress.names import check_data
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -210,18 +207,12 @@ def imagenet() -> Source:
 
 
 def _unpacked(root: Path, split: str) -> datasets.ImageNet:
-    """torchvision's ImageNet, after unpacking the archive of `split` if that is not there: by one process at a time,
-    and whole or not at all."""
+    """torchvision's ImageNet; it would take an archive that it was killed while unpacking for a whole one."""
     if not (root / split).is_dir():
-        with FileLock(root / f".{split}.lock"):
-            if not (root / split).is_dir():
-                part = root / f".{split}{PART}"
-                shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
-                if not (root / imagenets.META_FILE).is_file():
-                    imagenets.parse_devkit_archive(root)
-                parse = imagenets.parse_train_archive if split == "train" else imagenets.parse_val_archive
-                parse(root, folder=part.name)
-                part.replace(root / split)
+        if not (root / imagenets.META_FILE).is_file():
+            imagenets.parse_devkit_archive(root)
+        parse = imagenets.parse_train_archive if split == "train" else imagenets.parse_val_archive
+        make_whole(root / split, lambda staging: parse(root, folder=f"{staging.name}/{split}"))
     return datasets.ImageNet(root, split=split)
 
 
