@@ -147,7 +147,9 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 
     @torch.no_grad()
     def calibrate(model: nn.Module) -> None:
-        views = training_batches(bench.data, Augment(), seed=bench.recipe.seed, view=2**31, batch=64)
+        views = training_batches(
+            bench.data, Augment(flip=bench.data.mirrors), seed=bench.recipe.seed, view=2**31, batch=64
+        )
         for batch in islice(views, 50):  # as many as ModelOpt keeps
             forward(model, size)(batch.images)
 

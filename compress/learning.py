@@ -15,6 +15,7 @@ from torch import nn
 
 from compress import processes
 from compress.data.batches import Augment, Batch, training_batches
+from compress.data.open import Data
 from compress.distill.labels import Labels
 from compress.distill.methods import METHODS, Sized, asked_epochs, asks, objective
 from compress.distill.outgrown import Outgrown
@@ -74,7 +75,7 @@ def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbenc
     def batches(epoch: int) -> Iterator[Batch]:
         again = stage.views if answered and getattr(goal, "listens", True) else 0
         view = epoch % again if again else epoch
-        augment, part = _augment(stage), processes.part()
+        augment, part = _augment(stage, data), processes.part()
         return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
 
     return train(
@@ -107,7 +108,7 @@ def goal_of(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
 
 def _answers(guide: Sized, stage: Train, bench: Workbench) -> Targets:
     recipe, data = bench.recipe, bench.data
-    shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage)), recipe.seed, recipe.batch]
+    shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage, data)), recipe.seed, recipe.batch]
     arithmetic = [bench.device.type, fast_bfloat16(bench.device), versions()]
     what = processes.of_first([*shown, guide.size, _fingerprint(guide.network), *arithmetic])
     folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
@@ -120,8 +121,9 @@ def _samples(bench: Workbench) -> int:
     return steps_of(images, batch) * min(batch, images)
 
 
-def _augment(stage: Train) -> Augment:
-    return Augment(**{field.name: getattr(stage, field.name) for field in fields(Augment)})
+def _augment(stage: Train, data: Data) -> Augment:
+    asked = {field.name: getattr(stage, field.name) for field in fields(Augment)}
+    return Augment(**asked | {"flip": data.mirrors if stage.flip == "auto" else stage.flip})
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -111,7 +111,7 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
 
 def sample(bench: Workbench, samples: int, size: int) -> Iterator[Batch]:
     """The first `samples` training images of a view that no epoch sees, lightly augmented, `size` at a time."""
-    augment = Augment(crop=None)
+    augment = Augment(crop=None, flip=bench.data.mirrors)
     size = min(size, samples)
     batches = training_batches(bench.data, augment, seed=bench.recipe.seed, view=2**31, batch=size)
     for _, batch in zip(range(max(samples // size, 1)), batches, strict=False):

@@ -19,7 +19,8 @@ class Data:
     """A dataset, split. Its pools hold square images of `size` pixels; networks see (B, 3, size, size).
 
     `mean` and `std` are of the training pixels on a scale of 0 to 1, three values each (grey repeated).
-    `test` reads the test split when it is called, not before. `checksum` is that of the training pool.
+    `test` reads the test split when it is called, not before. `checksum` is that of the training pool. `mirrors`:
+    whether the mirror image of one could be another of them.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Data:
     val: Pool
     test: Callable[[], Pool]
     checksum: str
+    mirrors: bool = True
 
 
 def open_data(
@@ -83,6 +85,7 @@ def open_data(
         val=open_pool(val, side),
         test=lambda: open_pool(test(), side),
         checksum=train.checksum(),
+        mirrors=source.mirrors,
     )
 
 

@@ -57,7 +57,7 @@ class Source:
     """One dataset. `size` is the side in pixels its images are used at; `mean` and `std` are those of its
     training pixels on a scale of 0 to 1, one value a channel (grey repeated), or None if nobody has
     measured them; `val` is a validation split of the dataset's own, if it has one; `test` reads the test
-    split when called, not before."""
+    split when called, not before. `mirrors`: whether the mirror image of one could be another of them."""
 
     name: str
     classes: tuple[str, ...]
@@ -67,10 +67,12 @@ class Source:
     val: Pixels | Files | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    mirrors: bool = True
 
 
 def fashion_mnist() -> Source:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 grey 28×28 images of clothes."""
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 grey 28×28 images of clothes. All shoes
+    point to the left."""
 
     def fill(staging: Path) -> None:
         if not unpack_fashion_mnist(staging):
@@ -94,7 +96,7 @@ def _grey(name: str, kind: Any, root: Path, mean: float, std: float) -> Source:
         return Pixels(found.data.unsqueeze(1), found.targets.long())
 
     train, classes = images(True), tuple(kind.classes)
-    return Source(name, classes, 28, train, lambda: images(False), None, (mean,) * 3, (std,) * 3)
+    return Source(name, classes, 28, train, lambda: images(False), None, (mean,) * 3, (std,) * 3, mirrors=False)
 
 
 def cifar10() -> Source:
