@@ -55,9 +55,10 @@ def first_wrong(error: pydantic.ValidationError, owner: Any, stages: Mapping[str
     elif kind == "union_tag_invalid":
         path.append("kind")
         reason = f"unknown {given['kind']!r}{nearest(str(given['kind']), stages)}; {kinds}"
-    elif kind == "literal_error" and isinstance(given, str):
-        known = re.findall("'(.*?)'", first["ctx"]["expected"])
-        reason = f"must be {first['ctx']['expected']}, not {given[:60]!r}{nearest(given, known)}"
+    elif kind == "literal_error":
+        expected = first["ctx"]["expected"].replace("True", "true").replace("False", "false")
+        near = nearest(given, re.findall("'(.*?)'", expected)) if isinstance(given, str) else ""
+        reason = f"must be {expected}, not {repr(given)[:60]}{near}"
     else:
         must = MUST.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         reason = f"{must}, not {repr(given)[:60]}"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from tiny import SIDE, Tiny
-from torch import nn
+from torch import Tensor, nn
 
 from compress.budget import Limits
 from compress.names import ImportanceName
 from compress.plan import make_plan
 from compress.pruning.pruner import prune
-from compress.recipe import Prune, load
-from compress.stages import prune_stage
+from compress.recipe import Prune, Train, load
+from compress.stages import finetune_stage, prune_stage
 from compress.watch import Watch
 from compress.workbench import Workbench
 
@@ -75,3 +76,19 @@ def test_a_layer_that_earlier_rounds_have_narrowed_is_spared(bench: Workbench) -
     model, bench = student(b=16), replace(bench, uncut=student())
     spared = widths(prune_stage(model, Prune(importance="magnitude", samples=64), bench))
     assert spared[1] > widths(prune(model, torch.zeros(1, 3, SIDE, SIDE), HALF))[1]
+
+
+@pytest.mark.parametrize("mirrors", [True, False])
+def test_images_are_mirrored_where_the_data_set_has_mirror_images_or_where_the_stage_says_so(
+    bench: Workbench, tmp_path: Path, mirrors: bool
+) -> None:
+    bench = replace(bench, data=replace(bench.data, mirrors=mirrors))
+
+    def learned(flip: Literal["auto", True, False]) -> Tensor:
+        """One weight of the tiny student after an epoch."""
+        stage = Train(kind="finetune", epochs=1, lr=0.01, flip=flip)
+        model = finetune_stage(student(), stage, replace(bench, state=tmp_path / f"{flip}.state"))
+        return next(model.parameters()).detach()
+
+    auto, always, never = map(learned, ("auto", True, False))
+    assert torch.equal(auto, always) is mirrors and torch.equal(auto, never) is not mirrors

@@ -218,5 +218,19 @@ def test_the_real_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert source.test().targets.bincount().tolist() == [1000] * 10
 
 
+@pytest.mark.skipif(not cache_module.SYSTEM_FASHION_MNIST.is_dir(), reason="Fashion-MNIST is not installed")
+def test_shoes_of_fashion_mnist_point_one_way_which_is_why_nothing_is_mirrored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPRESS_DATA", str(tmp_path))
+    source = open_source("fashion-mnist")
+    assert isinstance(source.train, Pixels)
+    boots = source.train.pixels[source.train.targets == source.classes.index("Ankle boot"), 0].float()
+    legs = boots[:, :10].sum(dim=1)  # the upper third: where the heel is
+    left, right = legs[:, :14].sum(dim=1), legs[:, 14:].sum(dim=1)
+    assert (right > left).float().mean() > 0.95
+    assert not source.mirrors and not open_data("fashion-mnist", limit=10).mirrors
+
+
 def test_every_data_set_can_be_named_before_torch_is_there() -> None:
     assert set(SOURCES) == set(DATA_SETS)
