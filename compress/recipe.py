@@ -55,8 +55,8 @@ class Train:
             of a big network affordable (progressive resizing).
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
-        crop, flip, mixup, cutmix, mix, erase: see `compress.data.Augment`. `flip = "auto"`: where the data set may have
-            mirror images; all shoes of Fashion-MNIST point to the left, and a digit's mirror image is none.
+        crop, flip, mixup, cutmix, mix, erase: see `compress.data.Augment`. `flip = "auto"`: yes, but not where a
+            mirror image shows something else, as with digits.
         guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
             arXiv:1902.03393); or `before`, the network as it was last trained, larger if a cut came in between, and
             else the same (born again, Furlanello et al. 2018, arXiv:1805.04770). The latter two only after pruning.

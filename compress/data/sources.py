@@ -57,7 +57,7 @@ class Source:
     """One dataset. `size` is the side in pixels its images are used at; `mean` and `std` are those of its
     training pixels on a scale of 0 to 1, one value a channel (grey repeated), or None if nobody has
     measured them; `val` is a validation split of the dataset's own, if it has one; `test` reads the test
-    split when called, not before. `mirrors`: whether the mirror image of one could be another of them."""
+    split when called, not before. `mirrors`: whether the mirror image of one shows the same class."""
 
     name: str
     classes: tuple[str, ...]
@@ -71,8 +71,7 @@ class Source:
 
 
 def fashion_mnist() -> Source:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 grey 28×28 images of clothes. All shoes
-    point to the left."""
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 grey 28×28 images of clothes."""
 
     def fill(staging: Path) -> None:
         if not unpack_fashion_mnist(staging):
@@ -87,7 +86,7 @@ def mnist() -> Source:
     """MNIST (LeCun et al. 1998): 60,000 + 10,000 grey 28×28 handwritten digits."""
     root = obtain("mnist", "MNIST", partial(datasets.MNIST, download=True))
     source = _grey("mnist", datasets.MNIST, root, mean=0.1307, std=0.3081)
-    return dataclasses.replace(source, classes=tuple("0123456789"))
+    return dataclasses.replace(source, classes=tuple("0123456789"), mirrors=False)
 
 
 def _grey(name: str, kind: Any, root: Path, mean: float, std: float) -> Source:
@@ -96,7 +95,7 @@ def _grey(name: str, kind: Any, root: Path, mean: float, std: float) -> Source:
         return Pixels(found.data.unsqueeze(1), found.targets.long())
 
     train, classes = images(True), tuple(kind.classes)
-    return Source(name, classes, 28, train, lambda: images(False), None, (mean,) * 3, (std,) * 3, mirrors=False)
+    return Source(name, classes, 28, train, lambda: images(False), None, (mean,) * 3, (std,) * 3)
 
 
 def cifar10() -> Source:
