@@ -119,7 +119,8 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     limits, file = limits_of(recipe.budgets(), whole, lambda: _last(recipe, stages, data, student), SPARE)
     stages = _rounds(stages, limits, whole)
     targets = _targets(stages, limits, whole)
-    _check_reach(recipe, stages, targets, limits, student, example, whole)
+    _check_need(recipe, stages, limits, whole)
+    _check_reach(recipe, stages, targets, student, example)
     return Plan(recipe, data, on, limits, file, tuple(_steps(recipe, stages, targets)))
 
 
@@ -200,35 +201,35 @@ def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None
     return targets
 
 
-def _check_reach(
-    recipe: Recipe,
-    stages: Stages,
-    targets: list[Limits | None],
-    limits: Limits,
-    student: nn.Module,
-    example: torch.Tensor,
-    whole: Count,
-) -> None:
-    prunes = [(stage, target) for stage, target in zip(stages, targets, strict=True) if isinstance(stage, Prune)]
-    budget = f"budget {asked(recipe.budgets())}"
-    has = f"{budget}: the student {recipe.student.name} has {limits.tell(whole)}"
-    if prunes and limits.hold(whole):
+def _check_need(recipe: Recipe, stages: Stages, limits: Limits, whole: Count) -> None:
+    """A student that fits is not pruned, and one that does not is."""
+    has = f"budget {asked(recipe.budgets())}: the student {recipe.student.name} has {limits.tell(whole)}"
+    pruned, fits = any(isinstance(stage, Prune) for stage in stages), limits.hold(whole)
+    if pruned and fits:
         raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
-    if not prunes and not limits.hold(whole):
+    if not pruned and not fits:
         raise UserError(f"{has}, and the recipe has no prune stage")
-    singly = any(stage.mode == "weights" for stage, _ in prunes)
+
+
+def _check_reach(
+    recipe: Recipe, stages: Stages, targets: list[Limits | None], student: nn.Module, example: torch.Tensor
+) -> None:
+    """The narrowest network that pruning can make of the student fits."""
+    rounds = [(stage, target) for stage, target in zip(stages, targets, strict=True) if isinstance(stage, Prune)]
+    budget, least = f"budget {asked(recipe.budgets())}", f"the least for {recipe.student.name} is"
+    channels = [target for stage, target in rounds if target and stage.mode == "channels"]
+    singly = [target for stage, target in rounds if target and stage.mode == "weights"]
     if singly:
-        params_alone(limits)
-    if channels := [target or limits for stage, target in prunes if stage.mode == "channels"]:
+        params_alone(singly[-1])
+    if channels:
         lowest = narrowest(student, example)[1]
         if not channels[-1].hold(lowest):
-            rounds = f" to {channels[-1]} by channels first" if singly else ""
-            least = f"the least for {recipe.student.name} is {limits.tell(lowest)}"
-            raise UserError(f"{budget}: out of reach{rounds}, {least}")
+            first = f" to {channels[-1]} by channels first" if singly else ""
+            raise UserError(f"{budget}: out of reach{first}, {least} {channels[-1].tell(lowest)}")
         if singly:  # about what that round will leave
             student = prune(student, example, channels[-1].params, whole=student)
-    if singly and not limits.hold(lowest := Count(weights.least(student), 0, 0)):
-        raise UserError(f"{budget}: out of reach, the least for {recipe.student.name} is {limits.tell(lowest)}")
+    if singly and not singly[-1].hold(lowest := Count(weights.least(student), 0, 0)):
+        raise UserError(f"{budget}: out of reach, {least} {singly[-1].tell(lowest)}")
 
 
 def _check_names(recipe: Recipe) -> None:
