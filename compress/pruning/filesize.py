@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from compress.budget import Limits
 from compress.pruning.importance import Loss
-from compress.pruning.landing import LANDED
 from compress.pruning.pruner import prune
 from compress.summary import count
 
@@ -68,9 +67,6 @@ def prune_to(
             if left >= 0:
                 done, said = wider
                 break
-        bound = limits.tightest(count(done, (example.shape[1], example.shape[2], example.shape[3])))
-        if bound.bytes is not None and (unused := room(done)) > (1 - LANDED) * limits.bytes:
-            note(f"{unused:,} bytes of the file's budget are left")
     for line in said:
         note(line)
     return done
