@@ -214,7 +214,7 @@ def _check_need(recipe: Recipe, stages: Stages, limits: Limits, whole: Count) ->
 def _check_reach(
     recipe: Recipe, stages: Stages, targets: list[Limits | None], student: nn.Module, example: torch.Tensor
 ) -> None:
-    """The narrowest network that pruning can make of the student fits."""
+    """Each kind of pruning can reach what it aims at in the end, as far as that can be known before."""
     rounds = [(stage, target) for stage, target in zip(stages, targets, strict=True) if isinstance(stage, Prune)]
     budget, least = f"budget {asked(recipe.budgets())}", f"the least for {recipe.student.name} is"
     channels = [target for stage, target in rounds if target and stage.mode == "channels"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from compress.budget import KEYS, Amount, Axis, amounts
@@ -38,10 +38,17 @@ def _in_order(crop: tuple[float, float]) -> tuple[float, float]:
     return crop
 
 
+def _no_number(choice: object) -> object:
+    if isinstance(choice, int | float) and not isinstance(choice, bool):  # Python holds 1 to be true
+        raise ValueError("must be 'auto', true or false")
+    return choice
+
+
 def _whole(number: float) -> float:
     return int(number) if number.is_integer() else number
 
 
+Auto = Annotated[Literal["auto", True, False], BeforeValidator(_no_number)]
 Crop = Annotated[tuple[Part, Part], AfterValidator(_in_order)]
 
 
@@ -55,8 +62,8 @@ class Train:
             of a big network affordable (progressive resizing).
         lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
         ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
-        crop, flip, mixup, cutmix, mix, erase: see `compress.data.Augment`. `flip = "auto"`: yes, but not where a
-            mirror image shows something else, as with digits.
+        crop, flip, mixup, cutmix, mix, erase: see `compress.data.Augment`. `flip = "auto"`: true, but for `mnist`
+            false. A digit's mirror image is none.
         guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
             arXiv:1902.03393); or `before`, the network as it was last trained, larger if a cut came in between, and
             else the same (born again, Furlanello et al. 2018, arXiv:1805.04770). The latter two only after pruning.
@@ -89,7 +96,7 @@ class Train:
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     crop: Crop | None = (0.6, 1.0)
-    flip: Literal["auto", True, False] = "auto"
+    flip: Auto = "auto"
     mixup: Annotated[float, Field(ge=0)] = 0.0
     cutmix: Annotated[float, Field(ge=0)] = 0.0
     mix: Share = 1.0
@@ -104,7 +111,7 @@ class Train:
     outgrow: bool = False
     views: Annotated[int, Field(ge=0)] = 0
     freeze: Literal["backbone"] | None = None
-    compile: Literal["auto", True, False] = "auto"
+    compile: Auto = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

@@ -43,10 +43,10 @@ def first_wrong(error: pydantic.ValidationError, owner: Any, stages: Mapping[str
         reason = f"unknown key{nearest(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
     elif path[0] in KEYS:  # two errors for one value: neither text nor a number
         path, others = path[:1], others[1:]
-        reason = f"write {examples(KEYS[str(path[0])])}, not {given!r}"
+        reason = f"write {examples(KEYS[str(path[0])])}, not {_toml(given)}"
     elif path[-2:-1] == ["pretrained"]:  # the same
         path, others = path[:-1], others[1:]
-        reason = f"must be true, false or the name of weights in quotes, not {given!r}"
+        reason = f"must be true, false or the name of weights in quotes, not {_toml(given)}"
     elif kind == "missing":
         reason = "is missing"
     elif kind == "union_tag_not_found":
@@ -56,12 +56,19 @@ def first_wrong(error: pydantic.ValidationError, owner: Any, stages: Mapping[str
         path.append("kind")
         reason = f"unknown {given['kind']!r}{nearest(str(given['kind']), stages)}; {kinds}"
     elif kind == "literal_error":
-        expected = first["ctx"]["expected"].replace("True", "true").replace("False", "false")
+        expected = re.sub(r"\b(True|False)\b", lambda word: word[0].lower(), first["ctx"]["expected"])
         near = nearest(given, re.findall("'(.*?)'", expected)) if isinstance(given, str) else ""
-        reason = f"must be {expected}, not {repr(given)[:60]}{near}"
+        reason = f"must be {expected}, not {_toml(given)}{near}"
     else:
         must = MUST.get(kind) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        reason = f"{must}, not {repr(given)[:60]}"
+        reason = f"{must}, not {_toml(given)}"
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
     more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {reason}{more}"
+
+
+def _toml(given: object) -> str:
+    """A value as such a file has it, or the beginning of a long one."""
+    if isinstance(given, str):
+        return repr(given[:60])
+    return str(given).lower() if isinstance(given, bool) else repr(given)[:60]

@@ -20,7 +20,7 @@ class Data:
 
     `mean` and `std` are of the training pixels on a scale of 0 to 1, three values each (grey repeated).
     `test` reads the test split when it is called, not before. `checksum` is that of the training pool. `mirrors`:
-    whether the mirror image of one shows the same class.
+    whether an image's mirror image shows the same class.
     """
 
     name: str

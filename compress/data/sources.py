@@ -57,7 +57,7 @@ class Source:
     """One dataset. `size` is the side in pixels its images are used at; `mean` and `std` are those of its
     training pixels on a scale of 0 to 1, one value a channel (grey repeated), or None if nobody has
     measured them; `val` is a validation split of the dataset's own, if it has one; `test` reads the test
-    split when called, not before. `mirrors`: whether the mirror image of one shows the same class."""
+    split when called, not before. `mirrors`: whether an image's mirror image shows the same class."""
 
     name: str
     classes: tuple[str, ...]
