@@ -177,7 +177,7 @@ def test_budgets_of_every_kind_hold_at_the_end(tiny: Tiny, tmp_path: Path, budge
     assert plan.limits.use(found) > 0.9
 
 
-@pytest.mark.parametrize("size", [24_000, 32_000])
+@pytest.mark.parametrize("size", [20_000, 24_000, 28_000, 32_000, 36_000])
 def test_a_file_lands_close_below_its_budget(tiny: Tiny, tmp_path: Path, size: int) -> None:
     result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, file_size=size)
     assert 0.95 * size <= result.model.stat().st_size <= size

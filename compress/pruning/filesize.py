@@ -58,7 +58,7 @@ def prune_to(
     done, said = cut(limits.bytes)
     if limits.bytes is not None and room is not None:
         most, left = limits.bytes, room(done)
-        for _ in range(4):  # a wider network's file tells of more than tensors: what is over then is taken back
+        for attempt in range(8):  # a wider network's file tells of more than tensors: what is over then is taken back
             more = max(min(most + left, full.bytes - 1), limits.bytes)
             if more == most:
                 break
@@ -67,6 +67,7 @@ def prune_to(
             if left >= 0:
                 done, said = wider
                 break
+            left *= 2**attempt  # widths go in steps: as much again may be over the next time
     for line in said:
         note(line)
     return done
