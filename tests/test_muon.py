@@ -62,7 +62,7 @@ def test_convolutions_turn_by_the_same_angle_and_keep_their_norm(lr: float) -> N
     optimizer.step()
     for old, new in zip(before, convs, strict=True):
         assert float(new.detach().norm()) == pytest.approx(float(old.norm()), rel=1e-5)
-        moved = float((new - old).norm() / old.norm())
+        moved = float((new.detach() - old).norm() / old.norm())
         assert 0.3 * TURN * lr < moved < 1.1 * TURN * lr
 
 
