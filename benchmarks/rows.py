@@ -18,7 +18,7 @@ from bursts import Enough, Stopwatch
 from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruning_cut
 from torch import nn
 
-from compress.data.batches import Augment, plain_batches, training_batches
+from compress.data.batches import plain_batches
 from compress.distill.methods import asks
 from compress.files import write_text
 from compress.given import load_step
@@ -30,7 +30,7 @@ from compress.stages import finetune_stage
 from compress.summary import count
 from compress.training import accuracy, forward
 from compress.watch import Watch
-from compress.workbench import Guide, Workbench, on_device, side
+from compress.workbench import Guide, Workbench, on_device, sample, side
 
 STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
 
@@ -147,10 +147,7 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 
     @torch.no_grad()
     def calibrate(model: nn.Module) -> None:
-        views = training_batches(
-            bench.data, Augment(flip=bench.data.mirrors), seed=bench.recipe.seed, view=2**31, batch=64
-        )
-        for batch in islice(views, 50):  # as many as ModelOpt keeps
+        for batch in sample(bench, 50 * 64, 64):  # as many batches as ModelOpt keeps
             forward(model, size)(batch.images)
 
     def score(model: nn.Module) -> float:
