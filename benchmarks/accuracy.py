@@ -74,7 +74,7 @@ def fill(row: Row, setting: Setting, folder: Path) -> Cell:
     def score(pool: Pool) -> float:
         return accuracy(model, plain_batches(data, pool, batch=500), size=size)
 
-    cost, test = count(model, (3, size, size)), data.test().to(setting.bench.device)
+    cost, test = count(model, (3, size, size), setting.sparse), data.test().to(setting.bench.device)
     return Cell(
         seed, cost.params, cost.macs, score(data.val), score(test), round(made.seconds, 1), made.epochs, made.note
     )

@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.data.batches import plain_batches
 from compress.distill.methods import asks
+from compress.errors import UserError
 from compress.files import write_text
 from compress.given import load_step
 from compress.models.network import Network, Stem
@@ -67,6 +68,11 @@ class Setting:
         return sum(stage.epochs for stage in self.finetunes)
 
     @property
+    def sparse(self) -> bool:
+        """Whether single weights become zero, which then do not count."""
+        return any(isinstance(stage, Prune) and stage.mode == "weights" for stage in self.stages)
+
+    @property
     def size(self) -> int:
         """The side of the images that the result of every row takes, in pixels."""
         return side(self.finetunes[-1], self.bench.data)
@@ -89,7 +95,14 @@ class Setting:
 
 
 def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Setting:
-    """Do our run of `recipe` in `folder`, or take it from there if it is done."""
+    """Do our run of `recipe` in `folder`, or take it from there if it is done.
+
+    Raises:
+        UserError: it is not one that cuts a network and trains it on; nothing has been trained by then.
+    """
+    kinds = [stage.kind for stage in recipe.stages]
+    if "prune" not in kinds[:-1] or kinds[-1] != "finetune":
+        raise UserError("the other ways end in a cut and what comes after it: give a recipe that prunes and fine-tunes")
     result = run(recipe, out=folder, watch=watch)
     plan = make_plan(recipe)
     bench = Workbench(plan.recipe, plan.data, plan.device, watch, folder, answers)

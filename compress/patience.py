@@ -26,6 +26,7 @@ from compress.watch import T, Watch
 from compress.workbench import Given, Rehearsal, Rehearsals, side
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
+LEAST = 0.02  # of the time left, for any stage: with less, finding its pace is all that a short one does
 HARDLY = 20  # steps: fewer, with a rate that rises and falls within them, do a trained network no good
 WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
 FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
@@ -44,8 +45,8 @@ class Pace:
 def prices(plan: Plan) -> list[float]:
     """What a run's stages cost next to one another: epochs times multiply-adds of an image; 0 without training.
 
-    A guide's answers cost a forward pass, a third of a training step; one that may be outgrown is taken to be. A pruned
-    student is taken to have kept the share of its multiply-adds that the tightest of its budgets is.
+    A guide's answers cost a forward pass, a third of a training step; one that may be outgrown is taken to be. A step
+    of a pruned student is taken to shrink as the root of what the tightest of its budgets leaves.
     """
     recipe, data = plan.recipe, plan.data
 
@@ -60,12 +61,12 @@ def prices(plan: Plan) -> list[float]:
             return count(build(replace(network, pretrained=False), len(data.classes)), (3, size, size))
 
     found, kept = [], 1.0
-    forward: dict[str, float] = {}  # multiply-adds of an image, of the networks that steps come to
+    forward: dict[str, float] = {}  # what an image costs the networks that steps come to
     for step in plan.steps:
         stage = step.stage
         if isinstance(stage, Prune):
             if step.target is not None and stage.mode == "channels":
-                kept = 1 / step.target.use(cost("distill", side(plan.steps[-1].stage, data)))
+                kept = math.sqrt(1 / step.target.use(cost("distill", side(plan.steps[-1].stage, data))))
             found.append(0.0)
             continue
         own = cost("teach" if stage.kind == "teach" else "distill", side(stage, data))
@@ -83,7 +84,7 @@ def prices(plan: Plan) -> list[float]:
 
 def share(left: float, prices: Sequence[float]) -> float:
     """Of the seconds `left`, those of the first of the stages that have these `prices`; it trains, so it has one."""
-    return (1 - RESERVE) * left * prices[0] / sum(prices)
+    return (1 - RESERVE) * left * max(LEAST, prices[0] / sum(prices))
 
 
 def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.inf) -> float:

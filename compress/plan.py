@@ -184,12 +184,15 @@ def _last(recipe: Recipe, stages: Stages, data: Data, model: nn.Module) -> Check
 
 def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:
     """`stages` without the first rounds of pruning, if with all of them a round would shrink the network by less than
-    half: it survives that well."""
-    places = [i for i, stage in enumerate(stages) if isinstance(stage, Prune)]
+    half: it survives that well. The first one left looks at images as the first of all would, of the size that the
+    student knows. What prunes in another mode afterwards stays."""
+    rounds = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Prune)]
+    rounds = [(i, stage) for i, stage in rounds if stage.mode == rounds[0][1].mode]
     needed = max(1, math.ceil(math.log2(max(limits.use(whole), 1))))
-    if len(places) <= needed:
+    if len(rounds) <= needed:
         return stages
-    return stages[: places[0]] + stages[places[len(places) - needed] :]
+    (start, first), (end, second) = rounds[0], rounds[-needed]
+    return [*stages[:start], replace(second, scale=first.scale), *stages[end + 1 :]]
 
 
 def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None]:

@@ -143,9 +143,10 @@ class Recipe:
     """One pipeline: data, teacher, student, budget, and the stages in order.
 
     Args:
-        minutes: what training and pruning are to take in all; the stages' epochs then say only how they share it.
-            Rough for `fitnets`, `fsp` and `stagewise`, whose parts cost more or less than the first, which is measured.
-            A stage that goes on with a trained network is left out if next to no time is left for it.
+        minutes: what training and pruning are to take in all; the stages' epochs then say only how they share it, and
+            each gets a fiftieth of what is left at the least. Rough for `fitnets`, `fsp` and `stagewise`, whose parts
+            cost more or less than the first, which is measured. A stage that goes on with a trained network is left out
+            if next to no time is left for it.
     """
 
     title: str = ""

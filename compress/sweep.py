@@ -79,7 +79,8 @@ def sweep(
     The first run trains the teacher and distills the student; each of the others prunes the network that the one
     before it left. Their teacher is whichever network has the highest validation accuracy by then, and it is asked
     nothing that it was asked before, as far as there is room for answers. A sweep that was killed goes on where it
-    stopped; what is there is not done again. Table and picture are `sweep.md` and `sweep.png` in `out`.
+    stopped; what is there is not done again. Table and picture, as far as it has come, are `sweep.md` and `sweep.png`
+    in `out`.
 
     Args:
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
@@ -108,9 +109,9 @@ def sweep(
             recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
         )
         points.append(Point(text, done))
+        write_text(out / "sweep.md", markdown(points))
+        picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     shutil.rmtree(answers, ignore_errors=True)
-    write_text(out / "sweep.md", markdown(points))
-    picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     return points
 
 

@@ -108,6 +108,32 @@ def test_every_row_fits_the_budget_and_is_made_once(words: tuple[object, ...], t
     }
 
 
+def test_a_table_s_row_is_mean_and_sample_deviation_over_the_seeds() -> None:
+    from accuracy import Cell, columns
+    from rows import ROWS as ways
+
+    cells = [
+        Cell(seed, 90 + seed, 10**6 * seed, 0.9, test, 60.0, 5) for seed, test in ((1, 0.90), (2, 0.91), (3, 0.95))
+    ]
+    written = columns(ways[0], [*cells, Cell(4, note="refused")])
+    assert written == ["1", "ours", "93", "3.00 M", "90.00 ± 0.00", "92.00 ± 2.65", "5", "1.0 ± 0.0", "refused"]
+
+
+def test_single_weights_that_are_zero_do_not_count(recipe: Path, tmp_path: Path) -> None:
+    text = recipe.read_text().replace('kind = "prune"\n', 'kind = "prune"\nmode = "weights"\n')
+    (sparse := recipe.with_name("sparse.toml")).write_text(text)
+    benchmark("--recipe", sparse, "--budget", 3000, "--seeds", "1", "--rows", "1", "--out", tmp_path / "out")
+    cell = json.loads((tmp_path / "out" / "rows" / "ours" / "seed1.json").read_text())
+    assert cell["params"] == 3000
+
+
+def test_a_recipe_without_a_cut_is_refused_before_anything_trains(tiny: Tiny, tmp_path: Path) -> None:
+    from accuracy import main
+
+    done = CliRunner().invoke(main, ["--recipe", "imagenette-alone", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2 and "prunes and fine-tunes" in done.output and not (tmp_path / "out").exists()
+
+
 def test_a_row_goes_on_where_it_was_stopped(
     words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

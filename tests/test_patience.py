@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from compress import patience
 from compress.models.build import build
 from compress.models.network import Network
 from compress.patience import (
+    LEAST,
     RESERVE,
     STEPS,
     WARM,
@@ -44,7 +46,7 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
         return count(build(Network(f"tinynets:{name}"), 4), (3, size, size)).macs
 
     answer, student = macs("teacher", 16) / 3, macs("student", 16)
-    first, second = (step.target.params / 14_548 for step in plan.steps if step.target)
+    first, second = (math.sqrt(step.target.params / 14_548) for step in plan.steps if step.target)
     by_hand = [
         3 * macs("teacher", 16),
         3 * macs("student", 8) + 2 * answer,  # of the second view, the answers are kept
@@ -64,6 +66,7 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
 def test_a_share_is_by_price_and_keeps_a_reserve() -> None:
     assert share(100, [1, 0, 3]) == pytest.approx(25 * (1 - RESERVE))
     assert share(100, [3]) == pytest.approx(100 * (1 - RESERVE))
+    assert share(100, [1, 1e6]) == pytest.approx(100 * LEAST * (1 - RESERVE))
 
 
 def test_epochs_by_hand() -> None:
@@ -221,4 +224,4 @@ def test_a_network_that_is_given_has_its_own_price(tiny: Tiny, finished: Path) -
     plan = make_plan(load(str(tiny.recipe), {"student": str(finished / "model.pth"), "budget": 2000}))
     target = plan.steps[-2].target
     assert target is not None
-    assert prices(plan)[-1] == pytest.approx(3 * (target.params / 2999 + 1 / 3) * macs, rel=0.02)
+    assert prices(plan)[-1] == pytest.approx(3 * (math.sqrt(target.params / 2999) + 1 / 3) * macs, rel=0.02)

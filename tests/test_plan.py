@@ -13,8 +13,9 @@ from compress.models.build import build
 from compress.plan import make_plan
 from compress.pruning import weights
 from compress.pruning.pruner import narrowest
-from compress.recipe import load
+from compress.recipe import Prune, load
 from compress.summary import count
+from compress.workbench import side
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "many"], "'many'"),
@@ -98,6 +99,22 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 
     assert names("3k") == NAMES
     assert names("60%") == ["teach", "distill", "prune", "finetune"]
+
+
+def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
+    """The default recipe distills at half the side, and its last rounds are at the whole one."""
+    for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):
+        plan = make_plan(load("default", {"budget": budget, "limit": 100}))
+        prunes = [place for place, step in enumerate(plan.steps) if step.stage.kind == "prune"]
+        before, first = (side(plan.steps[prunes[0] - back].stage, plan.data) for back in (1, 0))
+        assert len(prunes) == rounds and first == before == 14
+
+
+def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
+    recipe = tiny.variant("both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples'))
+    for budget in ("3k", "60%"):
+        steps = make_plan(load(str(recipe), {"budget": budget})).steps
+        assert [step.stage.mode for step in steps if isinstance(step.stage, Prune)] == ["channels", "weights"]
 
 
 def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny) -> None:

@@ -171,15 +171,17 @@ def _comfortable_floors(structure: Structure, limits: Limits) -> list[int]:
 def reestimate_batchnorm(model: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
     """Measure the running statistics of every batch norm of `model` anew: `forward` runs it on batches of images.
 
-    A cut changes what flows into each normalization; its old mean and variance describe a network that is gone.
+    A cut changes what flows into each normalization; its old mean and variance describe a network that is gone. What
+    drops something at random while training lets all of it through, as it will when the network is used.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     training = model.training
+    model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
-    model.train()
+        norm.train()
     with torch.no_grad():
         for images in batches:
             forward(images)

@@ -83,6 +83,15 @@ def test_batch_norms_measured_anew_are_those_of_the_data() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_batch_norms_are_measured_with_nothing_dropped() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3)).eval()
+    batches = [torch.randn(8, 3, 12, 12) + i for i in range(4)]
+    reestimate_batchnorm(model, model, batches)
+    norm = model[1]
+    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and not norm.training
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
+
+
 def test_what_is_left_is_a_plain_torchvision_network() -> None:
     pruned = prune(network("resnet18", "small"), torch.zeros(1, 3, 28, 28), 100_000)
     assert type(pruned) is torchvision.models.ResNet
