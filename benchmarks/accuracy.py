@@ -9,7 +9,8 @@ listen to its teacher if to any; those that cut it in rounds have as many as we 
 fine-tuned as our recipe's `finetune` stages say. Networks from scratch train for as many epochs as all those stages
 together, as those after the last cut say (rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha,
 to the end (ours stops where it has outgrown its teacher); at alpha 0.5 and temperature 4 where it has none. Only ours
-may be compiled, where that pays. A row's minutes are those from nothing to its network, the teacher's and the
+may be compiled, where that pays. Row 5 wants nvidia-modelopt and what that does not bring along (huggingface_hub,
+requests, transformers, torchprofile 0.0.4); without it, its line says so. A row's minutes are those from nothing to its network, the teacher's and the
 student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
 split.
 
