@@ -10,9 +10,9 @@ fine-tuned as our recipe's `finetune` stages say. Networks from scratch train fo
 together, as those after the last cut say (rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha,
 to the end (ours stops where it has outgrown its teacher); at alpha 0.5 and temperature 4 where it has none. Only ours
 may be compiled, where that pays. Row 5 wants nvidia-modelopt and what that does not bring along (huggingface_hub,
-requests, transformers, torchprofile 0.0.4); without it, its line says so. A row's minutes are those from nothing to its network, the teacher's and the
-student's training included where it needs them. All are scored in float32 in the end; nothing is chosen by the test
-split.
+requests, transformers, torchprofile 0.0.4); without it, its line says so. A row's minutes are those from nothing to its
+network, the teacher's and the student's training included where it needs them. All are scored in float32 in the end;
+nothing is chosen by the test split.
 
 With `--student` all rows but those from scratch begin with that network, which is their teacher too, and what it took
 to train it is not counted.
@@ -32,7 +32,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rivals import Refused
 from rows import ROWS, Row, Setting, lay_out
 
@@ -42,6 +41,7 @@ from compress.data.pool import Pool
 from compress.errors import UserError
 from compress.files import write_text
 from compress.summary import count
+from compress.tables import as_markdown, as_table
 from compress.terminal import Terminal
 from compress.training import accuracy
 
@@ -119,12 +119,6 @@ def columns(row: Row, cells: list[Cell]) -> list[str]:
 HEADINGS = ["", "how", "parameters", "MACs", "val %", "test %", "epochs", "minutes", ""]
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """The table as Markdown."""
-    rule = ["--:" if heading not in ("", "how") else "---" for heading in HEADINGS]
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in (HEADINGS, rule, *lines))
-
-
 def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     """``0,1,2`` as numbers."""
     try:
@@ -166,13 +160,10 @@ def main(
         raise click.UsageError(str(error)) from error
 
     lines = [columns(row, [read(row, seed, out) for seed in seeds]) for row in rows]
-    table = Table(*HEADINGS)
-    for line in lines:
-        table.add_row(*line)
-    console = Console()
-    console.print(table)
-    console.print(markdown(lines), markup=False, highlight=False, soft_wrap=True)
-    write_text(out / "accuracy.md", markdown(lines))
+    console, text = Console(), as_markdown(HEADINGS, lines, left=2)
+    console.print(as_table(HEADINGS, lines, left=2))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    write_text(out / "accuracy.md", text)
 
 
 if __name__ == "__main__":

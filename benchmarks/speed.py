@@ -44,11 +44,11 @@ import click
 import torch
 from bursts import WARM, Setting, taking_turns
 from rich.console import Console
-from rich.table import Table
 
 from compress import recipe as recipes
 from compress.errors import UserError, one_line
 from compress.machine import can_compile, device_name, pick_device, versions
+from compress.tables import as_markdown, as_table
 from compress.workbench import side
 
 HERE = Path(__file__).resolve().parent
@@ -206,12 +206,6 @@ ROWS = {
 HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """The table as Markdown."""
-    rule = ["--:" if heading in ("ours", "plain", "ratio") else "---" for heading in HEADINGS]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (HEADINGS, rule, *lines))
-
-
 def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     """``1,3`` as numbers of rows."""
     wanted = {part.strip() for part in text.split(",")}
@@ -256,19 +250,16 @@ def main(
             for row in rows:
                 for line in ROWS[row](setting):
                     lines.append(line.cells())
-                    console.print(
-                        "  ".join(lines[-1]), markup=False, highlight=False, soft_wrap=True
-                    )  # a row takes minutes
+                    told = "  ".join(lines[-1])  # now: the others take minutes
+                    console.print(told, markup=False, highlight=False, soft_wrap=True)
     except UserError as error:
         raise click.UsageError(str(error)) from error
 
     how = f"{device_name(setting.device)}; torch {versions()['torch']}; batch {recipe.batch}; "
     how += f"{repeats} bursts of {steps} steps; the plain script's DataLoader has {workers} workers"
-    table = Table(*HEADINGS, title=how)
-    for cells in lines:
-        table.add_row(*cells)
-    console.print(table)
-    console.print(f"{how}:\n\n{markdown(lines)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(as_table(HEADINGS, lines, left=2))
+    text = as_markdown(HEADINGS, lines, left=2)
+    console.print(f"{how}:\n\n{text}", markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -95,11 +95,12 @@ def sweep(recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh:
     read = _check(recipe, overrides | {"budget": ordered[-1]})
 
     from compress.sweep import HEADINGS, PUBLISHED, cells, sweep
-    from compress.terminal import Terminal, scatter, sweep_table
+    from compress.tables import as_table
+    from compress.terminal import Terminal, scatter
 
     terminal = Terminal()
     points = sweep(recipe, ordered, out=out, device=device, quick=quick, fresh=fresh, watch=terminal, **overrides)
-    terminal.show(sweep_table(HEADINGS, [cells(point) for point in points]))
+    terminal.show(as_table(HEADINGS, [cells(point) for point in points]))
     published = [(params, 100 * accuracy) for _, params, accuracy in PUBLISHED.get(read.data, ())]
     for counted, of, others in (("parameters", "params", published), ("multiply-adds", "macs", [])):
         ours = [(getattr(point, of), 100 * point.test, point.budget) for point in points]
@@ -120,11 +121,12 @@ def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
     """
     from compress.experiment import run
     from compress.outcomes import table
-    from compress.terminal import Terminal, experiment_table
+    from compress.tables import as_table
+    from compress.terminal import Terminal
 
     terminal = Terminal()
     cells = run(file, out=out, device=device, quick=quick, watch=terminal)
-    terminal.show(experiment_table(*table(cells), keys=len(cells[0].keys)))
+    terminal.show(as_table(*table(cells), left=len(cells[0].keys)))
     terminal.show(str(cells[0].folder.parent / "table.png"))
     for cell in cells:
         if cell.error:

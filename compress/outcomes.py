@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.files import atomically, write_text
+from compress.tables import as_markdown
 
 if TYPE_CHECKING:
     from compress.experiment import Cell
@@ -39,9 +40,7 @@ def table(cells: Sequence[Cell]) -> Table:
 
 def markdown(cells: Sequence[Cell]) -> str:
     """The table, what failed, and how to run a cell once more."""
-    headings, rows = table(cells)
-    lines = [headings, ["--" if key in _keys(cells) else "--:" for key in headings], *rows]
-    text = "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+    text = as_markdown(*table(cells), left=len(_keys(cells)))
     text += "".join(f"\n{cell.folder.name} failed: {cell.error}\n" for cell in cells if cell.error)
     again = f"compress run {shlex.quote(str(cells[0].folder / 'run.json'))} --out DIRECTORY"
     return f"{text}\nEvery run can be done again from what it left (table.csv says where): `{again}`\n"

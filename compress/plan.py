@@ -41,6 +41,7 @@ class Step:
     """A stage in its place.
 
     Args:
+        place: how many stages come before it.
         name: what it is called, as "prune 2".
         network: what its model is built from.
         target: what to prune to, for a prune stage.
@@ -48,6 +49,7 @@ class Step:
         sparse: whether its model is pruned weight by weight.
     """
 
+    place: int
     name: str
     stage: Stage | Given
     network: Network
@@ -77,7 +79,7 @@ class Plan:
         begins is left out then."""
         if not isinstance(step.stage, Train) or not listens(step.stage):
             return None
-        place = guide_of([each.stage for each in self.steps], self.steps.index(step))
+        place = guide_of([each.stage for each in self.steps], step.place)
         return None if place is None else self.steps[place]
 
     def room(self, step: Step) -> Callable[[nn.Module], int] | None:
@@ -169,10 +171,11 @@ def params_alone(limits: Limits) -> int:
 
 def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iterator[Step]:
     sparse = False
-    for number, (name, stage, target) in enumerate(zip(_names(stages), stages, targets, strict=True), start=1):
+    for place, (name, stage, target) in enumerate(zip(_names(stages), stages, targets, strict=True)):
         sparse = sparse or (isinstance(stage, Prune) and stage.mode == "weights")
         network = recipe.teacher if stage.kind == "teach" else recipe.student
-        yield Step(name, stage, network, target, f"stages/{number:02d}-{name.replace(' ', '-')}.pth", sparse)
+        file = f"stages/{place + 1:02d}-{name.replace(' ', '-')}.pth"
+        yield Step(place, name, stage, network, target, file, sparse)
 
 
 def _last(recipe: Recipe, stages: Stages, data: Data, model: nn.Module) -> Checkpoint:
@@ -184,15 +187,17 @@ def _last(recipe: Recipe, stages: Stages, data: Data, model: nn.Module) -> Check
 
 def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:
     """`stages` without the first rounds of pruning, if with all of them a round would shrink the network by less than
-    half: it survives that well. The first one left looks at images as the first of all would, of the size that the
-    student knows. What prunes in another mode afterwards stays."""
+    half: it survives that well. The first one left looks at images of the size that the student was trained
+    on, if a stage did that. What prunes in another mode afterwards stays."""
     rounds = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Prune)]
     rounds = [(i, stage) for i, stage in rounds if stage.mode == rounds[0][1].mode]
     needed = max(1, math.ceil(math.log2(max(limits.use(whole), 1))))
     if len(rounds) <= needed:
         return stages
-    (start, first), (end, second) = rounds[0], rounds[-needed]
-    return [*stages[:start], replace(second, scale=first.scale), *stages[end + 1 :]]
+    start, (end, first) = rounds[0][0], rounds[-needed]
+    if start and isinstance(before := stages[start - 1], Train):
+        first = replace(first, scale=before.scale)
+    return [*stages[:start], first, *stages[end + 1 :]]
 
 
 def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None]:

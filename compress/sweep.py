@@ -17,6 +17,7 @@ from compress.pipeline import Result, run
 from compress.plan import make_plan
 from compress.recipe import Prune
 from compress.rundir import MANIFEST, MODEL, read_records
+from compress.tables import as_markdown
 from compress.watch import Watch
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def sweep(
     The first run trains the teacher and distills the student; each of the others prunes the network that the one
     before it left. Their teacher is whichever network has the highest validation accuracy by then, and it is asked
     nothing that it was asked before, as far as there is room for answers. A sweep that was killed goes on where it
-    stopped; what is there is not done again. Table and picture, as far as it has come, are `sweep.md` and `sweep.png`
-    in `out`.
+    stopped; what is there is not done again. Table and picture of what it has come to are `sweep.md` and
+    `sweep.png` in `out`, also if a budget fails.
 
     Args:
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
@@ -102,15 +103,18 @@ def sweep(
         _check_chain(out, ordered)
     points: list[Point] = []
     answers = out / ".answers"
-    for number, text in enumerate(ordered, start=1):
-        watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
-        given = overrides | _given(points) | {"budget": text}
-        done = run(
-            recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
-        )
-        points.append(Point(text, done))
-        write_text(out / "sweep.md", markdown(points))
-        picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
+    try:
+        for number, text in enumerate(ordered, start=1):
+            watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
+            given = overrides | _given(points) | {"budget": text}
+            done = run(
+                recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
+            )
+            points.append(Point(text, done))
+    finally:
+        if points:
+            write_text(out / "sweep.md", markdown(points))
+            picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     shutil.rmtree(answers, ignore_errors=True)
     return points
 
@@ -153,10 +157,7 @@ def cells(point: Point) -> tuple[str, ...]:
 
 def markdown(points: Sequence[Point]) -> str:
     """The table of a sweep."""
-    lines = [f"| {' | '.join(HEADINGS)} |", "|--:" * len(HEADINGS) + "|"]
-    for point in points:
-        lines.append(f"| {' | '.join(cells(point))} |")
-    return "\n".join(lines) + "\n"
+    return as_markdown(HEADINGS, [cells(point) for point in points])
 
 
 def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path) -> None:

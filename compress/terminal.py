@@ -120,26 +120,6 @@ def stages_table(records: Sequence[Record]) -> Table:
     return table
 
 
-def sweep_table(headings: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
-    """A sweep's budgets, one a row."""
-    table = Table()
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def experiment_table(headings: Sequence[str], rows: Sequence[Sequence[str]], keys: int) -> Table:
-    """An experiment's rows: first the `keys` that tell them apart, then what came of each."""
-    table = Table()
-    for place, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if place < keys else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
 def scatter(
     points: Sequence[tuple[float, float, str]],
     counted: str,

@@ -127,7 +127,7 @@ def test_single_weights_that_are_zero_do_not_count(recipe: Path, tmp_path: Path)
     assert cell["params"] == 3000
 
 
-def test_a_recipe_without_a_cut_is_refused_before_anything_trains(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_recipe_without_a_cut_is_refused_before_anything_trains(tmp_path: Path) -> None:
     from accuracy import main
 
     done = CliRunner().invoke(main, ["--recipe", "imagenette-alone", "--out", str(tmp_path / "out")])

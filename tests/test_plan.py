@@ -110,6 +110,13 @@ def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
         assert len(prunes) == rounds and first == before == 14
 
 
+def test_the_first_round_that_is_left_sees_a_given_student_s_images() -> None:
+    student = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth"
+    plan = make_plan(load("default", {"student": str(student), "budget": "30k", "limit": 100}))
+    prunes = [step for step in plan.steps if isinstance(step.stage, Prune)]
+    assert len(prunes) == 2 and side(prunes[0].stage, plan.data) == 28
+
+
 def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
     recipe = tiny.variant("both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples'))
     for budget in ("3k", "60%"):

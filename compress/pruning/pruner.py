@@ -62,26 +62,19 @@ def prune(
         raise UserError(f"nothing to prune: the budget is {limits} and the model has {limits.tell(full)}")
     losses = None if losses is None else list(losses)
 
-    leave: list[str] = []
-    while True:
-        pruned = copy.deepcopy(model)
-        structure = Structure(pruned, example, leave)
-        worth = worths(importance, pruned, structure, losses)
-        before = structure if whole is None else Structure(copy.deepcopy(whole), example, leave)
+    def best(structure: Structure) -> list[Tensor]:
+        worth = worths(importance, structure.model, structure, losses)
+        before = structure if whole is None else Structure(copy.deepcopy(whole), example, structure.leave)
         keep = widths(structure, worth, limits, _comfortable_floors(structure, limits), before.sizes(), multiple)
-        step = smallest_step(structure, keep, limits)
-        chosen = [w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)]
-        try:
-            seen = structure.cut(chosen)
-            break
-        except Misread:
-            leave += misread(model, example, leave, chosen)
-    used = limits.use(structure.size(keep))
-    if odd := [*structure.lost, *leave]:
+        return [w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)]
+
+    structure, keep, seen = _cut(model, example, best)
+    pruned, used = structure.model, limits.use(structure.size(keep))
+    if odd := [*structure.lost, *structure.leave]:
         note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
     if not seen:
         note("the cut could not be checked, for without its norms the network answers infinities: see how it scores")
-    if used < LANDED and step is not None:
+    if used < LANDED and (step := smallest_step(structure, keep, limits)) is not None:
         note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
     pruned.zero_grad(set_to_none=True)
     for parameter, theirs in zip(pruned.parameters(), model.parameters(), strict=True):
@@ -97,14 +90,21 @@ def narrowest(model: nn.Module, example: Tensor) -> tuple[nn.Module, Count]:
     Raises:
         UserError: the model cannot be pruned.
     """
+    structure, keep, _ = _cut(model, example, lambda of: [torch.arange(units) for units in _floors(of, FLOOR)])
+    return structure.model, structure.size(keep)
+
+
+def _cut(
+    model: nn.Module, example: Tensor, choose: Callable[[Structure], list[Tensor]]
+) -> tuple[Structure, list[int], bool]:
+    """A copy of `model` of which each coupling keeps the units that `choose` gives, how many those are, and whether the
+    cut could be checked. Couplings that turn out to be misread stay as they are, and the others are chosen anew."""
     leave: list[str] = []
     while True:
         structure = Structure(copy.deepcopy(model), example, leave)
-        lowest = structure.size(_floors(structure, FLOOR))
-        chosen = [torch.arange(keep) for keep in _floors(structure, FLOOR)]
+        chosen = choose(structure)
         try:
-            structure.cut(chosen)
-            return structure.model, lowest
+            return structure, [len(units) for units in chosen], structure.cut(chosen)
         except Misread:
             leave += misread(model, example, leave, chosen)
 
@@ -175,6 +175,7 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[Tensor], Tensor], 
     drops something at random while training lets all of it through, as it will when the network is used.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    alike = [m for m in model.modules() if isinstance(m, nn.modules.instancenorm._InstanceNorm)]
     momenta = [norm.momentum for norm in norms]
     training = model.training
     model.eval()
@@ -182,6 +183,8 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[Tensor], Tensor], 
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
         norm.train()
+    for other in alike:
+        other.train()
     with torch.no_grad():
         for images in batches:
             forward(images)

@@ -35,7 +35,7 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module, example: Tensor, leave: Iterable[str] = ()) -> None:
-        self.model, self.example = model.eval(), example
+        self.model, self.example, self.leave = model.eval(), example, tuple(leave)
         check_answer(model, example)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
