@@ -87,12 +87,12 @@ def run(
     begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "data": data}
     with open_run(Path(out), begun, fresh) as rundir:
         if not processes.of_first(rundir.done):
-            _Going(plan, rundir, answers or rundir.answers, watch).on()
+            _Run(plan, rundir, answers or rundir.answers, watch).go_on()
         return Result(rundir.model, tuple(rundir.records))
 
 
 @dataclass(frozen=True)
-class _Going:
+class _Run:
     """A run that is under way: what is to be done, where it is kept, where teachers' answers are, and who is told."""
 
     plan: Plan
@@ -100,7 +100,7 @@ class _Going:
     answers: Path
     watch: Watch
 
-    def on(self) -> None:
+    def go_on(self) -> None:
         """Do what is left to do."""
         plan, rundir = self.plan, self.rundir
         budget = plan.limits.given() | ({} if plan.file is None else {"bytes": plan.file})

@@ -105,13 +105,24 @@ def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
         raise UserError(f"{file}: damaged: {error}; choose another --out") from error
 
 
-def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
-    """The manifest that is there, if any; refused unless it is of the run that `begun` describes, or unwanted."""
+def check_place(path: Path) -> None:
+    """Refuse a path where something else is than a run.
+
+    Raises:
+        UserError: it is a file, or a directory with other things in it.
+    """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, a run needs a directory")
+    if not path.is_dir() or (path / MANIFEST).is_file():
+        return
+    if any(not entry.name.startswith((LOCK, f".{MANIFEST}.")) for entry in path.iterdir()):
+        raise UserError(f"{path}: not empty, and not a run directory; choose another --out")
+
+
+def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
+    """The manifest that is there, if any; refused unless it is of the run that `begun` describes, or unwanted."""
+    check_place(path)
     if not (path / MANIFEST).is_file():
-        if path.is_dir() and any(not entry.name.startswith((LOCK, f".{MANIFEST}.")) for entry in path.iterdir()):
-            raise UserError(f"{path}: not empty, and not a run directory; choose another --out")
         return None
     manifest, _ = read_records(path)
     if fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from compress.files import atomically, write_text
 from compress.pipeline import Result, run
 from compress.plan import make_plan
 from compress.recipe import Prune
-from compress.rundir import MANIFEST, MODEL, read_records
+from compress.rundir import MANIFEST, MODEL, check_place, read_records
 from compress.tables import as_markdown
 from compress.watch import Watch
 
@@ -80,15 +81,15 @@ def sweep(
     The first run trains the teacher and distills the student; each of the others prunes the network that the one
     before it left. Their teacher is whichever network has the highest validation accuracy by then, and it is asked
     nothing that it was asked before, as far as there is room for answers. A sweep that was killed goes on where it
-    stopped; what is there is not done again. Table and picture of what it has come to are `sweep.md` and
-    `sweep.png` in `out`, also if a budget fails.
+    stopped; what is there is not done again. After each budget, table and picture of those so far are `sweep.md`
+    and `sweep.png` in `out`.
 
     Args:
         recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run`, for every run.
 
     Raises:
-        UserError: a budget is no number, comes twice, or is out of reach, or `out` is no directory. Nothing has been
-            trained by then.
+        UserError: a budget is no number, comes twice, or is out of reach, or where a run is to be there is something
+            else; nothing has been trained by then. Or, later: a run failed.
     """
     processes.refuse("a sweep")
     out, watch = Path(out), watch or Watch()
@@ -97,24 +98,18 @@ def sweep(
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
         raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
     make_plan(last.quick() if quick else last, device)  # what is out of reach is said before the first is trained
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, a sweep needs a directory")
-    if not fresh:
-        _check_chain(out, ordered)
+    _check_places(out, ordered, fresh)
     points: list[Point] = []
     answers = out / ".answers"
-    try:
-        for number, text in enumerate(ordered, start=1):
-            watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
-            given = overrides | _given(points) | {"budget": text}
-            done = run(
-                recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
-            )
-            points.append(Point(text, done))
-    finally:
-        if points:
-            write_text(out / "sweep.md", markdown(points))
-            picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
+    for number, text in enumerate(ordered, start=1):
+        watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
+        given = overrides | _given(points) | {"budget": text}
+        done = run(
+            recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
+        )
+        points.append(Point(text, done))
+        write_text(out / "sweep.md", markdown(points))
+        picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     shutil.rmtree(answers, ignore_errors=True)
     return points
 
@@ -133,14 +128,19 @@ def _given(points: Sequence[Point]) -> dict[str, Any]:
     return given
 
 
-def _check_chain(out: Path, ordered: Sequence[str]) -> None:
-    """Refuse a directory in which a budget was begun below another one than it would be now.
+def _check_places(out: Path, ordered: Sequence[str], fresh: bool) -> None:
+    """Refuse a directory in which something else lies than these runs, or, if not `fresh`, one that was begun below
+    another budget than it would be now.
 
     Raises:
-        UserError: there is such a run.
+        UserError: there is such a file, directory or run.
     """
-    for above, text in zip((None, *ordered), ordered, strict=False):
-        if above is not None and (out / text / MANIFEST).is_file():
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file, a sweep needs a directory")
+    for text in ordered:
+        check_place(out / text)
+    for above, text in itertools.pairwise(ordered):
+        if not fresh and (out / text / MANIFEST).is_file():
             begun = read_records(out / text)[0].get("recipe", {}).get("start")
             if begun is None or Path(begun).resolve() != (out / above / MODEL).resolve():
                 raise UserError(

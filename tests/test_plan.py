@@ -110,7 +110,7 @@ def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
         assert len(prunes) == rounds and first == before == 14
 
 
-def test_the_first_round_that_is_left_sees_a_given_student_s_images() -> None:
+def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size() -> None:
     student = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth"
     plan = make_plan(load("default", {"student": str(student), "budget": "30k", "limit": 100}))
     prunes = [step for step in plan.steps if isinstance(step.stage, Prune)]

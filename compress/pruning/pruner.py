@@ -175,7 +175,6 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[Tensor], Tensor], 
     drops something at random while training lets all of it through, as it will when the network is used.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    alike = [m for m in model.modules() if isinstance(m, nn.modules.instancenorm._InstanceNorm)]
     momenta = [norm.momentum for norm in norms]
     training = model.training
     model.eval()
@@ -183,8 +182,6 @@ def reestimate_batchnorm(model: nn.Module, forward: Callable[[Tensor], Tensor], 
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches
         norm.train()
-    for other in alike:
-        other.train()
     with torch.no_grad():
         for images in batches:
             forward(images)

@@ -40,7 +40,7 @@ class Structure:
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         self.graph, found, self.lost = trace(model, example)
-        self.couplings = [coupling for coupling in found if coupling.name not in leave]
+        self.couplings = [coupling for coupling in found if coupling.name not in self.leave]
         used = places(model, example)
         unseen = [
             name for name, m in model.named_modules() if m in used and crossed(m) and m not in self.graph.module2node
