@@ -176,10 +176,11 @@ def drawn(points: Sequence[Point], published: Sequence[tuple[str, int, float]]) 
     by_params.plot([point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep")
     by_macs.plot([point.macs for point in points], accuracies, "o-", color="tab:blue")
     for axes, of in ((by_params, "params"), (by_macs, "macs")):
-        for point, accuracy in zip(points, accuracies, strict=True):  # to the left: the line rises to the right
-            axes.annotate(
-                f"{accuracy:.1f}", (getattr(point, of), accuracy), (-5, 4), textcoords="offset points", ha="right"
-            )
+        for i, (point, accuracy) in enumerate(zip(points, accuracies, strict=True)):
+            falls = accuracy < max(accuracies[i + 1 : i + 2], default=0.0)  # towards it: the smaller network is better
+            place, side = ((5, 4), "left") if falls else ((-5, 4), "right")  # above the line that leads there
+            at = (getattr(point, of), accuracy)
+            axes.annotate(f"{accuracy:.1f}", at, place, textcoords="offset points", ha=side)
         axes.set_xscale("log")
         axes.margins(x=0.15, y=0.1)  # for the names
         axes.grid(alpha=0.3)

@@ -45,7 +45,8 @@ def test_top_is_sorted_and_at_most_all_classes() -> None:
 def test_many_images_get_the_answers_that_few_get(monkeypatch: pytest.MonkeyPatch) -> None:
     """From so many images on, whatever the batch, batch norms are folded; the network's own are far from identity."""
     root = Path(__file__).parent.parent
-    known, images = load(root / "weights" / "fashion-mnist-10k.pth"), sorted((root / "docs" / "images").glob("*.png"))
+    known = load(root / "weights" / "sweep" / "fashion-mnist-10k.pth")
+    images = sorted((root / "docs" / "images").glob("*.png"))
     few = list(predict(known, images, top=10))
     monkeypatch.setattr("compress.inference.FOLDING", 4)
     stream = predict(known, images, batch=2, top=10)

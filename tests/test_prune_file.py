@@ -81,7 +81,7 @@ def test_prune_lands_on_a_file_size(run: Compress, weights: Path, tmp_path: Path
 
 
 def test_the_least_file_that_is_named_can_be_had(run: Compress, tmp_path: Path) -> None:
-    whole, out = Path(__file__).parent.parent / "weights" / "fashion-mnist-10k.pth", tmp_path / "small.pth"
+    whole, out = Path(__file__).parent.parent / "weights" / "sweep" / "fashion-mnist-10k.pth", tmp_path / "small.pth"
     refused = run("prune", "-w", whole, "--size", "20KB", "--out", out, code=2).err
     assert "a file of 20KB: out of reach, the least is " in refused
     least = int(refused.split()[-2].replace(",", ""))
