@@ -65,11 +65,6 @@ def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tup
     return widths(last)
 
 
-def by_hand_10k(num_classes: int) -> ResNet:
-    """A network by hand for 10,000 parameters (9,990 with ten classes), as a student that a recipe can name."""
-    return resnet18((6, 8, 9, 9), "small", num_classes)
-
-
 def torch_pruning_cut(model: nn.Module, example: Tensor, budget: int, classes: int) -> nn.Module:
     """`model` cut by torch-pruning as its README does it: channels ranked globally by their group's L2 norm, the
     classifier left alone. Its pruning ratio is halved in on, until the result is as near to `budget` parameters
