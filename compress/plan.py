@@ -187,17 +187,17 @@ def _last(recipe: Recipe, stages: Stages, data: Data, model: nn.Module) -> Check
 
 def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:
     """`stages` without the first rounds of pruning, if with all of them a round would shrink the network by less than
-    half: it survives that well. The first one left looks at images of the size that the student was trained
-    on, if a stage did that. What prunes in another mode afterwards stays."""
+    half: it survives that well. The first one left looks at images of the size that the student was trained on,
+    if a stage did that. What prunes in another mode afterwards stays."""
     rounds = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Prune)]
     rounds = [(i, stage) for i, stage in rounds if stage.mode == rounds[0][1].mode]
     needed = max(1, math.ceil(math.log2(max(limits.use(whole), 1))))
     if len(rounds) <= needed:
         return stages
-    start, (end, first) = rounds[0][0], rounds[-needed]
+    start, (kept, first) = rounds[0][0], rounds[-needed]
     if start and isinstance(before := stages[start - 1], Train):
         first = replace(first, scale=before.scale)
-    return [*stages[:start], first, *stages[end + 1 :]]
+    return [*stages[:start], first, *stages[kept + 1 :]]
 
 
 def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None]:

@@ -108,7 +108,7 @@ def sweep(
             recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
         )
         points.append(Point(text, done))
-        write_text(out / "sweep.md", markdown(points))
+        write_text(out / "sweep.md", as_markdown(HEADINGS, [cells(each) for each in points]))
         picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
     shutil.rmtree(answers, ignore_errors=True)
     return points
@@ -155,11 +155,6 @@ def cells(point: Point) -> tuple[str, ...]:
     return (point.budget, *counts, f"{100 * val:.2f}", f"{100 * point.test:.2f}")
 
 
-def markdown(points: Sequence[Point]) -> str:
-    """The table of a sweep."""
-    return as_markdown(HEADINGS, [cells(point) for point in points])
-
-
 def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path) -> None:
     """Accuracy against parameters and against multiply-adds, both on logarithmic axes, as a PNG."""
     with atomically(file) as stream:
@@ -176,9 +171,8 @@ def drawn(points: Sequence[Point], published: Sequence[tuple[str, int, float]]) 
     by_params.plot([point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep")
     by_macs.plot([point.macs for point in points], accuracies, "o-", color="tab:blue")
     for axes, of in ((by_params, "params"), (by_macs, "macs")):
-        for i, (point, accuracy) in enumerate(zip(points, accuracies, strict=True)):
-            falls = accuracy < max(accuracies[i + 1 : i + 2], default=0.0)  # towards it: the smaller network is better
-            place, side = ((5, 4), "left") if falls else ((-5, 4), "right")  # above the line that leads there
+        for point, accuracy, smaller in zip(points, accuracies, [*accuracies[1:], 0.0], strict=True):
+            place, side = ((-5, 4), "right") if accuracy >= smaller else ((5, 4), "left")  # off the line to the smaller
             at = (getattr(point, of), accuracy)
             axes.annotate(f"{accuracy:.1f}", at, place, textcoords="offset points", ha=side)
         axes.set_xscale("log")
