@@ -1,0 +1,178 @@
+"""Print the SHA-256 of every tensor that a small pipeline, a sweep, an experiment and single cuts come to.
+
+    python benchmarks/fingerprint.py > after.txt        # four minutes on two CPU cores
+
+Run it before and after a change that must not touch what is computed: on one machine, with one version of torch, the
+two outputs are the same. Real images (Fashion-MNIST), every kind of stage, KD from kept views, Muon, a running average,
+every method of distillation, both modes of pruning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor
+
+import compress
+from compress.experiment import run as run_experiment
+from compress.models.build import build
+from compress.models.network import Network
+from compress.sweep import sweep
+
+RECIPE = """
+title = "fingerprint"
+data = "fashion-mnist"
+limit = 480
+budget = "40k"
+batch = 64
+
+[teacher]
+name = "resnet18"
+
+[student]
+name = "resnet10"
+stem = "small"
+
+[[stages]]
+kind = "teach"
+epochs = 1
+optimizer = "adamw"
+lr = 1e-3
+weight_decay = 0.05
+crop = [0.8, 1.0]
+compile = false
+
+[[stages]]
+kind = "distill"
+epochs = 1.5
+scale = 0.5
+optimizer = "adamw"
+lr = 1e-3
+crop = [0.7, 1.0]
+mixup = 0.2
+cutmix = 1.0
+mix = 0.5
+erase = 0.25
+alpha = 0.5
+fade = true
+compile = false
+
+[[stages]]
+kind = "prune"
+scale = 0.5
+samples = 256
+multiple = 8
+
+[[stages]]
+kind = "finetune"
+epochs = 2
+scale = 0.5
+lr = 0.05
+alpha = 0.5
+views = 1
+compile = false
+
+[[stages]]
+kind = "prune"
+samples = 256
+
+[[stages]]
+kind = "finetune"
+epochs = 3
+optimizer = "muon"
+lr = 0.1
+ema = 0.99
+crop = [0.75, 1.0]
+alpha = 0.5
+outgrow = true
+views = 2
+label_smoothing = 0.1
+compile = false
+
+[[stages]]
+kind = "finetune"
+epochs = 0.5
+optimizer = "muon"
+lr = 0.02
+warmup = 0.05
+guide = "before"
+ema = 0.99
+compile = false
+"""
+
+METHODS = """
+recipe = "{recipe}"
+
+[keys]
+limit = 256
+"distill.epochs" = 2
+"finetune.epochs" = 1
+"stages.5.importance" = "magnitude"
+
+[[rows]]
+name = "hessian"
+"prune.importance" = "hessian"
+
+[[rows]]
+name = "weights"
+"stages.5.mode" = "weights"
+"""
+
+METHOD = ("labels", "kd", "dkd", "simultaneous", "stagewise", "fitnets", "attention", "fsp", "overhaul")
+CUTS = (("resnet18", "imagenet", "20%"), ("mobilenet_v2", "imagenet", "30%"), ("vgg11", "imagenet", "10%"))
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of named tensors, whatever their layout in memory."""
+    found = hashlib.sha256()
+    for name, tensor in tensors.items():
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:32]
+
+
+def tell(name: str, folder: Path) -> None:
+    """A line for each weights file of a run."""
+    for file in [*sorted(folder.glob("stages/*.pth")), folder / "model.pth"]:
+        print(f"{name:24} {file.stem:16} {digest(compress.load(file).model.state_dict())}", flush=True)
+
+
+def main() -> None:
+    torch.set_num_threads(2)
+    with TemporaryDirectory() as aside:
+        here = Path(aside)
+        recipe = here / "recipe.toml"
+        recipe.write_text(RECIPE)
+
+        result = compress.run(str(recipe), out=here / "run")
+        tell("run", here / "run")
+        for record in result.records:
+            print(f"{'run':24} {record.name:16} {record.params} {record.macs} {record.val:.6f} {record.test:.6f}")
+
+        sweep(str(recipe), ["60k", "30k"], out=here / "sweep", limit=256)
+        for budget in ("60k", "30k"):
+            tell(f"sweep {budget}", here / "sweep" / budget)
+
+        (here / "rows.toml").write_text(METHODS.format(recipe=recipe))
+        for cell in run_experiment(here / "rows.toml", out=here / "rows"):
+            tell(f"experiment {cell.keys['name']}", cell.folder)
+
+        for method in METHOD:
+            alpha = 0.0 if method == "labels" else 0.3
+            keys = {"distill.method": method, "distill.scale": 1.0, "distill.alpha": alpha}
+            compress.run(str(recipe), out=here / method, limit=192, **{"finetune.epochs": 0.5} | keys)
+            tell(f"method {method}", here / method)
+
+        for name, stem, budget in CUTS:
+            torch.manual_seed(0)
+            model = build(Network(name, stem), 10)  # type: ignore[arg-type]
+            pruned = compress.prune(model, torch.zeros(1, 3, 64, 64), budget)
+            print(f"{'cut':24} {name:16} {digest(pruned.state_dict())}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
