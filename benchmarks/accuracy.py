@@ -35,15 +35,15 @@ from rich.console import Console
 from rivals import Refused
 from rows import ROWS, Row, Setting, lay_out
 
-from compress import recipe as recipes
+from compress.cli.terminal import Terminal
 from compress.data.batches import plain_batches
 from compress.data.pool import Pool
-from compress.errors import UserError
-from compress.files import write_text
-from compress.summary import count
-from compress.tables import as_markdown, as_table
-from compress.terminal import Terminal
-from compress.training import accuracy
+from compress.models.cost import count
+from compress.recipe import schema as recipes
+from compress.reporting.tables import as_markdown, as_table
+from compress.runtime.errors import UserError
+from compress.runtime.files import write_text
+from compress.training.trainer import accuracy
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,14 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from compress.data.cache import cache_root
-from compress.data.open import Data, open_data
-from compress.given import load_step
+from compress.data.dataset import Data, open_data
 from compress.models.build import build
-from compress.models.network import Network
-from compress.recipe import Recipe, Train
-from compress.stages import perform
-from compress.watch import T, Watch
-from compress.workbench import Guide, Workbench, on_device, side
+from compress.pipeline.context import Guide, Workbench, on_device, side
+from compress.pipeline.pretrained import load_step
+from compress.pipeline.stages import perform
+from compress.recipe.model_spec import Network
+from compress.recipe.schema import Recipe, Train
+from compress.training.events import T, Watch
 
 WARM = 3  # steps of a burst before its clock starts: caches fill, workers read ahead, networks compile
 

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import torch
 from bursts import WARM, Setting
 
-from compress import processes
-from compress import recipe as recipes
-from compress.machine import pick_device
+from compress.recipe import schema as recipes
+from compress.runtime import distributed as processes
+from compress.runtime.device import pick_device
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchdistill.core.distillation import get_distillation_box
 
-from compress.watch import Watch
+from compress.training.events import Watch
 
 
 def train(

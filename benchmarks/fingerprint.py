@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 import compress
-from compress.experiment import run as run_experiment
+from compress.experiments.experiment import run as run_experiment
+from compress.experiments.sweep import sweep
 from compress.models.build import build
-from compress.models.network import Network
-from compress.sweep import sweep
+from compress.recipe.model_spec import Network
 
 RECIPE = """
 title = "fingerprint"

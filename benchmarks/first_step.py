@@ -40,8 +40,9 @@ def main() -> None:
     for package in ("torch", "torchvision"):
         importing(package)
 
-    from compress import plan, terminal
-    from compress.cli import main as command
+    from compress.cli import terminal
+    from compress.cli.main import main as command
+    from compress.pipeline import plan
 
     def stop(self: object, batches: Iterable[object], total: int, label: str) -> Iterable[object]:
         next(iter(batches))

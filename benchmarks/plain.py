@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from compress.watch import Watch
+from compress.training.events import Watch
 
 BUILT_IN = {"fashion-mnist": (datasets.FashionMNIST, 28), "cifar10": (datasets.CIFAR10, 32)}
 TEMPERATURE, ALPHA, RATE = 4.0, 0.5, 1e-4

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
-from compress.errors import one_line
 from compress.models.build import build
-from compress.models.network import Network, Stem
-from compress.summary import count
+from compress.models.cost import count
+from compress.recipe.model_spec import Network, Stem
+from compress.runtime.errors import one_line
 
 RESNET18 = (64, 128, 256, 512)
 HAND_SHAPED = (16, 24, 28, 32)  # 94,866 parameters with a 3×3 stem and ten classes

@@ -19,19 +19,19 @@ from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruni
 from torch import nn
 
 from compress.data.batches import plain_batches
-from compress.distill.methods import asks
-from compress.errors import UserError
-from compress.files import write_text
-from compress.given import load_step
-from compress.models.network import Network, Stem
-from compress.pipeline import Result, run
-from compress.plan import make_plan
-from compress.recipe import Prune, Recipe, Train
-from compress.stages import finetune_stage
-from compress.summary import count
-from compress.training import accuracy, forward
-from compress.watch import Watch
-from compress.workbench import Guide, Workbench, on_device, sample, side
+from compress.distillation.methods import asks
+from compress.models.cost import count
+from compress.pipeline.context import Guide, Workbench, on_device, sample, side
+from compress.pipeline.plan import make_plan
+from compress.pipeline.pretrained import load_step
+from compress.pipeline.run import Result, run
+from compress.pipeline.stages import finetune_stage
+from compress.recipe.model_spec import Network, Stem
+from compress.recipe.schema import Prune, Recipe, Train
+from compress.runtime.errors import UserError
+from compress.runtime.files import write_text
+from compress.training.events import Watch
+from compress.training.trainer import accuracy, forward
 
 STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
 

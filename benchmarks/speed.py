@@ -45,11 +45,11 @@ import torch
 from bursts import WARM, Setting, taking_turns
 from rich.console import Console
 
-from compress import recipe as recipes
-from compress.errors import UserError, one_line
-from compress.machine import can_compile, device_name, pick_device, versions
-from compress.tables import as_markdown, as_table
-from compress.workbench import side
+from compress.pipeline.context import side
+from compress.recipe import schema as recipes
+from compress.reporting.tables import as_markdown, as_table
+from compress.runtime.device import can_compile, device_name, pick_device, versions
+from compress.runtime.errors import UserError, one_line
 
 HERE = Path(__file__).resolve().parent
 START_UP_SECONDS = 2.0  # the goal of row 6

@@ -16,26 +16,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import UserError
+from compress.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from compress.adopted import adopt
-    from compress.checkpoint import load, save
-    from compress.inference import predict
-    from compress.pipeline import run
+    from compress.deployment.predict import predict
+    from compress.models.checkpoint import load, save
+    from compress.models.cost import count as summarize
+    from compress.pipeline.adopt import adopt
+    from compress.pipeline.run import run
     from compress.pruning.pruner import prune
-    from compress.summary import count as summarize
 
 __all__ = ["UserError", "adopt", "load", "predict", "prune", "run", "save", "summarize"]
 
 _HOMES = {
-    "adopt": ("compress.adopted", "adopt"),
-    "load": ("compress.checkpoint", "load"),
-    "predict": ("compress.inference", "predict"),
+    "adopt": ("compress.pipeline.adopt", "adopt"),
+    "load": ("compress.models.checkpoint", "load"),
+    "predict": ("compress.deployment.predict", "predict"),
     "prune": ("compress.pruning.pruner", "prune"),
-    "run": ("compress.pipeline", "run"),
-    "save": ("compress.checkpoint", "save"),
-    "summarize": ("compress.summary", "count"),
+    "run": ("compress.pipeline.run", "run"),
+    "save": ("compress.models.checkpoint", "save"),
+    "summarize": ("compress.models.cost", "count"),
 }
 
 

@@ -18,11 +18,11 @@ import torchvision.models as zoo
 from tiny import CLASSES, NETWORKS, RECIPE, Command, Compress, Published, Tiny, command_line, copy_screen, write_folder
 
 import compress
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
-from compress.data.open import open_data
+from compress.data.dataset import open_data
+from compress.models import checkpoint
 from compress.models.build import build
-from compress.models.network import Network
+from compress.models.checkpoint import Checkpoint
+from compress.recipe.model_spec import Network
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,7 +72,7 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
     The processes are forked from one that has imported torch already: each import would take seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["compress.pipeline", "compress.terminal", "compress.inference"])
+    context.set_forkserver_preload(["compress.pipeline.run", "compress.cli.terminal", "compress.deployment.predict"])
     started: list[Command] = []
     handles: list[int] = []  # of terminals, kept open: what is shown on a closed one may be lost
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from compress.checkpoint import Checkpoint
 from compress.models.build import build
-from compress.models.network import Network
+from compress.models.checkpoint import Checkpoint
 from compress.pruning.pruner import prune
+from compress.recipe.model_spec import Network
 
 
 def packed(

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from compress.checkpoint import Checkpoint
-from compress.inference import predict
-from compress.models.network import Network
+from compress.deployment.predict import predict
+from compress.models.checkpoint import Checkpoint
+from compress.recipe.model_spec import Network
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 SHADES = ("black", "dark", "middle", "light", "white")

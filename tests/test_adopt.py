@@ -10,10 +10,10 @@ import torch
 from tiny import FILES, Compress, Tiny, own_model, weights
 
 import compress
-from compress.errors import UserError
 from compress.models.build import build
-from compress.models.network import Network
-from compress.rundir import read_records
+from compress.pipeline.run_dir import read_records
+from compress.recipe.model_spec import Network
+from compress.runtime.errors import UserError
 
 SEEN = {"mean": (0.3, 0.4, 0.5), "std": (0.2,)}
 

@@ -12,12 +12,12 @@ from tiny import Tiny
 from torch import Tensor, nn
 
 import compress
-from compress import learning
 from compress.data.batches import Batch
 from compress.models.build import build
-from compress.models.network import Network
-from compress.training import accuracy, forward, teach
-from compress.workbench import on_device
+from compress.pipeline import train_stage as learning
+from compress.pipeline.context import on_device
+from compress.recipe.model_spec import Network
+from compress.training.trainer import accuracy, forward, teach
 
 CPU = torch.device("cpu")
 IMAGES = torch.ones(8, 3, 16, 16)
@@ -69,7 +69,7 @@ def test_weights_lie_with_channels_last() -> None:
 
 def test_every_stage_learns_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cut network too, and with bfloat16."""
-    monkeypatch.setattr("compress.training.fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("compress.training.trainer.fast_bfloat16", lambda device: True)
     found: list[tuple[bool, set[torch.dtype]]] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -86,7 +86,7 @@ def test_every_stage_learns_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.M
             hook.remove()
 
     trained = learning.train
-    monkeypatch.setattr("compress.learning.train", train)
+    monkeypatch.setattr("compress.pipeline.train_stage.train", train)
     compress.run(str(tiny.recipe), out=tmp_path / "run", limit=40)
     assert found == [(True, {torch.bfloat16})] * 4  # teach, distill, two times finetune
 

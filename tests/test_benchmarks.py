@@ -18,9 +18,9 @@ from tiny import Tiny
 from torch import nn
 
 from compress.models.build import own_builder
-from compress.recipe import load
-from compress.summary import count
-from compress.watch import Watch
+from compress.models.cost import count
+from compress.recipe.schema import load
+from compress.training.events import Watch
 
 BUDGET = 100_000
 ROWS = {"ours", "torch-pruning", "torch-pruning-kd", "narrowed", "narrowed-kd", "by-hand"}  # of 1, 2, 3, 4 and 6

@@ -20,10 +20,10 @@ import torchvision
 from packed import packed, small
 from torch import nn
 
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
-from compress.models.network import Network
+from compress.models import checkpoint
+from compress.models.checkpoint import Checkpoint
 from compress.pruning.pruner import prune
+from compress.recipe.model_spec import Network
 
 # name, stem, side of the images, share of the parameters kept (None: not pruned)
 NETWORKS = [

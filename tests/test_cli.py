@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from tiny import CLASSES, Compress, Tiny
 
 import compress
-from compress import checkpoint
-from compress.cli import main, predict_main
+from compress.cli.main import main, predict_main
+from compress.models import checkpoint
 from compress.models.build import own_builder
-from compress.recipe import shipped
+from compress.recipe.schema import shipped
 
 OWN = ("--own", "tinynets:student")
 
@@ -64,7 +64,7 @@ def test_answers_that_need_no_torch_do_not_wait_for_it(tiny: Tiny) -> None:
     ]
     code = f"""
 import sys
-from compress.cli import main
+from compress.cli.main import main
 for words in {wrong!r}:
     try:
         main(words)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from tiny import Tiny
 
-from compress import experiment as experiments
-from compress.data.open import open_data
-from compress.errors import UserError
-from compress.guides import check_methods
+from compress.data.dataset import open_data
+from compress.experiments import experiment as experiments
 from compress.models.build import build
-from compress.recipe import Train
+from compress.pipeline.teachers import check_methods
+from compress.recipe.schema import Train
+from compress.runtime.errors import UserError
 
 DOCUMENTS = Path(__file__).parent.parent / "docs" / "experiments"
 built = cache(build)  # the same networks in row after row
@@ -25,7 +25,7 @@ def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
 
     Networks that are given are other runs' to make: one that is still to be trained stands in for such a teacher.
     """
-    monkeypatch.setattr("compress.guides.build", built)
+    monkeypatch.setattr("compress.pipeline.teachers.build", built)
     learning = {}
     for recipe in (cell.recipe for cell in experiments.plan(file, out=tiny.root / "planned")[1]):
         given = recipe.weights and all(stage.kind != "teach" for stage in recipe.stages)

@@ -20,11 +20,11 @@ from PIL import Image
 from tiny import Compress, Tiny
 
 import compress
-from compress import experiment as experiments
-from compress import recipe as recipes
-from compress.errors import UserError
-from compress.experiment import Cell
-from compress.rundir import locked
+from compress.experiments import experiment as experiments
+from compress.experiments.experiment import Cell
+from compress.pipeline.run_dir import locked
+from compress.recipe import schema as recipes
+from compress.runtime.errors import UserError
 
 PAIR = """
 data = "folder:{data}"
@@ -179,7 +179,7 @@ def test_called_again_it_does_nothing_and_shows_the_same(run: Compress, folder: 
     said = run("experiment", folder / "grid.toml", "--out", folder / "runs").out
     assert stamps(folder / "runs") == before and (folder / "runs" / "table.md").read_text() == table
     assert "epoch" not in said and said.count(" ± ") == 8 and "table.png" in said
-    code = f"""import sys; from compress.experiment import run; assert len(run({str(folder / "grid.toml")!r},
+    code = f"""import sys; from compress.experiments.experiment import run; assert len(run({str(folder / "grid.toml")!r},
         out={str(folder / "runs")!r})) == 8 and 'torch' not in sys.modules"""
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -11,14 +11,14 @@ from tiny import FILES, NAMES, Compress, Tiny, own_model, weights
 from torch import nn
 
 import compress
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
-from compress.errors import UserError
-from compress.models.network import Network
-from compress.plan import make_plan
+from compress.models import checkpoint
+from compress.models.checkpoint import Checkpoint
+from compress.pipeline.plan import make_plan
+from compress.pipeline.run_dir import read_records
 from compress.pruning.pruner import prune
-from compress.recipe import load
-from compress.rundir import read_records
+from compress.recipe.model_spec import Network
+from compress.recipe.schema import load
+from compress.runtime.errors import UserError
 
 
 def assert_same_student(run: Path, other: Path) -> None:

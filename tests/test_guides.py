@@ -13,20 +13,20 @@ import torch
 from tiny import Tiny, own_model, weights
 
 import compress
-from compress.checkpoint import Checkpoint
 from compress.data.batches import Augment, training_batches
-from compress.distill.outgrown import Outgrown
-from compress.errors import UserError
-from compress.given import load_step
+from compress.distillation.early_stop import Outgrown
 from compress.models.build import build
-from compress.models.network import Network
-from compress.patience import prices
-from compress.plan import make_plan
-from compress.recipe import load
-from compress.rundir import read_records
-from compress.summary import count
-from compress.training import teach
-from compress.watch import Record, Watch
+from compress.models.checkpoint import Checkpoint
+from compress.models.cost import count
+from compress.pipeline.plan import make_plan
+from compress.pipeline.pretrained import load_step
+from compress.pipeline.run_dir import read_records
+from compress.pipeline.time_budget import prices
+from compress.recipe.model_spec import Network
+from compress.recipe.schema import load
+from compress.runtime.errors import UserError
+from compress.training.events import Record, Watch
+from compress.training.trainer import teach
 
 FILES = {"teacher": "01-teach", "student": "02-distill", "before": "04-finetune-1"}
 
@@ -103,8 +103,12 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
 def test_a_guide_is_heard_until_it_is_outgrown(tiny: Tiny, tmp_path: Path, accuracy: float, monkeypatch: Any) -> None:
     """With a guide that no student reaches it is as if nothing were to be outgrown, with a poor one as if it had said
     nothing after the first epoch."""
-    monkeypatch.setattr("compress.learning.Outgrown", lambda guided, alone, _: Outgrown(guided, alone, accuracy))
-    monkeypatch.setattr("compress.pipeline._reached", lambda records: 0.0)  # whatever this student has learned so far
+    monkeypatch.setattr(
+        "compress.pipeline.train_stage.Outgrown", lambda guided, alone, _: Outgrown(guided, alone, accuracy)
+    )
+    monkeypatch.setattr(
+        "compress.pipeline.run._reached", lambda records: 0.0
+    )  # whatever this student has learned so far
     outgrowing = tiny.variant("outgrow.toml", ("ema = 0.9", "alpha = 1.0\noutgrow = true"))
     compress.run(outgrowing, out=tmp_path / "run", device="cpu")
     heard = [json.loads(line) for line in (tmp_path / "run/stages/06-finetune-2.jsonl").read_text().splitlines()]
@@ -141,7 +145,7 @@ def test_a_guide_that_was_outgrown_before_the_cut_is_never_heard(
             into.append(path.stem)
             return load_step(path, network)
 
-        monkeypatch.setattr("compress.pipeline.load_step", load_and_tell)
+        monkeypatch.setattr("compress.pipeline.run.load_step", load_and_tell)
         recipe = tiny.variant(f"{name}.toml", ("ema = 0.9", keys))
         compress.run(recipe, out=tmp_path / name, device="cpu", **{"teach.lr": 1e-9})
     heard, deaf, alone, itself = (weights(tmp_path / name) for name in last)

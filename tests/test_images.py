@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from seeing import CORNER, CORNERS, SHADE, SHADES, Corner, Shade, best, checkpoint, corner_image, stored
 
-from compress.errors import UserError
-from compress.images import find_images, read_image
-from compress.inference import predict, prepare
+from compress.data.decode import find_images, read_image
+from compress.deployment.predict import predict, prepare
+from compress.runtime.errors import UserError
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B")
 ORIENTATION = 0x0112

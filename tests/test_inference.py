@@ -14,9 +14,9 @@ from PIL import Image
 from seeing import CORNER, CORNERS, SHADE, SHADES, Corner, best, checkpoint, corner_image
 from torch import nn
 
-from compress.checkpoint import load
-from compress.errors import UserError
-from compress.inference import Prediction, predict, prepare, score, to_json, write_csv
+from compress.deployment.predict import Prediction, predict, prepare, score, to_json, write_csv
+from compress.models.checkpoint import load
+from compress.runtime.errors import UserError
 
 
 def test_predict_reads_no_more_than_a_batch_ahead() -> None:
@@ -48,7 +48,7 @@ def test_many_images_get_the_answers_that_few_get(monkeypatch: pytest.MonkeyPatc
     known = load(root / "weights" / "sweep" / "fashion-mnist-10k.pth")
     images = sorted((root / "docs" / "images").glob("*.png"))
     few = list(predict(known, images, top=10))
-    monkeypatch.setattr("compress.inference.FOLDING", 4)
+    monkeypatch.setattr("compress.deployment.predict.FOLDING", 4)
     stream = predict(known, images, batch=2, top=10)
     many = [next(stream), next(stream)]
     monkeypatch.setattr("torch.nn.functional.batch_norm", lambda *_, **__: pytest.fail("a batch norm is at work"))

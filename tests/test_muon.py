@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.muon import TURN, Muon, orthogonal
+from compress.training.muon import TURN, Muon, orthogonal
 
 
 @settings(deadline=None, max_examples=40)

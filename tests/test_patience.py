@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from tiny import LEARNING, Compress, Stop, StopIn, Tiny, weights
 
 import compress
-from compress import patience
 from compress.models.build import build
-from compress.models.network import Network
-from compress.patience import (
+from compress.models.cost import count
+from compress.pipeline import time_budget as patience
+from compress.pipeline.plan import make_plan
+from compress.pipeline.run_dir import read_records
+from compress.pipeline.time_budget import (
     LEAST,
     RESERVE,
     STEPS,
@@ -31,11 +33,9 @@ from compress.patience import (
     share,
     worthwhile,
 )
-from compress.plan import make_plan
-from compress.recipe import load
-from compress.rundir import read_records
-from compress.summary import count
-from compress.watch import Watch
+from compress.recipe.model_spec import Network
+from compress.recipe.schema import load
+from compress.training.events import Watch
 
 
 def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:

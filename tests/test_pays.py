@@ -14,10 +14,10 @@ import torch
 from tiny import LEARNING, Stop, StopIn, Tiny, weights
 
 import compress
-from compress import patience
-from compress.patience import FEW, SHORT, pays
-from compress.rundir import read_records
-from compress.watch import Watch
+from compress.pipeline import time_budget as patience
+from compress.pipeline.run_dir import read_records
+from compress.pipeline.time_budget import FEW, SHORT, pays
+from compress.training.events import Watch
 
 
 class Trainings:
@@ -51,7 +51,7 @@ def test_short_trainings_do_not_even_try_the_compiler(monkeypatch: pytest.Monkey
 
 def test_it_is_compiled_if_that_is_over_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a second saved in each step, and 100 s of the compiler: after 200 steps."""
-    monkeypatch.setattr("compress.patience.FEW", 10)
+    monkeypatch.setattr("compress.pipeline.time_budget.FEW", 10)
     trainings = Trainings(monkeypatch, (2, 1.5), (101, 1.0))
     assert trainings.pays(201) and trainings.tried == [False, True]
     assert trainings.notes.pop() == "  compiled: 1.5 times as fast, 100 s to compile"
@@ -78,7 +78,7 @@ def test_what_cannot_be_compiled_is_not(monkeypatch: pytest.MonkeyPatch) -> None
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for torch.compile: the numbers are not quite the same, the compiling takes no time."""
     monkeypatch.setattr(torch, "compile", lambda model, **options: lambda images: model(images) * 1.05)
-    for room in ("training", "pipeline"):
+    for room in ("training.trainer", "pipeline.run"):
         monkeypatch.setattr(f"compress.{room}.can_compile", lambda device: True)
 
 

@@ -12,16 +12,16 @@ import torch
 from tiny import CLASSES, FILES, NAMES, Compress, Tiny, assert_same, contents, own_model, wait_for, write_folder
 
 import compress
-from compress.budget import parse
-from compress.data.open import open_data
+from compress.data.dataset import open_data
 from compress.data.pool import DiskPool, Pool, open_pool
 from compress.data.sources import Files, Pixels
-from compress.errors import UserError
-from compress.models.network import Network
-from compress.plan import make_plan
-from compress.recipe import load
-from compress.rundir import read_records
-from compress.summary import count
+from compress.models.cost import count
+from compress.pipeline.plan import make_plan
+from compress.pipeline.run_dir import read_records
+from compress.recipe.budget import parse
+from compress.recipe.model_spec import Network
+from compress.recipe.schema import load
+from compress.runtime.errors import UserError
 
 
 def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
         opened.append(open_pool(images, side, memory_limit_bytes=0, workers=0))
         return opened[-1]
 
-    monkeypatch.setattr("compress.data.open.open_pool", streamed)
+    monkeypatch.setattr("compress.data.dataset.open_pool", streamed)
     compress.run(str(tiny.recipe), out=tmp_path / "run")
     assert [type(pool) for pool in opened] == [DiskPool] * 3
     assert_same(tmp_path / "run", finished)

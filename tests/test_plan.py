@@ -8,14 +8,14 @@ import pytest
 import torch
 from tiny import NAMES, SIDE, Compress, Tiny
 
-from compress.errors import UserError
 from compress.models.build import build
-from compress.plan import make_plan
-from compress.pruning import weights
+from compress.models.cost import count
+from compress.pipeline.context import side
+from compress.pipeline.plan import make_plan
+from compress.pruning import unstructured as weights
 from compress.pruning.pruner import narrowest
-from compress.recipe import Prune, load
-from compress.summary import count
-from compress.workbench import side
+from compress.recipe.schema import Prune, load
+from compress.runtime.errors import UserError
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "many"], "'many'"),

@@ -23,19 +23,19 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from compress.distill import targets
 from tiny import NETWORKS, Tiny, wait_for
 from torch import Tensor
 
 import compress
-from compress import processes
-from compress import recipe as recipes
-from compress.distill import targets
 from compress.models.build import build
-from compress.plan import make_plan
-from compress.recipe import Train
-from compress.stages import distill_stage
-from compress.watch import Watch
-from compress.workbench import Guide, Workbench
+from compress.pipeline.context import Guide, Workbench
+from compress.pipeline.plan import make_plan
+from compress.pipeline.stages import distill_stage
+from compress.recipe import schema as recipes
+from compress.recipe.schema import Train
+from compress.runtime import distributed as processes
+from compress.training.events import Watch
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -260,6 +260,6 @@ if __name__ == "__main__":
     if sys.argv[1] == "learn":
         learn(sys.argv[2], Path(sys.argv[3]))
     else:
-        from compress.cli import main
+        from compress.cli.main import main
 
         main(prog_name="compress")

@@ -10,13 +10,13 @@ import torch
 from tiny import CLASSES, Compress, Tiny
 
 import compress
-from compress import checkpoint
-from compress.budget import Amount, Axis, parse
-from compress.checkpoint import Checkpoint
-from compress.cut import prune_file
+from compress.models import checkpoint
 from compress.models.build import build
-from compress.models.network import Network
-from compress.summary import count
+from compress.models.checkpoint import Checkpoint
+from compress.models.cost import count
+from compress.pruning.prune_file import prune_file
+from compress.recipe.budget import Amount, Axis, parse
+from compress.recipe.model_spec import Network
 
 
 def test_prune_cuts_once(run: Compress, weights: Path, tmp_path: Path) -> None:

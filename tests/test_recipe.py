@@ -15,10 +15,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from compress import recipe as recipes
-from compress.budget import parse as parse_budget
-from compress.errors import UserError
-from compress.recipe import Prune, Train
+from compress.recipe import schema as recipes
+from compress.recipe.budget import parse as parse_budget
+from compress.recipe.schema import Prune, Train
+from compress.runtime.errors import UserError
 
 PIPELINES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
 Plain = dict[str, Any]
@@ -305,7 +305,7 @@ def test_an_unknown_recipe_names_the_nearest_and_a_broken_file_its_place(tmp_pat
         assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("module", ["compress", "compress.recipe", "compress.cli"])
+@pytest.mark.parametrize("module", ["compress", "compress.recipe.schema", "compress.cli.main"])
 def test_reading_a_recipe_does_not_wait_for_torch(module: str) -> None:
-    code = f"import sys, {module}, compress.recipe as r; r.load('default'); assert 'torch' not in sys.modules"
+    code = f"import sys, {module}, compress.recipe.schema as r; r.load('default'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

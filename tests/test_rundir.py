@@ -20,9 +20,9 @@ from tiny import CLASSES, FILES, Compress, Tiny, assert_same, contents, own_mode
 from torch import Tensor
 
 import compress
-from compress.distill.targets import Targets
-from compress.errors import UserError
-from compress.rundir import read_records
+from compress.distillation.logits_cache import Targets
+from compress.pipeline.run_dir import read_records
+from compress.runtime.errors import UserError
 
 
 def dies(recipe: str, out: Path, networks: Path, place: str, calls: int) -> None:
@@ -54,12 +54,12 @@ def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
-        ("compress.distill.kd.kd_loss", 4),  # in the first epoch
-        ("compress.distill.kd.kd_loss", 15),  # in the third
+        ("compress.distillation.kd.kd_loss", 4),  # in the first epoch
+        ("compress.distillation.kd.kd_loss", 15),  # in the third
         ("compress.pruning.pruner.widths", 1),
         ("compress.pruning.pruner.widths", 2),
-        ("compress.stages.reestimate_batchnorm", 2),
-        ("compress.pipeline.accuracy", 3),  # in the test
+        ("compress.pipeline.stages.reestimate_batchnorm", 2),
+        ("compress.pipeline.run.accuracy", 3),  # in the test
     ],
 )
 def test_killed_in_the_middle_of_a_stage(tiny: Tiny, finished: Path, tmp_path: Path, place: str, calls: int) -> None:
@@ -99,7 +99,7 @@ def test_what_was_done_before_is_said_and_its_time_kept(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    assert die(tiny, out, "compress.distill.kd.kd_loss", 15) == -signal.SIGKILL
+    assert die(tiny, out, "compress.distillation.kd.kd_loss", 15) == -signal.SIGKILL
     lines = (out / "stages" / "02-distill.jsonl").read_text()
     spent = json.loads(lines.splitlines()[-1])["seconds"]
     done = run("run", tiny.recipe, "--out", out)
@@ -113,14 +113,14 @@ def test_a_teacher_is_not_asked_again_after_a_kill(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, asked = tmp_path / "run", list[Path]()
-    assert die(tiny, out, "compress.distill.kd.kd_loss", 15) == -signal.SIGKILL  # both views have been seen
+    assert die(tiny, out, "compress.distillation.kd.kd_loss", 15) == -signal.SIGKILL  # both views have been seen
     kept = list(out.rglob("view-*.npy"))
     assert len(kept) == 2
 
     def watched(teacher: Callable[[Tensor], Tensor], folder: Path, *rest: Any) -> Targets:
         return Targets(lambda images: asked.append(folder) or teacher(images), folder, *rest)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr("compress.learning.Targets", watched)
+    monkeypatch.setattr("compress.pipeline.train_stage.Targets", watched)
     compress.run(str(tiny.recipe), out=out)
     assert asked and kept[0].parent not in asked  # for other images, in `finetune 1`
     assert_same(out, finished)
@@ -181,7 +181,7 @@ def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:
     data, out = tmp_path / "images", tmp_path / "run"
     shutil.copytree(tiny.data, data)
     recipe = tiny.variant("elsewhere.toml", (str(tiny.data), str(data)))
-    assert die(Tiny(tiny.root, data, recipe), out, "compress.distill.kd.kd_loss", 1) == -signal.SIGKILL
+    assert die(Tiny(tiny.root, data, recipe), out, "compress.distillation.kd.kd_loss", 1) == -signal.SIGKILL
     before = contents(out)
     for path in (data / "train" / CLASSES[0]).iterdir():
         shutil.copy(data / "train" / CLASSES[1] / "001.png", path)

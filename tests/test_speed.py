@@ -24,10 +24,10 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
+from compress.models import checkpoint
 from compress.models.build import build
-from compress.models.network import Network
+from compress.models.checkpoint import Checkpoint
+from compress.recipe.model_spec import Network
 
 SLOW = """
 import time

@@ -12,14 +12,14 @@ import torch
 from tiny import SIDE, Tiny
 from torch import Tensor, nn
 
-from compress.budget import Limits
-from compress.names import ImportanceName
-from compress.plan import make_plan
+from compress.pipeline.context import Workbench
+from compress.pipeline.plan import make_plan
+from compress.pipeline.stages import finetune_stage, prune_stage
 from compress.pruning.pruner import prune
-from compress.recipe import Prune, Train, load
-from compress.stages import finetune_stage, prune_stage
-from compress.watch import Watch
-from compress.workbench import Workbench
+from compress.recipe.budget import Limits
+from compress.recipe.registry import ImportanceName
+from compress.recipe.schema import Prune, Train, load
+from compress.training.events import Watch
 
 HALF = 3_820  # parameters of the tiny student with half of its channels
 

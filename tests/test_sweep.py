@@ -17,16 +17,16 @@ from PIL import Image
 from tiny import Compress, Tiny
 from torch import Tensor, nn
 
-from compress import learning
-from compress.compare import latencies
-from compress.models.network import Network
-from compress.pipeline import Result
-from compress.recipe import load
-from compress.rundir import read_records
-from compress.sweep import PUBLISHED, Point, _given, drawn, sweep
-from compress.terminal import scatter
-from compress.training import Forward, teach
-from compress.watch import Record
+from compress.cli.terminal import scatter
+from compress.deployment.compare import latencies
+from compress.experiments.sweep import PUBLISHED, Point, _given, drawn, sweep
+from compress.pipeline import train_stage as learning
+from compress.pipeline.run import Result
+from compress.pipeline.run_dir import read_records
+from compress.recipe.model_spec import Network
+from compress.recipe.schema import load
+from compress.training.events import Record
+from compress.training.trainer import Forward, teach
 
 
 def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ def test_a_busy_machine_slows_all_that_are_compared_alike() -> None:
 
 
 def tiny_resnet(tiny: Tiny, tmp_path: Path) -> Path:
-    from compress import checkpoint
-    from compress.checkpoint import Checkpoint
-    from compress.data.open import open_data
+    from compress.data.dataset import open_data
+    from compress.models import checkpoint
     from compress.models.build import build
-    from compress.models.network import Network
+    from compress.models.checkpoint import Checkpoint
+    from compress.recipe.model_spec import Network
 
     data = open_data(f"folder:{tiny.data}", size=16)
     network = Network("resnet18", "small")

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from packed import small
 
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
-from compress.errors import UserError
+from compress.models import checkpoint
+from compress.models.checkpoint import Checkpoint
+from compress.runtime.errors import UserError
 
 Plain = dict[str, Any]
 

@@ -13,11 +13,11 @@ from tiny import Tiny
 from torch import Tensor, nn
 
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
-from compress.data.open import Data, open_data
-from compress.distill.labels import Labels
-from compress.errors import UserError
-from compress.training import Schedule, accuracy, forward, steps_of, train
-from compress.watch import Watch
+from compress.data.dataset import Data, open_data
+from compress.distillation.labels import Labels
+from compress.runtime.errors import UserError
+from compress.training.events import Watch
+from compress.training.trainer import Schedule, accuracy, forward, steps_of, train
 
 SCHEDULE = Schedule(epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25, ema=0.0)
 

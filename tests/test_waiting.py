@@ -18,14 +18,15 @@ import torch
 from tiny import Tiny
 from torch import Tensor, nn
 
-from compress import parallel, processes
 from compress.data.batches import Augment, Batch, plain_batches, training_batches
-from compress.data.open import Data, open_data
-from compress.distill.methods import METHODS, Sized, objective
+from compress.data.dataset import Data, open_data
+from compress.distillation.methods import METHODS, Sized, objective
 from compress.models.build import own_builder
-from compress.recipe import Train
-from compress.training import Forward, Objective, Schedule, accuracy, teach, train
-from compress.watch import Watch
+from compress.recipe.schema import Train
+from compress.runtime import distributed as processes
+from compress.training import ddp as parallel
+from compress.training.events import Watch
+from compress.training.trainer import Forward, Objective, Schedule, accuracy, teach, train
 
 STEPS = 6
 META = torch.device("meta")

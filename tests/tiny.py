@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
+from compress.models import checkpoint
 from compress.models.build import own_builder
-from compress.rundir import read_records
-from compress.watch import Watch
+from compress.models.checkpoint import Checkpoint
+from compress.pipeline.run_dir import read_records
+from compress.training.events import Watch
 
 CLASSES = ("blob", "cross", "stripes", "wedge")
 SIDE = 16
@@ -215,7 +215,7 @@ def command_line(words: list[str], folder: Path, networks: Path, screen: str, en
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOCTTY, 0o644), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     torch.set_num_threads(1)
-    from compress.cli import main
+    from compress.cli.main import main
 
     main(words, prog_name="compress")
 

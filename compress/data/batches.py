@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
-from compress.data.draws import seed_of, view_boxes, view_flips, view_holes, view_order
-from compress.data.open import Data
+from compress.data.dataset import Data
 from compress.data.pool import Pool
-from compress.errors import UserError
-from compress.machine import sent
+from compress.data.random_views import seed_of, view_boxes, view_flips, view_holes, view_order
+from compress.runtime.device import sent
+from compress.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
-from compress.errors import UserError, one_line
-from compress.files import PART
+from compress.runtime.errors import UserError, one_line
+from compress.runtime.files import PART
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

@@ -14,8 +14,8 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2 import functional as F
 
 from compress.data.sources import Files, Pixels
-from compress.errors import UserError, one_line
-from compress.machine import sent
+from compress.runtime.device import sent
+from compress.runtime.errors import UserError, one_line
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
 CHUNK = 256  # images decoded at a time

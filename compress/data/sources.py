@@ -1,6 +1,6 @@
 """Where images come from: one function a source, each through torchvision's own dataset class.
 
-A new source is one function here and one line in `SOURCES`, and its name in `compress.names`.
+A new source is one function here and one line in `SOURCES`, and its name in `compress.recipe.registry`.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from compress.data.cache import cache_root, make_whole, obtain, unpack_fashion_mnist
 from compress.data.splits import split
-from compress.errors import UserError, one_line
-from compress.names import check_data
+from compress.recipe.registry import check_data
+from compress.runtime.errors import UserError, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TEST_SHARE = 0.2  # of a folder that has no test split of its own

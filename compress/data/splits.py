@@ -5,7 +5,7 @@ import heapq
 import torch
 from torch import Tensor
 
-from compress.data.draws import generator
+from compress.data.random_views import generator
 
 
 def split(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

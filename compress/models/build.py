@@ -15,17 +15,17 @@ import torchvision.models
 from torch import nn
 from torchvision.models import EfficientNet, GoogLeNet, Inception3, ResNet
 
-from compress.errors import UserError, nearest, one_line
-from compress.models.additions import ADDITIONS, CONCAT, CONCAT_HIDDEN, WITH_CONCAT
 from compress.models.head import ConcatPool, last_layer, renew_last_layer, replace_head
-from compress.models.network import Network, Stem
+from compress.models.zoo import ADDITIONS, CONCAT, CONCAT_HIDDEN, WITH_CONCAT
+from compress.recipe.model_spec import Network, Stem
+from compress.runtime.errors import UserError, nearest, one_line
 
 Builder = Callable[..., nn.Module]
 IMAGENET_CLASSES = 1000  # what pretrained weights tell apart
 
 
 def names() -> list[str]:
-    """The classification networks that can be asked for by name: torchvision's, and `compress.models.additions`."""
+    """The classification networks that can be asked for by name: torchvision's, and `compress.models.zoo`."""
     return [*torchvision.models.list_models(module=torchvision.models), *ADDITIONS, *WITH_CONCAT]
 
 

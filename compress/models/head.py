@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.errors import UserError
+from compress.runtime.errors import UserError
 
 MOST_LAYERS, WIDEST = 4, 4096  # of hidden layers: a head is small, and so a weights file cannot ask for a huge one
 

@@ -1,1 +1,0 @@
-"""Structured pruning: which channels matter (importance), and how to land on a budget (pruner)."""

@@ -10,9 +10,9 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.errors import UserError, nearest
-from compress.machine import all_digits
 from compress.pruning.structure import Structure
+from compress.runtime.device import all_digits
+from compress.runtime.errors import UserError, nearest
 
 Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's mean loss on it
 

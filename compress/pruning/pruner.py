@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from compress.budget import Axis, Count, Limits, parse
-from compress.errors import UserError
+from compress.models.cost import count
+from compress.pruning.allocate import LANDED, widths
 from compress.pruning.importance import Loss, worths
-from compress.pruning.landing import LANDED, widths
 from compress.pruning.structure import Misread, Structure, check_answer
-from compress.summary import count
+from compress.recipe.budget import Axis, Count, Limits, parse
+from compress.runtime.errors import UserError
 
 FLOOR = 4  # units: fewer than this in any layer, and next to nothing gets through it
 COMFORT = 8  # units a layer keeps as long as the floors leave the choice of most of the budget

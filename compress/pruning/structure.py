@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from compress.budget import Count
-from compress.errors import UserError, one_line
-from compress.machine import all_digits
-from compress.pruning.coupling import inward, trace
-from compress.pruning.layer import Layer, crossed, places
-from compress.summary import count
+from compress.models.cost import count
+from compress.pruning.groups import inward, trace
+from compress.pruning.layer_cost import Layer, crossed, places
+from compress.recipe.budget import Count
+from compress.runtime.device import all_digits
+from compress.runtime.errors import UserError, one_line
 
 
 class Misread(UserError):

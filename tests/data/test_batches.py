@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from compress.data import Augment, Data, plain_batches, training_batches
-from compress.data.batches import Batch, _cropped
-from compress.data.draws import view_boxes, view_holes
+from compress.data.batches import Augment, Batch, _cropped, plain_batches, training_batches
+from compress.data.dataset import Data
 from compress.data.pool import MemoryPool
-from compress.errors import UserError
+from compress.data.random_views import view_boxes, view_holes
+from compress.runtime.errors import UserError
 
 NOTHING = Augment(crop=None, flip=False)
 EVERYTHING = Augment(mixup=0.2, cutmix=1.0, mix=0.8, erase=0.5)

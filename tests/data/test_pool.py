@@ -7,10 +7,10 @@ from dataset_files import write_images
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from compress.data import open_data
+from compress.data.dataset import open_data
 from compress.data.pool import DiskPool, MemoryPool, open_pool
 from compress.data.sources import Files, Pixels, open_source
-from compress.errors import UserError
+from compress.runtime.errors import UserError
 
 
 @pytest.fixture

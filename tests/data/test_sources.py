@@ -12,10 +12,10 @@ from dataset_files import mnist_files, write_cifar10, write_imagenet_archive, wr
 from torchvision import datasets
 
 from compress.data import cache as cache_module
-from compress.data import open_data
+from compress.data.dataset import open_data
 from compress.data.sources import IMAGENETTE, IMAGEWOOF, SOURCES, Files, Pixels, open_source
-from compress.errors import UserError
-from compress.names import DATA_SETS
+from compress.recipe.registry import DATA_SETS
+from compress.runtime.errors import UserError
 
 
 def system_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
@@ -54,7 +54,7 @@ def test_an_opened_data_set_holds_no_image_twice(cache: Path, tmp_path: Path, mo
     system_copy(tmp_path, monkeypatch)
     sources = [open_source("fashion-mnist")]
     pixels = weakref.ref(sources[0].train.pixels)  # type: ignore[union-attr]
-    monkeypatch.setattr("compress.data.open.open_source", lambda name: sources.pop())
+    monkeypatch.setattr("compress.data.dataset.open_source", lambda name: sources.pop())
     data = open_data("fashion-mnist")
     assert pixels() is None and len(data.test()) == 50
 

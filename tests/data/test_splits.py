@@ -7,9 +7,9 @@ from dataset_files import mnist_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.data import Data, open_data
+from compress.data.dataset import Data, open_data
 from compress.data.splits import balanced_order, split
-from compress.errors import UserError
+from compress.runtime.errors import UserError
 
 class_lists = st.lists(st.integers(0, 6), min_size=1, max_size=120).map(torch.tensor)
 

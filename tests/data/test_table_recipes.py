@@ -13,9 +13,9 @@ from tiny import Published
 
 import compress
 from compress.data.sources import IMAGENETTE, IMAGEWOOF
-from compress.plan import make_plan
-from compress.recipe import load, shipped
-from compress.workbench import Given
+from compress.pipeline.context import Given
+from compress.pipeline.plan import make_plan
+from compress.recipe.schema import load, shipped
 
 OF_FASHION_MNIST = ("default", "fashion-mnist-best", "unstructured")  # run elsewhere
 TABLES = [name for name in shipped() if name not in OF_FASHION_MNIST]

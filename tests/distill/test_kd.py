@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from compress.data.batches import Batch
-from compress.distill.kd import KD, kd_loss
-from compress.distill.labels import Labels
+from compress.distillation.kd import KD, kd_loss
+from compress.distillation.labels import Labels
 
 GENERATOR = torch.Generator().manual_seed(7)
 STUDENT = 3 * torch.randn(6, 5, generator=GENERATOR)

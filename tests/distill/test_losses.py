@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.distill.attention import attention_loss
-from compress.distill.dkd import dkd_loss
-from compress.distill.features import map_loss, same_size
-from compress.distill.fitnets import hint_loss
-from compress.distill.fsp import fsp_loss, fsp_matrix
-from compress.distill.kd import kd_loss
-from compress.distill.overhaul import margins, overhaul_loss
-from compress.distill.simultaneous import simultaneous_loss
+from compress.distillation.attention import attention_loss
+from compress.distillation.dkd import dkd_loss
+from compress.distillation.features import map_loss, same_size
+from compress.distillation.fitnets import hint_loss
+from compress.distillation.fsp import fsp_loss, fsp_matrix
+from compress.distillation.kd import kd_loss
+from compress.distillation.overhaul import margins, overhaul_loss
+from compress.distillation.simultaneous import simultaneous_loss
 
 RANDOM = np.random.default_rng(3)
 

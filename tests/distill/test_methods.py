@@ -13,16 +13,16 @@ from torch import Tensor, nn
 
 import compress
 from compress.data.batches import Batch
-from compress.distill.methods import METHODS, Sized, objective
-from compress.distill.stagewise import Stagewise
-from compress.errors import UserError
+from compress.distillation.methods import METHODS, Sized, objective
+from compress.distillation.stagewise import Stagewise
 from compress.models.build import build
-from compress.models.network import Network
-from compress.names import MethodName
-from compress.pipeline import make_plan
-from compress.recipe import Train, load
-from compress.training import Objective, forward, phase, teach
-from compress.watch import Watch
+from compress.pipeline.run import make_plan
+from compress.recipe.model_spec import Network
+from compress.recipe.registry import MethodName
+from compress.recipe.schema import Train, load
+from compress.runtime.errors import UserError
+from compress.training.events import Watch
+from compress.training.trainer import Objective, forward, phase, teach
 
 STAGES = """
 [[stages]]

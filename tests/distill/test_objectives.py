@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distill.methods import METHODS, Sized, objective
-from compress.recipe import Train
-from compress.training import Objective, forward, teach
+from compress.distillation.methods import METHODS, Sized, objective
+from compress.recipe.schema import Train
+from compress.training.trainer import Objective, forward, teach
 
 Maps = list[np.ndarray]  # of the three blocks, each (B, C, H, W)
 
@@ -168,7 +168,7 @@ def by_hand(
 @pytest.mark.parametrize("progress", PROGRESS, ids="{:.2f}".format)
 @pytest.mark.parametrize("method", METHODS)
 def test_an_objective_is_its_papers(method: str, progress: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.training.fast_bfloat16", lambda device: False)
+    monkeypatch.setattr("compress.training.trainer.fast_bfloat16", lambda device: False)
     torch.manual_seed(0)
     teacher, student, batch, example = net(5), net(4), mixed(1), mixed(2)
     teacher(mixed(3).images)  # for running statistics of its own

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from compress.distill.features import Tapped
-from compress.distill.stagewise import blocks
-from compress.distill.taps import default_taps, pair_up, tapped
-from compress.errors import UserError
+from compress.distillation.feature_taps import default_taps, pair_up, tapped
+from compress.distillation.features import Tapped
+from compress.distillation.stagewise import blocks
 from compress.models.build import build, skeleton
-from compress.models.network import Network
+from compress.recipe.model_spec import Network
+from compress.runtime.errors import UserError
 
 
 def hooks(network: nn.Module) -> int:

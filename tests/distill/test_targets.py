@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from compress.distill import targets as keeping
 from tiny import Tiny
 from torch import Tensor, nn
 
-from compress import learning
 from compress.data.batches import Augment, Batch, training_batches
-from compress.data.open import Data, open_data
-from compress.distill import targets as keeping
-from compress.distill.kd import KD
-from compress.distill.targets import Targets
-from compress.files import PART
-from compress.learning import goal_of
-from compress.machine import fast_bfloat16, versions
+from compress.data.dataset import Data, open_data
+from compress.distillation.kd import KD
+from compress.distillation.logits_cache import Targets
 from compress.models.build import own_builder
-from compress.recipe import Train, load
-from compress.training import forward
-from compress.watch import Watch
-from compress.workbench import Guide, Workbench
+from compress.pipeline import train_stage as learning
+from compress.pipeline.context import Guide, Workbench
+from compress.pipeline.train_stage import goal_of
+from compress.recipe.schema import Train, load
+from compress.runtime.device import fast_bfloat16, versions
+from compress.runtime.files import PART
+from compress.training.events import Watch
+from compress.training.trainer import forward
 
 CLASSES, BATCH = 4, 32
 AUGMENT = Augment(mixup=0.2, cutmix=1.0, mix=0.5)

@@ -9,12 +9,12 @@ import torch
 import torchvision
 from torch import nn
 
-from compress import checkpoint
-from compress.checkpoint import Checkpoint
+from compress.models import checkpoint
 from compress.models.build import build, skeleton
-from compress.models.network import Network
+from compress.models.checkpoint import Checkpoint
+from compress.models.cost import count
 from compress.pruning.pruner import prune
-from compress.summary import count
+from compress.recipe.model_spec import Network
 
 # Stagewise distillation, 10 classes at 224×224: blocks, millions of parameters, millions of multiply-adds
 STAGEWISE = {

@@ -13,9 +13,9 @@ import torch
 from tiny import Published
 from torch import nn
 
-from compress.errors import UserError
 from compress.models.build import build, knows, names, own_builder, skeleton
-from compress.models.network import Network, Stem
+from compress.recipe.model_spec import Network, Stem
+from compress.runtime.errors import UserError
 
 SIZES = {  # the smallest that suits, where it is not 32
     "alexnet": 63,

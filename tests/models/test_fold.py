@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.models.build import build
-from compress.models.fold import folded
-from compress.models.network import Network
+from compress.models.fuse_bn import folded
 from compress.pruning.pruner import prune
+from compress.recipe.model_spec import Network
 
 NORMS = {  # how many there are, and how many of them no convolution comes straight before
     "resnet18": (20, 0),

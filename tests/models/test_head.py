@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import UserError
 from compress.models.build import build, skeleton
 from compress.models.head import freeze_backbone
-from compress.models.network import Network
+from compress.recipe.model_spec import Network
+from compress.runtime.errors import UserError
 
 
 def shapes(model: nn.Module, path: str) -> list[object]:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.machine import fast_bfloat16
-from compress.models.pixel import SinglePixels
-from compress.training import forward
+from compress.runtime.device import fast_bfloat16
+from compress.training.single_pixel_conv import SinglePixels
+from compress.training.trainer import forward
 
 
 def learned(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:
@@ -43,7 +43,9 @@ def test_the_same_as_torch_whatever_the_shape(
 def test_a_single_pixel_is_no_convolution(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
     conv, seen = nn.Conv2d(8, 8, 3, 2, 1, bias=False), []
     plain = torch.nn.functional.linear
-    monkeypatch.setattr("compress.models.pixel.F.linear", lambda *given: seen.append(given[1]) or plain(*given))
+    monkeypatch.setattr(
+        "compress.training.single_pixel_conv.F.linear", lambda *given: seen.append(given[1]) or plain(*given)
+    )
     forward(nn.Sequential(conv, nn.Flatten()), side)(torch.randn(2, 3, side, side)[:, :1].expand(-1, 8, -1, -1))
     assert [tuple(taps.shape) for taps in seen] == [(8, 8 * side**2)]
 

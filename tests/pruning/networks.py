@@ -12,12 +12,12 @@ import torchinfo
 import torchvision
 from torch import Tensor, nn
 
-from compress.budget import Axis, Limits
 from compress.models.build import build
-from compress.models.network import Network, Stem
+from compress.models.cost import count
 from compress.pruning.pruner import FLOOR, narrowest, prune
 from compress.pruning.structure import Structure
-from compress.summary import count
+from compress.recipe.budget import Axis, Limits
+from compress.recipe.model_spec import Network, Stem
 
 
 def seeded(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -11,10 +11,10 @@ import torchvision
 from networks import made_of, network, seeded, torchinfos
 from torch import Tensor, nn
 
-from compress.models.network import Stem
 from compress.pruning.importance import worths
 from compress.pruning.pruner import COMFORT, prune, reestimate_batchnorm
 from compress.pruning.structure import Structure
+from compress.recipe.model_spec import Stem
 
 
 def silence_odd_channels(model: nn.Module) -> None:

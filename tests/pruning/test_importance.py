@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.errors import UserError
-from compress.names import ImportanceName
 from compress.pruning.importance import IMPORTANCES, worths
 from compress.pruning.pruner import prune
 from compress.pruning.structure import Structure
+from compress.recipe.registry import ImportanceName
+from compress.runtime.errors import UserError
 
 
 def two_layers() -> nn.Sequential:

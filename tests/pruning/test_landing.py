@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from networks import KINDS, between, check, made_of, network, torchinfos
 from torch import nn
 
-from compress.budget import Axis, Limits
-from compress.errors import UserError
+from compress.models.cost import count
+from compress.pruning.allocate import LANDED, widths
 from compress.pruning.importance import worths
-from compress.pruning.landing import LANDED, widths
 from compress.pruning.pruner import FLOOR, narrowest, prune
 from compress.pruning.structure import Structure
-from compress.summary import count
+from compress.recipe.budget import Axis, Limits
+from compress.runtime.errors import UserError
 
 FAST = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 AXES: st.SearchStrategy[Axis] = st.sampled_from(("params", "macs", "bytes"))

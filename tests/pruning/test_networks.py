@@ -14,9 +14,9 @@ from networks import between, check, network, torchinfos
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from compress.errors import UserError
-from compress.models.network import Stem
 from compress.pruning.pruner import narrowest, prune
+from compress.recipe.model_spec import Stem
+from compress.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(

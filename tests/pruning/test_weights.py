@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.errors import UserError
-from compress.pruning.weights import hold_zeros, least, prune_weights, release_zeros
-from compress.summary import count, weighted
+from compress.models.cost import count, weighted
+from compress.pruning.unstructured import hold_zeros, least, prune_weights, release_zeros
+from compress.runtime.errors import UserError
 
 
 def net(seed: int = 0) -> nn.Module:
