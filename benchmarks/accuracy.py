@@ -38,8 +38,8 @@ from rows import ROWS, Row, Setting, lay_out
 from compress.cli.terminal import Terminal
 from compress.data.batches import plain_batches
 from compress.data.pool import Pool
-from compress.models.cost import count
-from compress.recipe import schema as recipes
+from compress.models.cost import measure_cost
+from compress.recipe import load as recipes
 from compress.reporting.tables import as_markdown, as_table
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
@@ -65,7 +65,7 @@ class Cell:
 
 def fill(row: Row, setting: Setting, folder: Path) -> Cell:
     """Make the network of `row`, and measure it."""
-    seed, data, size = setting.bench.recipe.seed, setting.bench.data, setting.size
+    seed, data, size = setting.ctx.recipe.seed, setting.ctx.data, setting.size
     try:
         made = row.make(setting, folder)
     except Refused as refusal:
@@ -75,9 +75,19 @@ def fill(row: Row, setting: Setting, folder: Path) -> Cell:
     def score(pool: Pool) -> float:
         return accuracy(model, plain_batches(data, pool, batch=500), size=size)
 
-    cost, test = count(model, (3, size, size), setting.sparse), data.test().to(setting.bench.device)
+    cost, test = (
+        measure_cost(model, (3, size, size), setting.sparse),
+        data.test().to(setting.ctx.device),
+    )
     return Cell(
-        seed, cost.params, cost.macs, score(data.val), score(test), round(made.seconds, 1), made.epochs, made.note
+        seed,
+        cost.params,
+        cost.macs,
+        score(data.val),
+        score(test),
+        round(made.seconds, 1),
+        made.epochs,
+        made.note,
     )
 
 
@@ -124,33 +134,60 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError as error:
-        raise click.BadParameter(f"{text!r}: write whole numbers with commas between, as 0,1,2") from error
+        raise click.BadParameter(
+            f"{text!r}: write whole numbers with commas between, as 0,1,2"
+        ) from error
 
 
 @click.command(help=__doc__.split("\n")[0])
-@click.option("--recipe", default="default", show_default=True, help="A shipped recipe's name, or a TOML file.")
+@click.option(
+    "--recipe",
+    default="default",
+    show_default=True,
+    help="A shipped recipe's name, or a TOML file.",
+)
 @click.option("--budget", default="100k", show_default=True, help="Parameters.")
-@click.option("--student", type=click.Path(exists=True, dir_okay=False), help="Weights of a trained network to prune.")
+@click.option(
+    "--student",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Weights of a trained network to prune.",
+)
 @click.option("--seeds", default="0,1,2", show_default=True, callback=numbers)
 @click.option("--rows", "wanted", default="1,2,3,4,5,6,7,8", show_default=True, callback=numbers)
 @click.option("--quick", is_flag=True, help="6,000 training images and a quarter of the epochs.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where it is all kept; in runs if left out.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where it is all kept; in runs if left out."
+)
 def main(
-    recipe: str, budget: str, student: str | None, seeds: list[int], wanted: list[int], quick: bool, out: Path | None
+    recipe: str,
+    budget: str,
+    student: str | None,
+    seeds: list[int],
+    wanted: list[int],
+    quick: bool,
+    out: Path | None,
 ) -> None:
-    named = ["accuracy", *(["quick"] if quick else []), *([Path(student).stem, budget] if student else [])]
+    named = [
+        "accuracy",
+        *(["quick"] if quick else []),
+        *([Path(student).stem, budget] if student else []),
+    ]
     out = out or Path("runs") / "-".join(named)
     rows = [row for row in ROWS if row.number in wanted]
-    watch = Terminal()
+    events = Terminal()
     try:
         for seed in seeds:
-            asked = recipes.load(recipe, {"budget": budget, "seed": seed, "student": student})
+            asked = recipes.load_recipe(
+                recipe, {"budget": budget, "seed": seed, "student": student}
+            )
             answers = out / "answers" / f"seed{seed}"
-            setting = lay_out(asked.quick() if quick else asked, out / f"seed{seed}", answers, watch)
+            setting = lay_out(
+                asked.quick() if quick else asked, out / f"seed{seed}", answers, events
+            )
             for number, row in enumerate(rows, start=1):
                 file = file_of(row, seed, out)
                 if not file.is_file():
-                    watch.begin(number, len(rows), row.title, f"seed {seed}")
+                    events.begin(number, len(rows), row.title, f"seed {seed}")
                     cell = fill(row, setting, file.with_suffix(""))
                     write_text(file, json.dumps(asdict(cell), indent=2) + "\n")
                 for state in file.with_suffix("").glob("*.state"):

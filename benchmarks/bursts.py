@@ -17,25 +17,27 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from compress.data.cache import cache_root
-from compress.data.dataset import Data, open_data
+from compress.data.dataset import Dataset, open_dataset
 from compress.models.build import build
-from compress.pipeline.context import Guide, Workbench, on_device, side
+from compress.pipeline.context import Guide, StageContext, on_device, side
 from compress.pipeline.pretrained import load_step
 from compress.pipeline.stages import perform
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe, Train
-from compress.training.events import T, Watch
+from compress.training.events import Events, T
 
-WARM = 3  # steps of a burst before its clock starts: caches fill, workers read ahead, networks compile
+WARM = (
+    3  # steps of a burst before its clock starts: caches fill, workers read ahead, networks compile
+)
 
-Training = Callable[[Watch], object]  # trains until the watch ends it
+Training = Callable[[Events], object]  # trains until the events ends it
 
 
 class Enough(Exception):
     """Ends a burst."""
 
 
-class Stopwatch(Watch):
+class Stopwatch(Events):
     """Takes the time of `steps` steps, after those that warm up, and ends the training.
 
     With a `trace` it also finds out in which share of that time the GPU was at work.
@@ -92,55 +94,71 @@ class Setting:
     folder: Path
 
     @cached_property
-    def data(self) -> Data:
+    def data(self) -> Dataset:
         """As a run opens it."""
         recipe = self.recipe
-        data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
+        data = open_dataset(
+            recipe.data,
+            size=recipe.image_size,
+            limit=recipe.max_images,
+            share=recipe.data_fraction,
+            seed=recipe.seed,
+        )
         return replace(data, train=data.train.to(self.device), val=data.val.to(self.device))
 
     def stage(self, kind: str) -> Train:
         """The recipe's last stage of `kind`, not compiled; for fine-tuning with the teacher's answers to one view."""
-        stage = next(s for s in reversed(self.recipe.stages) if isinstance(s, Train) and s.kind == kind)
+        stage = next(
+            s for s in reversed(self.recipe.stages) if isinstance(s, Train) and s.kind == kind
+        )
         stage = replace(stage, compile=False)
         return replace(stage, scale=1.0, alpha=0.5, views=1) if kind == "finetune" else stage
 
-    def ours(self, stage: Train, student: Network | None = None, kept: bool = False) -> Training:
+    def ours(self, stage: Train, student: ModelSpec | None = None, kept: bool = False) -> Training:
         """A stage of a run, at work on the recipe's `student` or another; with the teacher's answers `kept` or not."""
         recipe = replace(self.recipe, student=student or self.recipe.student)
 
-        def training(watch: Watch) -> None:
+        def training(events: Events) -> None:
             with TemporaryDirectory() as aside:
                 answers = self.folder if kept else Path(aside)
-                bench = Workbench(recipe, self.data, self.device, watch, Path(aside) / "state", answers)
+                ctx = StageContext(
+                    recipe, self.data, self.device, events, Path(aside) / "state", answers
+                )
                 if stage.kind != "teach":
-                    teacher = on_device(self._random(recipe.teacher, len(self.data.classes)), self.device)
-                    bench = replace(bench, guide=Guide(teacher, side(self.stage("teach"), self.data)))
-                pruned = on_device(self._pruned(), self.device) if stage.kind == "finetune" else None
-                perform(pruned, stage, bench)
+                    teacher = on_device(
+                        self._random(recipe.teacher, len(self.data.classes)), self.device
+                    )
+                    ctx = replace(ctx, guide=Guide(teacher, side(self.stage("teach"), self.data)))
+                pruned = (
+                    on_device(self._pruned(), self.device) if stage.kind == "finetune" else None
+                )
+                perform(pruned, stage, ctx)
 
         return training
 
-    def plain(self, kind: str, student: Network | None = None, train: Callable[..., None] = plain.train) -> Training:
+    def plain(
+        self, kind: str, student: ModelSpec | None = None, train: Callable[..., None] = plain.train
+    ) -> Training:
         """The same work as the plain script does it, or another loop over its batches; always at the images' full size.
 
-        `train` is called with the student, the DataLoader, the teacher, the watch and the device.
+        `train` is called with the student, the DataLoader, the teacher, the events and the device.
         """
 
-        def training(watch: Watch) -> None:
+        def training(events: Events) -> None:
             recipe, crop = self.recipe, self.stage(kind).crop or (1.0, 1.0)
-            images = plain.images(recipe.data, cache_root(), recipe.size, crop)
+            images = plain.images(recipe.data, cache_root(), recipe.image_size, crop)
             teacher = self._random(recipe.teacher, len(images.classes))
             model = {
                 "teach": lambda: teacher,
                 "distill": lambda: self._random(student or recipe.student, len(images.classes)),
                 "finetune": self._pruned,
             }[kind]()
-            loader = plain.load(images, recipe.batch, self.workers, self.device)
-            train(model, loader, None if kind == "teach" else teacher, watch, self.device)
+            loader = plain.load(images, recipe.batch_size, self.workers, self.device)
+            train(model, loader, None if kind == "teach" else teacher, events, self.device)
 
         return training
 
-    def _random(self, network: Network, classes: int) -> nn.Module:
+    def _random(self, network: ModelSpec, classes: int) -> nn.Module:
         torch.manual_seed(self.recipe.seed)
         return build(replace(network, pretrained=False), classes)
 

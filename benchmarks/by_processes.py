@@ -16,22 +16,24 @@ from tempfile import TemporaryDirectory
 import torch
 from bursts import WARM, Setting
 
-from compress.recipe import schema as recipes
-from compress.runtime import distributed as processes
+from compress.recipe import load as recipes
+from compress.runtime import distributed
 from compress.runtime.device import pick_device
 
 
 def main() -> None:
     name, weights, device, steps, batch, kind = sys.argv[1:]
-    recipe = recipes.load(name, {"batch": int(batch)})
-    recipe = replace(recipe, limit=(WARM + int(steps)) * recipe.batch)
-    with processes.joined(), TemporaryDirectory() as folder:
+    recipe = recipes.load_recipe(name, {"batch_size": int(batch)})
+    recipe = replace(recipe, limit=(WARM + int(steps)) * recipe.batch_size)
+    with distributed.process_group(), TemporaryDirectory() as folder:
         on = pick_device(device)
         setting = Setting(name, recipe, Path(weights), on, int(steps), 1, 0, False, Path(folder))
         stage = setting.stage(kind)
-        rate = setting.rate(setting.ours(replace(stage, alpha=0.0) if kind == "finetune" else stage))
-        total = processes.added(torch.tensor(rate, dtype=torch.float64, device=on))
-        if processes.first():
+        rate = setting.rate(
+            setting.ours(replace(stage, alpha=0.0) if kind == "finetune" else stage)
+        )
+        total = distributed.all_reduce_sum(torch.tensor(rate, dtype=torch.float64, device=on))
+        if distributed.is_main():
             print("images/s", float(total))
 
 

@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchdistill.core.distillation import get_distillation_box
 
-from compress.training.events import Watch
+from compress.training.events import Events
 
 
 def train(
     model: nn.Module,
     loader: DataLoader[tuple[Tensor, Tensor]],
     teacher: nn.Module,
-    watch: Watch,
+    events: Events,
     device: torch.device,
 ) -> None:
     """As `plain.train`, with a teacher."""
     box = get_distillation_box(teacher.eval(), model, {}, _configuration(), device, None, False, 1)
     box.pre_epoch_process(epoch=0)
-    for inputs, labels in watch.track(epochs(loader), len(loader), "torchdistill"):
+    for inputs, labels in events.track(epochs(loader), len(loader), "torchdistill"):
         loss = box.forward_process(inputs.to(device), labels.to(device), {})
         box.post_forward_process(loss=loss)
 

@@ -21,14 +21,14 @@ import compress
 from compress.experiments.experiment import run as run_experiment
 from compress.experiments.sweep import sweep
 from compress.models.build import build
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 RECIPE = """
 title = "fingerprint"
 data = "fashion-mnist"
-limit = 480
+max_images = 480
 budget = "40k"
-batch = 64
+batch_size = 64
 
 [teacher]
 name = "resnet18"
@@ -55,8 +55,8 @@ lr = 1e-3
 crop = [0.7, 1.0]
 mixup = 0.2
 cutmix = 1.0
-mix = 0.5
-erase = 0.25
+mix_prob = 0.5
+erase_prob = 0.25
 alpha = 0.5
 fade = true
 compile = false
@@ -65,7 +65,7 @@ compile = false
 kind = "prune"
 scale = 0.5
 samples = 256
-multiple = 8
+round_to = 8
 
 [[stages]]
 kind = "finetune"
@@ -88,7 +88,7 @@ lr = 0.1
 ema = 0.99
 crop = [0.75, 1.0]
 alpha = 0.5
-outgrow = true
+stop_at_teacher = true
 views = 2
 label_smoothing = 0.1
 compile = false
@@ -99,7 +99,7 @@ epochs = 0.5
 optimizer = "muon"
 lr = 0.02
 warmup = 0.05
-guide = "before"
+distill_from = "previous"
 ema = 0.99
 compile = false
 """
@@ -108,7 +108,7 @@ METHODS = """
 recipe = "{recipe}"
 
 [keys]
-limit = 256
+max_images = 256
 "distill.epochs" = 2
 "finetune.epochs" = 1
 "stages.5.importance" = "magnitude"
@@ -122,8 +122,22 @@ name = "weights"
 "stages.5.mode" = "weights"
 """
 
-METHOD = ("labels", "kd", "dkd", "simultaneous", "stagewise", "fitnets", "attention", "fsp", "overhaul")
-CUTS = (("resnet18", "imagenet", "20%"), ("mobilenet_v2", "imagenet", "30%"), ("vgg11", "imagenet", "10%"))
+METHOD = (
+    "labels",
+    "kd",
+    "dkd",
+    "simultaneous",
+    "stagewise",
+    "fitnets",
+    "attention",
+    "fsp",
+    "overhaul",
+)
+CUTS = (
+    ("resnet18", "imagenet", "20%"),
+    ("mobilenet_v2", "imagenet", "30%"),
+    ("vgg11", "imagenet", "10%"),
+)
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
@@ -138,7 +152,9 @@ def digest(tensors: dict[str, Tensor]) -> str:
 def tell(name: str, folder: Path) -> None:
     """A line for each weights file of a run."""
     for file in [*sorted(folder.glob("stages/*.pth")), folder / "model.pth"]:
-        print(f"{name:24} {file.stem:16} {digest(compress.load(file).model.state_dict())}", flush=True)
+        print(
+            f"{name:24} {file.stem:16} {digest(compress.load(file).model.state_dict())}", flush=True
+        )
 
 
 def main() -> None:
@@ -151,9 +167,11 @@ def main() -> None:
         result = compress.run(str(recipe), out=here / "run")
         tell("run", here / "run")
         for record in result.records:
-            print(f"{'run':24} {record.name:16} {record.params} {record.macs} {record.val:.6f} {record.test:.6f}")
+            print(
+                f"{'run':24} {record.name:16} {record.params} {record.macs} {record.val:.6f} {record.test:.6f}"
+            )
 
-        sweep(str(recipe), ["60k", "30k"], out=here / "sweep", limit=256)
+        sweep(str(recipe), ["60k", "30k"], out=here / "sweep", max_images=256)
         for budget in ("60k", "30k"):
             tell(f"sweep {budget}", here / "sweep" / budget)
 
@@ -164,12 +182,14 @@ def main() -> None:
         for method in METHOD:
             alpha = 0.0 if method == "labels" else 0.3
             keys = {"distill.method": method, "distill.scale": 1.0, "distill.alpha": alpha}
-            compress.run(str(recipe), out=here / method, limit=192, **{"finetune.epochs": 0.5} | keys)
+            compress.run(
+                str(recipe), out=here / method, max_images=192, **{"finetune.epochs": 0.5} | keys
+            )
             tell(f"method {method}", here / method)
 
         for name, stem, budget in CUTS:
             torch.manual_seed(0)
-            model = build(Network(name, stem), 10)  # type: ignore[arg-type]
+            model = build(ModelSpec(name, stem), 10)  # type: ignore[arg-type]
             pruned = compress.prune(model, torch.zeros(1, 3, 64, 64), budget)
             print(f"{'cut':24} {name:16} {digest(pruned.state_dict())}", flush=True)
 

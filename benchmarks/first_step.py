@@ -48,8 +48,11 @@ def main() -> None:
         next(iter(batches))
         raise Reached
 
-    loading = Clock(plan.open_data)
-    with mock.patch.object(plan, "open_data", loading), mock.patch.object(terminal.Terminal, "track", stop):
+    loading = Clock(plan.open_dataset)
+    with (
+        mock.patch.object(plan, "open_dataset", loading),
+        mock.patch.object(terminal.Terminal, "track", stop),
+    ):
         try:
             command(["run", *arguments])
         except Reached:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from compress.training.events import Watch
+from compress.training.events import Events
 
 BUILT_IN = {"fashion-mnist": (datasets.FashionMNIST, 28), "cifar10": (datasets.CIFAR10, 32)}
 TEMPERATURE, ALPHA, RATE = 4.0, 0.5, 1e-4
@@ -43,25 +43,29 @@ def images(data: str, root: Path, size: int | None, crop: tuple[float, float]) -
     return kind(root, transform=transform)
 
 
-def load(images: Any, batch: int, workers: int, device: torch.device) -> DataLoader[tuple[Tensor, Tensor]]:
+def load(
+    images: Any, batch: int, workers: int, device: torch.device
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of `images`, shuffled: float32 (B, 3, S, S) and int64 (B,)."""
     pinned = device.type == "cuda"
-    return DataLoader(images, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pinned)
+    return DataLoader(
+        images, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pinned
+    )
 
 
 def train(
     model: nn.Module,
     loader: DataLoader[tuple[Tensor, Tensor]],
     teacher: nn.Module | None,
-    watch: Watch,
+    events: Events,
     device: torch.device,
 ) -> None:
-    """Train `model` until `watch` ends it: on the labels, and on what `teacher` says if there is one."""
+    """Train `model` until `events` ends it: on the labels, and on what `teacher` says if there is one."""
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     if teacher is not None:
         teacher.to(device).eval()
-    for inputs, labels in watch.track(epochs(loader), len(loader), "plain"):
+    for inputs, labels in events.track(epochs(loader), len(loader), "plain"):
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels)
@@ -69,7 +73,9 @@ def train(
             with torch.no_grad():
                 answers = teacher(inputs)
             soft = F.softmax(answers / TEMPERATURE, dim=1)
-            distance = F.kl_div(F.log_softmax(logits / TEMPERATURE, dim=1), soft, reduction="batchmean")
+            distance = F.kl_div(
+                F.log_softmax(logits / TEMPERATURE, dim=1), soft, reduction="batchmean"
+            )
             loss = (1 - ALPHA) * loss + ALPHA * TEMPERATURE**2 * distance
         optimizer.zero_grad()
         torch.autograd.backward(loss)

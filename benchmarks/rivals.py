@@ -13,8 +13,8 @@ from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock
 
 from compress.models.build import build
-from compress.models.cost import count
-from compress.recipe.model_spec import Network, Stem
+from compress.models.cost import measure_cost
+from compress.recipe.model_spec import ModelSpec, Stem
 from compress.runtime.errors import one_line
 
 RESNET18 = (64, 128, 256, 512)
@@ -28,14 +28,20 @@ class Refused(Exception):
 
 def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
     """torchvision's ResNet18 with stages of other `widths` than its own, initialised as `compress` does it."""
-    model = build(Network("resnet18", stem), classes)
+    model = build(ModelSpec("resnet18", stem), classes)
     assert isinstance(model, ResNet)
     first = model.conv1
     model.inplanes = widths[0]
-    model.conv1 = nn.Conv2d(3, widths[0], first.kernel_size, first.stride, first.padding, bias=False)
+    model.conv1 = nn.Conv2d(
+        3, widths[0], first.kernel_size, first.stride, first.padding, bias=False
+    )
     model.bn1 = nn.BatchNorm2d(widths[0])
     for number, width in enumerate(widths, start=1):
-        setattr(model, f"layer{number}", model._make_layer(BasicBlock, width, 2, stride=1 if number == 1 else 2))
+        setattr(
+            model,
+            f"layer{number}",
+            model._make_layer(BasicBlock, width, 2, stride=1 if number == 1 else 2),
+        )
     model.fc = nn.Linear(widths[-1], classes)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -57,7 +63,7 @@ def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tup
 
     def params(last: int) -> int:
         with torch.random.fork_rng(devices=[]):
-            return count(resnet18(widths(last), stem, classes), (3, 32, 32)).params
+            return measure_cost(resnet18(widths(last), stem, classes), (3, 32, 32)).params
 
     last = bisect_right(range(1, shape[-1] + 1), budget, key=params)
     if last == 0:
@@ -82,7 +88,11 @@ def torch_pruning_cut(model: nn.Module, example: Tensor, budget: int, classes: i
             importance=tp.importance.GroupMagnitudeImportance(p=2),
             global_pruning=True,
             pruning_ratio=ratio,
-            ignored_layers=[m for m in pruned.modules() if isinstance(m, nn.Linear) and m.out_features == classes],
+            ignored_layers=[
+                m
+                for m in pruned.modules()
+                if isinstance(m, nn.Linear) and m.out_features == classes
+            ],
         ).step()
         return pruned
 
@@ -91,12 +101,14 @@ def torch_pruning_cut(model: nn.Module, example: Tensor, budget: int, classes: i
     for _ in range(HALVINGS):
         ratio = (low + high) / 2
         pruned = cut(ratio)
-        params = count(pruned, size).params
+        params = measure_cost(pruned, size).params
         if landed < params <= budget:
             best, landed = pruned, params
         low, high = (low, ratio) if params <= budget else (ratio, high)
     if best is None:
-        raise Refused(f"torch-pruning has no ratio that brings this network to {budget:,} parameters")
+        raise Refused(
+            f"torch-pruning has no ratio that brings this network to {budget:,} parameters"
+        )
     return best
 
 
@@ -122,11 +134,13 @@ def fastnas(
     except ImportError as error:
         raise Refused(f"nvidia-modelopt cannot be imported: {one_line(error)}") from error
     asked, note = budget, ""
-    whole = count(model, (example.shape[1], example.shape[2], example.shape[3])).params
+    whole = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3])).params
     while asked < whole:
         try:
             pruned, _ = mtp.prune(
-                model=copy.deepcopy(model).to(memory_format=torch.contiguous_format),  # it takes no other
+                model=copy.deepcopy(model).to(
+                    memory_format=torch.contiguous_format
+                ),  # it takes no other
                 mode="fastnas",
                 constraints={"params": asked},
                 dummy_input=example,
@@ -137,6 +151,8 @@ def fastnas(
             reason = str(error).strip().splitlines()[-1]  # tables come before it
             note = note or f"refuses {budget:,}: {reason}"
             asked *= 2
-        except Exception as error:  # whatever else may go wrong in it, the other rows are still wanted
+        except (
+            Exception
+        ) as error:  # whatever else may go wrong in it, the other rows are still wanted
             raise Refused(f"fails: {one_line(error)}") from error
     raise Refused(note or f"the model has {whole:,} parameters, within the budget")

@@ -20,17 +20,17 @@ from torch import nn
 
 from compress.data.batches import plain_batches
 from compress.distillation.methods import asks
-from compress.models.cost import count
-from compress.pipeline.context import Guide, Workbench, on_device, sample, side
+from compress.models.cost import measure_cost
+from compress.pipeline.context import Guide, StageContext, on_device, sample, side
 from compress.pipeline.plan import make_plan
 from compress.pipeline.pretrained import load_step
 from compress.pipeline.run import Result, run
 from compress.pipeline.stages import finetune_stage
-from compress.recipe.model_spec import Network, Stem
+from compress.recipe.model_spec import ModelSpec, Stem
 from compress.recipe.schema import Prune, Recipe, Train
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
-from compress.training.events import Watch
+from compress.training.events import Events
 from compress.training.trainer import accuracy, forward
 
 STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
@@ -48,7 +48,7 @@ class Setting:
     budget: int
     folder: Path
     result: Result
-    bench: Workbench
+    ctx: StageContext
     stages: tuple[Prune | Train, ...]
 
     @property
@@ -75,26 +75,28 @@ class Setting:
     @property
     def size(self) -> int:
         """The side of the images that the result of every row takes, in pixels."""
-        return side(self.finetunes[-1], self.bench.data)
+        return side(self.finetunes[-1], self.ctx.data)
 
     def seconds(self, *kinds: str) -> float:
         """What the stages of these `kinds` took in our run; what all did, if none is named."""
-        return sum(record.seconds for record in self.result.records if not kinds or record.kind in kinds)
+        return sum(
+            record.seconds for record in self.result.records if not kinds or record.kind in kinds
+        )
 
     def student(self) -> nn.Module:
         """The distilled student, as our first round of pruning finds it."""
         distilled = next(record for record in self.result.records if record.kind == "distill")
-        return self._load(self.folder / distilled.checkpoint, self.bench.recipe.student)
+        return self._load(self.folder / distilled.checkpoint, self.ctx.recipe.student)
 
     def final(self) -> nn.Module:
         """What our run ended with."""
-        return self._load(self.result.model, self.bench.recipe.student)
+        return self._load(self.result.model, self.ctx.recipe.student)
 
-    def _load(self, path: Path, network: Network) -> nn.Module:
-        return on_device(load_step(path, network).model, self.bench.device)
+    def _load(self, path: Path, network: ModelSpec) -> nn.Module:
+        return on_device(load_step(path, network).model, self.ctx.device)
 
 
-def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Setting:
+def lay_out(recipe: Recipe, folder: Path, answers: Path, events: Events) -> Setting:
     """Do our run of `recipe` in `folder`, or take it from there if it is done.
 
     Raises:
@@ -102,14 +104,18 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Settin
     """
     kinds = [stage.kind for stage in recipe.stages]
     if "prune" not in kinds[:-1] or kinds[-1] != "finetune":
-        raise UserError("the other ways end in a cut and what comes after it: give a recipe that prunes and fine-tunes")
-    result = run(recipe, out=folder, watch=watch)
+        raise UserError(
+            "the other ways end in a cut and what comes after it: give a recipe that prunes and fine-tunes"
+        )
+    result = run(recipe, out=folder, events=events)
     plan = make_plan(recipe)
-    bench = Workbench(plan.recipe, plan.data, plan.device, watch, folder, answers)
+    ctx = StageContext(plan.recipe, plan.data, plan.device, events, folder, answers)
     for step, record in zip(plan.steps, result.records, strict=True):
         if record.kind == "teach":
-            teacher = on_device(load_step(folder / step.file, plan.recipe.teacher).model, plan.device)
-            bench = replace(bench, guide=Guide(teacher, side(step.stage, plan.data), record.val))
+            teacher = on_device(
+                load_step(folder / step.file, plan.recipe.teacher).model, plan.device
+            )
+            ctx = replace(ctx, guide=Guide(teacher, side(step.stage, plan.data), record.val))
     as_run: list[Train | Prune] = []
     for step, record in zip(plan.steps, result.records, strict=True):
         stage = step.stage
@@ -117,7 +123,7 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, watch: Watch) -> Settin
             as_run.append(stage)
         elif stage.kind == "finetune" and record.epochs:  # 0: no time was left for it
             as_run.append(replace(stage, epochs=record.epochs))
-    return Setting(plan.limits.params or 0, folder, result, bench, tuple(as_run))
+    return Setting(plan.limits.params or 0, folder, result, ctx, tuple(as_run))
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def ours(setting: Setting, folder: Path) -> Trained:
 def by_torch_pruning(setting: Setting, folder: Path, kd: bool) -> Trained:
     """As many rounds as ours and to the same targets, each cut by torch-pruning."""
     model, seconds = setting.student(), setting.seconds("teach", "distill")
-    whole, cuts = count(model, (3, setting.size, setting.size)).params, 0
+    whole, cuts = measure_cost(model, (3, setting.size, setting.size)).params, 0
     rounds = len(setting.stages) - len(setting.finetunes)
     for number, stage in enumerate(setting.stages, start=1):
         if isinstance(stage, Train):
@@ -146,27 +152,33 @@ def by_torch_pruning(setting: Setting, folder: Path, kd: bool) -> Trained:
             seconds += spent
             continue
         cuts, started = cuts + 1, time.monotonic()
-        target = setting.budget if cuts == rounds else round(whole * (setting.budget / whole) ** (cuts / rounds))
-        size = side(stage, setting.bench.data)
-        example = torch.zeros(1, 3, size, size, device=setting.bench.device)
-        model = torch_pruning_cut(model, example, target, len(setting.bench.data.classes))
+        target = (
+            setting.budget
+            if cuts == rounds
+            else round(whole * (setting.budget / whole) ** (cuts / rounds))
+        )
+        size = side(stage, setting.ctx.data)
+        example = torch.zeros(1, 3, size, size, device=setting.ctx.device)
+        model = torch_pruning_cut(model, example, target, len(setting.ctx.data.classes))
         seconds += time.monotonic() - started
     return Trained(model, seconds, setting.epochs)
 
 
 def by_fastnas(setting: Setting, folder: Path) -> Trained:
     """One cut by FastNAS, scored on 500 validation images; then all fine-tuning stages, one after another."""
-    bench, size, started = setting.bench, side(setting.stages[0], setting.bench.data), time.monotonic()
+    ctx, size, started = setting.ctx, side(setting.stages[0], setting.ctx.data), time.monotonic()
 
     @torch.no_grad()
     def calibrate(model: nn.Module) -> None:
-        for batch in sample(bench, 50 * 64, 64):  # as many batches as ModelOpt keeps
+        for batch in sample(ctx, 50 * 64, 64):  # as many batches as ModelOpt keeps
             forward(model, size)(batch.images)
 
     def score(model: nn.Module) -> float:
-        return accuracy(model, islice(plain_batches(bench.data, bench.data.val, batch=500), 1), size=size)
+        return accuracy(
+            model, islice(plain_batches(ctx.data, ctx.data.val, batch=500), 1), size=size
+        )
 
-    example = torch.zeros(1, 3, size, size, device=bench.device)
+    example = torch.zeros(1, 3, size, size, device=ctx.device)
     model, note = fastnas(setting.student(), example, setting.budget, calibrate, score)
     seconds = setting.seconds("teach", "distill") + time.monotonic() - started
     for number, stage in enumerate(setting.finetunes, start=1):
@@ -177,8 +189,8 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 
 def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
     """ResNet18 with the student's stem, all its layers narrowed by one ratio, from scratch."""
-    stem = setting.bench.recipe.student.stem
-    widths = narrow(RESNET18, setting.budget, stem, len(setting.bench.data.classes))
+    stem = setting.ctx.recipe.student.stem
+    widths = narrow(RESNET18, setting.budget, stem, len(setting.ctx.data.classes))
     trained = from_scratch(widths, stem, setting.epochs, setting, folder, kd)
     return replace(trained, seconds=trained.seconds + setting.seconds("teach")) if kd else trained
 
@@ -201,9 +213,15 @@ def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ())
 
 def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
     """The epochs of the network by hand that fit into what our stages of these `kinds` took."""
-    trained = [record for record in setting.result.records if record.kind == "finetune" and record.epochs]
+    trained = [
+        record for record in setting.result.records if record.kind == "finetune" and record.epochs
+    ]
     last = trained[-len(setting.ending) :]
-    pace = sum(record.seconds for record in last) / sum(record.epochs for record in last) * longer(setting)
+    pace = (
+        sum(record.seconds for record in last)
+        / sum(record.epochs for record in last)
+        * longer(setting)
+    )
     return max(1, round(setting.seconds(*kinds) / pace))
 
 
@@ -211,30 +229,38 @@ def longer(setting: Setting) -> float:
     """How many times as long a step of the network by hand takes as one of our result: bursts in turns, the median."""
 
     def rate(model: nn.Module) -> float:
-        watch = Stopwatch(STEPS, setting.bench.device)
+        events = Stopwatch(STEPS, setting.ctx.device)
         with suppress(Enough), TemporaryDirectory() as aside:
             stage = replace(on_labels(setting.ending[0]), compile=False)
-            bench = replace(setting.bench, watch=watch, state=Path(aside) / "state")
-            finetune_stage(on_device(model, bench.device), stage, bench)
-        return watch.rate
+            ctx = replace(setting.ctx, events=events, state=Path(aside) / "state")
+            finetune_stage(on_device(model, ctx.device), stage, ctx)
+        return events.rate
 
-    classes = len(setting.bench.data.classes)
-    ratios = [rate(setting.final()) / rate(resnet18(hand_shape(setting), "small", classes)) for _ in range(TURNS)]
+    classes = len(setting.ctx.data.classes)
+    ratios = [
+        rate(setting.final()) / rate(resnet18(hand_shape(setting), "small", classes))
+        for _ in range(TURNS)
+    ]
     return statistics.median(ratios)
 
 
 def hand_shape(setting: Setting) -> tuple[int, ...]:
     """The widths by hand, evenly narrowed if the budget is too small for them."""
-    return narrow(HAND_SHAPED, setting.budget, "small", len(setting.bench.data.classes))
+    return narrow(HAND_SHAPED, setting.budget, "small", len(setting.ctx.data.classes))
 
 
 def from_scratch(
-    widths: tuple[int, ...], stem: Stem, epochs: float, setting: Setting, folder: Path, kd: bool = False
+    widths: tuple[int, ...],
+    stem: Stem,
+    epochs: float,
+    setting: Setting,
+    folder: Path,
+    kd: bool = False,
 ) -> Trained:
     """A ResNet18 of these `widths`, trained as ours is after its last cut; the first of those stages gets what the
     others leave of `epochs`."""
-    torch.manual_seed(setting.bench.recipe.seed)
-    model: nn.Module = resnet18(widths, stem, len(setting.bench.data.classes))
+    torch.manual_seed(setting.ctx.recipe.seed)
+    model: nn.Module = resnet18(widths, stem, len(setting.ctx.data.classes))
     first, *rest = setting.ending
     seconds, left = 0.0, max(1, epochs - sum(stage.epochs for stage in rest))
     stages = [replace(first, epochs=left), *rest]
@@ -244,22 +270,26 @@ def from_scratch(
     return Trained(model, seconds, sum(stage.epochs for stage in stages))
 
 
-def learn(model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False) -> tuple[nn.Module, float]:
+def learn(
+    model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False
+) -> tuple[nn.Module, float]:
     """Train `model` as `stage` says, on the labels alone or with KD; also the seconds that it took."""
     if not kd:
         stage = on_labels(stage)
     elif not asks(stage):
         stage = replace(stage, method="kd", alpha=0.5, temperature=4.0, fade=False)
     else:
-        stage = replace(stage, outgrow=False)
-    model = finetune_stage(on_device(model, setting.bench.device), stage, replace(setting.bench, state=state))
+        stage = replace(stage, stop_at_teacher=False)
+    model = finetune_stage(
+        on_device(model, setting.ctx.device), stage, replace(setting.ctx, state=state)
+    )
     last = state.with_suffix(".jsonl").read_text().splitlines()[-1]
     return model, json.loads(last)["seconds"]
 
 
 def on_labels(stage: Train) -> Train:
     """`stage` without anyone to listen to."""
-    return replace(stage, method="labels", alpha=0.0, outgrow=False, views=0)
+    return replace(stage, method="labels", alpha=0.0, stop_at_teacher=False, views=0)
 
 
 @dataclass(frozen=True)
@@ -277,12 +307,17 @@ ROWS = (
     Row(1, "ours", "ours", ours),
     Row(2, "torch-pruning", "torch-pruning, labels", partial(by_torch_pruning, kd=False)),
     Row(3, "torch-pruning-kd", "torch-pruning, KD", partial(by_torch_pruning, kd=True)),
-    Row(4, "narrowed", "ResNet18 narrowed evenly, from scratch, labels", partial(narrowed, kd=False)),
+    Row(
+        4, "narrowed", "ResNet18 narrowed evenly, from scratch, labels", partial(narrowed, kd=False)
+    ),
     Row(4, "narrowed-kd", "ResNet18 narrowed evenly, from scratch, KD", partial(narrowed, kd=True)),
     Row(5, "fastnas", "ModelOpt FastNAS, labels", by_fastnas),
     Row(6, "by-hand", "ResNet18 narrowed by hand, from scratch, labels", by_hand),
     Row(7, "by-hand-all", "as 6, for all of our time", by_hand_as_long),
     Row(
-        8, "by-hand-no-teacher", "as 6, for our time without the teacher's", partial(by_hand_as_long, kinds=NO_TEACHER)
+        8,
+        "by-hand-no-teacher",
+        "as 6, for our time without the teacher's",
+        partial(by_hand_as_long, kinds=NO_TEACHER),
     ),
 )

@@ -46,9 +46,9 @@ from bursts import WARM, Setting, taking_turns
 from rich.console import Console
 
 from compress.pipeline.context import side
-from compress.recipe import schema as recipes
+from compress.recipe import load as recipes
 from compress.reporting.tables import as_markdown, as_table
-from compress.runtime.device import can_compile, device_name, pick_device, versions
+from compress.runtime.device import can_compile, device_name, package_versions, pick_device
 from compress.runtime.errors import UserError, one_line
 
 HERE = Path(__file__).resolve().parent
@@ -70,7 +70,9 @@ class Line:
         if not self.pairs:  # it could not be measured; `work` says why
             return [str(self.row), self.work, *"-----", self.goal]
         ratios = [ours / theirs for ours, theirs in self.pairs]
-        ours, theirs, ratio = (statistics.median(values) for values in (*zip(*self.pairs, strict=True), ratios))
+        ours, theirs, ratio = (
+            statistics.median(values) for values in (*zip(*self.pairs, strict=True), ratios)
+        )
         shown = [f"{value:,.0f}" if value >= 100 else f"{value:.2f}" for value in (ours, theirs)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}" if len(ratios) > 1 else "-"
         return [str(self.row), self.work, *shown, self.unit, f"{ratio:.2f}", spread, self.goal]
@@ -89,14 +91,22 @@ def teach(setting: Setting) -> Iterator[Line]:
 def distill(setting: Setting) -> Iterator[Line]:
     stage, student, full = setting.stage("distill"), setting.recipe.student, setting.data.size
     work = f"distill {setting.recipe.teacher.name} into {student.name}"
-    ways = [(stage, student, f"as the recipe, {student.stem} stem at {side(stage, setting.data)} px; theirs {full} px")]
+    ways = [
+        (
+            stage,
+            student,
+            f"as the recipe, {student.stem} stem at {side(stage, setting.data)} px; theirs {full} px",
+        )
+    ]
     whole = replace(stage, scale=1.0)
     ways += [
         (whole, network, f"{network.stem} stem at {full} px on both sides")
         for network in (student, replace(student, stem="imagenet"))
     ]
     for stage, network, how in ways[: 2 if student.stem == "imagenet" else 3]:
-        pairs = taking_turns(setting, setting.ours(stage, network), setting.plain("distill", network))
+        pairs = taking_turns(
+            setting, setting.ours(stage, network), setting.plain("distill", network)
+        )
         yield Line(2, f"{work}: {how}", pairs, "images/s", "≥ 3")
 
 
@@ -108,7 +118,9 @@ def finetune(setting: Setting) -> Iterator[Line]:
         ways.append(("answers kept, compiled", replace(stage, compile=True), True))
     for how, stage, kept in ways:
         pairs = taking_turns(setting, setting.ours(stage, kept=kept), setting.plain("finetune"))
-        yield Line(3, f"fine-tune {setting.weights.stem}: {how}", pairs, "images/s", "≥ 10" if kept else "")
+        yield Line(
+            3, f"fine-tune {setting.weights.stem}: {how}", pairs, "images/s", "≥ 10" if kept else ""
+        )
 
 
 def answers(setting: Setting) -> Iterator[Line]:
@@ -126,7 +138,9 @@ def peak(setting: Setting, which: str) -> int:
         setting.rate(setting.ours(setting.stage(kind)) if which == "ours" else setting.plain(kind))
     if setting.device.type == "cuda":
         return torch.cuda.max_memory_allocated(setting.device)
-    status = Path("/proc/self/status").read_text()  # the resource module's figure begins with the parent's
+    status = Path(
+        "/proc/self/status"
+    ).read_text()  # the resource module's figure begins with the parent's
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
@@ -146,7 +160,12 @@ def start_up(setting: Setting) -> Iterator[Line]:
     for _ in range(setting.repeats):
         with TemporaryDirectory() as folder:
             arguments = [setting.name, "--out", f"{folder}/run", "--device", setting.device.type]
-            command = [sys.executable, str(HERE / "first_step.py"), str(time.monotonic()), *arguments]
+            command = [
+                sys.executable,
+                str(HERE / "first_step.py"),
+                str(time.monotonic()),
+                *arguments,
+            ]
             paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
             done = subprocess.run(command, env=paths, check=True, stdout=subprocess.PIPE, text=True)
         total, importing, loading = map(float, done.stdout.split()[-3:])
@@ -156,7 +175,9 @@ def start_up(setting: Setting) -> Iterator[Line]:
 
 def framework(setting: Setting) -> Iterator[Line]:
     teacher, student = setting.recipe.teacher, setting.recipe.student
-    work = f"distill {teacher.name} into {student.name}, {student.stem} stem at {setting.data.size} px"
+    work = (
+        f"distill {teacher.name} into {student.name}, {student.stem} stem at {setting.data.size} px"
+    )
     try:
         import by_torchdistill
     except ImportError as error:
@@ -170,12 +191,24 @@ def framework(setting: Setting) -> Iterator[Line]:
 def busy(setting: Setting) -> Iterator[Line]:
     if setting.device.type != "cuda":
         return
-    for kind, kept in (("teach", False), ("distill", False), ("finetune", False), ("finetune", True)):
+    for kind, kept in (
+        ("teach", False),
+        ("distill", False),
+        ("finetune", False),
+        ("finetune", True),
+    ):
         ours, theirs = setting.ours(setting.stage(kind), kept=kept), setting.plain(kind)
         if kept:
             setting.rate(ours)  # the whole view is asked for
-        pairs = [(100 * setting.busy(ours), 100 * setting.busy(theirs)) for _ in range(setting.repeats)]
-        yield Line(8, f"the GPU is at work: {kind}{', answers kept' if kept else ''}", pairs, "% of the time")
+        pairs = [
+            (100 * setting.busy(ours), 100 * setting.busy(theirs)) for _ in range(setting.repeats)
+        ]
+        yield Line(
+            8,
+            f"the GPU is at work: {kind}{', answers kept' if kept else ''}",
+            pairs,
+            "% of the time",
+        )
 
 
 def together(setting: Setting) -> Iterator[Line]:
@@ -184,12 +217,27 @@ def together(setting: Setting) -> Iterator[Line]:
     unit = "cores" if on_cpu else "GPUs"
 
     def burst(kind: str, processes: int) -> float:
-        words = (setting.name, setting.weights, setting.device.type, setting.steps, setting.recipe.batch, kind)
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        words = (
+            setting.name,
+            setting.weights,
+            setting.device.type,
+            setting.steps,
+            setting.recipe.batch_size,
+            kind,
+        )
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+        ]
         command = [sys.executable, *launcher, str(HERE / "by_processes.py"), *map(str, words)]
         threads = str(number // processes) if on_cpu else "1"
         changed = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": threads}
-        done = subprocess.run(command, env=os.environ | changed, check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            command, env=os.environ | changed, check=True, stdout=subprocess.PIPE, text=True
+        )
         return float(done.stdout.split()[-1])
 
     if number < 2:
@@ -210,23 +258,58 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
     """``1,3`` as numbers of rows."""
     wanted = {part.strip() for part in text.split(",")}
     if not wanted <= {str(row) for row in ROWS}:
-        raise click.BadParameter(f"{text!r}: rows are {', '.join(map(str, ROWS))}, with commas between")
+        raise click.BadParameter(
+            f"{text!r}: rows are {', '.join(map(str, ROWS))}, with commas between"
+        )
     return sorted(map(int, wanted))
 
 
 @click.command(help=__doc__.split("\n")[0])
-@click.option("--recipe", "name", default="default", show_default=True, help="A shipped recipe's name, or a TOML file.")
+@click.option(
+    "--recipe",
+    "name",
+    default="default",
+    show_default=True,
+    help="A shipped recipe's name, or a TOML file.",
+)
 @click.option(
     "--weights", type=click.Path(path_type=Path), default=HERE.parent / "weights" / "fashion-mnist-100k.pth",
     help="The pruned student that is fine-tuned.  [default: the shipped one of 100k]",
 )  # fmt: skip
 @click.option("--rows", default=",".join(map(str, ROWS)), show_default=True, callback=numbers)
-@click.option("--steps", default=10, show_default=True, type=click.IntRange(min=1), help="Steps timed in a burst.")
-@click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Bursts of each side.")
-@click.option("--workers", default=min(4, os.cpu_count() or 1), show_default=True, help="Of the plain DataLoader.")
-@click.option("--compile/--no-compile", "compiled", default=True, show_default=True, help="Rows 1 and 3 so as well.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--quick", is_flag=True, help="Two bursts of two steps of 32 images: to see that it works.")
+@click.option(
+    "--steps",
+    default=10,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Steps timed in a burst.",
+)
+@click.option(
+    "--repeats",
+    default=5,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Bursts of each side.",
+)
+@click.option(
+    "--workers",
+    default=min(4, os.cpu_count() or 1),
+    show_default=True,
+    help="Of the plain DataLoader.",
+)
+@click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=True,
+    show_default=True,
+    help="Rows 1 and 3 so as well.",
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+@click.option(
+    "--quick", is_flag=True, help="Two bursts of two steps of 32 images: to see that it works."
+)
 def main(
     name: str,
     weights: Path,
@@ -241,11 +324,15 @@ def main(
     console = Console()
     steps, repeats = (2, 2) if quick else (steps, repeats)
     try:
-        recipe = recipes.load(name, {"batch": 32} if quick else {})
-        recipe = replace(recipe, limit=(WARM + steps) * recipe.batch)  # a burst of ours is one epoch
+        recipe = recipes.load_recipe(name, {"batch_size": 32} if quick else {})
+        recipe = replace(
+            recipe, limit=(WARM + steps) * recipe.batch_size
+        )  # a burst of ours is one epoch
         with TemporaryDirectory() as folder:
             on = pick_device(device)
-            setting = Setting(name, recipe, weights, on, steps, repeats, workers, compiled, Path(folder))
+            setting = Setting(
+                name, recipe, weights, on, steps, repeats, workers, compiled, Path(folder)
+            )
             lines = []
             for row in rows:
                 for line in ROWS[row](setting):
@@ -255,7 +342,7 @@ def main(
     except UserError as error:
         raise click.UsageError(str(error)) from error
 
-    how = f"{device_name(setting.device)}; torch {versions()['torch']}; batch {recipe.batch}; "
+    how = f"{device_name(setting.device)}; torch {package_versions()['torch']}; batch {recipe.batch_size}; "
     how += f"{repeats} bursts of {steps} steps; the plain script's DataLoader has {workers} workers"
     console.print(as_table(HEADINGS, lines, left=2))
     text = as_markdown(HEADINGS, lines, left=2)

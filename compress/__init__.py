@@ -21,7 +21,7 @@ from compress.runtime.errors import UserError
 if TYPE_CHECKING:
     from compress.deployment.predict import predict
     from compress.models.checkpoint import load, save
-    from compress.models.cost import count as summarize
+    from compress.models.cost import measure_cost as summarize
     from compress.pipeline.adopt import adopt
     from compress.pipeline.run import run
     from compress.pruning.pruner import prune

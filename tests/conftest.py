@@ -15,14 +15,25 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of what a CPU computes, to 
 import pytest
 import torch
 import torchvision.models as zoo
-from tiny import CLASSES, NETWORKS, RECIPE, Command, Compress, Published, Tiny, command_line, copy_screen, write_folder
+from tiny import (
+    CLASSES,
+    NETWORKS,
+    RECIPE,
+    Command,
+    Compress,
+    Published,
+    Tiny,
+    command_line,
+    copy_screen,
+    write_folder,
+)
 
 import compress
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.models import checkpoint
 from compress.models.build import build
 from compress.models.checkpoint import Checkpoint
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -72,11 +83,15 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
     The processes are forked from one that has imported torch already: each import would take seconds.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["compress.pipeline.run", "compress.cli.terminal", "compress.deployment.predict"])
+    context.set_forkserver_preload(
+        ["compress.pipeline.run", "compress.cli.terminal", "compress.deployment.predict"]
+    )
     started: list[Command] = []
     handles: list[int] = []  # of terminals, kept open: what is shown on a closed one may be lost
 
-    def begin(*arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0) -> Command:
+    def begin(
+        *arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0
+    ) -> Command:
         folder = tmp_path / f"command-{len(started)}"
         folder.mkdir()
         words = [str(argument) for argument in arguments]
@@ -84,11 +99,15 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
         if tty:
             keyboard, handle = os.openpty()
             screen = os.ttyname(handle)
-        process = context.Process(target=command_line, args=(words, folder, tiny.root, screen, env or {}))
+        process = context.Process(
+            target=command_line, args=(words, folder, tiny.root, screen, env or {})
+        )
         process.start()
         started.append(Command(process, folder))
         if tty:
-            threading.Thread(target=copy_screen, args=(keyboard, folder / "out"), daemon=True).start()
+            threading.Thread(
+                target=copy_screen, args=(keyboard, folder / "out"), daemon=True
+            ).start()
             handles.append(handle)
         return started[-1]
 
@@ -118,9 +137,11 @@ def run(start: Compress) -> Compress:
 def weights(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file whose network is torchvision's, and has learned nothing."""
     torch.manual_seed(0)
-    data = open_data(f"folder:{tiny.data}", size=16)
-    network = Network("resnet18", "small")
+    data = open_dataset(f"folder:{tiny.data}", size=16)
+    network = ModelSpec("resnet18", "small")
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     model = build(network, 4).eval()
-    checkpoint.save(Checkpoint(model, network, CLASSES, (3, 16, 16), data.mean, data.std, data.name), path)
+    checkpoint.save(
+        Checkpoint(model, network, CLASSES, (3, 16, 16), data.mean, data.std, data.name), path
+    )
     return path

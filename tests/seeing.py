@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.deployment.predict import predict
 from compress.models.checkpoint import Checkpoint
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 SHADES = ("black", "dark", "middle", "light", "white")
@@ -37,11 +37,14 @@ class Shade(nn.Module):
 
 
 def checkpoint(
-    model: nn.Module, classes: tuple[str, ...], size: tuple[int, int, int] = (3, 28, 28), centre: float = 0.5
+    model: nn.Module,
+    classes: tuple[str, ...],
+    size: tuple[int, int, int] = (3, 28, 28),
+    centre: float = 0.5,
 ) -> Checkpoint:
     return Checkpoint(
         model=model.eval(),
-        network=Network("resnet18"),
+        network=ModelSpec("resnet18"),
         classes=classes,
         input_size=size,
         mean=(centre,) * 3,
@@ -53,7 +56,9 @@ def checkpoint(
 CORNER, SHADE = checkpoint(Corner(), CORNERS, centre=0), checkpoint(Shade(), SHADES)
 
 
-def corner_image(size: tuple[int, int] = (40, 40), *, box: tuple[int, int, int, int] = (0, 0, 20, 20)) -> Image.Image:
+def corner_image(
+    size: tuple[int, int] = (40, 40), *, box: tuple[int, int, int, int] = (0, 0, 20, 20)
+) -> Image.Image:
     image = Image.new("L", size, 0)
     image.paste(255, box)
     return image

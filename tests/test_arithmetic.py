@@ -16,7 +16,7 @@ from compress.data.batches import Batch
 from compress.models.build import build
 from compress.pipeline import train_stage as learning
 from compress.pipeline.context import on_device
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.training.trainer import accuracy, forward, teach
 
 CPU = torch.device("cpu")
@@ -48,8 +48,10 @@ USES: dict[str, Callable[[nn.Module], Any]] = {
 def test_bfloat16_where_the_processor_has_it(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, use: str, has: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False)
-    network, images, logits = build(Network("tinynets:student"), 4), [], []
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False
+    )
+    network, images, logits = build(ModelSpec("tinynets:student"), 4), [], []
     listened(network, images, logits)
     answer = USES[use](network)
     low = bool(has) and use not in ("exact", "test")
@@ -63,13 +65,17 @@ def channels_last(tensor: Tensor) -> bool:
 
 
 def test_weights_lie_with_channels_last() -> None:
-    kernels = [m.weight for m in on_device(build(Network("resnet18"), 4), CPU).modules() if isinstance(m, nn.Conv2d)]
+    kernels = [
+        m.weight
+        for m in on_device(build(ModelSpec("resnet18"), 4), CPU).modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     assert all(channels_last(kernel) for kernel in kernels if kernel.shape[2] > 1)
 
 
 def test_every_stage_learns_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cut network too, and with bfloat16."""
-    monkeypatch.setattr("compress.training.trainer.fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("compress.training.trainer.has_fast_bfloat16", lambda device: True)
     found: list[tuple[bool, set[torch.dtype]]] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
@@ -92,7 +98,7 @@ def test_every_stage_learns_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_answers_are_had_without_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = build(Network("resnet18"), 4).eval()
+    network = build(ModelSpec("resnet18"), 4).eval()
 
     def refuse(*arguments: object, **options: object) -> Tensor:
         raise AssertionError("a batch norm is at work")

@@ -17,13 +17,20 @@ from click.testing import CliRunner
 from tiny import Tiny
 from torch import nn
 
-from compress.models.build import own_builder
-from compress.models.cost import count
+from compress.models.build import import_builder
+from compress.models.cost import measure_cost
 from compress.recipe.schema import load
-from compress.training.events import Watch
+from compress.training.events import Events
 
 BUDGET = 100_000
-ROWS = {"ours", "torch-pruning", "torch-pruning-kd", "narrowed", "narrowed-kd", "by-hand"}  # of 1, 2, 3, 4 and 6
+ROWS = {
+    "ours",
+    "torch-pruning",
+    "torch-pruning-kd",
+    "narrowed",
+    "narrowed-kd",
+    "by-hand",
+}  # of 1, 2, 3, 4 and 6
 WIDE = """
 import tinynets
 
@@ -52,7 +59,9 @@ def benchmark(*words: object) -> str:
 
 def times(out: Path) -> dict[str, int]:
     return {
-        str(p): p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name not in ("accuracy.md", ".lock")
+        str(p): p.stat().st_mtime_ns
+        for p in out.rglob("*")
+        if p.is_file() and p.name not in ("accuracy.md", ".lock")
     }
 
 
@@ -74,22 +83,32 @@ def words(recipe: Path, tmp_path: Path) -> tuple[object, ...]:
     return "--recipe", recipe, "--budget", BUDGET, "--seeds", "1", "--out", tmp_path / "out"
 
 
-def test_every_row_fits_the_budget_and_is_made_once(words: tuple[object, ...], tmp_path: Path) -> None:
+def test_every_row_fits_the_budget_and_is_made_once(
+    words: tuple[object, ...], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     shown = benchmark(*words, "--rows", "1,2,3,4,6")
 
-    cells = {file.parent.name: json.loads(file.read_text()) for file in (out / "rows").glob("*/seed1.json")}
+    cells = {
+        file.parent.name: json.loads(file.read_text())
+        for file in (out / "rows").glob("*/seed1.json")
+    }
     assert cells.keys() == ROWS
     for cell in cells.values():
         assert 0.9 * BUDGET < cell["params"] <= BUDGET
-        assert cell["macs"] > 0 and cell["epochs"] == 5 and cell["seconds"] > 0 and cell["seed"] == 1
+        assert (
+            cell["macs"] > 0 and cell["epochs"] == 5 and cell["seconds"] > 0 and cell["seed"] == 1
+        )
         assert 0 <= cell["val"] <= 1 and 0 <= cell["test"] <= 1 and cell["note"] == ""
         assert f"{cell['params']:,}" in shown
     assert cells["by-hand"]["params"] == 94_866 - 6 * 33  # four classes, not ten
     for row in ("torch-pruning", "narrowed"):
         assert len(losses(out, row)) == 5 and losses(out, row) != losses(out, f"{row}-kd")
     run = json.loads((out / "seed1" / "run.json").read_text())
-    assert cells["ours"]["params"] == run["stages"][-1]["params"] and cells["ours"]["test"] == run["stages"][-1]["test"]
+    assert (
+        cells["ours"]["params"] == run["stages"][-1]["params"]
+        and cells["ours"]["test"] == run["stages"][-1]["test"]
+    )
     assert "finetune" in run["stages"][-1]["name"] and run["seed"] == 1
     assert not list(out.rglob("*.state")) and not list(out.glob("answers/*"))
     assert (out / "accuracy.md").read_text() in shown
@@ -113,16 +132,38 @@ def test_a_table_s_row_is_mean_and_sample_deviation_over_the_seeds() -> None:
     from rows import ROWS as ways
 
     cells = [
-        Cell(seed, 90 + seed, 10**6 * seed, 0.9, test, 60.0, 5) for seed, test in ((1, 0.90), (2, 0.91), (3, 0.95))
+        Cell(seed, 90 + seed, 10**6 * seed, 0.9, test, 60.0, 5)
+        for seed, test in ((1, 0.90), (2, 0.91), (3, 0.95))
     ]
     written = columns(ways[0], [*cells, Cell(4, note="refused")])
-    assert written == ["1", "ours", "93", "3.00 M", "90.00 ± 0.00", "92.00 ± 2.65", "5", "1.0 ± 0.0", "refused"]
+    assert written == [
+        "1",
+        "ours",
+        "93",
+        "3.00 M",
+        "90.00 ± 0.00",
+        "92.00 ± 2.65",
+        "5",
+        "1.0 ± 0.0",
+        "refused",
+    ]
 
 
 def test_single_weights_that_are_zero_do_not_count(recipe: Path, tmp_path: Path) -> None:
     text = recipe.read_text().replace('kind = "prune"\n', 'kind = "prune"\nmode = "weights"\n')
     (sparse := recipe.with_name("sparse.toml")).write_text(text)
-    benchmark("--recipe", sparse, "--budget", 3000, "--seeds", "1", "--rows", "1", "--out", tmp_path / "out")
+    benchmark(
+        "--recipe",
+        sparse,
+        "--budget",
+        3000,
+        "--seeds",
+        "1",
+        "--rows",
+        "1",
+        "--out",
+        tmp_path / "out",
+    )
     cell = json.loads((tmp_path / "out" / "rows" / "ours" / "seed1.json").read_text())
     assert cell["params"] == 3000
 
@@ -130,8 +171,14 @@ def test_single_weights_that_are_zero_do_not_count(recipe: Path, tmp_path: Path)
 def test_a_recipe_without_a_cut_is_refused_before_anything_trains(tmp_path: Path) -> None:
     from accuracy import main
 
-    done = CliRunner().invoke(main, ["--recipe", "imagenette-alone", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 2 and "prunes and fine-tunes" in done.output and not (tmp_path / "out").exists()
+    done = CliRunner().invoke(
+        main, ["--recipe", "imagenette-alone", "--out", str(tmp_path / "out")]
+    )
+    assert (
+        done.exit_code == 2
+        and "prunes and fine-tunes" in done.output
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_a_row_goes_on_where_it_was_stopped(
@@ -140,7 +187,9 @@ def test_a_row_goes_on_where_it_was_stopped(
     import accuracy
 
     with monkeypatch.context() as patch:
-        patch.setattr(accuracy, "accuracy", lambda *args, **options: 1 / 0)  # all is trained, and then it breaks off
+        patch.setattr(
+            accuracy, "accuracy", lambda *args, **options: 1 / 0
+        )  # all is trained, and then it breaks off
         stopped = CliRunner().invoke(accuracy.main, [str(word) for word in (*words, "--rows", "2")])
     assert isinstance(stopped.exception, ZeroDivisionError) and "epoch " in stopped.output
     cell = tmp_path / "out" / "rows" / "torch-pruning" / "seed1.json"
@@ -171,7 +220,9 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
         spent = sum(stage["seconds"] for stage in stages[first:])
         assert epochs >= 1 and (epochs - 0.5) * pace <= max(spent, pace) <= (epochs + 0.5) * pace
 
-    monkeypatch.setattr(ways, "longer", lambda setting: 0.01)  # another day, another pace: the row's end stays
+    monkeypatch.setattr(
+        ways, "longer", lambda setting: 0.01
+    )  # another day, another pace: the row's end stays
     again = rows / "by-hand-all" / "seed1.json"
     before = json.loads(again.read_text())["epochs"]
     again.unlink()
@@ -181,16 +232,20 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
     (rows / "fastnas" / "seed1.json").unlink()
     asked: list[int] = []
 
-    def cut(model: nn.Module, constraints: dict[str, int], config: dict[str, Any], **options: Any) -> Any:
+    def cut(
+        model: nn.Module, constraints: dict[str, int], config: dict[str, Any], **options: Any
+    ) -> Any:
         asked.append(constraints["params"])
         if len(asked) == 1:
             raise ValueError("a long table\nno network is that small")
         config["forward_loop"](model)
         assert 0 <= config["score_func"](model) <= 1
-        return own_builder("tinynets:student")(num_classes=4), {}
+        return import_builder("tinynets:student")(num_classes=4), {}
 
     prune = SimpleNamespace(prune=cut)
-    monkeypatch.setitem(sys.modules, "modelopt", SimpleNamespace(torch=SimpleNamespace(prune=prune)))
+    monkeypatch.setitem(
+        sys.modules, "modelopt", SimpleNamespace(torch=SimpleNamespace(prune=prune))
+    )
     monkeypatch.setitem(sys.modules, "modelopt.torch.prune", prune)
     benchmark(*words, "--rows", "5")
     made = json.loads((rows / "fastnas" / "seed1.json").read_text())
@@ -198,14 +253,19 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
     assert made["note"] == "refuses 100,000: no network is that small; asked for 200,000"
 
 
-def test_what_rows_take_from_our_run(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_rows_take_from_our_run(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """KD listens to our teacher where ours has not; and a slower network is seen to take longer."""
     import rows as ways
 
-    setting = ways.lay_out(load(str(recipe), {"budget": BUDGET}), tmp_path / "run", tmp_path / "answers", Watch())
+    setting = ways.lay_out(
+        load(str(recipe), {"budget": BUDGET}), tmp_path / "run", tmp_path / "answers", Events()
+    )
     ours = replace(setting.ending[0], epochs=1, alpha=None, method="labels")
     labels, taught = (
-        ways.learn(setting.final(), ours, setting, tmp_path / f"{kd}.state", kd)[0].state_dict() for kd in (False, True)
+        ways.learn(setting.final(), ours, setting, tmp_path / f"{kd}.state", kd)[0].state_dict()
+        for kd in (False, True)
     )
     assert not all(torch.equal(labels[key], taught[key]) for key in labels)
 
@@ -220,17 +280,26 @@ def test_what_rows_take_from_our_run(recipe: Path, tmp_path: Path, monkeypatch: 
     assert ways.longer(setting) > 1.5
 
 
-def test_a_classifier_that_is_there_is_cut_and_teaches(words: tuple[object, ...], tmp_path: Path) -> None:
+def test_a_classifier_that_is_there_is_cut_and_teaches(
+    words: tuple[object, ...], tmp_path: Path
+) -> None:
     benchmark(*words, "--rows", "1")
     student = tmp_path / "out" / "seed1" / "stages" / "02-distill.pth"
     out = tmp_path / "given"
     benchmark(*words[:-1], out, "--student", student, "--rows", "1,3")
     stages = json.loads((out / "seed1" / "run.json").read_text())["stages"]
     assert [stage["kind"] for stage in stages[:3]] == ["teach", "distill", "prune"]
-    assert stages[0]["params"] == stages[1]["params"] and stages[0]["val"] == stages[1]["val"]  # one network
-    cells = [json.loads((out / "rows" / key / "seed1.json").read_text()) for key in ("ours", "torch-pruning-kd")]
+    assert (
+        stages[0]["params"] == stages[1]["params"] and stages[0]["val"] == stages[1]["val"]
+    )  # one network
+    cells = [
+        json.loads((out / "rows" / key / "seed1.json").read_text())
+        for key in ("ours", "torch-pruning-kd")
+    ]
     trained = sum(stage["seconds"] for stage in stages if stage["kind"] in ("teach", "distill"))
-    assert trained < 1 < sum(cell["seconds"] for cell in cells) and all(cell["params"] <= BUDGET for cell in cells)
+    assert trained < 1 < sum(cell["seconds"] for cell in cells) and all(
+        cell["params"] <= BUDGET for cell in cells
+    )
 
 
 @pytest.mark.parametrize("budget", [5_000, 100_000, 2_000_000])
@@ -240,7 +309,9 @@ def test_the_even_ratio_is_the_largest_that_fits(budget: int) -> None:
     widths = narrow(RESNET18, budget, "small", 10)
     ratio = (widths[-1] + 1) / RESNET18[-1]
     more = tuple(max(1, int(width * ratio)) for width in RESNET18)
-    sizes = [count(resnet18(shape, "small", 10), (3, 32, 32)).params for shape in (widths, more)]
+    sizes = [
+        measure_cost(resnet18(shape, "small", 10), (3, 32, 32)).params for shape in (widths, more)
+    ]
     assert sizes[0] <= budget < sizes[1]
 
 
@@ -250,7 +321,7 @@ def test_the_hand_shaped_network_is_the_reference_s_and_no_wider() -> None:
     shape = narrow(HAND_SHAPED, 100_000, "small", 10)
     assert shape == narrow(HAND_SHAPED, 10**6, "small", 10) == HAND_SHAPED
     model = resnet18(shape, "small", 10)
-    assert count(model, (3, 28, 28)).params == 94_866
+    assert measure_cost(model, (3, 28, 28)).params == 94_866
     assert model.train()(torch.randn(2, 3, 28, 28)).shape == (2, 10)
 
 
@@ -264,5 +335,5 @@ def test_torch_pruning_lands_as_near_as_it_can() -> None:
     )  # fmt: skip
     pruned = torch_pruning_cut(model, torch.zeros(1, 3, 8, 8), 9_000, 4)
     step = 1 + 9 * 60 + 9 * 3  # no channel costs more
-    assert 9_000 - 2 * step < count(pruned, (3, 8, 8)).params <= 9_000
+    assert 9_000 - 2 * step < measure_cost(pruned, (3, 8, 8)).params <= 9_000
     assert pruned[-1].out_features == 4 and model[0].out_channels == 40

@@ -23,7 +23,7 @@ from torch import nn
 from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
 from compress.pruning.pruner import prune
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 # name, stem, side of the images, share of the parameters kept (None: not pruned)
 NETWORKS = [
@@ -66,8 +66,17 @@ def test_a_network_of_any_widths_comes_back_as_it_was(
         assert mine.extra_repr() == theirs.extra_repr()
     state = torch.load(tmp_path / "deep" / "model.pth", weights_only=True)["state_dict"]
     loaded.model.load_state_dict(state, strict=True)
-    assert loaded.classes == kept.classes and loaded.input_size == kept.input_size and loaded.origin == kept.origin
-    assert (loaded.mean, loaded.std, loaded.data, loaded.network) == (kept.mean, kept.std, kept.data, kept.network)
+    assert (
+        loaded.classes == kept.classes
+        and loaded.input_size == kept.input_size
+        and loaded.origin == kept.origin
+    )
+    assert (loaded.mean, loaded.std, loaded.data, loaded.network) == (
+        kept.mean,
+        kept.std,
+        kept.data,
+        kept.network,
+    )
 
 
 def test_loading_needs_neither_the_training_nor_the_pruning_code(tmp_path: Path) -> None:
@@ -84,14 +93,19 @@ def test_loading_needs_neither_the_training_nor_the_pruning_code(tmp_path: Path)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
     with torch.no_grad():
-        theirs, ours = torch.load(tmp_path / "logits.pt").detach(), small().model(torch.ones(1, 3, 28, 28))
+        theirs, ours = (
+            torch.load(tmp_path / "logits.pt").detach(),
+            small().model(torch.ones(1, 3, 28, 28)),
+        )
     torch.testing.assert_close(theirs, ours)
 
 
 class Own(nn.Module):
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.features = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = nn.Linear(24, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -101,7 +115,15 @@ class Own(nn.Module):
 def test_a_persons_own_network_loads_with_the_function_that_builds_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = prune(Own(num_classes=5).eval(), torch.zeros(1, 3, 28, 28), 400)
-    kept = Checkpoint(model, Network("mine:net"), small().classes, (3, 28, 28), (0.5,) * 3, (0.5,) * 3, "made up")
+    kept = Checkpoint(
+        model,
+        ModelSpec("mine:net"),
+        small().classes,
+        (3, 28, 28),
+        (0.5,) * 3,
+        (0.5,) * 3,
+        "made up",
+    )
     checkpoint.save(kept, tmp_path / "model.pth")
     loaded = checkpoint.load(tmp_path / "model.pth", own=Own)
     images = torch.randn(2, 3, 28, 28)
@@ -131,7 +153,7 @@ def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
         writer = os.fork()
         if writer == 0:
             for i in itertools.count():
-                checkpoint.write({"a": f"{i % 10}" * 3_000_000}, path)
+                checkpoint.write_tensors({"a": f"{i % 10}" * 3_000_000}, path)
         try:
             while not path.exists():
                 time.sleep(0.001)
@@ -139,5 +161,5 @@ def test_a_killed_save_leaves_a_whole_file(tmp_path: Path) -> None:
         finally:
             os.kill(writer, signal.SIGKILL)
             os.waitpid(writer, 0)
-        text = checkpoint.read(path)["a"]
+        text = checkpoint.read_tensors(path)["a"]
         assert len(text) == 3_000_000 and len(set(text)) == 1

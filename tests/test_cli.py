@@ -17,7 +17,7 @@ from tiny import CLASSES, Compress, Tiny
 import compress
 from compress.cli.main import main, predict_main
 from compress.models import checkpoint
-from compress.models.build import own_builder
+from compress.models.build import import_builder
 from compress.recipe.schema import shipped
 
 OWN = ("--own", "tinynets:student")
@@ -72,7 +72,9 @@ for words in {wrong!r}:
         print(end.code)
     assert "torch" not in sys.modules, words
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment()
+    )
     assert done.returncode == 0, done.stderr
     codes = re.findall(r"^\d$", done.stdout, re.MULTILINE)
     assert codes == ["0"] * 3 + ["2"] * (len(wrong) - 3)
@@ -80,7 +82,9 @@ for words in {wrong!r}:
 
 def environment() -> dict[str, str]:
     root = Path(__file__).parent.parent
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])
+    }
 
 
 def test_python_m_compress(tiny: Tiny, tmp_path: Path) -> None:
@@ -93,15 +97,24 @@ def test_python_m_compress(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_recipes_lists_what_is_shipped() -> None:
     lines = CliRunner().invoke(main, ["recipes"]).output.splitlines()
-    assert [line.split()[0] for line in lines] == list(shipped()) and all(len(line.split()) > 3 for line in lines)
+    assert [line.split()[0] for line in lines] == list(shipped()) and all(
+        len(line.split()) > 3 for line in lines
+    )
 
 
 def test_stages_shows_the_table_of_a_run(run: Compress, finished: Path, tmp_path: Path) -> None:
     shown = run("stages", finished).out
     entries = json.loads((finished / "run.json").read_text())["stages"]
-    rows = [line for line in shown.splitlines() if re.match(r"│ (teach|distill|prune|finetune)", line)]
+    rows = [
+        line for line in shown.splitlines() if re.match(r"│ (teach|distill|prune|finetune)", line)
+    ]
     for row, entry in zip(rows, entries, strict=True):
-        for cell in (entry["name"], entry["network"], f"{entry['params']:,}", f"{100 * entry['test']:.2f}"):
+        for cell in (
+            entry["name"],
+            entry["network"],
+            f"{entry['params']:,}",
+            f"{100 * entry['test']:.2f}",
+        ):
             assert f" {cell} " in row
     assert "run.json" in run("stages", tmp_path, code=2).err
     (tmp_path / "run.json").write_text('{"stages": [{}]}')
@@ -110,10 +123,17 @@ def test_stages_shows_the_table_of_a_run(run: Compress, finished: Path, tmp_path
 
 def test_summary_counts_as_torchinfo_does(run: Compress, weights: Path, finished: Path) -> None:
     shown = run("summary", "-w", weights).out
-    assert "Total params: 11,170,884" in shown and "resnet18, stem small" in shown and "4 classes" in shown
+    assert (
+        "Total params: 11,170,884" in shown
+        and "resnet18, stem small" in shown
+        and "4 classes" in shown
+    )
     assert len(run("summary", "-w", weights, "--depth", 3).out) > len(shown)
     entry = json.loads((finished / "run.json").read_text())["stages"][-1]
-    assert f"Total params: {entry['params']:,}" in run("summary", "-w", finished / "model.pth", *OWN).out
+    assert (
+        f"Total params: {entry['params']:,}"
+        in run("summary", "-w", finished / "model.pth", *OWN).out
+    )
 
 
 HUNGRY = """
@@ -130,20 +150,32 @@ def teacher(num_classes):
 def raised(error):
     raise error
 """
-GPU, OTHER = "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')", "RuntimeError('sizes differ')"
+GPU, OTHER = (
+    "torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')",
+    "RuntimeError('sizes differ')",
+)
 
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [("cpu", "torch.empty(2**60)"), ("gpu", f"raised({GPU})"), ("python", "bytearray(2**62)")],
 )
-def test_no_memory_left_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path, name: str, what: str) -> None:
+def test_no_memory_left_is_one_line(
+    run: Compress, tiny: Tiny, tmp_path: Path, name: str, what: str
+) -> None:
     (tiny.root / f"hungry_{name}.py").write_text(HUNGRY.format(what=what))
-    ended = run("run", tiny.recipe, "--teacher", f"hungry_{name}:teacher", "--out", tmp_path / "run", code=2)
-    assert ended.err.startswith("error: out of memory; with a smaller `batch`") and ended.err.count("\n") == 1
+    ended = run(
+        "run", tiny.recipe, "--teacher", f"hungry_{name}:teacher", "--out", tmp_path / "run", code=2
+    )
+    assert (
+        ended.err.startswith("error: out of memory; with a smaller `batch`")
+        and ended.err.count("\n") == 1
+    )
 
 
-def test_an_error_of_the_program_keeps_its_traceback(start: Compress, tiny: Tiny, tmp_path: Path) -> None:
+def test_an_error_of_the_program_keeps_its_traceback(
+    start: Compress, tiny: Tiny, tmp_path: Path
+) -> None:
     (tiny.root / "faulty.py").write_text(HUNGRY.format(what=f"raised({OTHER})"))
     ended = start("run", tiny.recipe, "--teacher", "faulty:teacher", "--out", tmp_path / "run")
     assert ended.wait() == 1 and "RuntimeError: sizes differ" in ended.err
@@ -163,19 +195,29 @@ def test_predict_shows_a_table(run: Compress, tiny: Tiny, finished: Path) -> Non
 def test_predict_for_programs(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     table = tmp_path / "out.csv"
     folder = tiny.data / "test" / "cross"
-    found = json.loads(run("predict", "-w", finished / "model.pth", *OWN, "--json", "--csv", table, folder).out)
+    found = json.loads(
+        run("predict", "-w", finished / "model.pth", *OWN, "--json", "--csv", table, folder).out
+    )
     assert len(found) == 20 and all(set(row) == {"image", "top"} for row in found)
-    kept = checkpoint.load(finished / "model.pth", own=own_builder("tinynets:student"))
+    kept = checkpoint.load(finished / "model.pth", own=import_builder("tinynets:student"))
     ours = compress.predict(kept, [row["image"] for row in found])
     assert [p.top[0][0] for p in ours] == [row["top"][0]["class"] for row in found]
     for row in found:
         shares = [one["probability"] for one in row["top"]]
-        assert len(shares) == 3 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1.00001
+        assert (
+            len(shares) == 3
+            and shares == sorted(shares, reverse=True)
+            and 0 < sum(shares) <= 1.00001
+        )
     rows = list(csv.DictReader(table.open()))
-    assert [(r["image"], r["class"]) for r in rows] == [(r["image"], t["class"]) for r in found for t in r["top"]]
+    assert [(r["image"], r["class"]) for r in rows] == [
+        (r["image"], t["class"]) for r in found for t in r["top"]
+    ]
 
 
-def test_one_unreadable_image_and_the_rest_go_on(run: Compress, tiny: Tiny, weights: Path, tmp_path: Path) -> None:
+def test_one_unreadable_image_and_the_rest_go_on(
+    run: Compress, tiny: Tiny, weights: Path, tmp_path: Path
+) -> None:
     bad, good = tmp_path / "[bold]bad[x].png", tiny.data / "test" / "blob" / "000.png"
     bad.write_text("no image")
     done = run("predict", "-w", weights, bad, good, "--json", code=1)
@@ -210,7 +252,9 @@ def test_predict_refuses(run: Compress, weights: Path, flags: list[str], words: 
     assert words in refused.err and refused.out == ""
 
 
-def test_a_network_of_ones_own_is_not_imported_on_the_files_word(run: Compress, finished: Path) -> None:
+def test_a_network_of_ones_own_is_not_imported_on_the_files_word(
+    run: Compress, finished: Path
+) -> None:
     refused = run("predict", "-w", finished / "model.pth", "x.png", code=2)
     assert refused.err.count("\n") == 1 and "tinynets:student" in refused.err
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import Tiny
 
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.experiments import experiment as experiments
 from compress.models.build import build
 from compress.pipeline.teachers import check_methods
@@ -31,7 +31,7 @@ def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
         given = recipe.weights and all(stage.kind != "teach" for stage in recipe.stages)
         stages = (Train(kind="teach", epochs=1), *recipe.stages) if given else recipe.stages
         learning[recipe.teacher, recipe.student, stages] = recipe
-    data = open_data(f"folder:{tiny.data}", size=32)
+    data = open_dataset(f"folder:{tiny.data}", size=32)
     for (*_, stages), recipe in learning.items():
         check_methods(recipe, stages, data)
     return len(learning)
@@ -47,14 +47,40 @@ def test_what_the_experiments_in_the_documents_ask_of_networks_can_be_done(
 @pytest.mark.parametrize(
     ("name", "before", "after", "words"),
     [
-        ("stagewise-shares-cifar10", '"fitnets"', '"fitnet"', "not 'fitnet' (did you mean 'fitnets'?)"),
-        ("stagewise", '"relu", "layer1"', '"stem", "layer1"', "taps: the teacher has no layer 'stem'"),
-        ("stagewise", "taps = []", "temperature = 4.0", "method 'labels' looks at no layers: leave taps out"),
-        ("alpha", "outgrow = false", "outgrow = true", "has no answers to outgrow here"),
+        (
+            "stagewise-shares-cifar10",
+            '"fitnets"',
+            '"fitnet"',
+            "not 'fitnet' (did you mean 'fitnets'?)",
+        ),
+        (
+            "stagewise",
+            '"relu", "layer1"',
+            '"stem", "layer1"',
+            "taps: the teacher has no layer 'stem'",
+        ),
+        (
+            "stagewise",
+            "taps = []",
+            "temperature = 4.0",
+            "method 'labels' looks at no layers: leave taps out",
+        ),
+        (
+            "alpha",
+            "stop_at_teacher = false",
+            "stop_at_teacher = true",
+            "has no answers to stop_at_teacher here",
+        ),
     ],
 )
 def test_and_what_cannot_is_seen(
-    name: str, before: str, after: str, words: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    before: str,
+    after: str,
+    words: str,
+    tiny: Tiny,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = (DOCUMENTS / f"{name}.toml").read_text()
     (tmp_path / "wrong.toml").write_text(text.replace(before, after))

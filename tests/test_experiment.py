@@ -23,14 +23,14 @@ import compress
 from compress.experiments import experiment as experiments
 from compress.experiments.experiment import Cell
 from compress.pipeline.run_dir import locked
-from compress.recipe import schema as recipes
+from compress.recipe import load as recipes
 from compress.runtime.errors import UserError
 
 PAIR = """
 data = "folder:{data}"
-size = 16
+image_size = 16
 budget = "1M"
-batch = 32
+batch_size = 32
 [teacher]
 name = "tinynets:teacher"
 [student]
@@ -50,9 +50,9 @@ GRID = """
 recipe = "pair.toml"
 seeds = 2
 [keys]
-limit = 96
+max_images = 96
 [grid]
-share = [1.0, 0.4]
+data_fraction = [1.0, 0.4]
 distill.alpha = [0.0, 0.9]
 """
 
@@ -83,7 +83,9 @@ def same(one: Path, other: Path) -> bool:
 
 
 def stamps(folder: Path) -> dict[str, int]:
-    return {str(file): file.stat().st_mtime_ns for file in folder.glob("*/**/*") if file.name != ".lock"}
+    return {
+        str(file): file.stat().st_mtime_ns for file in folder.glob("*/**/*") if file.name != ".lock"
+    }
 
 
 def manifest(cell: Cell) -> dict[str, Any]:
@@ -92,21 +94,34 @@ def manifest(cell: Cell) -> dict[str, Any]:
 
 
 def accuracies(cells: list[Cell], **keys: str) -> list[float]:
-    chosen = [cell for cell in cells if cell.keys == {key.replace("_", "."): value for key, value in keys.items()}]
+    chosen = [
+        cell
+        for cell in cells
+        if cell.keys == {key.replace("_", "."): value for key, value in keys.items()}
+    ]
     return [100 * manifest(cell)["stages"][-1]["test"] for cell in chosen]
 
 
 def test_every_combination_is_a_row_with_its_mean_and_sample_deviation(cells: list[Cell]) -> None:
     text = (cells[0].folder.parent / "table.md").read_text()
-    rows = re.findall(r"^\| ([\d.]+) \| ([\d.]+) \| 14,548 \| .* \| ([\d.]+) ± ([\d.]+) \| 2 \|", text, re.M)
-    assert [row[:2] for row in rows] == [("1.0", "0.0"), ("1.0", "0.9"), ("0.4", "0.0"), ("0.4", "0.9")]
+    rows = re.findall(
+        r"^\| ([\d.]+) \| ([\d.]+) \| 14,548 \| .* \| ([\d.]+) ± ([\d.]+) \| 2 \|", text, re.M
+    )
+    assert [row[:2] for row in rows] == [
+        ("1.0", "0.0"),
+        ("1.0", "0.9"),
+        ("0.4", "0.0"),
+        ("0.4", "0.9"),
+    ]
     for share, alpha, mean, deviation in rows:
         came = accuracies(cells, share=share, distill_alpha=alpha)
         assert len(came) == 2
         assert (mean, deviation) == (f"{np.mean(came):.2f}", f"{np.std(came, ddof=1):.2f}")
 
 
-def test_every_run_is_a_line_of_the_csv_and_can_be_done_again(cells: list[Cell], tmp_path: Path) -> None:
+def test_every_run_is_a_line_of_the_csv_and_can_be_done_again(
+    cells: list[Cell], tmp_path: Path
+) -> None:
     with (cells[0].folder.parent / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 8
@@ -126,17 +141,32 @@ def test_every_run_is_a_line_of_the_csv_and_can_be_done_again(cells: list[Cell],
 def test_there_is_a_picture(cells: list[Cell]) -> None:
     with Image.open(cells[0].folder.parent / "table.png") as picture:
         colours = {pixel for _, pixel in picture.convert("RGB").getcolors(1 << 20) or []}
-    assert picture.format == "PNG" and {(31, 119, 180), (255, 127, 14)} <= colours  # one for each alpha
+    assert (
+        picture.format == "PNG" and {(31, 119, 180), (255, 127, 14)} <= colours
+    )  # one for each alpha
 
 
 def test_a_teacher_is_trained_once_for_all_that_it_suits(cells: list[Cell], tmp_path: Path) -> None:
     trained = [cell for cell in cells if manifest(cell)["recipe"]["weights"] is None]
-    assert [(c.recipe.seed, c.recipe.share) for c in trained] == [(0, 1.0), (0, 0.4), (1, 1.0), (1, 0.4)]
-    files = {(c.recipe.seed, c.recipe.share): c.folder / "stages" / "01-teach.pth" for c in trained}
+    assert [(c.recipe.seed, c.recipe.data_fraction) for c in trained] == [
+        (0, 1.0),
+        (0, 0.4),
+        (1, 1.0),
+        (1, 0.4),
+    ]
+    files = {
+        (c.recipe.seed, c.recipe.data_fraction): c.folder / "stages" / "01-teach.pth"
+        for c in trained
+    }
     for cell in cells:
-        assert same(cell.folder / "stages" / "01-teach.pth", files[cell.recipe.seed, cell.recipe.share])
+        assert same(
+            cell.folder / "stages" / "01-teach.pth",
+            files[cell.recipe.seed, cell.recipe.data_fraction],
+        )
     assert not same(files[0, 1.0], files[0, 0.4]) and not same(files[0, 1.0], files[1, 1.0])
-    given = next(cell for cell in cells if cell not in trained and cell.keys["distill.alpha"] == "0.9")
+    given = next(
+        cell for cell in cells if cell not in trained and cell.keys["distill.alpha"] == "0.9"
+    )
     alone = compress.run(given.recipe, out=tmp_path / "alone")  # trains the teacher itself
     assert same(alone.model, given.folder / "model.pth")
 
@@ -147,10 +177,16 @@ def test_a_run_needs_nothing_but_its_directory(cells: list[Cell], tmp_path: Path
     run = manifest(given)
     run["recipe"]["weights"] = str(tmp_path / "gone" / "01-teach.pth")  # of a cell that is no more
     (alone / "run.json").write_text(json.dumps(run))
-    assert same(compress.run(alone / "run.json", out=tmp_path / "again").model, given.folder / "model.pth")
-    (alone / "run.json").write_text(json.dumps(run | {"status": "running", "stages": run["stages"][:1]}))
+    assert same(
+        compress.run(alone / "run.json", out=tmp_path / "again").model, given.folder / "model.pth"
+    )
+    (alone / "run.json").write_text(
+        json.dumps(run | {"status": "running", "stages": run["stages"][:1]})
+    )
     (alone / "model.pth").unlink()
-    assert same(compress.run(alone / "run.json", out=alone).model, given.folder / "model.pth")  # it goes on
+    assert same(
+        compress.run(alone / "run.json", out=alone).model, given.folder / "model.pth"
+    )  # it goes on
 
 
 @pytest.mark.parametrize(
@@ -170,11 +206,15 @@ def test_a_run_needs_nothing_but_its_directory(cells: list[Cell], tmp_path: Path
     ],
 )
 def test_what_a_teacher_depends_on(folder: Path, key: str, value: object, shared: bool) -> None:
-    one, other = (recipes.load(str(folder / "pair.toml"), change) for change in ({}, {key: value}))
+    one, other = (
+        recipes.load_recipe(str(folder / "pair.toml"), change) for change in ({}, {key: value})
+    )
     assert (experiments._teaching(one) == experiments._teaching(other)) == shared
 
 
-def test_called_again_it_does_nothing_and_shows_the_same(run: Compress, folder: Path, cells: list[Cell]) -> None:
+def test_called_again_it_does_nothing_and_shows_the_same(
+    run: Compress, folder: Path, cells: list[Cell]
+) -> None:
     before, table = stamps(folder / "runs"), (folder / "runs" / "table.md").read_text()
     said = run("experiment", folder / "grid.toml", "--out", folder / "runs").out
     assert stamps(folder / "runs") == before and (folder / "runs" / "table.md").read_text() == table
@@ -190,7 +230,9 @@ def test_killed_it_goes_on_and_comes_to_the_same(
     out = tmp_path / "runs"
     command = ("experiment", folder / "grid.toml", "--out", out)
     victim, third = start(*command), out / cells[2].folder.name
-    while not (third / "stages" / "01-teach.jsonl").is_file():  # in the middle of the third run's teacher
+    while not (
+        third / "stages" / "01-teach.jsonl"
+    ).is_file():  # in the middle of the third run's teacher
         assert victim.process.is_alive(), victim.err
         time.sleep(0.01)
     victim.send(signal.SIGKILL)
@@ -203,23 +245,34 @@ def test_killed_it_goes_on_and_comes_to_the_same(
         assert same(cell.folder / "model.pth", out / cell.folder.name / "model.pth")
 
 
-def test_what_is_added_to_the_file_is_all_that_is_done(folder: Path, cells: list[Cell], tmp_path: Path) -> None:
+def test_what_is_added_to_the_file_is_all_that_is_done(
+    folder: Path, cells: list[Cell], tmp_path: Path
+) -> None:
     out = shutil.copytree(folder / "runs", tmp_path / "runs")
     before = stamps(out)
     more = folder / "more.toml"
-    more.write_text(GRID.replace("seeds = 2", "seeds = [1]").replace("0.9", "0.9, 1.0") + "distill.fade = [false]\n")
+    more.write_text(
+        GRID.replace("seeds = 2", "seeds = [1]").replace("0.9", "0.9, 1.0")
+        + "distill.fade = [false]\n"
+    )
     came = experiments.run(more, out=out)
-    assert [cell.folder.name for cell in came if cell.records] == [cell.folder.name for cell in came]
+    assert [cell.folder.name for cell in came if cell.records] == [
+        cell.folder.name for cell in came
+    ]
     assert {file: time for file, time in stamps(out).items() if file in before} == before
     new = {Path(file).relative_to(out).parts[0] for file in stamps(out).keys() - before.keys()}
     assert new == {"share=1.0,distill.alpha=1.0,seed=1", "share=0.4,distill.alpha=1.0,seed=1"}
     assert len((out / "table.md").read_text().split("| 1 |")) == 7  # six rows of one seed each
-    more.write_text(GRID.replace("limit = 96", "limit = 90"))  # other runs altogether: nothing of the old is shown
+    more.write_text(
+        GRID.replace("limit = 96", "limit = 90")
+    )  # other runs altogether: nothing of the old is shown
     assert not any(cell.records for cell in experiments.plan(more, out=out)[1])
     assert {cell.folder for cell in experiments.plan(more, out=out)[1]}.isdisjoint(out.iterdir())
 
 
-def test_a_run_that_fails_leaves_the_others_alone(run: Compress, folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_the_others_alone(
+    run: Compress, folder: Path, tmp_path: Path
+) -> None:
     file, out = folder / "failing.toml", tmp_path / "runs"
     file.write_text('recipe = "pair.toml"\nkeys.limit = 64\n[grid]\n"distill.lr" = [1e30, 5e-3]\n')
     failed = run("experiment", file, "--out", out, code=1)
@@ -228,7 +281,9 @@ def test_a_run_that_fails_leaves_the_others_alone(run: Compress, folder: Path, t
     table = (out / "table.md").read_text()
     assert "| 0 of 1 |" in table and f"{bad.name} failed: distill:" in table
     good = out / "distill.lr=0.005,seed=0"
-    assert (good / "model.pth").is_file() and same(good / "stages/01-teach.pth", bad / "stages/01-teach.pth")
+    assert (good / "model.pth").is_file() and same(
+        good / "stages/01-teach.pth", bad / "stages/01-teach.pth"
+    )
     before = stamps(good)
     again = run("experiment", file, "--out", out, code=1)  # tried again, it alone
     assert stamps(good) == before and again.err == failed.err and "(1 of 1)" in again.out
@@ -256,8 +311,14 @@ def test_a_run_that_fails_leaves_the_others_alone(run: Compress, folder: Path, t
         ("grid.seed = [0, 1]", "write seeds = [0, 1, 2]"),
         ("keys.seed = 1", "write seeds = [0, 1, 2]"),
         ("grid.share = [1]\nrows = [{share = 0.5}]", "grid.share: a row says what it is"),
-        ("rows = [{name = 'a', share = 0.5}, {name = 'a', share = 0.4}]", "there is another row like it"),
-        ("rows = [{share = 0.5}, {limit = 96, share = 0.5}]\nkeys.limit = 96", "there is another row like it"),
+        (
+            "rows = [{name = 'a', share = 0.5}, {name = 'a', share = 0.4}]",
+            "there is another row like it",
+        ),
+        (
+            "rows = [{share = 0.5}, {limit = 96, share = 0.5}]\nkeys.limit = 96",
+            "there is another row like it",
+        ),
         ("grid.student = ['tinynets:student', 'resnet_18']", "student resnet_18: "),  # by the plan
         ("grid.budget = ['1M', '5k']", "budget 5k: "),
         ("grid.share = [1", "not TOML"),
@@ -269,29 +330,42 @@ def test_what_cannot_be_is_refused_in_one_line(
     file = folder / "wrong.toml"
     file.write_text(text if "recipe" in text else f"recipe = 'pair.toml'\n{text}")
     refused = run("experiment", file, "--out", tmp_path / "runs", code=2)
-    assert words in refused.err and refused.err.count("\n") == 1 and not (tmp_path / "runs").exists()
+    assert (
+        words in refused.err and refused.err.count("\n") == 1 and not (tmp_path / "runs").exists()
+    )
 
 
 def test_an_experiment_is_no_recipe_and_a_recipe_no_experiment(run: Compress, folder: Path) -> None:
     grid, pair = folder / "grid.toml", folder / "pair.toml"
     for command in (("run", grid), ("sweep", grid, "--budgets", "5k")):
-        assert run(*command, code=2).err == f"error: {grid}: this is an experiment: `compress experiment {grid}`\n"
-    assert run("experiment", pair, code=2).err == f"error: {pair}: this is a recipe: `compress run {pair}`\n"
+        assert (
+            run(*command, code=2).err
+            == f"error: {grid}: this is an experiment: `compress experiment {grid}`\n"
+        )
+    assert (
+        run("experiment", pair, code=2).err
+        == f"error: {pair}: this is a recipe: `compress run {pair}`\n"
+    )
 
 
-def test_other_directories_are_left_as_they_are(run: Compress, folder: Path, tmp_path: Path) -> None:
+def test_other_directories_are_left_as_they_are(
+    run: Compress, folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    assert "not an experiment's" in run("experiment", folder / "grid.toml", "--out", tmp_path / "mine", code=2).err
+    assert (
+        "not an experiment's"
+        in run("experiment", folder / "grid.toml", "--out", tmp_path / "mine", code=2).err
+    )
     assert "no such file" in run("experiment", tmp_path / "none.toml", code=2).err
 
 
 def test_two_at_once_do_not_meet(run: Compress, folder: Path, tmp_path: Path) -> None:
     with locked(tmp_path / "runs"):
         refused = run("experiment", folder / "grid.toml", "--out", tmp_path / "runs", code=2)
-    assert "another run is at work" in refused.err and [file.name for file in (tmp_path / "runs").iterdir()] == [
-        ".lock"
-    ]
+    assert "another run is at work" in refused.err and [
+        file.name for file in (tmp_path / "runs").iterdir()
+    ] == [".lock"]
 
 
 def test_rows_name_what_goes_together(folder: Path, tmp_path: Path) -> None:
@@ -306,17 +380,26 @@ def test_rows_name_what_goes_together(folder: Path, tmp_path: Path) -> None:
         {"name": name, "share": share} for name in ("alone", "taught") for share in ("1.0", "0.5")
     ]
     distills = [cell.recipe.stages[1] for cell in cells]
-    assert [(stage.alpha, stage.temperature) for stage in distills] == [(0, 4), (0, 4), (0.9, 2), (0.9, 2)]  # type: ignore[union-attr]
+    assert [(stage.alpha, stage.temperature) for stage in distills] == [
+        (0, 4),
+        (0, 4),
+        (0.9, 2),
+        (0.9, 2),
+    ]  # type: ignore[union-attr]
     quick = experiments.plan(file, quick=True)
     assert quick[0] == Path("runs/rows-quick") and quick[1][0].recipe == cells[0].recipe.quick()
 
 
 def test_overrides_of_stages_by_kind_and_by_place(tiny: Tiny) -> None:
-    changed = recipes.load(str(tiny.recipe), {"finetune.epochs": 7, "stages.6.lr": 0.5, "stages.3.samples": 5})
-    whole = recipes.load(str(tiny.recipe))
-    told = [(getattr(stage, "epochs", None), getattr(stage, "lr", None)) for stage in changed.stages]
+    changed = recipes.load_recipe(
+        str(tiny.recipe), {"finetune.epochs": 7, "stages.6.lr": 0.5, "stages.3.samples": 5}
+    )
+    whole = recipes.load_recipe(str(tiny.recipe))
+    told = [
+        (getattr(stage, "epochs", None), getattr(stage, "lr", None)) for stage in changed.stages
+    ]
     assert told == [(3, 5e-3), (3, 5e-3), (None, None), (7, 0.05), (None, None), (7, 0.5)]
     assert getattr(changed.stages[2], "samples", 0) == 5 and changed.stages[4] == whole.stages[4]
     for key in ("stages.7.lr", "stages.0.lr", "stages.lr", "teach.x.lr"):
         with pytest.raises(UserError, match=f"{key}: there is nothing of that name"):
-            recipes.load(str(tiny.recipe), {key: 1})
+            recipes.load_recipe(str(tiny.recipe), {key: 1})

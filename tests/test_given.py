@@ -14,9 +14,9 @@ import compress
 from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.plan import make_plan
-from compress.pipeline.run_dir import read_records
+from compress.pipeline.run_dir import read_results
 from compress.pruning.pruner import prune
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import load
 from compress.runtime.errors import UserError
 
@@ -31,19 +31,32 @@ def test_a_given_teacher_is_used(run: Compress, tiny: Tiny, finished: Path, tmp_
     out = tmp_path / "run"
     given = run("run", tiny.recipe, "--teacher", finished / FILES[0], "--out", out)
     assert_same_student(out, finished)
-    first, *_ = read_records(out)[1]
-    theirs = read_records(finished)[1][0]
-    assert (first.name, first.params, first.val, first.test) == ("teach", theirs.params, theirs.val, theirs.test)
-    assert first.epochs == 0 and "given by" in given.out and not (out / "stages" / "01-teach.jsonl").exists()
+    first, *_ = read_results(out)[1]
+    theirs = read_results(finished)[1][0]
+    assert (first.name, first.params, first.val, first.test) == (
+        "teach",
+        theirs.params,
+        theirs.val,
+        theirs.test,
+    )
+    assert (
+        first.epochs == 0
+        and "given by" in given.out
+        and not (out / "stages" / "01-teach.jsonl").exists()
+    )
 
     other = own_model(finished / FILES[0])
     torch.nn.init.normal_(other.model[-1].weight)
     checkpoint.save(other, tmp_path / "other.pth")
     compress.run(str(tiny.recipe), teacher=str(tmp_path / "other.pth"), out=tmp_path / "differs")
-    assert not torch.equal(weights(tmp_path / "differs" / FILES[1])["6.bias"], weights(finished / FILES[1])["6.bias"])
+    assert not torch.equal(
+        weights(tmp_path / "differs" / FILES[1])["6.bias"], weights(finished / FILES[1])["6.bias"]
+    )
 
 
-def test_a_given_teacher_sees_images_as_it_learned_to(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_a_given_teacher_sees_images_as_it_learned_to(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     teacher = own_model(finished / FILES[0])
     checkpoint.save(Checkpoint(**(vars(teacher) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "t.pth")
     plan = make_plan(load(str(tiny.recipe), {"teacher": tmp_path / "t.pth"}))
@@ -52,7 +65,9 @@ def test_a_given_teacher_sees_images_as_it_learned_to(tiny: Tiny, finished: Path
 
 def test_a_teacher_of_other_classes_is_refused(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     teacher = own_model(finished / FILES[0])
-    checkpoint.save(Checkpoint(**(vars(teacher) | {"classes": ("a", "b", "c", "d")})), tmp_path / "t.pth")
+    checkpoint.save(
+        Checkpoint(**(vars(teacher) | {"classes": ("a", "b", "c", "d")})), tmp_path / "t.pth"
+    )
     with pytest.raises(UserError, match="knows other classes"):
         compress.run(str(tiny.recipe), teacher=tmp_path / "t.pth", out=tmp_path / "run")
 
@@ -61,19 +76,34 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    said = run("run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--limit", 64).out
-    records = read_records(out)[1]
+    said = run(
+        "run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--limit", 64
+    ).out
+    records = read_results(out)[1]
     assert [r.name for r in records] == NAMES and said.count("given by") == 2
     assert records[0].params == records[1].params == 14_548 and records[-1].params <= 3000
     for file in FILES[:2]:
         a, b = weights(out / file), weights(finished / FILES[1])
         assert all(torch.equal(a[key], b[key]) for key in b)
     further = tmp_path / "further"  # what has been pruned before can be pruned again
-    run("run", tiny.recipe, "--student", out / "model.pth", "--budget", "1500", "--out", further, "--limit", 64)
-    assert 1000 < read_records(further)[1][-1].params <= 1500
+    run(
+        "run",
+        tiny.recipe,
+        "--student",
+        out / "model.pth",
+        "--budget",
+        "1500",
+        "--out",
+        further,
+        "--limit",
+        64,
+    )
+    assert 1000 < read_results(further)[1][-1].params <= 1500
 
 
-def test_a_given_network_keeps_its_own_proportions(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_a_given_network_keeps_its_own_proportions(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     """Not those of the network that it was cut from."""
     kept, block, example = (
         own_model(finished / FILES[1]),
@@ -81,10 +111,19 @@ def test_a_given_network_keeps_its_own_proportions(tiny: Tiny, finished: Path, t
         torch.zeros(1, 3, 16, 16),
     )
     torch.manual_seed(0)
-    flat = nn.Sequential(block(3, 16, 1), block(16, 16, 2), block(16, 16, 2), *kept.model[3:6], nn.Linear(16, 4))
+    flat = nn.Sequential(
+        block(3, 16, 1), block(16, 16, 2), block(16, 16, 2), *kept.model[3:6], nn.Linear(16, 4)
+    )
     checkpoint.save(Checkpoint(**(vars(kept) | {"model": flat})), tmp_path / "flat.pth")
-    keys = {"prune.importance": "magnitude", "finetune.epochs": 0.5, "finetune.lr": 1e-9, "budget": 1000}
-    compress.run(str(tiny.recipe), student=tmp_path / "flat.pth", out=tmp_path / "run", limit=64, **keys)
+    keys = {
+        "prune.importance": "magnitude",
+        "finetune.epochs": 0.5,
+        "finetune.lr": 1e-9,
+        "budget": 1000,
+    }
+    compress.run(
+        str(tiny.recipe), student=tmp_path / "flat.pth", out=tmp_path / "run", limit=64, **keys
+    )
     plan = make_plan(load(str(tiny.recipe), keys | {"student": tmp_path / "flat.pth"}))
     targets = [step.target.params for step in plan.steps if step.target is not None]
 
@@ -110,9 +149,11 @@ def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them
     given = {"teacher": finished / FILES[0], "student": tmp_path / "dim.pth"}
     with pytest.raises(UserError, match="normalized in another way"):
         make_plan(load(str(tiny.recipe), given))
-    evil = Checkpoint(**(vars(kept) | {"network": Network("no_such_module:evil")}))
+    evil = Checkpoint(**(vars(kept) | {"network": ModelSpec("no_such_module:evil")}))
     checkpoint.save(evil, tmp_path / "evil.pth")
     plan = make_plan(load(str(tiny.recipe), {"student": tmp_path / "evil.pth", "budget": "3k"}))
-    assert plan.recipe.student.name == "tinynets:student"  # and nothing of the file's name was imported
+    assert (
+        plan.recipe.student.name == "tinynets:student"
+    )  # and nothing of the file's name was imported
     with pytest.raises(UserError, match="its own teacher"):
         load(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})

@@ -13,13 +13,39 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from seeing import CORNER, CORNERS, SHADE, SHADES, Corner, Shade, best, checkpoint, corner_image, stored
+from seeing import (
+    CORNER,
+    CORNERS,
+    SHADE,
+    SHADES,
+    Corner,
+    Shade,
+    best,
+    checkpoint,
+    corner_image,
+    stored,
+)
 
 from compress.data.decode import find_images, read_image
 from compress.deployment.predict import predict, prepare
 from compress.runtime.errors import UserError
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "I;16B")
+MODES = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "PA",
+    "RGB",
+    "RGBA",
+    "CMYK",
+    "YCbCr",
+    "HSV",
+    "I",
+    "F",
+    "I;16",
+    "I;16B",
+)
 ORIENTATION = 0x0112
 
 
@@ -43,7 +69,10 @@ def test_depths_of_8_16_and_32_bits_mean_the_same_brightness(tmp_path: Path, lev
         if path.name != "32.tif" or level:
             assert abs(read_image(path).getpixel((3, 3))[0] - level) <= 1, path.name
     shade = SHADES[round(level / 255 * 4)]
-    assert best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk"))) == [shade] * 4
+    assert (
+        best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk")))
+        == [shade] * 4
+    )
 
 
 def test_not_a_number_is_black() -> None:
@@ -60,7 +89,10 @@ def test_transparent_places_are_black_to_the_network(kind: str) -> None:
     assert best(CORNER, stored(glass, kind, lossless=True)) == ["top right"]
     drawing = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
     drawing.paste((0, 0, 0, 255), (10, 0, 20, 10))
-    assert best(CORNER, stored(drawing, kind, lossless=True), drawing, invert=True) == ["top right"] * 2
+    assert (
+        best(CORNER, stored(drawing, kind, lossless=True), drawing, invert=True)
+        == ["top right"] * 2
+    )
 
 
 def test_grey_and_palette_transparency(tmp_path: Path) -> None:
@@ -109,12 +141,16 @@ def test_an_image_of_the_right_size_is_not_touched() -> None:
 def test_the_first_frame_of_an_animation_counts() -> None:
     frames = [Image.new("L", (8, 8), shade) for shade in (255, 0)]
     for kind in ("GIF", "TIFF", "WEBP", "PNG"):
-        assert best(SHADE, stored(frames[0], kind, save_all=True, append_images=frames[1:])) == ["white"], kind
+        assert best(SHADE, stored(frames[0], kind, save_all=True, append_images=frames[1:])) == [
+            "white"
+        ], kind
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(MODES), st.integers(1, 300), st.integers(1, 300), st.booleans(), st.data())
-def test_any_mode_and_size_can_be_prepared(mode: str, width: int, height: int, invert: bool, data: Any) -> None:
+def test_any_mode_and_size_can_be_prepared(
+    mode: str, width: int, height: int, invert: bool, data: Any
+) -> None:
     image = Image.new(mode, (width, height), data.draw(st.sampled_from([0, 1])))
     size = data.draw(st.sampled_from([(3, 28, 28), (3, 32, 8), (3, 1, 5)]))
     pixels = prepare(image, checkpoint(Shade(), SHADES, size), invert=invert)
@@ -134,7 +170,9 @@ def test_errors_are_one_line_each_in_their_place(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image\n")
     (tmp_path / "nothing.png").touch()
     (tmp_path / "folder").mkdir()
-    (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    (tmp_path / "program.eps").write_text(
+        "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
+    )
     (tmp_path / "bomb.pgm").write_bytes(b"P5 60000 60000 255\n")
     (tmp_path / "large.pgm").write_bytes(b"P5 10000 10000 255\n")
     wrong = {
@@ -160,7 +198,12 @@ def test_errors_are_one_line_each_in_their_place(tmp_path: Path) -> None:
             if name == "good.png":
                 assert one.error is None and one.top[0][0] == "top left"
             else:
-                assert one.top == () and one.error and wrong[name] in one.error and "\n" not in one.error
+                assert (
+                    one.top == ()
+                    and one.error
+                    and wrong[name] in one.error
+                    and "\n" not in one.error
+                )
     with pytest.raises(UserError, match=r"^no such file$"):
         read_image(tmp_path / "missing.png")
     with pytest.raises(UserError, match="a folder, not an image"):
@@ -187,8 +230,15 @@ def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "a1.png",
         "b/deep/er/3.webp",
     ]
-    assert find_images([str(tmp_path / "*.png")]) == [str(tmp_path / "a1.png"), str(tmp_path / "a[1].png")]
-    assert find_images(["none.png", "*.none", "b/notes.txt"]) == ["none.png", "*.none", "b/notes.txt"]
+    assert find_images([str(tmp_path / "*.png")]) == [
+        str(tmp_path / "a1.png"),
+        str(tmp_path / "a[1].png"),
+    ]
+    assert find_images(["none.png", "*.none", "b/notes.txt"]) == [
+        "none.png",
+        "*.none",
+        "b/notes.txt",
+    ]
     assert find_images([]) == []
 
 

@@ -37,13 +37,15 @@ def test_predict_reads_no_more_than_a_batch_ahead() -> None:
 def test_top_is_sorted_and_at_most_all_classes() -> None:
     (one,) = predict(SHADE, [Image.new("L", (4, 4), 200)], top=99)
     names, probabilities = zip(*one.top, strict=True)
-    assert sorted(names) == sorted(SHADES) and sorted(probabilities, reverse=True) == list(probabilities)
+    assert sorted(names) == sorted(SHADES) and sorted(probabilities, reverse=True) == list(
+        probabilities
+    )
     assert sum(probabilities) == pytest.approx(1)
     assert [len(p.top) for p in predict(SHADE, [Image.new("L", (4, 4))], top=1)] == [1]
 
 
 def test_many_images_get_the_answers_that_few_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From so many images on, whatever the batch, batch norms are folded; the network's own are far from identity."""
+    """From so many images on, whatever the batch, batch norms are fuse_conv_bn; the network's own are far from identity."""
     root = Path(__file__).parent.parent
     known = load(root / "weights" / "sweep" / "fashion-mnist-10k.pth")
     images = sorted((root / "docs" / "images").glob("*.png"))
@@ -51,7 +53,9 @@ def test_many_images_get_the_answers_that_few_get(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("compress.deployment.predict.FOLDING", 4)
     stream = predict(known, images, batch=2, top=10)
     many = [next(stream), next(stream)]
-    monkeypatch.setattr("torch.nn.functional.batch_norm", lambda *_, **__: pytest.fail("a batch norm is at work"))
+    monkeypatch.setattr(
+        "torch.nn.functional.batch_norm", lambda *_, **__: pytest.fail("a batch norm is at work")
+    )
     many += stream
     for a, b in zip(few, many, strict=True):
         assert dict(a.top) == pytest.approx(dict(b.top), abs=1e-5) and a.image == b.image
@@ -65,7 +69,9 @@ def test_predict_leaves_the_model_as_it_was() -> None:
     assert model.training and model[0].num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("wrong", [{"top": 0}, {"batch": 0}, {"device": "cuda:99"}, {"device": "toaster"}])
+@pytest.mark.parametrize(
+    "wrong", [{"top": 0}, {"batch_size": 0}, {"device": "cuda:99"}, {"device": "toaster"}]
+)
 def test_wrong_options_are_told_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError) as error:
         predict(CORNER, [], **wrong)
@@ -78,7 +84,9 @@ def test_a_missing_weights_file_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_score_counts_by_class() -> None:
-    pixels = torch.stack([prepare(corner_image(box=box), CORNER) for box in ((0, 0, 20, 20), (20, 0, 40, 20))])
+    pixels = torch.stack(
+        [prepare(corner_image(box=box), CORNER) for box in ((0, 0, 20, 20), (20, 0, 40, 20))]
+    )
     soft = torch.tensor([[0.6, 0.4, 0, 0], [0.3, 0, 0.7, 0]])
     batches = [
         SimpleNamespace(images=pixels, targets=soft),

@@ -14,17 +14,28 @@ from compress.training.muon import TURN, Muon, orthogonal
 
 @settings(deadline=None, max_examples=40)
 @given(
-    shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=5), seed=st.integers(0, 9)
+    shapes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=5),
+    seed=st.integers(0, 9),
 )
-def test_singular_values_are_drawn_to_one_and_directions_kept(shapes: list[tuple[int, int]], seed: int) -> None:
+def test_singular_values_are_drawn_to_one_and_directions_kept(
+    shapes: list[tuple[int, int]], seed: int
+) -> None:
     torch.manual_seed(seed)
-    bases = [(torch.linalg.qr(torch.randn(max(s), min(s)))[0], torch.rand(min(s)) * 0.9 + 0.1) for s in shapes]
-    matrices = [q * d if rows >= columns else (q * d).T for (q, d), (rows, columns) in zip(bases, shapes, strict=True)]
+    bases = [
+        (torch.linalg.qr(torch.randn(max(s), min(s)))[0], torch.rand(min(s)) * 0.9 + 0.1)
+        for s in shapes
+    ]
+    matrices = [
+        q * d if rows >= columns else (q * d).T
+        for (q, d), (rows, columns) in zip(bases, shapes, strict=True)
+    ]
     for matrix, found, (q, d) in zip(matrices, orthogonal(matrices), bases, strict=True):
         assert found.shape == matrix.shape
         values = torch.linalg.svdvals(found)
         assert values.max() < 1.3 and (values.min() > 0.3 or len(d) > 20)
-        tall = found if found.shape == q.shape else found.T  # its columns are q's, each of another length
+        tall = (
+            found if found.shape == q.shape else found.T
+        )  # its columns are q's, each of another length
         lengths = (q * tall).sum(0)
         torch.testing.assert_close(tall, q * lengths, atol=1e-3, rtol=0)
         alone = orthogonal([matrix])[0]  # whatever else is done at once
@@ -45,7 +56,10 @@ def net() -> nn.Sequential:
     )
 
 
-IMAGES, LABELS = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 4
+IMAGES, LABELS = (
+    torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1)),
+    torch.arange(16) % 4,
+)
 
 
 def loss(model: nn.Module) -> Tensor:

@@ -16,10 +16,10 @@ from tiny import LEARNING, Compress, Stop, StopIn, Tiny, weights
 
 import compress
 from compress.models.build import build
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pipeline import time_budget as patience
 from compress.pipeline.plan import make_plan
-from compress.pipeline.run_dir import read_records
+from compress.pipeline.run_dir import read_results
 from compress.pipeline.time_budget import (
     LEAST,
     RESERVE,
@@ -33,9 +33,9 @@ from compress.pipeline.time_budget import (
     share,
     worthwhile,
 )
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import load
-from compress.training.events import Watch
+from compress.training.events import Events
 
 
 def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
@@ -43,7 +43,7 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
     plan = make_plan(load(str(tiny.recipe)))
 
     def macs(name: str, size: int) -> int:
-        return count(build(Network(f"tinynets:{name}"), 4), (3, size, size)).macs
+        return measure_cost(build(ModelSpec(f"tinynets:{name}"), 4), (3, size, size)).macs
 
     answer, student = macs("teacher", 16) / 3, macs("student", 16)
     first, second = (math.sqrt(step.target.params / 14_548) for step in plan.steps if step.target)
@@ -70,7 +70,9 @@ def test_a_share_is_by_price_and_keeps_a_reserve() -> None:
 
 
 def test_epochs_by_hand() -> None:
-    pace = Pace(step=2, check=4)  # 10 steps: 24 s an epoch, and 4 s for the validation that ends the stage
+    pace = Pace(
+        step=2, check=4
+    )  # 10 steps: 24 s an epoch, and 4 s for the validation that ends the stage
     assert epochs_in(4 + 24 * 3, pace, 10) == 3
     assert epochs_in(4 + 24 * 3 + 4 + 10, pace, 10) == 3.5  # the short epoch is validated as well
     assert epochs_in(4 + 24 * 3 + 3, pace, 10) == 3  # no time to validate another
@@ -92,23 +94,27 @@ def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPat
     now, seen = [0.0], []
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def rehearse(watch: Watch, folder: Path) -> None:
+    def rehearse(events: Events, folder: Path) -> None:
         torch.manual_seed(5)
         (folder / "answers").write_text("kept")
         for epoch in range(1000):
-            for _ in watch.track(range(3), 3, ""):
+            for _ in events.track(range(3), 3, ""):
                 seen.append(epoch)
                 now[0] += 50 if len(seen) <= WARM else 3
             now[0] += 5
-            watch.epoch(1000, [])
+            events.epoch(1000, [])
 
     random = torch.get_rng_state()
     assert measure(rehearse, seconds=1) == Pace(step=3, check=5, start=2 * (50 - 3))
     assert len(seen) == WARM + STEPS and torch.equal(torch.get_rng_state(), random)
     began = now[0]
-    assert fit(400, lambda kept: rehearse, steps=10) == epochs_in(400 - (now[0] - began), Pace(3, 5), 10)
+    assert fit(400, lambda kept: rehearse, steps=10) == epochs_in(
+        400 - (now[0] - began), Pace(3, 5), 10
+    )
     seen.clear()
-    assert fit(-1, lambda kept: rehearse, steps=10) == 0 and not seen  # no time, none to measure either
+    assert (
+        fit(-1, lambda kept: rehearse, steps=10) == 0 and not seen
+    )  # no time, none to measure either
     assert measure(rehearse, seconds=60) == Pace(3, 5, 94) and len(seen) == WARM + 20
 
 
@@ -117,11 +123,11 @@ def test_epochs_whose_answers_are_kept_take_less(monkeypatch: pytest.MonkeyPatch
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def rehearsals(kept: bool) -> Callable[[Watch, Path], None]:
-        def rehearse(watch: Watch, folder: Path) -> None:
-            for _ in watch.track(range(1000), 1000, ""):
+    def rehearsals(kept: bool) -> Callable[[Events, Path], None]:
+        def rehearse(events: Events, folder: Path) -> None:
+            for _ in events.track(range(1000), 1000, ""):
                 now[0] += 1 if kept else 3
-            watch.epoch(1, [])
+            events.epoch(1, [])
 
         return rehearse
 
@@ -142,25 +148,29 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     monkeypatch.setattr(patience, "fit", fitting(2.4))
     whole, out = tmp_path / "whole", tmp_path / "killed"
     records = compress.run(str(tiny.recipe), minutes=1, out=whole).records
-    assert read_records(whole)[0]["fitted"] == dict.fromkeys(LEARNING, 2.4)
+    assert read_results(whole)[0]["fitted"] == dict.fromkeys(LEARNING, 2.4)
     assert [record.epochs for record in records] == [2.4, 2.4, 0, 2.4, 0, 2.4]
     plan = make_plan(load(str(tiny.recipe)))
     cost = prices(plan)
     trained = [place for place, record in enumerate(records) if record.epochs]
     due = [share(60 - sum(r.seconds for r in records[:i]), cost[i:]) for i in trained]
-    assert all(seconds - 2 < got <= seconds for got, seconds in zip(given, due, strict=True))  # less what has passed
+    assert all(
+        seconds - 2 < got <= seconds for got, seconds in zip(given, due, strict=True)
+    )  # less what has passed
 
     with pytest.raises(Stop):
-        compress.run(str(tiny.recipe), minutes=1, out=out, watch=StopIn("finetune 1", 2))
-    assert list(read_records(out)[0]["fitted"]) == LEARNING[:3] and len(read_records(out)[1]) == 3
+        compress.run(str(tiny.recipe), minutes=1, out=out, events=StopIn("finetune 1", 2))
+    assert list(read_results(out)[0]["fitted"]) == LEARNING[:3] and len(read_results(out)[1]) == 3
     monkeypatch.setattr(patience, "fit", fitting(1.5))  # the machine has become slower
     compress.run(str(tiny.recipe), minutes=1, out=out)
-    assert list(read_records(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
+    assert list(read_results(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
     a, b = (weights(run / records[3].checkpoint) for run in (whole, out))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_changes_nothing(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run that rehearses, and is then given the recipe's own epochs, is the run without `minutes`."""
     measure, fit = patience.measure, patience.fit
     monkeypatch.setattr(patience, "measure", lambda rehearse, seconds: measure(rehearse, 0))
@@ -170,7 +180,10 @@ def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: py
     compress.run(str(tiny.recipe), out=tmp_path / "plain")
     fitted, plain = (weights(tmp_path / name) for name in ("fitted", "plain"))
     assert all(torch.equal(fitted[key], plain[key]) for key in plain)
-    files = [sorted(path.name for path in (tmp_path / name / "stages").iterdir()) for name in ("fitted", "plain")]
+    files = [
+        sorted(path.name for path in (tmp_path / name / "stages").iterdir())
+        for name in ("fitted", "plain")
+    ]
     assert files[0] == files[1]
     assert "fitted" not in json.loads((tmp_path / "plain" / "run.json").read_text())
 
@@ -178,9 +191,11 @@ def test_a_rehearsal_changes_nothing(tiny: Tiny, tmp_path: Path, monkeypatch: py
 def test_a_run_ends_on_time(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shown = run("run", tiny.recipe, "--minutes", "0.2", "--out", out).out
-    manifest, records = read_records(out)
+    manifest, records = read_results(out)
     assert 3 < sum(record.seconds for record in records) < 2 * 12
-    assert shown.count("fitted to the time left: ") == 4 and "epochs fitted to 0.2 min in all" in shown
+    assert (
+        shown.count("fitted to the time left: ") == 4 and "epochs fitted to 0.2 min in all" in shown
+    )
     assert {r.name: r.epochs for r in records if r.epochs} == manifest["fitted"]
     for record in records:
         lines = (out / record.checkpoint).with_suffix(".jsonl")
@@ -195,7 +210,9 @@ def test_no_time_at_all_is_a_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_next_to_no_time_is_none_for_a_trained_network_and_a_step_for_a_new_one() -> None:
     assert worthwhile(0.19, 100, learned=True) == 0 and worthwhile(0.2, 100, learned=True) == 0.2
-    assert worthwhile(0, 100, learned=False) == 0.01 and worthwhile(0.05, 100, learned=False) == 0.05
+    assert (
+        worthwhile(0, 100, learned=False) == 0.01 and worthwhile(0.05, 100, learned=False) == 0.05
+    )
 
 
 def test_a_late_stage_leaves_no_time_and_the_last_one_leaves_its_network_alone(
@@ -220,8 +237,12 @@ def test_minutes_that_are_no_number_are_refused(run: Compress, tiny: Tiny, tmp_p
 
 def test_a_network_that_is_given_has_its_own_price(tiny: Tiny, finished: Path) -> None:
     """Not that of the recipe's student, uncut; it is its own teacher."""
-    macs = read_records(finished)[1][-1].macs
-    plan = make_plan(load(str(tiny.recipe), {"student": str(finished / "model.pth"), "budget": 2000}))
+    macs = read_results(finished)[1][-1].macs
+    plan = make_plan(
+        load(str(tiny.recipe), {"student": str(finished / "model.pth"), "budget": 2000})
+    )
     target = plan.steps[-2].target
     assert target is not None
-    assert prices(plan)[-1] == pytest.approx(3 * (math.sqrt(target.params / 2999) + 1 / 3) * macs, rel=0.02)
+    assert prices(plan)[-1] == pytest.approx(
+        3 * (math.sqrt(target.params / 2999) + 1 / 3) * macs, rel=0.02
+    )

@@ -15,23 +15,28 @@ from tiny import LEARNING, Stop, StopIn, Tiny, weights
 
 import compress
 from compress.pipeline import time_budget as patience
-from compress.pipeline.run_dir import read_records
+from compress.pipeline.run_dir import read_results
 from compress.pipeline.time_budget import FEW, SHORT, pays
-from compress.training.events import Watch
+from compress.training.events import Events
 
 
 class Trainings:
     """What `pays` rehearses, on a clock that only steps move: the first takes so long, all others so long."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, plain: tuple[float, float], compiled: tuple[float, float]):
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        plain: tuple[float, float],
+        compiled: tuple[float, float],
+    ):
         self.now, self.tried, self.notes = 0.0, list[bool](), list[str]()
         self.takes = {False: plain, True: compiled}
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
-    def __call__(self, compiled: bool) -> Callable[[Watch, Path], None]:
-        def rehearse(watch: Watch, folder: Path) -> None:
+    def __call__(self, compiled: bool) -> Callable[[Events, Path], None]:
+        def rehearse(events: Events, folder: Path) -> None:
             self.tried.append(compiled)
-            for place, _ in enumerate(watch.track(range(1000), 1000, "")):
+            for place, _ in enumerate(events.track(range(1000), 1000, "")):
                 self.now += self.takes[compiled][place > 0]
             raise AssertionError("a rehearsal that is to end before the validation does not end")
 
@@ -64,8 +69,8 @@ def test_it_is_compiled_if_that_is_over_sooner(monkeypatch: pytest.MonkeyPatch) 
 def test_what_cannot_be_compiled_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     trainings = Trainings(monkeypatch, (1, 1), (1, 1))
 
-    def rehearsals(compiled: bool) -> Callable[[Watch, Path], None]:
-        def fail(watch: Watch, folder: Path) -> None:
+    def rehearsals(compiled: bool) -> Callable[[Events, Path], None]:
+        def fail(events: Events, folder: Path) -> None:
             raise RuntimeError("no such\noperator")
 
         return fail if compiled else trainings(compiled)
@@ -77,7 +82,9 @@ def test_what_cannot_be_compiled_is_not(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands in for torch.compile: the numbers are not quite the same, the compiling takes no time."""
-    monkeypatch.setattr(torch, "compile", lambda model, **options: lambda images: model(images) * 1.05)
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **options: lambda images: model(images) * 1.05
+    )
     for room in ("training.trainer", "pipeline.run"):
         monkeypatch.setattr(f"compress.{room}.can_compile", lambda device: True)
 
@@ -89,10 +96,12 @@ def test_a_killed_run_is_compiled_as_it_was(
     monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: True)
     whole, out = tmp_path / "whole", tmp_path / "killed"
     compress.run(str(tiny.recipe), out=whole)
-    assert read_records(whole)[0]["compiled"] == dict.fromkeys(LEARNING, True)
+    assert read_results(whole)[0]["compiled"] == dict.fromkeys(LEARNING, True)
     with pytest.raises(Stop):
-        compress.run(str(tiny.recipe), out=out, watch=StopIn("finetune 2", 2))
-    monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)  # measured anew, it would be
+        compress.run(str(tiny.recipe), out=out, events=StopIn("finetune 2", 2))
+    monkeypatch.setattr(
+        patience, "pays", lambda rehearsals, steps, seconds, note: False
+    )  # measured anew, it would be
     compress.run(str(tiny.recipe), out=out)
     ends = [weights(run) for run in (whole, out, finished)]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
@@ -105,12 +114,14 @@ def test_whether_to_compile_is_found_out_anew_on_another_device(
 ) -> None:
     monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: True)
     with pytest.raises(Stop):
-        compress.run(str(tiny.recipe), out=tmp_path / "run", watch=StopIn("finetune 2", 2))
+        compress.run(str(tiny.recipe), out=tmp_path / "run", events=StopIn("finetune 2", 2))
     manifest = tmp_path / "run" / "run.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"device": "another"}))
     monkeypatch.setattr(patience, "pays", lambda rehearsals, steps, seconds, note: False)
     compress.run(str(tiny.recipe), out=tmp_path / "run")
-    assert read_records(tmp_path / "run")[0]["compiled"] == dict.fromkeys(LEARNING, True) | {"finetune 2": False}
+    assert read_results(tmp_path / "run")[0]["compiled"] == dict.fromkeys(LEARNING, True) | {
+        "finetune 2": False
+    }
 
 
 @pytest.mark.usefixtures("compiler")

@@ -9,17 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CLASSES, FILES, NAMES, Compress, Tiny, assert_same, contents, own_model, wait_for, write_folder
+from tiny import (
+    CLASSES,
+    FILES,
+    NAMES,
+    Compress,
+    Tiny,
+    assert_same,
+    contents,
+    own_model,
+    wait_for,
+    write_folder,
+)
 
 import compress
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.data.pool import DiskPool, Pool, open_pool
 from compress.data.sources import Files, Pixels
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
-from compress.pipeline.run_dir import read_records
-from compress.recipe.budget import parse
-from compress.recipe.model_spec import Network
+from compress.pipeline.run_dir import read_results
+from compress.recipe.budget import parse_amount
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import load
 from compress.runtime.errors import UserError
 
@@ -29,36 +40,52 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
     done = run("run", tiny.recipe, "--out", out, "--device", "cpu")
     assert_same(out, finished)
     assert "\x1b" not in done.out and done.err == ""
-    for words in (*NAMES, "Total params", "epoch   1/3", "2,988 parameters", f"\n{out / 'model.pth'}\n"):
+    for words in (
+        *NAMES,
+        "Total params",
+        "epoch   1/3",
+        "2,988 parameters",
+        f"\n{out / 'model.pth'}\n",
+    ):
         assert words in done.out
 
     manifest = json.loads((out / "run.json").read_text())
-    assert manifest["status"] == "done" and manifest["seed"] == 0 and manifest["budget"] == {"params": 3000}
+    assert (
+        manifest["status"] == "done"
+        and manifest["seed"] == 0
+        and manifest["budget"] == {"params": 3000}
+    )
     assert manifest["data"] == {
         "name": f"folder:{tiny.data}",
-        "checksum": open_data(f"folder:{tiny.data}", size=16).checksum,
+        "checksum": open_dataset(f"folder:{tiny.data}", size=16).checksum,
     }
-    assert manifest["versions"]["torch"] == torch.__version__.partition("+")[0] and "torchinfo" in manifest["versions"]
+    assert (
+        manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
+        and "torchinfo" in manifest["versions"]
+    )
     assert "thread" in manifest["device"]
     assert (
-        manifest["recipe"]["stages"][1]["scale"] == 0.5 and manifest["recipe"]["student"]["name"] == "tinynets:student"
+        manifest["recipe"]["stages"][1]["scale"] == 0.5
+        and manifest["recipe"]["student"]["name"] == "tinynets:student"
     )
 
     for entry, name, file in zip(manifest["stages"], NAMES, FILES, strict=True):
         kept = own_model(out / file)
-        counted = count(kept.model, kept.input_size)
+        counted = measure_cost(kept.model, kept.input_size)
         assert (entry["name"], entry["checkpoint"]) == (name, file)
         assert (entry["params"], entry["macs"]) == (counted.params, counted.macs)
         assert 0 <= entry["val"] <= 1 and 0 <= entry["test"] <= 1 and entry["seconds"] >= 0
         assert kept.input_size == (3, entry["size"], entry["size"]) and kept.classes == CLASSES
         lines = out / Path(file).with_suffix(".jsonl")
-        epochs = [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+        epochs = (
+            [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
+        )
         assert [line["epoch"] for line in epochs] == list(range(1, entry["epochs"] + 1))
         assert bool(epochs) == (entry["kind"] != "prune")
     assert [entry["size"] for entry in manifest["stages"]] == [16, 8, 8, 16, 16, 16]
 
     final = own_model(out / "model.pth")
-    assert 2970 <= count(final.model, (3, 16, 16)).params <= 3000
+    assert 2970 <= measure_cost(final.model, (3, 16, 16)).params <= 3000
     assert final.origin["stages"][-1]["test"] == manifest["stages"][-1]["test"] > 0.6
     assert final.origin["recipe"] == manifest["recipe"]
     assert {path.name for path in out.iterdir()} == {"run.json", "model.pth", "stages", ".lock"}
@@ -80,11 +107,17 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
     assert_same(tmp_path / "run", finished)
 
 
-def test_again_when_done_shows_the_table_and_does_nothing(run: Compress, tiny: Tiny, finished: Path) -> None:
+def test_again_when_done_shows_the_table_and_does_nothing(
+    run: Compress, tiny: Tiny, finished: Path
+) -> None:
     before = contents(finished)
     done = run("run", tiny.recipe, "--out", finished)
     assert contents(finished) == before
-    assert "finetune 2" in done.out and "epoch" not in done.out.replace("epochs", "") and "model.pth" in done.out
+    assert (
+        "finetune 2" in done.out
+        and "epoch" not in done.out.replace("epochs", "")
+        and "model.pth" in done.out
+    )
 
 
 def test_a_loss_that_explodes_names_its_stage(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -92,7 +125,7 @@ def test_a_loss_that_explodes_names_its_stage(run: Compress, tiny: Tiny, tmp_pat
     refused = run("run", recipe, "--out", tmp_path / "run", code=2)
     assert refused.err.startswith("error: finetune 1: the loss is not finite after epoch 1; lower")
     assert refused.err.count("\n") == 1
-    assert [record.name for record in read_records(tmp_path / "run")[1]] == NAMES[:3]
+    assert [record.name for record in read_results(tmp_path / "run")[1]] == NAMES[:3]
 
 
 def test_the_test_split_is_read_at_the_end_and_decides_nothing(
@@ -104,8 +137,10 @@ def test_the_test_split_is_read_at_the_end_and_decides_nothing(
     recipe = tiny.variant("blind.toml", (str(tiny.data), str(data)))
     refused = run("run", recipe, "--out", out, code=2)
     assert "cannot read the image" in refused.err and "/test/" in refused.err
-    manifest, records = read_records(out)
-    assert [record.name for record in records] == NAMES and {record.test for record in records} == {None}
+    manifest, records = read_results(out)
+    assert [record.name for record in records] == NAMES and {record.test for record in records} == {
+        None
+    }
     assert manifest["status"] == "running" and not (out / "model.pth").exists()
 
     shutil.rmtree(data)
@@ -115,66 +150,114 @@ def test_the_test_split_is_read_at_the_end_and_decides_nothing(
     assert_same(out, finished)
 
 
-def test_progress_and_colours_in_a_terminal(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_progress_and_colours_in_a_terminal(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    shown = run("run", tiny.recipe, "--out", out, tty=True, env={"TERM": "xterm-256color", "COLUMNS": "140"})
+    shown = run(
+        "run", tiny.recipe, "--out", out, tty=True, env={"TERM": "xterm-256color", "COLUMNS": "140"}
+    )
     wait_for(lambda: "model.pth" in shown.out.rsplit("all ", 1)[-1])
-    assert "\x1b[1m" in shown.out and "images/s" in shown.out and "epoch 1/3" in shown.out and "━" in shown.out
+    assert (
+        "\x1b[1m" in shown.out
+        and "images/s" in shown.out
+        and "epoch 1/3" in shown.out
+        and "━" in shown.out
+    )
     assert_same(out, finished)
 
 
-def test_torchvision_networks_by_flag_and_from_python_alike(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+def test_torchvision_networks_by_flag_and_from_python_alike(
+    run: Compress, tiny: Tiny, tmp_path: Path
+) -> None:
     recipe = tiny.variant(
         "torchvision.toml",
-        *(("epochs = 3", "epochs = 1"), ("epochs = 2", "epochs = 1"), ("samples = 64", "samples = 16")),
+        *(
+            ("epochs = 3", "epochs = 1"),
+            ("epochs = 2", "epochs = 1"),
+            ("samples = 64", "samples = 16"),
+        ),
         ("lr = 5e-3\n\n", "lr = 5e-3\nscale = 0.5\n\n"),
     )
-    flags = {"teacher": "resnet18", "student": "resnet18", "stem": "small", "budget": "2%", "limit": 32}
-    run("run", recipe, "--out", tmp_path / "a", *(word for key in flags for word in (f"--{key}", flags[key])))
-    manifest, records = read_records(tmp_path / "a")
-    assert manifest["recipe"]["student"] == asdict(Network("resnet18", "small"))
-    assert manifest["recipe"]["teacher"] == asdict(Network("resnet18"))
+    flags = {
+        "teacher": "resnet18",
+        "student": "resnet18",
+        "stem": "small",
+        "budget": "2%",
+        "max_images": 32,
+    }
+    run(
+        "run",
+        recipe,
+        "--out",
+        tmp_path / "a",
+        *(word for key in flags for word in (f"--{key}", flags[key])),
+    )
+    manifest, records = read_results(tmp_path / "a")
+    assert manifest["recipe"]["student"] == asdict(ModelSpec("resnet18", "small"))
+    assert manifest["recipe"]["teacher"] == asdict(ModelSpec("resnet18"))
     assert records[0].params == 11_178_564 and records[1].params == 11_170_884
     assert manifest["budget"]["params"] == int(0.02 * 11_170_884)
-    again = compress.run(str(recipe), out=tmp_path / "a", **flags)  # the very same run, so it is done
+    again = compress.run(
+        str(recipe), out=tmp_path / "a", **flags
+    )  # the very same run, so it is done
     assert list(again.records) == records
     kept = compress.load(again.model)  # and no word of ours is needed to load torchvision's
-    assert kept.network == Network("resnet18", "small")
-    assert 0.99 * 0.02 * 11_170_884 <= count(kept.model, kept.input_size).params <= 0.02 * 11_170_884
+    assert kept.network == ModelSpec("resnet18", "small")
+    assert (
+        0.99 * 0.02 * 11_170_884
+        <= measure_cost(kept.model, kept.input_size).params
+        <= 0.02 * 11_170_884
+    )
 
 
 def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
-    read = load(str(tiny.recipe), {"teacher": {"name": "resnet34", "stem": "half"}, "student": "vgg11", "stem": None})
-    assert read.teacher == Network("resnet34", "half") and read.student == Network("vgg11")
+    read = load(
+        str(tiny.recipe),
+        {"teacher": {"name": "resnet34", "stem": "half"}, "student": "vgg11", "stem": None},
+    )
+    assert read.teacher == ModelSpec("resnet34", "half") and read.student == ModelSpec("vgg11")
     given = load(str(tiny.recipe), {"teacher": finished / FILES[0]})
-    assert given.weights == str(finished / FILES[0]) and given.teacher == Network("tinynets:teacher")
+    assert given.weights == str(finished / FILES[0]) and given.teacher == ModelSpec(
+        "tinynets:teacher"
+    )
     again = compress.run(load(str(tiny.recipe), {"budget": "4k"}), budget=3000, out=finished)
     assert again.records[-1].name == "finetune 2"
-    small = tiny.variant("small.toml", ('name = "tinynets:student"', 'name = "resnet18"\nstem = "small"'))
-    assert load(str(small), {"student": "tinynets:student"}).student == Network("tinynets:student")
+    small = tiny.variant(
+        "small.toml", ('name = "tinynets:student"', 'name = "resnet18"\nstem = "small"')
+    )
+    assert load(str(small), {"student": "tinynets:student"}).student == ModelSpec(
+        "tinynets:student"
+    )
     for name in ("resnet34", "resnet10_concat", "resnext29_32x8d", "efficientnet_b0"):
-        assert load(str(small), {"student": name}).student == Network(name, "small")
-    assert load(str(small), {"student": "densenet40_12"}).student == Network("densenet40_12")
+        assert load(str(small), {"student": name}).student == ModelSpec(name, "small")
+    assert load(str(small), {"student": "densenet40_12"}).student == ModelSpec("densenet40_12")
 
 
 @pytest.mark.parametrize(
-    "budgets", [{"macs": "40%"}, {"file_size": "32KB"}, {"budget": "5k", "macs": "200k", "file_size": "40KB"}]
+    "budgets",
+    [{"macs": "40%"}, {"file_size": "32KB"}, {"budget": "5k", "macs": "200k", "file_size": "40KB"}],
 )
-def test_budgets_of_every_kind_hold_at_the_end(tiny: Tiny, tmp_path: Path, budgets: dict[str, str]) -> None:
+def test_budgets_of_every_kind_hold_at_the_end(
+    tiny: Tiny, tmp_path: Path, budgets: dict[str, str]
+) -> None:
     plan = make_plan(load(str(tiny.recipe), budgets))
     result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, **budgets)
     kept = own_model(result.model)
-    found = count(kept.model, kept.input_size)
-    whole = count(own_model(tmp_path / "run" / FILES[1]).model, kept.input_size)
+    found = measure_cost(kept.model, kept.input_size)
+    whole = measure_cost(own_model(tmp_path / "run" / FILES[1]).model, kept.input_size)
     limits = {
-        "params": parse(budgets.get("budget", "100M")).of(whole.params),
-        "macs": parse(budgets.get("macs", "9M"), "macs").of(whole.macs),
+        "params": parse_amount(budgets.get("budget", "100M")).of(whole.params),
+        "macs": parse_amount(budgets.get("macs", "9M"), "macs").of(whole.macs),
     }
     assert found.params <= limits["params"] and found.macs <= limits["macs"]
     size = result.model.stat().st_size
-    assert size <= parse(budgets.get("file_size", "9MB"), "bytes").of(0)
-    assert result.records[-1].bytes == (tmp_path / "run" / result.records[-1].checkpoint).stat().st_size
-    assert plan.limits.use(found) > 0.9
+    assert size <= parse_amount(budgets.get("file_size", "9MB"), "bytes").of(0)
+    assert (
+        result.records[-1].bytes
+        == (tmp_path / "run" / result.records[-1].checkpoint).stat().st_size
+    )
+    assert plan.limits.usage(found) > 0.9
 
 
 @pytest.mark.parametrize("size", [20_000, 24_000, 28_000, 32_000, 36_000])
@@ -191,20 +274,36 @@ def test_the_least_file_that_a_plan_names_can_be_had(tiny: Tiny, tmp_path: Path)
     assert 0.9 * least <= result.model.stat().st_size <= least
 
 
-def test_pruning_by_weights_leaves_just_the_budget(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
-    recipe = tiny.variant("weights.toml", ("samples = 64", 'samples = 64\nmode = "weights"\nimportance = "magnitude"'))
+def test_pruning_by_weights_leaves_just_the_budget(
+    run: Compress, tiny: Tiny, tmp_path: Path
+) -> None:
+    recipe = tiny.variant(
+        "weights.toml", ("samples = 64", 'samples = 64\nmode = "weights"\nimportance = "magnitude"')
+    )
     out = tmp_path / "run"
     done = run("run", recipe, "--out", out)
     kept = own_model(out / "model.pth")
-    nonzero = sum(int(p.count_nonzero()) if p.dim() > 1 else p.numel() for p in kept.model.parameters())
+    nonzero = sum(
+        int(p.count_nonzero()) if p.dim() > 1 else p.numel() for p in kept.model.parameters()
+    )
     assert nonzero == 3000 and kept.sparse and "3,000 parameters" in done.out
     assert "Total params: 3,000\n" in done.out
-    assert "Total params: 3,000\n" in run("summary", "-w", out / "model.pth", "--own", "tinynets:student").out
+    assert (
+        "Total params: 3,000\n"
+        in run("summary", "-w", out / "model.pth", "--own", "tinynets:student").out
+    )
     assert sum(p.numel() for p in kept.model.parameters()) == 14_548
-    assert [record.params for record in read_records(out)[1][-2:]] == [3000, 3000]
-    mixed = tiny.variant("mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale'))
-    assert "no channels can be pruned after" in run("run", mixed, "--out", tmp_path / "no", code=2).err
-    assert "parameters alone" in run("run", recipe, "--macs", "5%", "--out", tmp_path / "no", code=2).err
+    assert [record.params for record in read_results(out)[1][-2:]] == [3000, 3000]
+    mixed = tiny.variant(
+        "mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale')
+    )
+    assert (
+        "no channels can be pruned after" in run("run", mixed, "--out", tmp_path / "no", code=2).err
+    )
+    assert (
+        "parameters alone"
+        in run("run", recipe, "--macs", "5%", "--out", tmp_path / "no", code=2).err
+    )
     assert not (tmp_path / "no").exists()
 
 

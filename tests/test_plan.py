@@ -9,7 +9,7 @@ import torch
 from tiny import NAMES, SIDE, Compress, Tiny
 
 from compress.models.build import build
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pipeline.context import side
 from compress.pipeline.plan import make_plan
 from compress.pruning import unstructured as weights
@@ -22,17 +22,29 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--budget", "0"], "budget '0'"),
     (["--budget", "500k"], "nothing to prune"),
     (["--budget", "50"], "out of reach, the least for tinynets:student is"),
-    (["--budget", "3k", "--macs", "100"], "budget 3k parameters and 100 multiply-adds: out of reach"),
+    (
+        ["--budget", "3k", "--macs", "100"],
+        "budget 3k parameters and 100 multiply-adds: out of reach",
+    ),
     (["--student", "resnet81"], "did you mean 'resnet1"),
     (["--student", "nowhere:net"], "nowhere"),
-    (["--student", "tinynets:maps"], "network 'tinynets:maps' answers (1, 32, 2, 2) to one image, where (1, 4) was"),
-    (["--teacher", "tinynets:pair"], "network 'tinynets:pair' answers tuple to one image, where (1, 4) was due"),
+    (
+        ["--student", "tinynets:maps"],
+        "network 'tinynets:maps' answers (1, 32, 2, 2) to one image, where (1, 4) was",
+    ),
+    (
+        ["--teacher", "tinynets:pair"],
+        "network 'tinynets:pair' answers tuple to one image, where (1, 4) was due",
+    ),
     (["--stem", "small"], "your own"),
     (
         ["--student", "squeezenet1_1"],
         "8×8 pixels: give it larger ones, --image-size 64 or the recipe's key `size = 64`",
     ),
-    (["--student", "vit_b_16"], "it takes 224×224 pixels, in a recipe with `size = 224` and `scale = 1`"),
+    (
+        ["--student", "vit_b_16"],
+        "it takes 224×224 pixels, in a recipe with `size = 224` and `scale = 1`",
+    ),
     (["--image-size", "3"], "size: must be greater than or equal to 4, not 3"),
     (["--teacher", "missing.pth"], "missing.pth: no such file"),
     (["--data", "fashion_mnist"], "did you mean 'fashion-mnist'"),
@@ -47,17 +59,23 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x) if isinstance(x, list) else "")
+@pytest.mark.parametrize(
+    ("flags", "words"), BAD_FLAGS, ids=lambda x: " ".join(x) if isinstance(x, list) else ""
+)
 def test_what_cannot_be_had_is_one_line(
     run: Compress, tiny: Tiny, tmp_path: Path, flags: list[str], words: str
 ) -> None:
     refused = run("run", tiny.recipe, "--out", tmp_path / "run", *flags, code=2)
-    assert refused.err.startswith("error: ") and refused.err.count("\n") == 1 and words in refused.err
+    assert (
+        refused.err.startswith("error: ") and refused.err.count("\n") == 1 and words in refused.err
+    )
     assert refused.out == "" and not (tmp_path / "run").exists()
 
 
 def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> None:
-    plan = make_plan(load(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64}))
+    plan = make_plan(
+        load(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64})
+    )
     assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
 
@@ -68,27 +86,45 @@ def test_single_images_that_end_as_single_pixels_are_refused(
     key = line.partition(" ")[0]
     recipe = tiny.variant(f"single-{key}.toml", (line, f"{key} = 1"))
     refused = run("run", recipe, "--image-size", 4, "--out", tmp_path / "run", code=2)
-    assert refused.err.startswith(f"error: {stage}: network 'tinynets:") and refused.err.count("\n") == 1
-    assert refused.err.endswith(f": raise `{key}`\n") and refused.out == "" and not (tmp_path / "run").exists()
+    assert (
+        refused.err.startswith(f"error: {stage}: network 'tinynets:")
+        and refused.err.count("\n") == 1
+    )
+    assert (
+        refused.err.endswith(f": raise `{key}`\n")
+        and refused.out == ""
+        and not (tmp_path / "run").exists()
+    )
     make_plan(load(str(recipe)))  # larger ones leave something to measure
 
 
 def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     wrong = [
         ("defualt", "did you mean 'default'"),
-        (tiny.variant("a.toml", ("samples = 64", 'importance = "tailor"')), "did you mean 'taylor'"),
+        (
+            tiny.variant("a.toml", ("samples = 64", 'importance = "tailor"')),
+            "did you mean 'taylor'",
+        ),
         (tiny.variant("b.toml", ("epochs = 2", "epoch = 2")), "epoch"),
         (tiny.variant("c.toml", ("title =", "title")), "not TOML"),
     ]
     for recipe, words in wrong:
         refused = run("run", recipe, "--out", tmp_path / "run", code=2)
-        assert refused.err.count("\n") == 1 and words in refused.err and not (tmp_path / "run").exists()
+        assert (
+            refused.err.count("\n") == 1
+            and words in refused.err
+            and not (tmp_path / "run").exists()
+        )
 
 
 def test_fewer_images(tiny: Tiny) -> None:
     whole = len(make_plan(load(str(tiny.recipe))).data.train)
     assert whole == 198
-    for overrides, images in (({"limit": 40}, 40), ({"share": 0.5}, 99), ({"limit": 6000}, whole)):
+    for overrides, images in (
+        ({"max_images": 40}, 40),
+        ({"share": 0.5}, 99),
+        ({"max_images": 6000}, whole),
+    ):
         assert len(make_plan(load(str(tiny.recipe), overrides)).data.train) == images
     assert len(make_plan(load(str(tiny.recipe)).quick()).data.train) == whole
 
@@ -104,7 +140,7 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
     """The default recipe distills at half the side, and its last rounds are at the whole one."""
     for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):
-        plan = make_plan(load("default", {"budget": budget, "limit": 100}))
+        plan = make_plan(load("default", {"budget": budget, "max_images": 100}))
         prunes = [place for place, step in enumerate(plan.steps) if step.stage.kind == "prune"]
         before, first = (side(plan.steps[prunes[0] - back].stage, plan.data) for back in (1, 0))
         assert len(prunes) == rounds and first == before == 14
@@ -112,31 +148,46 @@ def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
 
 def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size() -> None:
     student = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth"
-    plan = make_plan(load("default", {"student": str(student), "budget": "30k", "limit": 100}))
+    plan = make_plan(load("default", {"student": str(student), "budget": "30k", "max_images": 100}))
     prunes = [step for step in plan.steps if isinstance(step.stage, Prune)]
     assert len(prunes) == 2 and side(prunes[0].stage, plan.data) == 28
 
 
 def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
-    recipe = tiny.variant("both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples'))
+    recipe = tiny.variant(
+        "both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples')
+    )
     for budget in ("3k", "60%"):
         steps = make_plan(load(str(recipe), {"budget": budget})).steps
-        assert [step.stage.mode for step in steps if isinstance(step.stage, Prune)] == ["channels", "weights"]
+        assert [step.stage.mode for step in steps if isinstance(step.stage, Prune)] == [
+            "channels",
+            "weights",
+        ]
 
 
 def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny) -> None:
-    recipe = tiny.variant("both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples'))
+    recipe = tiny.variant(
+        "both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples')
+    )
     student = build(load(str(recipe)).student, 4)
-    alone, channels = weights.least(student), narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params
-    assert make_plan(load(str(recipe), {"budget": min(alone, channels) - 1})).limits.params == min(alone, channels) - 1
+    alone, channels = (
+        weights.least(student),
+        narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
+    )
+    assert (
+        make_plan(load(str(recipe), {"budget": min(alone, channels) - 1})).limits.params
+        == min(alone, channels) - 1
+    )
     with pytest.raises(UserError, match="out of reach"):
         make_plan(load(str(recipe), {"budget": 40}))
 
 
 def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> None:
     plan = make_plan(load(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
-    whole = count(build(plan.recipe.student, 4), (3, SIDE, SIDE))
+    whole = measure_cost(build(plan.recipe.student, 4), (3, SIDE, SIDE))
     first, last = [step.target for step in plan.steps if step.target is not None]
     assert last == plan.limits and first.given().keys() == last.given().keys() == {"params", "macs"}
     for axis, limit in last.given().items():
-        assert getattr(whole, axis) / first.given()[axis] == pytest.approx(first.given()[axis] / limit, rel=1e-3)
+        assert getattr(whole, axis) / first.given()[axis] == pytest.approx(
+            first.given()[axis] / limit, rel=1e-3
+        )

@@ -29,13 +29,13 @@ from torch import Tensor
 
 import compress
 from compress.models.build import build
-from compress.pipeline.context import Guide, Workbench
+from compress.pipeline.context import Guide, StageContext
 from compress.pipeline.plan import make_plan
 from compress.pipeline.stages import distill_stage
-from compress.recipe import schema as recipes
+from compress.recipe import load as recipes
 from compress.recipe.schema import Train
-from compress.runtime import distributed as processes
-from compress.training.events import Watch
+from compress.runtime import distributed
+from compress.training.events import Events
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -77,8 +77,14 @@ SINGLE = Tensor.float
 @pytest.fixture(scope="module")
 def still(tiny: Tiny) -> Tiny:
     """Networks without dropout, batches that two cannot share evenly, and short stages."""
-    (tiny.root / "stillnets.py").write_text(NETWORKS.replace("        nn.Dropout(0.1),\n", "") + SLOW)
-    changes = (("tinynets", "stillnets"), ("batch = 32", "batch = 33"), ("epochs = 3", "epochs = 2"))
+    (tiny.root / "stillnets.py").write_text(
+        NETWORKS.replace("        nn.Dropout(0.1),\n", "") + SLOW
+    )
+    changes = (
+        ("tinynets", "stillnets"),
+        ("batch = 32", "batch = 33"),
+        ("epochs = 3", "epochs = 2"),
+    )
     return replace(tiny, recipe=tiny.variant("still.toml", *changes))
 
 
@@ -106,7 +112,10 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def start(tiny: Tiny, *words: object) -> subprocess.Popen[str]:
     """torchrun with these words, in a place where the networks are."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tiny.root), *sys.path]), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tiny.root), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [*TORCHRUN, *map(str, words)]
     return subprocess.Popen(
         command,
@@ -131,29 +140,42 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 def learn(recipe: str, out: Path) -> None:
     """Train a student in every one of the cases, and keep its weights, each process its own."""
-    with processes.joined(), pytest.MonkeyPatch.context() as patch:
+    with distributed.process_group(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(targets, "BLOCK", 2)  # of six batches
-        plan = make_plan(recipes.load(recipe), "cpu")
+        plan = make_plan(recipes.load_recipe(recipe), "cpu")
         torch.manual_seed(1)
         teacher = build(plan.recipe.teacher, 4)  # any teacher will do
         for name, keys in CASES.items():
             stage = Train(**({"kind": "distill", "epochs": 1, "lr": 0.05, "mix": 1.0} | keys))
             state = out / f"{name}.state"
-            bench = Workbench(plan.recipe, plan.data, plan.device, Watch(), state, out / "answers", Guide(teacher, 16))
+            ctx = StageContext(
+                plan.recipe,
+                plan.data,
+                plan.device,
+                Events(),
+                state,
+                out / "answers",
+                Guide(teacher, 16),
+            )
             with computing_in_float32() if name == "float32" else nullcontext():
-                student = distill_stage(None, stage, bench)
-            torch.save(student.state_dict(), out / f"{name}-{processes.rank()}.pt")
+                student = distill_stage(None, stage, ctx)
+            torch.save(student.state_dict(), out / f"{name}-{distributed.rank()}.pt")
 
 
 def weights(run: Path) -> dict[str, dict[str, Tensor]]:
     """The tensors of every stage's file."""
-    return {file.stem: torch.load(file, weights_only=True)["state_dict"] for file in sorted(run.glob("stages/*.pth"))}
+    return {
+        file.stem: torch.load(file, weights_only=True)["state_dict"]
+        for file in sorted(run.glob("stages/*.pth"))
+    }
 
 
 def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     """The largest difference of two networks' tensors, each by its own largest value."""
     assert {k: t.shape for k, t in one.items()} == {k: t.shape for k, t in other.items()}
-    return max(float((t - other[k]).abs().max() / t.abs().max().clamp_min(1e-3)) for k, t in one.items())
+    return max(
+        float((t - other[k]).abs().max() / t.abs().max().clamp_min(1e-3)) for k, t in one.items()
+    )
 
 
 def same(one: Path, other: Path, tolerance: float) -> None:
@@ -165,12 +187,20 @@ def same(one: Path, other: Path, tolerance: float) -> None:
     for a, b in zip(*records, strict=True):
         assert a | {"seconds": 0, "bytes": 0} == b | {"seconds": 0, "bytes": 0}
     for file in one.glob("stages/*.jsonl"):
-        for a, b in zip(*((run / "stages" / file.name).read_text().splitlines() for run in (one, other)), strict=True):
+        for a, b in zip(
+            *((run / "stages" / file.name).read_text().splitlines() for run in (one, other)),
+            strict=True,
+        ):
             a, b = json.loads(a), json.loads(b)
-            assert a["loss"] == pytest.approx(b["loss"], rel=max(tolerance, 1e-9)) and a["val"] == b["val"]
+            assert (
+                a["loss"] == pytest.approx(b["loss"], rel=max(tolerance, 1e-9))
+                and a["val"] == b["val"]
+            )
 
 
-def test_two_processes_learn_what_one_learns_whatever_the_objective(still: Tiny, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_learns_whatever_the_objective(
+    still: Tiny, tmp_path: Path
+) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
     two.mkdir()
     one.mkdir()
@@ -178,20 +208,30 @@ def test_two_processes_learn_what_one_learns_whatever_the_objective(still: Tiny,
     learn(str(still.recipe), one)
     finish(started)
     for name in CASES:
-        alone, first, second = (torch.load(f) for f in (one / f"{name}-0.pt", *sorted(two.glob(f"{name}-?.pt"))))
+        alone, first, second = (
+            torch.load(f) for f in (one / f"{name}-0.pt", *sorted(two.glob(f"{name}-?.pt")))
+        )
         assert differ(first, second) == 0
         assert differ(alone, first) < (1e-3 if name == "float32" else 1e-7), name
-    answers = [[np.load(file) for file in sorted(run.glob("answers/*/*.npy"))] for run in (one, two)]
+    answers = [
+        [np.load(file) for file in sorted(run.glob("answers/*/*.npy"))] for run in (one, two)
+    ]
     assert len(answers[0]) == len(answers[1]) > 1
     assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
 
 
-def test_a_run_of_two_processes_is_that_of_one_and_a_kill_does_not_change_it(still: Tiny, tmp_path: Path) -> None:
-    alone, whole, killed, alone_after = (tmp_path / name for name in ("alone", "whole", "killed", "alone-after"))
+def test_a_run_of_two_processes_is_that_of_one_and_a_kill_does_not_change_it(
+    still: Tiny, tmp_path: Path
+) -> None:
+    alone, whole, killed, alone_after = (
+        tmp_path / name for name in ("alone", "whole", "killed", "alone-after")
+    )
     started = start(still, __file__, "run", still.recipe, "--out", whole)
     compress.run(str(still.recipe), out=alone)
     out, _ = finish(started)
-    assert out.count("6/7 finetune 2") == 1 and out.count(f"{whole}/model.pth") == 1  # one of them speaks
+    assert (
+        out.count("6/7 finetune 2") == 1 and out.count(f"{whole}/model.pth") == 1
+    )  # one of them speaks
     same(alone, whole, 1e-6)
 
     started = start(still, __file__, "run", still.recipe, "--out", killed)
@@ -211,7 +251,9 @@ def test_a_run_of_two_processes_is_that_of_one_and_a_kill_does_not_change_it(sti
     same(whole, alone_after, 1e-6)
 
 
-def test_a_process_lost_in_the_midst_of_a_step_is_told_in_one_line(still: Tiny, tmp_path: Path) -> None:
+def test_a_process_lost_in_the_midst_of_a_step_is_told_in_one_line(
+    still: Tiny, tmp_path: Path
+) -> None:
     begun = still.root / "in-a-step"
     begun.unlink(missing_ok=True)
     recipe = still.variant("slow.toml", ("stillnets:teacher", "stillnets:slow"))
@@ -234,16 +276,24 @@ def test_counts_and_words_go_over_cpus_and_gradients_over_gpus(
     monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
     asked: list[str] = []
-    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: asked.append(backend) or 1 / 0)
-    with pytest.raises(ZeroDivisionError), processes.joined():
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, **_: asked.append(backend) or 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError), distributed.process_group():
         pass
     assert set(asked[0].split(",")) == parts
 
 
-def test_a_batch_that_is_too_small_for_all_of_them_is_refused_once(still: Tiny, tmp_path: Path) -> None:
+def test_a_batch_that_is_too_small_for_all_of_them_is_refused_once(
+    still: Tiny, tmp_path: Path
+) -> None:
     recipe = still.variant("single.toml", ("batch = 33", "batch = 1"))
-    _, err = finish(start(still, "-m", "compress", "run", recipe, "--out", tmp_path / "run"), code=1)
-    assert err.count("error: 2 processes share a batch of 1 images: start fewer, or raise batch") == 1
+    _, err = finish(
+        start(still, "-m", "compress", "run", recipe, "--out", tmp_path / "run"), code=1
+    )
+    assert (
+        err.count("error: 2 processes share a batch of 1 images: start fewer, or raise batch") == 1
+    )
     assert not (tmp_path / "run").exists()
 
 

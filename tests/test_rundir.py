@@ -21,7 +21,7 @@ from torch import Tensor
 
 import compress
 from compress.distillation.logits_cache import Targets
-from compress.pipeline.run_dir import read_records
+from compress.pipeline.run_dir import read_results
 from compress.runtime.errors import UserError
 
 
@@ -62,7 +62,9 @@ def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
         ("compress.pipeline.run.accuracy", 3),  # in the test
     ],
 )
-def test_killed_in_the_middle_of_a_stage(tiny: Tiny, finished: Path, tmp_path: Path, place: str, calls: int) -> None:
+def test_killed_in_the_middle_of_a_stage(
+    tiny: Tiny, finished: Path, tmp_path: Path, place: str, calls: int
+) -> None:
     out = tmp_path / "run"
     assert die(tiny, out, place, calls) == -signal.SIGKILL
     assert not (out / "model.pth").exists()
@@ -70,7 +72,9 @@ def test_killed_in_the_middle_of_a_stage(tiny: Tiny, finished: Path, tmp_path: P
     assert_same(out, finished)
 
 
-def test_killed_again_and_again_while_files_are_written(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again_while_files_are_written(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     out, kills = tmp_path / "run", 0
     while die(tiny, out, "os.fsync", 6) == -signal.SIGKILL:
         kills += 1
@@ -82,7 +86,9 @@ def test_killed_again_and_again_while_files_are_written(tiny: Tiny, finished: Pa
     assert not list(out.rglob("*.part")) and not list(out.rglob("*.state"))
 
 
-def test_killed_at_random(start: Compress, run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_killed_at_random(
+    start: Compress, run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     out, moments = tmp_path / "run", random.Random(3)
     for _ in range(4):
         command = start("run", tiny.recipe, "--out", out)
@@ -91,7 +97,7 @@ def test_killed_at_random(start: Compress, run: Compress, tiny: Tiny, finished: 
         command.process.join()
     last = run("run", tiny.recipe, "--out", out)
     assert_same(out, finished)
-    records = read_records(out)[1]
+    records = read_results(out)[1]
     assert last.out.count("done before") in range(len(records) + 1)
 
 
@@ -113,7 +119,9 @@ def test_a_teacher_is_not_asked_again_after_a_kill(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, asked = tmp_path / "run", list[Path]()
-    assert die(tiny, out, "compress.distillation.kd.kd_loss", 15) == -signal.SIGKILL  # both views have been seen
+    assert (
+        die(tiny, out, "compress.distillation.kd.kd_loss", 15) == -signal.SIGKILL
+    )  # both views have been seen
     kept = list(out.rglob("view-*.npy"))
     assert len(kept) == 2
 
@@ -126,7 +134,9 @@ def test_a_teacher_is_not_asked_again_after_a_kill(
     assert_same(out, finished)
 
 
-def test_a_stage_whose_weights_are_gone_is_done_again(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_a_stage_whose_weights_are_gone_is_done_again(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     (out / FILES[3]).unlink()
@@ -135,17 +145,24 @@ def test_a_stage_whose_weights_are_gone_is_done_again(tiny: Tiny, finished: Path
     assert_same(out, finished)
 
 
-def test_another_recipe_in_the_same_directory(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_another_recipe_in_the_same_directory(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     before = contents(out)
     refused = run("run", tiny.recipe, "--out", out, "--seed", 1, code=2)
-    assert refused.err.count("\n") == 1 and "seed differs" in refused.err and "--fresh" in refused.err
+    assert (
+        refused.err.count("\n") == 1 and "seed differs" in refused.err and "--fresh" in refused.err
+    )
     assert contents(out) == before
 
     compress.run(str(tiny.recipe), out=out, seed=1, fresh=True)
-    assert read_records(out)[0]["seed"] == 1
-    assert any(not torch.equal(a, b) for a, b in zip(weights(out).values(), weights(finished).values(), strict=True))
+    assert read_results(out)[0]["seed"] == 1
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights(out).values(), weights(finished).values(), strict=True)
+    )
 
 
 def test_a_run_that_is_older_than_a_recipe_key_goes_on(
@@ -161,7 +178,9 @@ def test_a_run_that_is_older_than_a_recipe_key_goes_on(
     assert "another recipe (stages differs)" in run("run", tiny.recipe, "--out", out, code=2).err
 
 
-def test_whether_it_is_compiled_does_not_make_it_another_run(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
+def test_whether_it_is_compiled_does_not_make_it_another_run(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
     shutil.copytree(finished, out := tmp_path / "run")
     manifest = json.loads((out / "run.json").read_text())
     manifest["recipe"]["stages"][0]["compile"] = False
@@ -173,7 +192,7 @@ def test_whether_it_is_compiled_does_not_make_it_another_run(tiny: Tiny, finishe
     (out / FILES[-1]).unlink()
     compress.run(str(tiny.recipe), out=out)
     assert_same(out, finished)
-    recipes = [read_records(run)[0]["recipe"] for run in (out, finished)]
+    recipes = [read_results(run)[0]["recipe"] for run in (out, finished)]
     assert recipes[0] == recipes[1] == own_model(out / "model.pth").origin["recipe"]
 
 
@@ -181,7 +200,10 @@ def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:
     data, out = tmp_path / "images", tmp_path / "run"
     shutil.copytree(tiny.data, data)
     recipe = tiny.variant("elsewhere.toml", (str(tiny.data), str(data)))
-    assert die(Tiny(tiny.root, data, recipe), out, "compress.distillation.kd.kd_loss", 1) == -signal.SIGKILL
+    assert (
+        die(Tiny(tiny.root, data, recipe), out, "compress.distillation.kd.kd_loss", 1)
+        == -signal.SIGKILL
+    )
     before = contents(out)
     for path in (data / "train" / CLASSES[0]).iterdir():
         shutil.copy(data / "train" / CLASSES[1] / "001.png", path)
@@ -205,7 +227,9 @@ def test_fresh_only_clears_run_directories(tiny: Tiny, tmp_path: Path) -> None:
 def test_an_out_that_will_not_do(tiny: Tiny, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    out = {"a file": file, "below a file": file / "run", "no place to write": Path("/proc/run")}[kind]
+    out = {"a file": file, "below a file": file / "run", "no place to write": Path("/proc/run")}[
+        kind
+    ]
     with pytest.raises(UserError, match=r"is a file|cannot be written"):
         compress.run(str(tiny.recipe), out=out)
     assert file.read_text() == "mine"
@@ -220,10 +244,14 @@ def test_an_out_that_is_a_link_to_nothing(tiny: Tiny, tmp_path: Path, below: str
 
 
 def long_recipe(tiny: Tiny) -> Path:
-    return tiny.variant("long.toml", ('"teach"\nepochs = 3', '"teach"\nepochs = 3000\ncompile = false'))
+    return tiny.variant(
+        "long.toml", ('"teach"\nepochs = 3', '"teach"\nepochs = 3000\ncompile = false')
+    )
 
 
-def test_two_runs_at_once_in_one_directory(start: Compress, run: Compress, tiny: Tiny, tmp_path: Path) -> None:
+def test_two_runs_at_once_in_one_directory(
+    start: Compress, run: Compress, tiny: Tiny, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     first = start("run", long_recipe(tiny), "--out", out)
     wait_for((out / "stages" / "01-teach.state").exists)

@@ -27,7 +27,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from compress.models import checkpoint
 from compress.models.build import build
 from compress.models.checkpoint import Checkpoint
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 SLOW = """
 import time
@@ -50,8 +50,10 @@ def scripts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tiny: Tiny) -> Path:
-    network = Network("tinynets:student")
-    kept = Checkpoint(build(network, 4).eval(), network, CLASSES, (3, 16, 16), (0.5,) * 3, (0.5,) * 3, "made up")
+    network = ModelSpec("tinynets:student")
+    kept = Checkpoint(
+        build(network, 4).eval(), network, CLASSES, (3, 16, 16), (0.5,) * 3, (0.5,) * 3, "made up"
+    )
     checkpoint.save(kept, tiny.root / "pruned.pth")
     return tiny.root / "pruned.pth"
 
@@ -60,10 +62,14 @@ def table(*words: object) -> Iterator[dict[str, str]]:
     """The rows of the Markdown that the benchmark ends with."""
     from speed import HEADINGS, main
 
-    done = CliRunner().invoke(main, [str(word) for word in (*words, "--workers", 0, "--device", "cpu", "--no-compile")])
+    done = CliRunner().invoke(
+        main, [str(word) for word in (*words, "--workers", 0, "--device", "cpu", "--no-compile")]
+    )
     assert done.exit_code == 0, (done.output, done.exception)
     assert f"torch {torch.__version__.split('+')[0]}" in done.output and "1 threads" in done.output
-    lines = [line.strip("| ").split(" | ") for line in done.output.splitlines() if line.startswith("| ")]
+    lines = [
+        line.strip("| ").split(" | ") for line in done.output.splitlines() if line.startswith("| ")
+    ]
     names = ["row", *HEADINGS[1:4], "unit", *HEADINGS[5:]]
     return (dict(zip(names, line, strict=False)) for line in lines[2:])
 
@@ -71,8 +77,12 @@ def table(*words: object) -> Iterator[dict[str, str]]:
 def test_every_row_is_measured(tiny: Tiny, weights: Path) -> None:
     rows = list(table("--recipe", tiny.recipe, "--weights", weights, "--steps", 1, "--repeats", 2))
     assert {row["row"] for row in rows} == set("12345679")
-    for row in (row for row in rows if row["ours"] != "-"):  # torchdistill may not be there, nor a second core
-        ours, theirs, ratio = (float(row[name].replace(",", "")) for name in ("ours", "plain", "ratio"))
+    for row in (
+        row for row in rows if row["ours"] != "-"
+    ):  # torchdistill may not be there, nor a second core
+        ours, theirs, ratio = (
+            float(row[name].replace(",", "")) for name in ("ours", "plain", "ratio")
+        )
         assert math.isfinite(ratio) and ours > 0 and theirs > 0, row
 
 
@@ -93,16 +103,34 @@ def test_processes_share_a_burst(tiny: Tiny, weights: Path) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words = [tiny.recipe, weights, "cpu", 1, 32, "finetune"]
     command = [sys.executable, *launcher, script, *map(str, words)]
-    paths = os.environ | {"PYTHONPATH": os.pathsep.join([str(tiny.root), *sys.path]), "OMP_NUM_THREADS": "1"}
+    paths = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(tiny.root), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(command, env=paths, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^images/s (\d+\.\d+)$", done.stdout, re.M), done.stdout  # said once
 
 
-def test_the_table_does_without_torchdistill(tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_does_without_torchdistill(
+    tiny: Tiny, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(sys.modules, "by_torchdistill", raising=False)
     monkeypatch.setitem(sys.modules, "torchdistill.core.distillation", None)
-    rows = list(table("--recipe", tiny.recipe, "--weights", weights, "--rows", "4,7", "--steps", 1, "--repeats", 1))
+    rows = list(
+        table(
+            "--recipe",
+            tiny.recipe,
+            "--weights",
+            weights,
+            "--rows",
+            "4,7",
+            "--steps",
+            1,
+            "--repeats",
+            1,
+        )
+    )
     assert "torchdistill cannot be imported" in rows[1]["work"] and rows[1]["ours"] == "-"
     assert float(rows[0]["ours"].replace(",", "")) > 0
 
@@ -114,7 +142,10 @@ def test_torchdistill_is_set_up_to_do_what_the_plain_script_does() -> None:
     from bursts import WARM, Enough, Stopwatch
 
     batches: Any = [(torch.randn(8, 3, 4, 4), torch.randint(5, (8,))) for _ in range(WARM + 2)]
-    networks = [nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(24, 5)) for _ in range(2)]
+    networks = [
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(24, 5))
+        for _ in range(2)
+    ]
     networks[1].load_state_dict({key: value * 3 for key, value in networks[1].state_dict().items()})
     learned = []
     for train in (plain.train, by_torchdistill.train):
@@ -127,17 +158,19 @@ def test_torchdistill_is_set_up_to_do_what_the_plain_script_does() -> None:
     torch.testing.assert_close(*learned)
 
 
-def test_the_clock_counts_the_steps_after_the_warm_up_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_counts_the_steps_after_the_warm_up_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import bursts
 
     took, shown = [0.2] * bursts.WARM + [0.02] * 5, []
     clock = SimpleNamespace(perf_counter=lambda: sum(took[: len(shown)]))
     monkeypatch.setattr(bursts, "time", clock)
-    watch = bursts.Stopwatch(4, torch.device("cpu"))
+    events = bursts.Stopwatch(4, torch.device("cpu"))
     with pytest.raises(bursts.Enough):
-        for batch in watch.track([(torch.zeros(8, 1),)] * len(took), 0, ""):
+        for batch in events.track([(torch.zeros(8, 1),)] * len(took), 0, ""):
             shown.append(batch)
-    assert len(shown) == bursts.WARM + 4 and watch.rate == pytest.approx(8 / 0.02)
+    assert len(shown) == bursts.WARM + 4 and events.rate == pytest.approx(8 / 0.02)
 
 
 class Trace:
@@ -161,18 +194,20 @@ class Trace:
                 ("Optimizer.step#AdamW.step", 0, 50_000, cuda | {"is_user_annotation": True}),
                 ("aten::conv2d", 0, 50_000, {}),
             ):
-                found.append(FunctionEvent(len(found), name, 0, begin + first, begin + last, **more))
+                found.append(
+                    FunctionEvent(len(found), name, 0, begin + first, begin + last, **more)
+                )
         return found
 
 
 def test_a_gpu_is_at_work_while_a_kernel_is() -> None:
     from bursts import WARM, Enough, Stopwatch
 
-    watch, steps = Stopwatch(20, torch.device("cpu"), Trace()), itertools.count()  # type: ignore[arg-type]
+    events, steps = Stopwatch(20, torch.device("cpu"), Trace()), itertools.count()  # type: ignore[arg-type]
     with pytest.raises(Enough):
-        for _ in watch.track(itertools.repeat((torch.zeros(8, 1),)), 0, ""):
+        for _ in events.track(itertools.repeat((torch.zeros(8, 1),)), 0, ""):
             time.sleep(0.2 if next(steps) < WARM else 0.05)
-    assert watch.busy == pytest.approx(0.6, abs=0.06)
+    assert events.busy == pytest.approx(0.6, abs=0.06)
 
 
 def test_what_intervals_cover_is_counted_once() -> None:
@@ -180,6 +215,8 @@ def test_what_intervals_cover_is_counted_once() -> None:
 
     draw = random.Random(0)
     for number in range(50):
-        spans = [(begin := draw.randrange(40), begin + draw.randrange(10)) for _ in range(number % 9)]
+        spans = [
+            (begin := draw.randrange(40), begin + draw.randrange(10)) for _ in range(number % 9)
+        ]
         inside = {tick for begin, end in spans for tick in range(begin, end)}
         assert covered(spans) == len(inside)

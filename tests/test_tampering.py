@@ -62,7 +62,11 @@ def refused(path: Path, marker: Path | None = None) -> str:
     with pytest.raises(UserError) as caught:
         checkpoint.load(path)
     line = str(caught.value)
-    assert line.startswith(f"{path}: ") and len(line.splitlines()) == 1 and len(line) < len(str(path)) + 300
+    assert (
+        line.startswith(f"{path}: ")
+        and len(line.splitlines()) == 1
+        and len(line) < len(str(path)) + 300
+    )
     assert marker is None or not marker.exists()
     return line
 
@@ -71,8 +75,18 @@ def test_what_is_no_weights_file_is_refused_and_nothing_is_run(tmp_path: Path) -
     path, marker = tmp_path / "model.pth", tmp_path / "marker"
     assert "no such file" in refused(path)
     assert "not a file" in refused(tmp_path)
-    files: list[bytes] = [b"", b"hello, this is text\n", random.Random(0).randbytes(5000), pickle.dumps(Code(marker))]
-    for holder in (Code(marker), {**plain_data(), "origin": Code(marker)}, small().model, small().model.state_dict()):
+    files: list[bytes] = [
+        b"",
+        b"hello, this is text\n",
+        random.Random(0).randbytes(5000),
+        pickle.dumps(Code(marker)),
+    ]
+    for holder in (
+        Code(marker),
+        {**plain_data(), "origin": Code(marker)},
+        small().model,
+        small().model.state_dict(),
+    ):
         for zipped in (True, False):
             buffer = io.BytesIO()
             torch.save(holder, buffer, _use_new_zipfile_serialization=zipped)
@@ -91,7 +105,9 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
         refused(path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_a_flipped_bit_is_refused_or_harmless(data: st.DataObject, tmp_path: Path) -> None:
     content = bytearray(small_bytes())
@@ -118,7 +134,9 @@ def put(*path: Any, to: Any) -> Callable[[Plain], None]:
     return change
 
 
-def tensor(change: Callable[[torch.Tensor], Any], key: str = "conv1.weight") -> Callable[[Plain], None]:
+def tensor(
+    change: Callable[[torch.Tensor], Any], key: str = "conv1.weight"
+) -> Callable[[Plain], None]:
     def apply(plain: Plain) -> None:
         plain["state_dict"][key] = change(plain["state_dict"][key])
 
@@ -149,7 +167,10 @@ def nan(values: torch.Tensor) -> torch.Tensor:
 
 
 TAMPERED: dict[str, Callable[[Plain], None]] = {
-    **{f"width {value!r}": width(value) for value in (0, -4, True, "4", 10**30, 65, 4.0, None, [4], (4, 4), [])},
+    **{
+        f"width {value!r}": width(value)
+        for value in (0, -4, True, "4", 10**30, 65, 4.0, None, [4], (4, 4), [])
+    },
     "width of a layer it does not fit": width(3),
     "width of no layer": put("widths", "conv9", to={"out_channels": 4}),
     "an attribute that is no width": width(1, "kernel_size"),
@@ -199,7 +220,9 @@ TAMPERED: dict[str, Callable[[Plain], None]] = {
     "images of one channel": put("input_size", to=[1, 28, 28]),
     "flat images": put("input_size", to=[3, 28]),
     "images of text": put("input_size", to=["3", "28", "28"]),
-    "images too small for the network": put("network", to={"name": "alexnet", "stem": "imagenet", "pretrained": False}),
+    "images too small for the network": put(
+        "network", to={"name": "alexnet", "stem": "imagenet", "pretrained": False}
+    ),
     "another network": put("network", "name", to="resnet34"),
     "no such network": put("network", "name", to="resnet19"),
     "a network that is a number": put("network", "name", to=18),
@@ -223,7 +246,10 @@ TAMPERED: dict[str, Callable[[Plain], None]] = {
     "a version that is a tensor": put("version", to=torch.ones(2)),
     "a version as text": put("version", to="1\n2"),
     "origin as a number": put("origin", to=3),
-    **{f"no {name}": without(name) for name in ("format", "version", "network", "state_dict", "classes", "input_size")},
+    **{
+        f"no {name}": without(name)
+        for name in ("format", "version", "network", "state_dict", "classes", "input_size")
+    },
     **{f"without {name}": without(name) for name in ("mean", "std", "widths", "data", "origin")},
 }
 
@@ -246,8 +272,13 @@ def test_the_file_that_the_tampering_starts_from_is_good(tmp_path: Path) -> None
 def test_a_small_file_cannot_ask_for_gigabytes(tmp_path: Path) -> None:
     with torch.device("meta"):
         huge = torchvision.models.vit_h_14(weights=None, num_classes=5).state_dict()
-    plain = plain_data() | {"network": {"name": "vit_h_14", "stem": "imagenet", "pretrained": False}, "widths": {}}
-    plain["state_dict"] = {key: torch.zeros(1, dtype=value.dtype).expand(value.shape) for key, value in huge.items()}
+    plain = plain_data() | {
+        "network": {"name": "vit_h_14", "stem": "imagenet", "pretrained": False},
+        "widths": {},
+    }
+    plain["state_dict"] = {
+        key: torch.zeros(1, dtype=value.dtype).expand(value.shape) for key, value in huge.items()
+    }
     torch.save(plain, tmp_path / "model.pth")
     assert (tmp_path / "model.pth").stat().st_size < 10**6
     assert "larger than what the file holds" in refused(tmp_path / "model.pth")
@@ -261,7 +292,9 @@ def test_a_persons_own_network_is_never_imported_on_the_files_word(tmp_path: Pat
     torch.save(plain, tmp_path / "model.pth")
     sys.path.insert(0, str(tmp_path))
     try:
-        assert "pass that function" in refused(tmp_path / "model.pth", marker=tmp_path / "mine.py.ran")
+        assert "pass that function" in refused(
+            tmp_path / "model.pth", marker=tmp_path / "mine.py.ran"
+        )
     finally:
         sys.path.remove(str(tmp_path))
     assert "mine" not in sys.modules

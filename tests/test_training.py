@@ -12,19 +12,20 @@ import torch
 from tiny import Tiny
 from torch import Tensor, nn
 
-from compress.data.batches import Augment, Batch, plain_batches, training_batches
-from compress.data.dataset import Data, open_data
+from compress.data.batches import Batch, plain_batches, training_batches
+from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.labels import Labels
+from compress.recipe.schema import Augment
 from compress.runtime.errors import UserError
-from compress.training.events import Watch
+from compress.training.events import Events
 from compress.training.trainer import Schedule, accuracy, forward, steps_of, train
 
 SCHEDULE = Schedule(epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25, ema=0.0)
 
 
 @pytest.fixture(scope="module")
-def data(tiny: Tiny) -> Data:
-    return open_data(f"folder:{tiny.data}", size=16)
+def data(tiny: Tiny) -> Dataset:
+    return open_dataset(f"folder:{tiny.data}", size=16)
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -40,7 +41,7 @@ class Stop(Exception):
     """Stands in for a kill."""
 
 
-class StopAfter(Watch):
+class StopAfter(Events):
     """Ends the training right after an epoch, or in the middle of the next."""
 
     def __init__(self, epoch: int, middle: bool = False) -> None:
@@ -59,12 +60,12 @@ class StopAfter(Watch):
 
 
 def learn(
-    data: Data,
+    data: Dataset,
     state: Path,
     schedule: Schedule = SCHEDULE,
     *,
     model: nn.Module | None = None,
-    watch: Watch | None = None,
+    events: Events | None = None,
     size: int | None = None,
     objective: object = None,
 ) -> nn.Module:
@@ -74,19 +75,24 @@ def learn(
         objective or Labels(),  # type: ignore[arg-type]
         schedule,
         steps=steps_of(len(data.train), 32),
-        validate=lambda trained: accuracy(trained, plain_batches(data, data.val, batch=500), size=size),
+        validate=lambda trained: accuracy(
+            trained, plain_batches(data, data.val, batch=500), size=size
+        ),
         seed=0,
         state=state,
-        watch=watch or Watch(),
+        events=events or Events(),
         size=size,
     )
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
-def test_it_learns(data: Data, tmp_path: Path) -> None:
+def test_it_learns(data: Dataset, tmp_path: Path) -> None:
     model = learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=8))
     lines = [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, 9))
@@ -97,7 +103,7 @@ def test_it_learns(data: Data, tmp_path: Path) -> None:
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
-def test_validation_is_of_the_model_that_comes_back(data: Data, tmp_path: Path) -> None:
+def test_validation_is_of_the_model_that_comes_back(data: Dataset, tmp_path: Path) -> None:
     for ema in (0.0, 0.9):
         model = learn(data, tmp_path / f"{ema}.state", replace(SCHEDULE, ema=ema))
         last = json.loads((tmp_path / f"{ema}.jsonl").read_text().splitlines()[-1])
@@ -116,15 +122,17 @@ def test_the_rate_rises_in_a_line_to_the_peak_and_falls_in_a_line_to_zero() -> N
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_going_on_after_any_epoch_ends_with_the_same_weights(
-    data: Data, tmp_path: Path, optimizer: str, ema: float
+    data: Dataset, tmp_path: Path, optimizer: str, ema: float
 ) -> None:
-    schedule = replace(SCHEDULE, optimizer=optimizer, ema=ema, lr=0.05 if optimizer == "sgd" else 5e-3)  # type: ignore[arg-type]
+    schedule = replace(
+        SCHEDULE, optimizer=optimizer, ema=ema, lr=0.05 if optimizer == "sgd" else 5e-3
+    )  # type: ignore[arg-type]
     whole = learn(data, tmp_path / "whole.state", schedule)
     for epoch in range(1, schedule.epochs + 1):
         for middle in (False, True) if epoch < schedule.epochs else (False,):
             state = tmp_path / f"{epoch}{middle}.state"
             with pytest.raises(Stop):
-                learn(data, state, schedule, watch=StopAfter(epoch, middle))
+                learn(data, state, schedule, events=StopAfter(epoch, middle))
             torch.manual_seed(999)  # what went on before in the process must not matter
             resumed = learn(data, state, schedule, model=net(seed=5))
             assert same(resumed, whole), (epoch, middle)
@@ -133,7 +141,7 @@ def test_going_on_after_any_epoch_ends_with_the_same_weights(
     assert [(m["loss"], m["val"]) for m in metrics] == [(s["loss"], s["val"]) for s in straight]
 
 
-def test_the_last_epoch_may_be_a_short_one(data: Data, tmp_path: Path) -> None:
+def test_the_last_epoch_may_be_a_short_one(data: Dataset, tmp_path: Path) -> None:
     """2.4 epochs of 6 steps are 14 steps: 6, 6 and 2, at rates that end next to zero."""
     schedule, rates, losses = replace(SCHEDULE, epochs=2.4), [], []
     assert steps_of(len(data.train), 32) == 6
@@ -150,25 +158,31 @@ def test_the_last_epoch_may_be_a_short_one(data: Data, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
     means = [sum(losses[a:b]) / (b - a) for a, b in ((0, 6), (6, 12), (12, 14))]
     assert [line["loss"] for line in lines] == pytest.approx(means)
-    for epoch, middle in ((1, False), (2, False), (2, True)):  # the last: in the middle of the short epoch
+    for epoch, middle in (
+        (1, False),
+        (2, False),
+        (2, True),
+    ):  # the last: in the middle of the short epoch
         state = tmp_path / f"{epoch}{middle}.state"
         with pytest.raises(Stop):
-            learn(data, state, schedule, watch=StopAfter(epoch, middle))
+            learn(data, state, schedule, events=StopAfter(epoch, middle))
         assert same(learn(data, state, schedule, model=net(seed=5)), whole), (epoch, middle)
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.7, 4), (1.0, 6), (1.5, 9), (2, 12)])
-def test_epochs_are_rounded_to_steps(data: Data, tmp_path: Path, epochs: float, steps: int) -> None:
+def test_epochs_are_rounded_to_steps(
+    data: Dataset, tmp_path: Path, epochs: float, steps: int
+) -> None:
     seen: list[int] = []
 
-    class Counting(Watch):
+    class Counting(Events):
         def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
             taken = list(batches)
             seen.append(total)
             assert len(taken) == total
             yield from taken
 
-    learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=epochs), watch=Counting())
+    learn(data, tmp_path / "s.state", replace(SCHEDULE, epochs=epochs), events=Counting())
     assert sum(seen) == steps and all(total == 6 for total in seen[:-1])
 
 
@@ -181,7 +195,9 @@ def frozen(seed: int = 0) -> nn.Module:
 
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 0.05), ("adamw", 5e-3), ("muon", 5e-3)])
-def test_what_requires_no_gradient_stays_as_it_is(data: Data, tmp_path: Path, optimizer: str, lr: float) -> None:
+def test_what_requires_no_gradient_stays_as_it_is(
+    data: Dataset, tmp_path: Path, optimizer: str, lr: float
+) -> None:
     """Weights and running statistics to the bit, whatever else learns, after a kill too."""
     schedule = replace(SCHEDULE, optimizer=optimizer, lr=lr, epochs=2)  # type: ignore[arg-type]
     whole = learn(data, tmp_path / "whole.state", schedule, model=frozen())
@@ -189,11 +205,11 @@ def test_what_requires_no_gradient_stays_as_it_is(data: Data, tmp_path: Path, op
     unchanged = {key for key in after if torch.equal(after[key], before[key])}
     assert unchanged == {key for key in after if key.split(".")[0] in ("0", "1")}
     with pytest.raises(Stop):
-        learn(data, tmp_path / "cut.state", schedule, model=frozen(), watch=StopAfter(1))
+        learn(data, tmp_path / "cut.state", schedule, model=frozen(), events=StopAfter(1))
     assert same(learn(data, tmp_path / "cut.state", schedule, model=frozen(seed=5)), whole)
 
 
-def test_dropout_differs_from_epoch_to_epoch(data: Data, tmp_path: Path) -> None:
+def test_dropout_differs_from_epoch_to_epoch(data: Dataset, tmp_path: Path) -> None:
     """Else the test above would say nothing of the random state."""
     seen: list[Tensor] = []
 
@@ -205,15 +221,19 @@ def test_dropout_differs_from_epoch_to_epoch(data: Data, tmp_path: Path) -> None
     assert len({tuple(numbers.tolist()) for numbers in seen}) == len(seen)
 
 
-def test_the_running_average_is_one(data: Data, tmp_path: Path) -> None:
+def test_the_running_average_is_one(data: Dataset, tmp_path: Path) -> None:
     """Against a plain loop over the weights after each step."""
     model, kept = net(), []
 
     def watching(student: object, batch: Batch, progress: float) -> Tensor:
-        kept.append({key: value.detach().clone().double() for key, value in model.state_dict().items()})
+        kept.append(
+            {key: value.detach().clone().double() for key, value in model.state_dict().items()}
+        )
         return Labels()(student, batch, progress)  # type: ignore[arg-type]
 
-    averaged = learn(data, tmp_path / "s.state", replace(SCHEDULE, ema=0.8), model=model, objective=watching)
+    averaged = learn(
+        data, tmp_path / "s.state", replace(SCHEDULE, ema=0.8), model=model, objective=watching
+    )
     steps = [*kept[1:], {key: value.double() for key, value in model.state_dict().items()}]
     by_hand = steps[0]
     for seen, now in enumerate(steps[1:], start=1):
@@ -226,7 +246,7 @@ def test_the_running_average_is_one(data: Data, tmp_path: Path) -> None:
     assert averaged is not model and not same(averaged, model)
 
 
-def test_weights_decay_and_biases_and_norms_do_not(data: Data, tmp_path: Path) -> None:
+def test_weights_decay_and_biases_and_norms_do_not(data: Dataset, tmp_path: Path) -> None:
     def nothing(student: object, batch: Batch, progress: float) -> Tensor:
         return sum((p.sum() * 0 for p in model.parameters()), torch.zeros(()))
 
@@ -242,7 +262,7 @@ def test_weights_decay_and_biases_and_norms_do_not(data: Data, tmp_path: Path) -
                 assert torch.equal(p, before[name]), name
 
 
-def test_images_are_resized_on_their_way_in(data: Data, tmp_path: Path) -> None:
+def test_images_are_resized_on_their_way_in(data: Dataset, tmp_path: Path) -> None:
     sides: set[int] = set()
     model = net()
     model.register_forward_pre_hook(lambda _, inputs: sides.add(inputs[0].shape[-1]))
@@ -250,11 +270,13 @@ def test_images_are_resized_on_their_way_in(data: Data, tmp_path: Path) -> None:
     assert sides == {8}
 
     speckled = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    small = forward(lambda x: x.flatten(1), 8)(speckled)  # made smaller, noise averages out: each pixel has its say
+    small = forward(lambda x: x.flatten(1), 8)(
+        speckled
+    )  # made smaller, noise averages out: each pixel has its say
     assert small.shape == (2, 3 * 8 * 8) and float(small.std()) < 0.3 * float(speckled.std())
 
 
-def test_progress_runs_from_zero_towards_one(data: Data, tmp_path: Path) -> None:
+def test_progress_runs_from_zero_towards_one(data: Dataset, tmp_path: Path) -> None:
     seen: list[float] = []
 
     def watching(student: object, batch: Batch, progress: float) -> Tensor:
@@ -266,7 +288,7 @@ def test_progress_runs_from_zero_towards_one(data: Data, tmp_path: Path) -> None
     assert seen == pytest.approx([(step + 0.5) / steps for step in range(steps)])
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(data: Data, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_ends_the_training(data: Dataset, tmp_path: Path) -> None:
     calls = iter(range(1000))
 
     def exploding(student: object, batch: Batch, progress: float) -> Tensor:
@@ -278,7 +300,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(data: Data, tmp_path: Path)
     assert len((tmp_path / "s.jsonl").read_text().splitlines()) == 1
 
 
-def test_accuracy_counts_right_answers(data: Data) -> None:
+def test_accuracy_counts_right_answers(data: Dataset) -> None:
     class Third(nn.Module):
         """Right for every third image, at least."""
 
@@ -293,7 +315,9 @@ def test_accuracy_counts_right_answers(data: Data) -> None:
     targets = torch.eye(4)[torch.arange(30) % 4]
     answers = torch.eye(4)[(torch.arange(30) % 4 + (torch.arange(30) % 3 > 0)) % 4]
     images = answers[:, None, None, :].expand(-1, 3, 4, 4)
-    batches = [Batch(images[a : a + 7], targets[a : a + 7], torch.arange(7), a) for a in range(0, 30, 7)]
+    batches = [
+        Batch(images[a : a + 7], targets[a : a + 7], torch.arange(7), a) for a in range(0, 30, 7)
+    ]
     model = Third().train()
     assert accuracy(model, batches) == pytest.approx(10 / 30) and model.training
     assert accuracy(model, []) == 0

@@ -15,10 +15,10 @@ from compress.models.build import build
 
 RECIPE = """
 data = "folder:{data}"
-size = 16
-limit = 96
+image_size = 16
+max_images = 96
 budget = "5M"
-batch = 32
+batch_size = 32
 
 [teacher]
 name = "tinynets:teacher"
@@ -58,7 +58,9 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     return whole.state_dict()
 
 
-def test_only_the_head_learns(pretrained: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path) -> None:
+def test_only_the_head_learns(
+    pretrained: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path
+) -> None:
     recipe = tmp_path / "transfer.toml"
     recipe.write_text(RECIPE.format(data=tiny.data, freeze='freeze = "backbone"'))
     kept = compress.load(compress.run(str(recipe), out=tmp_path / "run").model)
@@ -71,10 +73,16 @@ def test_only_the_head_learns(pretrained: dict[str, torch.Tensor], tiny: Tiny, t
     assert not any(torch.equal(after[key], before[key]) for key in after if key.startswith("fc."))
 
 
-def test_without_freeze_all_of_it_learns(pretrained: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path) -> None:
+def test_without_freeze_all_of_it_learns(
+    pretrained: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path
+) -> None:
     """Else the test above would say nothing."""
     recipe = tmp_path / "transfer.toml"
     recipe.write_text(RECIPE.format(data=tiny.data, freeze=""))
     after = compress.load(compress.run(str(recipe), out=tmp_path / "run").model).model.state_dict()
-    unchanged = [key for key in after if not key.startswith("fc.") and torch.equal(after[key], pretrained[key])]
+    unchanged = [
+        key
+        for key in after
+        if not key.startswith("fc.") and torch.equal(after[key], pretrained[key])
+    ]
     assert unchanged == []

@@ -18,21 +18,20 @@ import torch
 from tiny import Tiny
 from torch import Tensor, nn
 
-from compress.data.batches import Augment, Batch, plain_batches, training_batches
-from compress.data.dataset import Data, open_data
+from compress.data.batches import Batch, plain_batches, training_batches
+from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.methods import METHODS, Sized, objective
-from compress.models.build import own_builder
-from compress.recipe.schema import Train
-from compress.runtime import distributed as processes
+from compress.models.build import import_builder
+from compress.recipe.schema import Augment, Train
 from compress.training import ddp as parallel
-from compress.training.events import Watch
+from compress.training.events import Events
 from compress.training.trainer import Forward, Objective, Schedule, accuracy, teach, train
 
 STEPS = 6
 META = torch.device("meta")
 
 
-class Counting(Watch):
+class Counting(Events):
     """How many steps were done."""
 
     done = 0
@@ -44,8 +43,8 @@ class Counting(Watch):
 
 
 @pytest.fixture(scope="module")
-def data(tiny: Tiny) -> Data:
-    data = open_data(f"folder:{tiny.data}", size=16)
+def data(tiny: Tiny) -> Dataset:
+    data = open_dataset(f"folder:{tiny.data}", size=16)
     return replace(data, train=data.train.to(META))
 
 
@@ -55,15 +54,19 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
 
-def view(data: Data, epoch: int) -> Iterator[Batch]:
+def view(data: Dataset, epoch: int) -> Iterator[Batch]:
     return training_batches(data, Augment(mixup=0.2, cutmix=1.0), seed=0, view=epoch, batch=32)
 
 
 def steps_without_waiting(
-    data: Data, state: Path, goal: Callable[[nn.Module], Objective], optimizer: str = "sgd", ema: float = 0.0
+    data: Dataset,
+    state: Path,
+    goal: Callable[[nn.Module], Objective],
+    optimizer: str = "sgd",
+    ema: float = 0.0,
 ) -> int:
     """How many of the `STEPS` steps of an epoch are done before something has to be known."""
-    student, watch = own_builder("tinynets:student")(num_classes=4).to(META), Counting()
+    student, events = import_builder("tinynets:student")(num_classes=4).to(META), Counting()
     schedule = Schedule(1, optimizer, 0.1, 5e-4, 0.2, ema)  # type: ignore[arg-type]
     looks = pytest.raises((RuntimeError, NotImplementedError))  # at the epoch's end, at the loss
     with looks, torch.random.fork_rng(devices=[]):
@@ -76,35 +79,51 @@ def steps_without_waiting(
             validate=lambda model: 0.0,
             seed=0,
             state=state,
-            watch=watch,
+            events=events,
             size=8,
         )
-    return watch.done
+    return events.done
 
 
-def method(name: str, data: Data) -> Callable[[nn.Module], Objective]:
+def method(name: str, data: Dataset) -> Callable[[nn.Module], Objective]:
     """What a stage of this method trains for, the teacher's answers live."""
 
     def goal(student: nn.Module) -> Objective:
-        stage, teacher = Train(kind="distill", epochs=1, method=name), own_builder("tinynets:teacher")(num_classes=4)
+        stage, teacher = (
+            Train(kind="distill", epochs=1, method=name),
+            import_builder("tinynets:teacher")(num_classes=4),
+        )
         sized = Sized(teacher.to(META), 16)
         answer = teach(copy.deepcopy(sized.network), 16)
-        return objective(stage, sized, Sized(student, 8), lambda: lambda batch: answer(batch.images), view(data, 0))
+        return objective(
+            stage,
+            sized,
+            Sized(student, 8),
+            lambda: lambda batch: answer(batch.images),
+            view(data, 0),
+        )
 
     return goal
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_no_method_waits(data: Data, tmp_path: Path, name: str) -> None:
+def test_no_method_waits(data: Dataset, tmp_path: Path, name: str) -> None:
     assert steps_without_waiting(data, tmp_path / "s.state", method(name, data)) == STEPS
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_neither_an_optimizer_nor_the_running_average_waits(data: Data, tmp_path: Path, optimizer: str) -> None:
-    assert steps_without_waiting(data, tmp_path / "s.state", method("labels", data), optimizer, 0.9) == STEPS
+def test_neither_an_optimizer_nor_the_running_average_waits(
+    data: Dataset, tmp_path: Path, optimizer: str
+) -> None:
+    assert (
+        steps_without_waiting(data, tmp_path / "s.state", method("labels", data), optimizer, 0.9)
+        == STEPS
+    )
 
 
-def test_no_step_of_several_processes_waits(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_of_several_processes_waits(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of what they exchange, DDP's part left out: batch norms in which they meet."""
     met = []
     monkeypatch.setenv("RANK", "0")
@@ -116,16 +135,20 @@ def test_no_step_of_several_processes_waits(data: Data, tmp_path: Path, monkeypa
     assert len(met) > 2 * STEPS  # forward and backward
 
 
-def test_validation_waits_at_its_end_alone(data: Data) -> None:
+def test_validation_waits_at_its_end_alone(data: Dataset) -> None:
     seen = []
     batches = (seen.append(batch) or batch for batch in plain_batches(data, data.train, batch=32))
     with pytest.raises(RuntimeError):
-        accuracy(own_builder("tinynets:student")(num_classes=4).to(META), batches)
+        accuracy(import_builder("tinynets:student")(num_classes=4).to(META), batches)
     assert len(seen) == len(data.train) // 32 + 1
 
 
-@pytest.mark.parametrize("look", [Tensor.item, int, float, bool, Tensor.cpu, lambda loss: loss[loss > 0]])
-def test_what_waits_is_seen(data: Data, tmp_path: Path, look: Callable[[Tensor], object]) -> None:
+@pytest.mark.parametrize(
+    "look", [Tensor.item, int, float, bool, Tensor.cpu, lambda loss: loss[loss > 0]]
+)
+def test_what_waits_is_seen(
+    data: Dataset, tmp_path: Path, look: Callable[[Tensor], object]
+) -> None:
     def goal(student: nn.Module) -> Objective:
         def waiting(student: Forward, batch: Batch, progress: float) -> Tensor:
             loss = student(batch.images).sum()

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from compress.models import checkpoint
-from compress.models.build import own_builder
+from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint
-from compress.pipeline.run_dir import read_records
-from compress.training.events import Watch
+from compress.pipeline.run_dir import read_results
+from compress.training.events import Events
 
 CLASSES = ("blob", "cross", "stripes", "wedge")
 SIDE = 16
@@ -67,9 +67,9 @@ def pair(num_classes):
 RECIPE = """
 title = "tiny"
 data = "folder:{data}"
-size = 16
+image_size = 16
 budget = 3000
-batch = 32
+batch_size = 32
 
 [teacher]
 name = "tinynets:teacher"
@@ -92,7 +92,7 @@ scale = 0.5
 fade = true
 mixup = 0.2
 cutmix = 1.0
-mix = 0.5
+mix_prob = 0.5
 views = 2
 
 [[stages]]
@@ -194,20 +194,30 @@ class Command:
         return (self.folder / "err").read_text()
 
 
-Published = Callable[[str], dict[str, torch.Tensor]]  # a network's name to the weights that can be downloaded
+Published = Callable[
+    [str], dict[str, torch.Tensor]
+]  # a network's name to the weights that can be downloaded
 
 
 class Compress(Protocol):
     """The command line, to be started or run."""
 
     def __call__(
-        self, *arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0
+        self,
+        *arguments: object,
+        tty: bool = False,
+        env: dict[str, str] | None = None,
+        code: int = 0,
     ) -> Command: ...
 
 
-def command_line(words: list[str], folder: Path, networks: Path, screen: str, env: dict[str, str]) -> None:
+def command_line(
+    words: list[str], folder: Path, networks: Path, screen: str, env: dict[str, str]
+) -> None:
     """What a started process does; its output goes to `screen`, its errors to a file."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for what it runs in the background
     os.environ.update(env)
     os.chdir(folder)
     sys.path.insert(0, str(networks))
@@ -230,7 +240,9 @@ def copy_screen(keyboard: int, file: Path) -> None:
 
 def own_model(file: Path) -> Checkpoint:
     """A weights file of whatever network, built by the function that the file names."""
-    return checkpoint.load(file, own_builder(torch.load(file, weights_only=True)["network"]["name"]))
+    return checkpoint.load(
+        file, import_builder(torch.load(file, weights_only=True)["network"]["name"])
+    )
 
 
 def weights(run_or_file: Path) -> dict[str, torch.Tensor]:
@@ -243,13 +255,19 @@ def assert_same(run: Path, other: Path) -> None:
     """See that two runs came to the same, bit by bit."""
     a, b = weights(run), weights(other)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    ours, theirs = ([replace(r, seconds=0, bytes=0) for r in read_records(path)[1]] for path in (run, other))
+    ours, theirs = (
+        [replace(r, seconds=0, bytes=0) for r in read_results(path)[1]] for path in (run, other)
+    )
     assert ours == theirs
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file in `folder`, by its path there."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 30) -> None:
@@ -264,7 +282,7 @@ class Stop(Exception):
     """Stands in for a kill."""
 
 
-class StopIn(Watch):
+class StopIn(Events):
     """Stops a run when stage `name` has finished its epoch number `epoch`."""
 
     def __init__(self, name: str, epoch: int) -> None:

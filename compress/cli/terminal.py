@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from compress.training.events import Record, Watch
+from compress.training.events import Events, StageResult
 
 if TYPE_CHECKING:
     from compress.deployment.compare import Side
@@ -21,20 +21,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Terminal(Watch):
+class Terminal(Events):
     """Shows a run as it goes."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
         if not self.console.is_terminal:
-            self.console = Console(width=120, no_color=True, highlight=False, file=self.console.file)
+            self.console = Console(
+                width=120, no_color=True, highlight=False, file=self.console.file
+            )
 
     def show(self, what: Table | str) -> None:
         """Print a table or a line."""
         self.console.print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))
 
     def begin(self, number: int, total: int, name: str, about: str) -> None:
-        self.console.print(f"\n[bold]{number}/{total} {name}[/bold]: {escape(about)}", highlight=False, soft_wrap=True)
+        self.console.print(
+            f"\n[bold]{number}/{total} {name}[/bold]: {escape(about)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def track(self, batches: Iterable[T], total: int, label: str) -> Iterable[T]:
         if not self.console.is_terminal:
@@ -65,7 +71,7 @@ class Terminal(Watch):
             highlight=False,
         )
 
-    def end(self, record: Record, before: Record | None, table: str) -> None:
+    def end(self, record: StageResult, before: StageResult | None, table: str) -> None:
         self.show(table)
         changed = f"{_size(record)}, val {100 * record.val:.2f} %"
         if before is not None:
@@ -90,12 +96,12 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
 
 
-def _size(record: Record) -> str:
+def _size(record: StageResult) -> str:
     at = f" at {record.size} px" if record.size else ""
     return f"{record.params:,} parameters, {record.macs / 1e6:,.2f} M multiply-adds{at}"
 
 
-def stages_table(records: Sequence[Record]) -> Table:
+def stages_table(records: Sequence[StageResult]) -> Table:
     """All stages of a run, from the teacher to the final model."""
     table = Table(title="stages", title_justify="left")
     for heading in ("stage", "network"):
@@ -116,7 +122,9 @@ def stages_table(records: Sequence[Record]) -> Table:
         )
     if records:
         table.add_section()
-        table.add_row("all", "", "", "", "", "", "", "", clock(sum(record.seconds for record in records)))
+        table.add_row(
+            "all", "", "", "", "", "", "", "", clock(sum(record.seconds for record in records))
+        )
     return table
 
 
@@ -129,7 +137,10 @@ def scatter(
 ) -> str:
     """Points (x, y, name) as text: accuracy in % against what is `counted`, on a logarithmic axis. Points that others
     have `published` are crosses without a name."""
-    shown = [*((x, y, "×") for x, y in published), *((x, y, f"● {name}") for x, y, name in points)]  # ours on top
+    shown = [
+        *((x, y, "×") for x, y in published),
+        *((x, y, f"● {name}") for x, y, name in points),
+    ]  # ours on top
     across, up = [math.log10(x) for x, _, _ in shown], [y for _, y, _ in shown]
     low, high = min(up), max(up)
     grid = [[" "] * (width + max(len(text) for *_, text in shown)) for _ in range(height)]

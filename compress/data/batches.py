@@ -1,8 +1,6 @@
 """How images become batches: cropped, flipped, normalised, mixed, a whole batch at a time."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -11,43 +9,11 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
-from compress.data.dataset import Data
+from compress.data.dataset import Dataset
 from compress.data.pool import Pool
 from compress.data.random_views import seed_of, view_boxes, view_flips, view_holes, view_order
-from compress.runtime.device import sent
-from compress.runtime.errors import UserError
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What a training view does to images.
-
-    `crop`: the range of the share of an image's area that a random crop keeps (Szegedy et al. 2015, arXiv
-    1409.4842), or None for no crop. `flip`: mirror every second image, on average. `mixup`, `cutmix`: the
-    alpha of the Beta distribution of Zhang et al. 2017 (arXiv 1710.09412) and Yun et al. 2019 (arXiv
-    1905.04899), 0 for off. `mix`: the probability that a batch is mixed at all, by either with equal chance
-    where both are on. `erase`: the probability that a random rectangle of an image becomes the mean colour (Zhong
-    et al. 2017, arXiv 1708.04896).
-
-    Raises:
-        UserError: a value out of its range.
-    """
-
-    crop: tuple[float, float] | None = (0.6, 1.0)
-    flip: bool = True
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    mix: float = 1.0
-    erase: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
-            raise UserError(f"crop = {self.crop}: two shares of the area, above 0, at most 1, smaller first")
-        if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf):
-            raise UserError(f"mixup = {self.mixup}, cutmix = {self.cutmix}: an alpha is 0 (off) or more")
-        for key, chance in (("mix", self.mix), ("erase", self.erase)):
-            if not 0 <= chance <= 1:
-                raise UserError(f"{key} = {chance}: a probability lies between 0 and 1")
+from compress.recipe.schema import Augment
+from compress.runtime.device import to_device
 
 
 class Batch(NamedTuple):
@@ -71,7 +37,7 @@ def share(count: int, part: tuple[int, int]) -> tuple[int, int]:
 
 
 def training_batches(
-    data: Data,
+    data: Dataset,
     augment: Augment,
     *,
     seed: int,
@@ -92,12 +58,17 @@ def training_batches(
         order = order[:-1]
     boxes = None if augment.crop is None else view_boxes(count, data.size, augment.crop, seed, view)
     flips = view_flips(count, seed, view) if augment.flip else None
-    holes = view_holes(count, data.size, augment.erase, seed, view) if augment.erase else None
+    holes = (
+        view_holes(count, data.size, augment.erase_prob, seed, view) if augment.erase_prob else None
+    )
     mixers = _mixers(augment)
     bounds = [share(len(rows), part) for rows in order]
     # torchvision mixes an image with the one before it, which for a part's first is another part's: -1 is the last
     extra = int(bool(mixers) and part[1] > 1)
-    parts = [rows[torch.arange(begin - extra, end)] for rows, (begin, end) in zip(order, bounds, strict=True)]
+    parts = [
+        rows[torch.arange(begin - extra, end)]
+        for rows, (begin, end) in zip(order, bounds, strict=True)
+    ]
     start = 0
     for number, (rows, pixels) in enumerate(zip(parts, data.train.batches(parts), strict=True)):
         if flips is not None:
@@ -106,29 +77,35 @@ def training_batches(
         images = _normalised(images, data)
         if holes is not None:
             images = _erased(images, holes[rows])
-        rows = sent(rows, images.device)
+        rows = to_device(rows, images.device)
         targets = _one_hot(data, data.train, rows)
         if mixers:
-            images, targets = _mixed(images, targets, mixers, augment.mix, seed_of("mix", seed, view, number))
+            images, targets = _mixed(
+                images, targets, mixers, augment.mix_prob, seed_of("mix", seed, view, number)
+            )
         images, targets, rows = images[extra:], targets[extra:], rows[extra:]
         whole = len(order[number])
-        yield Batch(_finished(images), targets, rows, start + bounds[number][0], view, whole - len(rows))
+        yield Batch(
+            _finished(images), targets, rows, start + bounds[number][0], view, whole - len(rows)
+        )
         start += whole
 
 
-def plain_batches(data: Data, pool: Pool, *, batch: int, part: tuple[int, int] = (0, 1)) -> Iterator[Batch]:
+def plain_batches(
+    data: Dataset, pool: Pool, *, batch: int, part: tuple[int, int] = (0, 1)
+) -> Iterator[Batch]:
     """Every image of `part` of `pool`, a pool of `data`, as it is and in order, the last batch perhaps smaller."""
     start, end = share(len(pool), part)
     order = [rows for rows in torch.split(torch.arange(start, end), batch) if len(rows)]
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalised(pixels.float(), data)
-        rows = sent(rows, images.device)
+        rows = to_device(rows, images.device)
         yield Batch(_finished(images), _one_hot(data, pool, rows), rows, start)
         start += len(rows)
 
 
 def _flipped(pixels: Tensor, flips: Tensor) -> Tensor:
-    chosen = sent(flips, pixels.device)[:, None, None, None]
+    chosen = to_device(flips, pixels.device)[:, None, None, None]
     return torch.where(chosen, pixels.flip(3), pixels)
 
 
@@ -136,28 +113,30 @@ def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
     """Crop boxes (B, 4) and scale them back to the images' side; a crop never shrinks, so one sample a
     pixel is bilinear interpolation to the letter."""
     numbers = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]
-    regions = sent(torch.cat([numbers, boxes], dim=1), pixels.device)
-    images: Tensor = roi_align(pixels.float(), regions, pixels.shape[-2:], sampling_ratio=1, aligned=True)
+    regions = to_device(torch.cat([numbers, boxes], dim=1), pixels.device)
+    images: Tensor = roi_align(
+        pixels.float(), regions, pixels.shape[-2:], sampling_ratio=1, aligned=True
+    )
     return images
 
 
-def _normalised(images: Tensor, data: Data) -> Tensor:
+def _normalised(images: Tensor, data: Dataset) -> Tensor:
     """In place, from values of 0 to 255; a grey image needs the first channel's numbers only."""
     mean = torch.tensor(data.mean[: images.shape[1]])[:, None, None]
     std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
     gain, shift = 1 / (255 * std), -mean / std
-    return images.mul_(sent(gain, images.device)).add_(sent(shift, images.device))
+    return images.mul_(to_device(gain, images.device)).add_(to_device(shift, images.device))
 
 
 def _erased(images: Tensor, holes: Tensor) -> Tensor:
     """In place, the inside of boxes (B, 4) in whole pixels to 0, which is the mean."""
-    holes = sent(holes, images.device)
+    holes = to_device(holes, images.device)
     place = torch.arange(images.shape[-1], device=images.device)
     across, down = ((place >= holes[:, i, None]) & (place < holes[:, i + 2, None]) for i in (0, 1))
     return images.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.0)
 
 
-def _one_hot(data: Data, pool: Pool, rows: Tensor) -> Tensor:
+def _one_hot(data: Dataset, pool: Pool, rows: Tensor) -> Tensor:
     return F.one_hot(pool.targets[rows], len(data.classes)).float()
 
 

@@ -48,7 +48,9 @@ def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "
     try:
         root.mkdir(parents=True, exist_ok=True)
         make_whole(target, fill)
-    except Exception as error:  # networks and archives fail in many ways; each is the user's to mend
+    except (
+        Exception
+    ) as error:  # networks and archives fail in many ways; each is the user's to mend
         raise UserError(
             f"no {name} data: {target} does not exist and could not be made ({one_line(error)}); "
             f"{hint}put the dataset at {target}, or name another directory in COMPRESS_DATA"

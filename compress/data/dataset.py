@@ -15,7 +15,7 @@ MEASURED_IMAGES = 4096  # enough for the mean and spread of a channel to three d
 
 
 @dataclass(frozen=True)
-class Data:
+class Dataset:
     """A dataset, split. Its pools hold square images of `size` pixels; networks see (B, 3, size, size).
 
     `mean` and `std` are of the training pixels on a scale of 0 to 1, three values each (grey repeated).
@@ -35,7 +35,7 @@ class Data:
     mirrors: bool = True
 
 
-def open_data(
+def open_dataset(
     name: str,
     *,
     size: int | None = None,
@@ -43,7 +43,7 @@ def open_data(
     share: float = 1.0,
     seed: int = 0,
     val_share: float = 0.1,
-) -> Data:
+) -> Dataset:
     """Open the dataset `name` (a source's name, or ``folder:PATH``) at `size` pixels, by default its own.
 
     The validation split is cut from the training images first (`val_share` of them, unless the dataset
@@ -73,9 +73,12 @@ def open_data(
             f"{classes} classes; raise share or limit"
         )
     chosen, _ = split(source.train.targets[rest], count, seed)
-    train, test = open_pool(source.train.take(rest[chosen]), side), source.test  # no more: `source` holds all images
+    train, test = (
+        open_pool(source.train.take(rest[chosen]), side),
+        source.test,
+    )  # no more: `source` holds all images
     mean, std = (source.mean, source.std) if source.mean and source.std else _measured(train)
-    return Data(
+    return Dataset(
         name=source.name,
         classes=source.classes,
         size=side,
@@ -95,14 +98,20 @@ def _check(size: int | None, limit: int | None, share: float, val_share: float) 
     if limit is not None and limit < 1:
         raise UserError(f"limit = {limit}: there must be at least one image to train on")
     if not 0 < share <= 1:
-        raise UserError(f"share = {share}: the share of the training images used is above 0 and at most 1")
+        raise UserError(
+            f"share = {share}: the share of the training images used is above 0 and at most 1"
+        )
     if not 0 < val_share < 1:
-        raise UserError(f"val_share = {val_share}: the validation split's share lies between 0 and 1")
+        raise UserError(
+            f"val_share = {val_share}: the validation split's share lies between 0 and 1"
+        )
 
 
 def _limited(name: str, limit: int, available: int, classes: int) -> int:
     if limit < classes:
-        raise UserError(f"limit = {limit}: {name} has {classes} classes, and each needs an image at least")
+        raise UserError(
+            f"limit = {limit}: {name} has {classes} classes, and each needs an image at least"
+        )
     return min(limit, available)
 
 

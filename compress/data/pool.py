@@ -14,7 +14,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2 import functional as F
 
 from compress.data.sources import Files, Pixels
-from compress.runtime.device import sent
+from compress.runtime.device import to_device
 from compress.runtime.errors import UserError, one_line
 
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -65,7 +65,11 @@ class MemoryPool:
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         for rows in order:
-            yield F.resize(self.pixels[sent(rows, self.pixels.device)], [self.side, self.side], antialias=True)
+            yield F.resize(
+                self.pixels[to_device(rows, self.pixels.device)],
+                [self.side, self.side],
+                antialias=True,
+            )
 
     def checksum(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
@@ -141,7 +145,9 @@ class _Decoder:
         try:
             image = pil_loader(path)
         except Exception as error:  # Pillow raises whatever its decoders do
-            raise UserError(f"cannot read the image {path}: {one_line(error)}; replace it or remove it") from error
+            raise UserError(
+                f"cannot read the image {path}: {one_line(error)}; replace it or remove it"
+            ) from error
         image = F.center_crop(F.resize(image, [self.side], antialias=True), [self.side, self.side])
         pixels: Tensor = F.pil_to_tensor(image)
         return pixels

@@ -61,7 +61,12 @@ def view_holes(count: int, side: int, chance: float, seed: int, view: int) -> Te
 
 
 def _boxes(
-    count: int, side: int, scale: tuple[float, float], ratio: tuple[float, float], most: int, draw: torch.Generator
+    count: int,
+    side: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    most: int,
+    draw: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Boxes in a square, float32 (count, 4): each the first of ten attempts whose sides are 1 to `most` pixels; and
     whether there was one, bool (count,)."""
@@ -73,7 +78,8 @@ def _boxes(
     fits = (width >= 1) & (width <= most) & (height >= 1) & (height <= most)
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
     width, height, across, down, fits = (
-        values.gather(1, first).squeeze(1) for values in (width, height, drawn[:, 2], drawn[:, 3], fits)
+        values.gather(1, first).squeeze(1)
+        for values in (width, height, drawn[:, 2], drawn[:, 3], fits)
     )
     left, top = (across * (side - width + 1)).floor_(), (down * (side - height + 1)).floor_()
     return torch.stack([left, top, left + width, top + height], dim=1), fits

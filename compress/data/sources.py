@@ -19,7 +19,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from compress.data.cache import cache_root, make_whole, obtain, unpack_fashion_mnist
 from compress.data.splits import split
-from compress.recipe.registry import check_data
+from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -160,10 +160,14 @@ def imagenette(suffix: str, size: int) -> Source:
 def imagewoof(suffix: str, size: int) -> Source:
     """Imagewoof (Howard 2019): ten breeds of dog from ImageNet; `suffix` is "", "-320" or "-160"."""
     address = f"https://s3.amazonaws.com/fast-ai-imageclas/imagewoof2{suffix}.tgz"
-    return _ten_classes("imagewoof", suffix, size, IMAGEWOOF, partial(download_and_extract_archive, address))
+    return _ten_classes(
+        "imagewoof", suffix, size, IMAGEWOOF, partial(download_and_extract_archive, address)
+    )
 
 
-def _ten_classes(name: str, suffix: str, size: int, words: dict[str, str], fill: Callable[[Path], object]) -> Source:
+def _ten_classes(
+    name: str, suffix: str, size: int, words: dict[str, str], fill: Callable[[Path], object]
+) -> Source:
     tree = obtain(name + suffix, f"{name}2{suffix}", fill) / f"{name}2{suffix}"
     folders, train = _tree(name, tree / "train")
     classes = tuple(words.get(folder, folder) for folder in folders)
@@ -232,7 +236,9 @@ def folder(path: Path) -> Source:
         return Source(name, classes, 224, everything.take(rest), lambda: everything.take(held))
     classes, train = _tree(name, path / "train")
     if not ((path / "test").is_dir() or (path / "val").is_dir()):
-        raise UserError(f"{name}: {path} has train/ but neither val/ nor test/ beside it; add one of them")
+        raise UserError(
+            f"{name}: {path} has train/ but neither val/ nor test/ beside it; add one of them"
+        )
     if not (path / "test").is_dir():
         return Source(name, classes, 224, train, lambda: _matching(name, path / "val", classes))
     val = _matching(name, path / "val", classes) if (path / "val").is_dir() else None
@@ -249,10 +255,14 @@ def _matching(name: str, root: Path, classes: tuple[str, ...]) -> Files:
     return _of_classes(found, classes, files, name, root)
 
 
-def _of_classes(found: tuple[str, ...], classes: tuple[str, ...], files: Files, name: str, root: Path) -> Files:
+def _of_classes(
+    found: tuple[str, ...], classes: tuple[str, ...], files: Files, name: str, root: Path
+) -> Files:
     if found != classes:
         odd = sorted(set(found) ^ set(classes))[0]
-        raise UserError(f"{name}: {root} and the training split have different classes ({odd!r} is in only one)")
+        raise UserError(
+            f"{name}: {root} and the training split have different classes ({odd!r} is in only one)"
+        )
     return files
 
 
@@ -267,7 +277,9 @@ def _read(name: str, root: Path, kind: Any, **options: Any) -> Any:
         return kind(root, **options)
     except (OSError, RuntimeError, ValueError, EOFError, AssertionError, ImportError) as error:
         why = one_line(error).removesuffix(" You can use download=True to download it")
-        raise UserError(f"cannot read {name} under {root}: {why}; if that copy is damaged, remove it") from error
+        raise UserError(
+            f"cannot read {name} under {root}: {why}; if that copy is damaged, remove it"
+        ) from error
 
 
 SOURCES: dict[str, Callable[[], Source]] = {
@@ -291,5 +303,5 @@ def open_source(name: str) -> Source:
     Raises:
         UserError: no such dataset, or it cannot be had or read; the line says what was tried and what to do.
     """
-    path = check_data(name)
+    path = check_data_name(name)
     return SOURCES[name]() if path is None else folder(path)

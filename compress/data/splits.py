@@ -31,12 +31,19 @@ def balanced_order(targets: Tensor, seed: int) -> Tensor:
     total = len(targets)
     random = generator("split", seed)
     shuffled = torch.randperm(total, generator=random)
-    rows = shuffled[targets.cpu()[shuffled].argsort(stable=True)]  # class by class, each in random order
+    rows = shuffled[
+        targets.cpu()[shuffled].argsort(stable=True)
+    ]  # class by class, each in random order
     counts = torch.bincount(targets.cpu()).tolist()
     ties = torch.randperm(len(counts), generator=random).tolist()
     starts = [0, *torch.tensor(counts).cumsum(0).tolist()]
     waiting = [
-        (r * total // n, -(-(r + 1) * total // n), ties[c], starts[c] + r)  # released, due, tie-break, index
+        (
+            r * total // n,
+            -(-(r + 1) * total // n),
+            ties[c],
+            starts[c] + r,
+        )  # released, due, tie-break, index
         for c, n in enumerate(counts)
         for r in range(n)
     ]

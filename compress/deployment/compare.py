@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from compress.deployment.predict import score_test
-from compress.models.build import own_builder
+from compress.models.build import import_builder
 from compress.models.checkpoint import load
-from compress.models.cost import count
-from compress.recipe.budget import Count
+from compress.models.cost import measure_cost
+from compress.recipe.budget import Cost
 from compress.runtime.device import pick_device
 
 
@@ -34,14 +34,17 @@ class Side:
     file: Path
     network: str
     sparse: bool
-    size: Count
+    size: Cost
     file_bytes: int
     latency: float
     test: float
 
 
 def compare(
-    files: Iterable[str | Path], data: str | None = None, device: str = "auto", own: str | None = None
+    files: Iterable[str | Path],
+    data: str | None = None,
+    device: str = "auto",
+    own: str | None = None,
 ) -> list[Side]:
     """Measure `files` on this machine, and on the test split of `data`, by default each its own.
 
@@ -50,7 +53,7 @@ def compare(
     Raises:
         UserError: a file cannot be loaded, or the data not be had.
     """
-    builder = own_builder(own) if own else None
+    builder = import_builder(own) if own else None
     kept = [(Path(file), load(file, builder)) for file in files]
     scores = [score_test(one, data, device) for _, one in kept]
     seconds = latencies([(one.model.to(pick_device(device)), one.input_size) for _, one in kept])
@@ -59,7 +62,10 @@ def compare(
             file=file,
             network=one.network.name,
             sparse=one.sparse,
-            size=replace(count(one.model, one.input_size, one.sparse), macs=count(one.model, one.input_size).macs),
+            size=replace(
+                measure_cost(one.model, one.input_size, one.sparse),
+                macs=measure_cost(one.model, one.input_size).macs,
+            ),
             file_bytes=file.stat().st_size,
             latency=median,
             test=int(right.sum()) / max(int(total.sum()), 1),
@@ -69,12 +75,16 @@ def compare(
 
 
 @torch.inference_mode()
-def latencies(networks: Sequence[tuple[nn.Module, tuple[int, int, int]]], runs: int = 50) -> list[float]:
+def latencies(
+    networks: Sequence[tuple[nn.Module, tuple[int, int, int]]], runs: int = 50
+) -> list[float]:
     """Median seconds that each model takes for one image of its input size (C, H, W).
 
     They take turns, image by image: what else the machine does then slows all of them alike.
     """
-    images = [torch.zeros(1, *size, device=next(model.parameters()).device) for model, size in networks]
+    images = [
+        torch.zeros(1, *size, device=next(model.parameters()).device) for model, size in networks
+    ]
     spent: list[list[float]] = [[] for _ in networks]
     for _ in range(runs + 5):
         for (model, _), image, times in zip(networks, images, spent, strict=True):

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from compress.data.batches import Batch, plain_batches
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.data.decode import one_line_reasons, read_image, to_rgb
 from compress.models.checkpoint import Checkpoint, load
-from compress.models.fuse_bn import folded
-from compress.runtime.device import all_digits, pick_device
+from compress.models.fuse_bn import fuse_conv_bn
+from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
-from compress.runtime.files import atomically
+from compress.runtime.files import atomic_write
 
 # What shows through transparent places, not inverted and inverted: black to the network, either way.
 GROUND = ("black", "white")
@@ -94,7 +94,7 @@ def predict(
         while sources := list(islice(waiting, batch)):
             seen += len(sources)
             if network is model and seen >= FOLDING:
-                network = folded(model)
+                network = fuse_conv_bn(model)
             inputs = [_input(source, checkpoint, invert) for source in sources]
             readable = [one for one in inputs if isinstance(one, Tensor)]
             answers = iter(_classify(network, readable, checkpoint.classes, top, place))
@@ -125,19 +125,23 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int) -> tuple[Ten
     return correct.cpu(), total.cpu()
 
 
-def score_test(checkpoint: Checkpoint, data: str | None = None, device: str = "auto") -> tuple[Tensor, Tensor]:
+def score_test(
+    checkpoint: Checkpoint, data: str | None = None, device: str = "auto"
+) -> tuple[Tensor, Tensor]:
     """`score` of a weights file on the test split of `data`, by default the data set it was trained on.
 
     Raises:
         UserError: the data cannot be had, or its classes are not the file's.
     """
     place = pick_device(device)
-    opened = open_data(data or checkpoint.data, size=checkpoint.input_size[-1])
+    opened = open_dataset(data or checkpoint.data, size=checkpoint.input_size[-1])
     if opened.classes != checkpoint.classes:
-        raise UserError(f"{opened.name} has other classes than the weights file, which knows {checkpoint.data}'s")
+        raise UserError(
+            f"{opened.name} has other classes than the weights file, which knows {checkpoint.data}'s"
+        )
     opened = replace(opened, mean=checkpoint.mean, std=checkpoint.std)
     pool = opened.test().to(place)
-    model = folded(checkpoint.model).to(place)
+    model = fuse_conv_bn(checkpoint.model).to(place)
     return score(model, plain_batches(opened, pool, batch=500), len(checkpoint.classes))
 
 
@@ -170,13 +174,15 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
         if one.error is not None:
             table.writerow((one.image, "", "", "", one.error))
     try:
-        with atomically(target) as file:
+        with atomic_write(target) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _input(source: str | Path | Image.Image | BinaryIO, checkpoint: Checkpoint, invert: bool) -> Tensor | str:
+def _input(
+    source: str | Path | Image.Image | BinaryIO, checkpoint: Checkpoint, invert: bool
+) -> Tensor | str:
     """The prepared image, or why there is none."""
     try:
         if not isinstance(source, Image.Image):
@@ -199,7 +205,7 @@ def _classify(
 ) -> list[tuple[tuple[str, float], ...]]:
     if not inputs:  # not one of the batch could be read
         return []
-    with all_digits():
+    with full_precision():
         probabilities = model(torch.stack(inputs).to(place)).float().softmax(1).cpu()
     best = probabilities.topk(min(top, len(classes)))
     return [

@@ -13,7 +13,9 @@ from compress.distillation.kd import kd_loss
 from compress.training.trainer import Forward, Objective
 
 
-def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: float, beta: float) -> Tensor:
+def dkd_loss(
+    student: Tensor, teacher: Tensor, target: Tensor, temperature: float, beta: float
+) -> Tensor:
     """T² times (TCKD + beta · NCKD), the mean over samples; equation 7 of the paper with its alpha at 1.
 
     TCKD is the divergence of the two distributions over (target class, any other), NCKD that of the distributions
@@ -25,10 +27,18 @@ def dkd_loss(student: Tensor, teacher: Tensor, target: Tensor, temperature: floa
     """
     target = target[:, None]
     rest = torch.arange(student.shape[1] - 1, device=target.device)
-    rest = rest + (rest >= target)  # by number: to choose by a mask, a GPU would have to tell how many there are
+    rest = rest + (
+        rest >= target
+    )  # by number: to choose by a mask, a GPU would have to tell how many there are
     others = [logits.gather(1, rest) for logits in (student, teacher)]
     binary = [  # logits of the two: the target's, and one for all others together
-        torch.cat([logits.gather(1, target) / temperature, (other / temperature).logsumexp(1, keepdim=True)], dim=1)
+        torch.cat(
+            [
+                logits.gather(1, target) / temperature,
+                (other / temperature).logsumexp(1, keepdim=True),
+            ],
+            dim=1,
+        )
         for logits, other in zip((student, teacher), others, strict=True)
     ]
     target_class = kd_loss(binary[0], binary[1], 1.0) * temperature**2

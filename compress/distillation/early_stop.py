@@ -25,6 +25,8 @@ class Outgrown:
         """An epoch begins, before which the student's best validation accuracy was `best`, 0 to 1."""
         self.listens = best < self.accuracy
 
-    def __call__(self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float) -> Tensor:
+    def __call__(
+        self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float
+    ) -> Tensor:
         """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
         return (self.guided if self.listens else self.alone)(student, batch, progress)

@@ -10,13 +10,20 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from compress.models.head import head_of
-from compress.runtime.errors import UserError, nearest
+from compress.runtime.errors import UserError, did_you_mean
 
-RESIDUAL = ("layer1", "layer2", "layer3", "layer4")  # the stages of torchvision's ResNet, ResNeXt and Wide ResNet
+RESIDUAL = (
+    "layer1",
+    "layer2",
+    "layer3",
+    "layer4",
+)  # the stages of torchvision's ResNet, ResNeXt and Wide ResNet
 
 
 @contextmanager
-def tapped(network: nn.Module, paths: Sequence[str], before_relu: bool = False) -> Iterator[dict[str, Tensor]]:
+def tapped(
+    network: nn.Module, paths: Sequence[str], before_relu: bool = False
+) -> Iterator[dict[str, Tensor]]:
     """A dictionary of what the modules at `paths` last gave, in that order in time, as long as this is open.
 
     With `before_relu`, where a module ends in a ReLU, what went into that. The tensors are copies: what comes after
@@ -37,15 +44,25 @@ def tapped(network: nn.Module, paths: Sequence[str], before_relu: bool = False) 
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 kept.pop(path, None)
-                kept[path] = _channels_first(relu["in"] if output is relu.get("out") else output.clone())
+                kept[path] = _channels_first(
+                    relu["in"] if output is relu.get("out") else output.clone()
+                )
 
         handle: RemovableHandle = modules[path].register_forward_hook(hook)
         return handle
 
     try:
         if before_relu:
-            for module in {m for path in paths for m in modules[path].modules() if isinstance(m, nn.ReLU | nn.ReLU6)}:
-                handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+            for module in {
+                m
+                for path in paths
+                for m in modules[path].modules()
+                if isinstance(m, nn.ReLU | nn.ReLU6)
+            }:
+                handles += [
+                    module.register_forward_pre_hook(enter),
+                    module.register_forward_hook(leave),
+                ]
         handles += [keep(path) for path in paths]
         yield kept
     finally:
@@ -54,7 +71,11 @@ def tapped(network: nn.Module, paths: Sequence[str], before_relu: bool = False) 
 
 
 def pair_up(
-    taps: Sequence[str], teacher: nn.Module, student: nn.Module, teacher_size: int, student_size: int
+    taps: Sequence[str],
+    teacher: nn.Module,
+    student: nn.Module,
+    teacher_size: int,
+    student_size: int,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The modules to tap in the teacher, and their partners in the student.
 
@@ -71,7 +92,9 @@ def pair_up(
         pairs = min(len(theirs), len(ours))
         if pairs < 2:
             poor = "teacher" if len(theirs) < 2 else "student"
-            raise UserError(f"taps: the {poor} has no feature maps of several resolutions; name the layers to tap")
+            raise UserError(
+                f"taps: the {poor} has no feature maps of several resolutions; name the layers to tap"
+            )
         return theirs[-pairs:], ours[-pairs:]
     split = [tap.partition("=") for tap in taps]
     theirs = tuple(first.strip() for first, _, _ in split)
@@ -87,15 +110,23 @@ def default_taps(network: nn.Module, size: int) -> tuple[str, ...]:
     Only modules that follow one another count, none within a block, none of the head, and none that only pools.
     """
     if all(hasattr(network, name) for name in RESIDUAL):
-        return tuple(name for name in RESIDUAL if not isinstance(getattr(network, name), nn.Identity))
+        return tuple(
+            name for name in RESIDUAL if not isinstance(getattr(network, name), nn.Identity)
+        )
     head = head_of(network)
-    trunk = {path: module for path, module in _trunk(network) if path != head and not path.startswith(f"{head}.")}
+    trunk = {
+        path: module
+        for path, module in _trunk(network)
+        if path != head and not path.startswith(f"{head}.")
+    }
     last: dict[int, str] = {}
     for path, image in _maps(network, list(trunk), size).items():
         end = trunk[path]
         while isinstance(end, nn.Sequential) and len(end):
             end = end[-1]
-        if isinstance(end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):  # with this the maps are over
+        if isinstance(
+            end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
+        ):  # with this the maps are over
             break
         square = image.dim() == 4 and image.shape[2] == image.shape[3]
         if square and not isinstance(end, nn.MaxPool2d | nn.AvgPool2d):
@@ -120,16 +151,20 @@ def _check(paths: Sequence[str], network: nn.Module, size: int, who: str) -> Non
     known = [path for path, _ in network.named_modules() if path]
     for path in paths:
         if path not in known:
-            raise UserError(f"taps: the {who} has no layer {path!r}{nearest(path, known)}")
+            raise UserError(f"taps: the {who} has no layer {path!r}{did_you_mean(path, known)}")
     if len(set(paths)) < len(paths):
         raise UserError(f"taps: {', '.join(paths)}: a layer of the {who} comes twice")
     maps = _maps(network, paths, size)
     for path in paths:
         if path not in maps or maps[path].dim() != 4:
             gives = f"{tuple(maps[path].shape)} for one image" if path in maps else "nothing"
-            raise UserError(f"taps: {path!r} of the {who} gives {gives}, where feature maps (1, C, H, W) are due")
+            raise UserError(
+                f"taps: {path!r} of the {who} gives {gives}, where feature maps (1, C, H, W) are due"
+            )
     if list(maps) != list(paths):
-        raise UserError(f"taps: the {who}'s layers are passed in the order {', '.join(maps)}: name them so")
+        raise UserError(
+            f"taps: the {who}'s layers are passed in the order {', '.join(maps)}: name them so"
+        )
 
 
 @torch.no_grad()

@@ -64,4 +64,6 @@ def _shrunk(maps: Tensor, side: tuple[int, int]) -> Tensor:
 def projections(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> nn.ModuleList:
     """For each pair of maps a 1×1 convolution from the student's width to the teacher's; nothing where they agree."""
     widths = [(s.shape[1], t.shape[1]) for s, t in zip(student, teacher, strict=True)]
-    return nn.ModuleList(nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1) for ours, theirs in widths)
+    return nn.ModuleList(
+        nn.Identity() if ours == theirs else nn.Conv2d(ours, theirs, 1) for ours, theirs in widths
+    )

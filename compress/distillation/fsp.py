@@ -20,7 +20,9 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
     Equation 1 of the paper. If one map is larger, it is max-pooled down to the other's size.
     """
     side = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
-    first, second = (m if m.shape[2:] == side else F.adaptive_max_pool2d(m, side) for m in (first, second))
+    first, second = (
+        m if m.shape[2:] == side else F.adaptive_max_pool2d(m, side) for m in (first, second)
+    )
     return torch.einsum("bmhw,bnhw->bmn", first, second) / (side[0] * side[1])
 
 
@@ -32,7 +34,9 @@ def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         student, teacher: maps (B, C, H, W) of two layers or more, of the same widths in both.
     """
     pairs = zip(pairwise(student), pairwise(teacher), strict=True)
-    return torch.stack([F.mse_loss(fsp_matrix(*ours), fsp_matrix(*theirs)) for ours, theirs in pairs]).sum()
+    return torch.stack(
+        [F.mse_loss(fsp_matrix(*ours), fsp_matrix(*theirs)) for ours, theirs in pairs]
+    ).sum()
 
 
 class FSP(nn.Module):
@@ -53,7 +57,9 @@ class FSP(nn.Module):
     def __init__(self, teacher: Tapped, student: Tapped, base: Objective, beta: float) -> None:
         super().__init__()
         if len(student.paths) < 2:
-            raise UserError(f"taps: method 'fsp' compares layers with each other: name one beside {student.paths[0]!r}")
+            raise UserError(
+                f"taps: method 'fsp' compares layers with each other: name one beside {student.paths[0]!r}"
+            )
         self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
         self.projections = projections(student.measure(), teacher.measure())
 

@@ -20,7 +20,9 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    return (
+        F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+    )
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class KD:
     fade: bool = False
     smoothing: float = 0.0
 
-    def __call__(self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float) -> Tensor:
+    def __call__(
+        self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float
+    ) -> Tensor:
         """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
         logits = student(batch.images)
         labels = F.cross_entropy(logits, batch.targets, label_smoothing=self.smoothing)

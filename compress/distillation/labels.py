@@ -17,6 +17,8 @@ class Labels:
 
     smoothing: float = 0.0
 
-    def __call__(self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float) -> Tensor:
+    def __call__(
+        self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float
+    ) -> Tensor:
         """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
         return F.cross_entropy(student(batch.images), batch.targets, label_smoothing=self.smoothing)

@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from compress.data.batches import Batch
-from compress.runtime import distributed as processes
-from compress.runtime.device import sent
+from compress.runtime import distributed
+from compress.runtime.device import to_device
 from compress.runtime.errors import UserError
-from compress.runtime.files import PART, atomically
+from compress.runtime.files import PART, atomic_write
 
 ROOM = 4 * 2**30
-BLOCK = 16  # batches whose answers are written together, and asked for again if a stage ends among them
+BLOCK = (
+    16  # batches whose answers are written together, and asked for again if a stage ends among them
+)
 
 
 class Targets:
@@ -45,16 +47,25 @@ class Targets:
     """
 
     def __init__(
-        self, teacher: Callable[[Tensor], Tensor], folder: Path, samples: int, classes: int, room: int = ROOM
+        self,
+        teacher: Callable[[Tensor], Tensor],
+        folder: Path,
+        samples: int,
+        classes: int,
+        room: int = ROOM,
     ) -> None:
         self.teacher, self.folder, self.room = teacher, folder, room
         self.samples, self.classes = samples, classes
         self._path: Path | None = None  # of the block that this is about
         self._kept: np.ndarray | None = None
-        self._fresh: Tensor | None = None  # the answers to a block that is to be kept; 0 in other processes' parts
+        self._fresh: Tensor | None = (
+            None  # the answers to a block that is to be kept; 0 in other processes' parts
+        )
         self._next = -1  # where in it the batch begins that continues those so far
         self._last: tuple[Batch, Tensor] | None = None
-        self._left = 0  # of the room, in bytes, when it was last looked at, less what was written since
+        self._left = (
+            0  # of the room, in bytes, when it was last looked at, less what was written since
+        )
 
     def __call__(self, batch: Batch) -> Tensor:
         """The teacher's logits on `batch`: (B, classes) float32, on the batch's device."""
@@ -73,13 +84,15 @@ class Targets:
             self._open(path, (min(BLOCK * whole, left), self.classes), batch.images.device)
         rows = slice(start, start + len(batch.images))
         if self._kept is not None:
-            return sent(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
+            return to_device(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
         with torch.inference_mode():
             exact = self.teacher(batch.images)
         logits = exact.half()  # outside, or no loss could use it
         if start < whole:
             self._next = start
-        if self._fresh is not None and start == self._next:  # in order from the first on, or it is not kept
+        if (
+            self._fresh is not None and start == self._next
+        ):  # in order from the first on, or it is not kept
             self._fresh[rows].copy_(logits, non_blocking=True)
             self._next += whole
             if self._next >= len(self._fresh):
@@ -88,11 +101,14 @@ class Targets:
 
     def _open(self, path: Path, shape: tuple[int, int], device: torch.device) -> None:
         self._path, self._next, self._kept, self._fresh = path, -1, _read(path, shape), None
-        if processes.added(torch.tensor(int(self._kept is not None))) < processes.count():
+        if (
+            distributed.all_reduce_sum(torch.tensor(int(self._kept is not None)))
+            < distributed.world_size()
+        ):
             self._kept = None  # for one that must ask, all ask: they write together
         if self._kept is not None:
             return
-        if processes.of_first(processes.first() and self._has_room(2 * math.prod(shape))):
+        if distributed.broadcast(distributed.is_main() and self._has_room(2 * math.prod(shape))):
             self._fresh = torch.zeros(shape, dtype=torch.half, pin_memory=device.type == "cuda")
 
     def _has_room(self, size: int) -> bool:
@@ -111,7 +127,10 @@ class Targets:
             torn.unlink()
         kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
         left = self.room - sum(stat.st_size for stat in kept.values())
-        others = sorted((file for file in kept if file.parent != self.folder), key=lambda file: kept[file].st_mtime_ns)
+        others = sorted(
+            (file for file in kept if file.parent != self.folder),
+            key=lambda file: kept[file].st_mtime_ns,
+        )
         if left + sum(kept[file].st_size for file in others) < size:
             return 0  # whoever made way
         for file in others:
@@ -123,9 +142,9 @@ class Targets:
     def _write(self, path: Path, fresh: Tensor) -> None:
         if fresh.is_pinned():
             torch.cuda.synchronize()  # the last answers may be on their way
-        answers = processes.added(fresh).numpy()
+        answers = distributed.all_reduce_sum(fresh).numpy()
         try:
-            with atomically(path) as file:
+            with atomic_write(path) as file:
                 np.save(file, answers)
                 file.write(_checksum(answers))
                 self._left -= file.tell()

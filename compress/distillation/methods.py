@@ -24,7 +24,6 @@ from compress.distillation.logits_cache import room_for
 from compress.distillation.overhaul import Overhaul
 from compress.distillation.simultaneous import Simultaneous
 from compress.distillation.stagewise import Stagewise
-from compress.recipe.registry import MethodName
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
 from compress.training.trainer import Objective, forward, teach
@@ -55,7 +54,7 @@ class Method:
     of_maps: Callable[[Tapped, Tapped, Objective, float], Objective] | None = None
 
 
-METHODS: dict[MethodName, Method] = {
+METHODS: dict[str, Method] = {
     "labels": Method(),
     "kd": Method(alpha=0.5),
     "dkd": Method(beta=8.0, of_answers=DKD),
@@ -69,7 +68,11 @@ METHODS: dict[MethodName, Method] = {
 
 
 def objective(
-    stage: Train, teacher: Sized, student: Sized, answers: Callable[[], Answers], example: Iterator[Batch]
+    stage: Train,
+    teacher: Sized,
+    student: Sized,
+    answers: Callable[[], Answers],
+    example: Iterator[Batch],
 ) -> Objective:
     """What `stage` trains `student` for.
 
@@ -87,7 +90,9 @@ def objective(
         return method.of_answers(answers(), base, beta, stage.temperature)
     if method.of_maps is not None and beta is not None:
         images = next(example).images
-        theirs, ours = pair_up(stage.taps, teacher.network, student.network, teacher.size, student.size)
+        theirs, ours = pair_up(
+            stage.taps, teacher.network, student.network, teacher.size, student.size
+        )
         guide = Tapped(teacher.network, teach(*teacher), theirs, images)
         learner = Tapped(student.network, forward(*student), ours, images)
         made = method.of_maps(guide, learner, base, beta)
@@ -136,12 +141,16 @@ def check(stage: Train, taught: bool) -> None:
         raise UserError(f"{named} looks at no layers: leave taps out")
     if stage.freeze and method.of_maps is not None:
         raise UserError(f"{named} teaches the backbone: leave freeze out")
-    if stage.outgrow and (method.of_maps is not None or not listens(stage) or not taught):
-        raise UserError(f"{named} has no answers to outgrow here: leave outgrow out, or choose 'kd' and give alpha")
+    if stage.stop_at_teacher and (method.of_maps is not None or not listens(stage) or not taught):
+        raise UserError(
+            f"{named} has no answers to stop_at_teacher here: leave stop_at_teacher out, or choose 'kd' and give alpha"
+        )
     if stage.compile is True and method.of_maps is not None:
         raise UserError(f"{named} looks into the network as it runs: leave compile out")
     if not taught and method.beta is not None:
-        raise UserError(f"{named} needs a teacher: begin with a 'teach' stage, or give one's weights")
+        raise UserError(
+            f"{named} needs a teacher: begin with a 'teach' stage, or give one's weights"
+        )
 
 
 def check_taps(stage: Train, teacher: Sized, student: Sized) -> None:

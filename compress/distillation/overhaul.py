@@ -45,7 +45,9 @@ class Overhaul(nn.Module):
         self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
         guides, maps = teacher.measure(before_relu=True), student.measure(before_relu=True)
         self.projections = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(m.shape[1], guide.shape[1], 1, bias=False), nn.BatchNorm2d(guide.shape[1]))
+            nn.Sequential(
+                nn.Conv2d(m.shape[1], guide.shape[1], 1, bias=False), nn.BatchNorm2d(guide.shape[1])
+            )
             for m, guide in zip(maps, guides, strict=True)
         )
         self.margins = [margins(guide) for guide in guides]
@@ -55,7 +57,11 @@ class Overhaul(nn.Module):
         _, guides = self.teacher.look(batch.images, before_relu=True)
         logits, maps = self.student.look(batch.images, student, before_relu=True)
         loss = self.base(lambda _: logits, batch, progress)
-        for place, (project, m, guide) in enumerate(zip(self.projections, maps, guides, strict=True), start=1):
+        for place, (project, m, guide) in enumerate(
+            zip(self.projections, maps, guides, strict=True), start=1
+        ):
             share = 0.5 ** (len(maps) - place)
-            loss = loss + self.beta * share * overhaul_loss(project(m), guide, self.margins[place - 1])
+            loss = loss + self.beta * share * overhaul_loss(
+                project(m), guide, self.margins[place - 1]
+            )
         return loss

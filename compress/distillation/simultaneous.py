@@ -38,4 +38,6 @@ class Simultaneous(nn.Module):
         _, guides = self.teacher.look(batch.images)
         logits, maps = self.student.look(batch.images, student)
         projected = [project(m) for project, m in zip(self.projections, maps, strict=True)]
-        return self.base(lambda _: logits, batch, progress) + self.beta * simultaneous_loss(projected, guides)
+        return self.base(lambda _: logits, batch, progress) + self.beta * simultaneous_loss(
+            projected, guides
+        )

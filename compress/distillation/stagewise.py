@@ -27,11 +27,17 @@ def blocks(student: Tapped) -> list[set[nn.Parameter]]:
     _, maps = student.look(student.example[:1])
     found: list[set[nn.Parameter]] = []
     for path, image in zip(student.paths, maps, strict=True):
-        gradients = torch.autograd.grad(image.sum(), parameters, retain_graph=True, allow_unused=True)
-        reached = {p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+        gradients = torch.autograd.grad(
+            image.sum(), parameters, retain_graph=True, allow_unused=True
+        )
+        reached = {
+            p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
+        }
         found.append(reached.difference(*found))
         if not found[-1]:
-            raise UserError(f"taps: there is nothing to train between {path!r} and what is tapped before it")
+            raise UserError(
+                f"taps: there is nothing to train between {path!r} and what is tapped before it"
+            )
     if not (classifier := set(parameters).difference(*found)):
         raise UserError(f"taps: there is no classifier to train behind {student.paths[-1]!r}")
     return [*found, classifier]
@@ -45,7 +51,9 @@ def only(network: nn.Module, learning: set[nn.Parameter]) -> Iterator[None]:
     resting = [
         module
         for module in network.modules()
-        if module.training and (own := list(module.parameters(recurse=False))) and learning.isdisjoint(own)
+        if module.training
+        and (own := list(module.parameters(recurse=False)))
+        and learning.isdisjoint(own)
     ]
     try:
         for parameter in frozen:

@@ -15,13 +15,13 @@ from typing import Any
 
 from compress.experiments.grid import load, rows, title
 from compress.experiments.results import write_picture, write_tables
-from compress.pipeline.run_dir import MANIFEST, locked, read_records, today
-from compress.recipe import schema as recipes
+from compress.pipeline.run_dir import MANIFEST, locked, read_results, today
+from compress.recipe import load as recipes
 from compress.recipe.schema import Recipe
-from compress.runtime import distributed as processes
+from compress.runtime import distributed
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
-from compress.training.events import Record, Watch
+from compress.training.events import Events, StageResult
 
 LEDGER = "experiment.json"
 
@@ -41,7 +41,7 @@ class Cell:
     keys: dict[str, str]
     recipe: Recipe
     folder: Path
-    records: tuple[Record, ...] = ()
+    records: tuple[StageResult, ...] = ()
     error: str | None = None
 
     @property
@@ -50,7 +50,9 @@ class Cell:
         return sum(record.seconds for record in self.records if record.kind != "teach")
 
 
-def plan(file: str | Path, *, out: str | Path | None = None, quick: bool = False) -> tuple[Path, list[Cell]]:
+def plan(
+    file: str | Path, *, out: str | Path | None = None, quick: bool = False
+) -> tuple[Path, list[Cell]]:
     """The directory of the experiment in `file`, and its cells, seed by seed, as far as they are done.
 
     A cell is known again by its recipe: values and keys may be added to the file, and what they leave as it was is
@@ -61,17 +63,23 @@ def plan(file: str | Path, *, out: str | Path | None = None, quick: bool = False
     """
     experiment, path = load(file), Path(file)
     beside = path.parent / experiment.recipe
-    name = str(beside) if experiment.recipe not in recipes.shipped() and beside.is_file() else experiment.recipe
+    name = (
+        str(beside)
+        if experiment.recipe not in recipes.shipped_recipes() and beside.is_file()
+        else experiment.recipe
+    )
     folder = Path(out or f"{experiment.out or f'runs/{path.stem}'}{'-quick' if quick else ''}")
     wanted: list[tuple[dict[str, str], Recipe]] = []
     for seed, (keys, overrides) in itertools.product(experiment.seeds, rows(experiment)):
         try:
-            recipe = recipes.load(name, experiment.keys | overrides | {"seed": seed})
+            recipe = recipes.load_recipe(name, experiment.keys | overrides | {"seed": seed})
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         recipe = recipe.quick() if quick else recipe
         if any(recipe == other or (keys, seed) == (those, other.seed) for those, other in wanted):
-            raise UserError(f"{path}: {title(keys)}: there is another row like it, and each is due once")
+            raise UserError(
+                f"{path}: {title(keys)}: there is another row like it, and each is due once"
+            )
         wanted.append((keys, recipe))
     return folder, list(_placed(folder, wanted))
 
@@ -82,7 +90,7 @@ def run(
     out: str | Path | None = None,
     device: str = "auto",
     quick: bool = False,
-    watch: Watch | None = None,
+    events: Events | None = None,
 ) -> list[Cell]:
     """Do what is missing of the experiment in `file`, every row with the first seed before any with the second.
 
@@ -94,22 +102,26 @@ def run(
     once more from its ``run.json``. The table is in `out`, after every cell: see `compress.experiments.results`.
 
     Args:
-        out, device, quick, watch: as for `compress.pipeline.run.run`.
+        out, device, quick, events: as for `compress.pipeline.run.run`.
 
     Raises:
         UserError: the file or a combination cannot be carried out. Nothing has been trained or written by then.
     """
-    processes.refuse("an experiment")
-    watch = watch or Watch()
+    distributed.require_single_process("an experiment")
+    events = events or Events()
     folder, cells = plan(file, out=out, quick=quick)
     if not all(cell.records for cell in cells):
         _check(cells, device)
         with locked(folder):
-            folder, cells = plan(file, out=out, quick=quick)  # again: it may have been another's to write until now
-            places = [place for place, cell in enumerate(cells) if not cell.records]  # what is left to do
+            folder, cells = plan(
+                file, out=out, quick=quick
+            )  # again: it may have been another's to write until now
+            places = [
+                place for place, cell in enumerate(cells) if not cell.records
+            ]  # what is left to do
             for number, place in enumerate(places, start=1):
-                watch.note(f"\n{cells[place].folder.name} ({number} of {len(places)})")
-                cells[place] = _do(cells[place], cells, device, watch)
+                events.note(f"\n{cells[place].folder.name} ({number} of {len(places)})")
+                cells[place] = _do(cells[place], cells, device, events)
                 write_tables(cells, folder)
     write_tables(cells, folder)
     write_picture(cells, folder)
@@ -122,12 +134,20 @@ def _placed(folder: Path, wanted: Sequence[tuple[dict[str, str], Recipe]]) -> It
     known = [(name, today(entry["recipe"]), entry["error"]) for name, entry in begun.items()]
     taken = set(begun)
     for keys, recipe in wanted:
-        ours = json.loads(json.dumps(recipes.plain(recipe)))
-        name, error = next(((name, error) for name, theirs, error in known if theirs == ours), (None, None))
+        ours = json.loads(json.dumps(recipes.recipe_to_dict(recipe)))
+        name, error = next(
+            ((name, error) for name, theirs, error in known if theirs == ours), (None, None)
+        )
         if name is None:
-            said = {key: value for key, value in keys.items() if value != "-"} | {"seed": str(recipe.seed)}
-            called = re.sub(r"[^\w.+=,]+", "-", ",".join(f"{key}={value}" for key, value in said.items()))[-100:]
-            names = (called if number == 1 else f"{called}-{number}" for number in itertools.count(1))
+            said = {key: value for key, value in keys.items() if value != "-"} | {
+                "seed": str(recipe.seed)
+            }
+            called = re.sub(
+                r"[^\w.+=,]+", "-", ",".join(f"{key}={value}" for key, value in said.items())
+            )[-100:]
+            names = (
+                called if number == 1 else f"{called}-{number}" for number in itertools.count(1)
+            )
             name = next(name for name in names if name not in taken)
             taken.add(name)
         records = _finished(folder / name)
@@ -138,19 +158,26 @@ def _begun(folder: Path) -> dict[str, dict[str, Any]]:
     """The cells begun so far, by name: recipe, and error if it failed."""
     file = folder / LEDGER
     if not file.is_file():
-        if folder.exists() and (not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir())):
-            raise UserError(f"{folder}: not empty, and not an experiment's directory; choose another --out")
+        if folder.exists() and (
+            not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir())
+        ):
+            raise UserError(
+                f"{folder}: not empty, and not an experiment's directory; choose another --out"
+            )
         return {}
     try:
         begun: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-        return {name: {"recipe": entry["recipe"], "error": entry["error"]} for name, entry in begun.items()}
+        return {
+            name: {"recipe": entry["recipe"], "error": entry["error"]}
+            for name, entry in begun.items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: damaged: {one_line(error)}; choose another --out") from error
 
 
-def _finished(folder: Path) -> tuple[Record, ...]:
+def _finished(folder: Path) -> tuple[StageResult, ...]:
     try:
-        manifest, records = read_records(folder)
+        manifest, records = read_results(folder)
     except UserError:  # not begun; or damaged, and then the run says so
         return ()
     return tuple(records) if manifest.get("status") == "done" else ()
@@ -170,44 +197,62 @@ def _check(cells: Sequence[Cell], device: str) -> None:
                 raise UserError(f"{title(cell.keys)}: {error}") from error
 
 
-def _do(cell: Cell, cells: Sequence[Cell], device: str, watch: Watch) -> Cell:
+def _do(cell: Cell, cells: Sequence[Cell], device: str, events: Events) -> Cell:
     """Run `cell`, or go on with it; in the ledger it is before it begins, and its error after it failed."""
     from compress.pipeline.run import run
 
     begun, file = _begun(cell.folder.parent), cell.folder.parent / LEDGER
 
     def note(failed: str | None) -> None:
-        begun[cell.folder.name] = {"recipe": recipes.plain(cell.recipe), "error": failed}
+        begun[cell.folder.name] = {"recipe": recipes.recipe_to_dict(cell.recipe), "error": failed}
         write_text(file, json.dumps(begun, indent=1) + "\n")
 
     note(None)
     try:
-        recipe = replace(cell.recipe, weights=_weights(cell, cells))
-        return replace(cell, records=run(recipe, out=cell.folder, device=device, watch=watch).records, error=None)
+        recipe = replace(
+            cell.recipe, teacher=replace(cell.recipe.teacher, weights=_weights(cell, cells))
+        )
+        return replace(
+            cell,
+            records=run(recipe, out=cell.folder, device=device, events=events).records,
+            error=None,
+        )
     except Exception as error:  # whatever it is that ends one cell, the others are wanted
         failed = one_line(error)
         note(failed)
-        watch.note(f"failed: {failed}")
+        events.note(f"failed: {failed}")
         return replace(cell, error=failed)
 
 
 def _weights(cell: Cell, cells: Sequence[Cell]) -> str | None:
     """The weights file that takes the place of the teacher's training; None if there is none yet."""
     if (cell.folder / MANIFEST).is_file():  # a run goes on with what it began with, its own copy
-        return recipes.load(str(cell.folder / MANIFEST)).weights
+        return recipes.load_recipe(str(cell.folder / MANIFEST)).teacher.weights
     teaching = _teaching(cell.recipe)
     for other in cells:
-        if teaching is not None and _teaching(other.recipe) == teaching and (other.folder / MANIFEST).is_file():
-            for record in read_records(other.folder)[1]:
+        if (
+            teaching is not None
+            and _teaching(other.recipe) == teaching
+            and (other.folder / MANIFEST).is_file()
+        ):
+            for record in read_results(other.folder)[1]:
                 file = (other.folder / record.checkpoint).resolve()
                 if record.kind == "teach" and file.is_file():
                     return str(file)
-    return cell.recipe.weights
+    return cell.recipe.teacher.weights
 
 
 def _teaching(recipe: Recipe) -> Recipe | None:
     """The recipe without all that comes after its teach stage; None if no teacher can be shared."""
     stages = tuple(stage for stage in recipe.stages if stage.kind == "teach")
-    if not stages or recipe.weights or recipe.start or recipe.minutes:
+    if not stages or recipe.teacher.weights or recipe.student.weights or recipe.minutes:
         return None
-    return replace(recipe, title="", budget=None, macs=None, file_size=None, student=recipe.teacher, stages=stages)
+    return replace(
+        recipe,
+        title="",
+        budget=None,
+        macs=None,
+        file_size=None,
+        student=recipe.teacher,
+        stages=stages,
+    )

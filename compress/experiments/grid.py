@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from compress.recipe import schema as recipes
+from compress.recipe import load as recipes
 from compress.recipe.schema import CONFIG
 from compress.runtime.errors import UserError
 
@@ -23,7 +23,9 @@ def _flat(keys: Any, above: str = "") -> Any:
         return keys
     flat: dict[str, Any] = {}
     for key, value in keys.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+        flat |= (
+            _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+        )
     return flat
 
 
@@ -75,12 +77,20 @@ def load(file: str | Path) -> Experiment:
     plain = recipes.read_toml(path)
     if "stages" in plain and "recipe" not in plain:
         raise UserError(f"{path}: this is a recipe: `compress run {path}`")
-    experiment = recipes.typed(Experiment, plain, str(path))
-    for where, keys in (("keys", experiment.keys), ("grid", experiment.grid), *(("rows", r) for r in experiment.rows)):
+    experiment = recipes.validate_table(Experiment, plain, str(path))
+    for where, keys in (
+        ("keys", experiment.keys),
+        ("grid", experiment.grid),
+        *(("rows", r) for r in experiment.rows),
+    ):
         if "seed" in keys:
-            raise UserError(f"{path}: {where}.seed: seeds have a key of their own: write seeds = [0, 1, 2] at the top")
+            raise UserError(
+                f"{path}: {where}.seed: seeds have a key of their own: write seeds = [0, 1, 2] at the top"
+            )
         if where == "rows" and (both := experiment.grid.keys() & keys.keys()):
-            raise UserError(f"{path}: grid.{min(both)}: a row says what it is, and the grid does too")
+            raise UserError(
+                f"{path}: grid.{min(both)}: a row says what it is, and the grid does too"
+            )
     return experiment
 
 
@@ -92,10 +102,14 @@ def rows(experiment: Experiment) -> Iterator[tuple[dict[str, str], dict[str, Any
         named = {"name": given["name"]} if "name" in given else overrides
         for values in itertools.product(*experiment.grid.values()):
             chosen = dict(zip(experiment.grid, values, strict=True))
-            found.append(({key: _text(value) for key, value in (named | chosen).items()}, overrides | chosen))
+            found.append(
+                ({key: _text(value) for key, value in (named | chosen).items()}, overrides | chosen)
+            )
     columns = dict.fromkeys(key for keys, _ in found for key in keys)
     if len(found) > 1:
-        columns = dict.fromkeys(key for key in columns if len({keys.get(key) for keys, _ in found}) > 1)
+        columns = dict.fromkeys(
+            key for key in columns if len({keys.get(key) for keys, _ in found}) > 1
+        )
     for keys, overrides in found:
         yield {key: keys.get(key, "-") for key in columns}, overrides
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.reporting.tables import as_markdown
-from compress.runtime.files import atomically, write_text
+from compress.runtime.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from compress.experiments.experiment import Cell
@@ -32,7 +32,16 @@ def table(cells: Sequence[Cell]) -> Table:
             params = f"{statistics.mean(r.params for r in last):,.0f}"
             macs = f"{statistics.mean(r.macs for r in last) / 1e6:,.2f} M"
             accuracies = (_spread([r.val for r in last]), _spread([r.test or 0.0 for r in last]))
-            rows.append([*keys, params, macs, *accuracies, counted, f"{statistics.mean(c.seconds for c in done):,.0f}"])
+            rows.append(
+                [
+                    *keys,
+                    params,
+                    macs,
+                    *accuracies,
+                    counted,
+                    f"{statistics.mean(c.seconds for c in done):,.0f}",
+                ]
+            )
         else:
             rows.append([*keys, "-", "-", "-", "-", counted, "-"])
     return headings, rows
@@ -43,7 +52,9 @@ def markdown(cells: Sequence[Cell]) -> str:
     text = as_markdown(*table(cells), left=len(_keys(cells)))
     text += "".join(f"\n{cell.folder.name} failed: {cell.error}\n" for cell in cells if cell.error)
     again = f"compress run {shlex.quote(str(cells[0].folder / 'run.json'))} --out DIRECTORY"
-    return f"{text}\nEvery run can be done again from what it left (table.csv says where): `{again}`\n"
+    return (
+        f"{text}\nEvery run can be done again from what it left (table.csv says where): `{again}`\n"
+    )
 
 
 def as_csv(cells: Sequence[Cell]) -> str:
@@ -55,10 +66,18 @@ def as_csv(cells: Sequence[Cell]) -> str:
     for cell in cells:
         if cell.records:
             last = cell.records[-1]
-            came: tuple[object, ...] = (last.params, last.macs, last.val, last.test, round(cell.seconds, 1))
+            came: tuple[object, ...] = (
+                last.params,
+                last.macs,
+                last.val,
+                last.test,
+                round(cell.seconds, 1),
+            )
         else:
             came = ("",) * 5
-        lines.writerow((*cell.keys.values(), cell.recipe.seed, *came, cell.folder, cell.error or ""))
+        lines.writerow(
+            (*cell.keys.values(), cell.recipe.seed, *came, cell.folder, cell.error or "")
+        )
     return text.getvalue()
 
 
@@ -77,14 +96,19 @@ def write_picture(cells: Sequence[Cell], folder: Path) -> None:
 
     names, rows = _keys(cells), _rows(cells)
     along = len(names) - 1 if len(names) > 1 else len(names)
-    places = {place: y for y, place in enumerate(dict.fromkeys(", ".join(keys[:along]) for keys, _ in rows))}
+    places = {
+        place: y
+        for y, place in enumerate(dict.fromkeys(", ".join(keys[:along]) for keys, _ in rows))
+    }
     colours = list(dict.fromkeys(" ".join(keys[along:]) for keys, _ in rows))
     figure = Figure(figsize=(8, 1.5 + 0.25 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for keys, group in rows:
         tests = [100 * (cell.records[-1].test or 0.0) for cell in group if cell.records]
         colour = colours.index(" ".join(keys[along:]))
-        aside = 0.5 * ((colour + 0.5) / len(colours) - 0.5)  # so that error bars do not hide one another
+        aside = 0.5 * (
+            (colour + 0.5) / len(colours) - 0.5
+        )  # so that error bars do not hide one another
         axes.errorbar(
             [statistics.mean(tests)] if tests else [],
             [places[", ".join(keys[:along])] + aside] if tests else [],
@@ -96,12 +120,15 @@ def write_picture(cells: Sequence[Cell], folder: Path) -> None:
     for number, colour_of in enumerate(colours if len(names) > 1 else []):
         axes.plot([], [], "o", color=f"C{number}", label=f"{names[-1]} {colour_of}")
     axes.set_yticks(list(places.values()), list(places))
-    axes.set(xlabel="test accuracy, %, mean ± sample deviation over seeds", ylabel=", ".join(names[:along]))
+    axes.set(
+        xlabel="test accuracy, %, mean ± sample deviation over seeds",
+        ylabel=", ".join(names[:along]),
+    )
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
     if len(names) > 1:
         figure.legend(loc="outside right upper")
-    with atomically(folder / "table.png") as stream:
+    with atomic_write(folder / "table.png") as stream:
         figure.savefig(stream, format="png", dpi=120)
 
 

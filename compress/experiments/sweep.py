@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run import Result, run
-from compress.pipeline.run_dir import MANIFEST, MODEL, check_place, read_records
-from compress.recipe import schema as recipes
-from compress.recipe.budget import descending
+from compress.pipeline.run_dir import MANIFEST, MODEL, check_place, read_results
+from compress.recipe import load as recipes
+from compress.recipe.budget import parse_descending
 from compress.recipe.schema import Prune
 from compress.reporting.tables import as_markdown
-from compress.runtime import distributed as processes
+from compress.runtime import distributed
 from compress.runtime.errors import UserError
-from compress.runtime.files import atomically, write_text
-from compress.training.events import Watch
+from compress.runtime.files import atomic_write, write_text
+from compress.training.events import Events
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def sweep(
     device: str = "auto",
     quick: bool = False,
     fresh: bool = False,
-    watch: Watch | None = None,
+    events: Events | None = None,
     **overrides: Any,
 ) -> list[Point]:
     """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
@@ -85,27 +85,38 @@ def sweep(
     and `sweep.png` in `out`.
 
     Args:
-        recipe, device, quick, fresh, watch, overrides: as for `compress.pipeline.run.run`, for every run.
+        recipe, device, quick, fresh, events, overrides: as for `compress.pipeline.run.run`, for every run.
 
     Raises:
         UserError: a budget is no number, comes twice, or is out of reach, or where a run is to be there is something
             else; nothing has been trained by then. Or, later: a run failed.
     """
-    processes.refuse("a sweep")
-    out, watch = Path(out), watch or Watch()
-    ordered = descending(budgets)
-    last = recipes.load(str(recipe), overrides | {"budget": ordered[-1]})
+    distributed.require_single_process("a sweep")
+    out, events = Path(out), events or Events()
+    ordered = parse_descending(budgets)
+    last = recipes.load_recipe(str(recipe), overrides | {"budget": ordered[-1]})
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
-        raise UserError("mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further")
-    make_plan(last.quick() if quick else last, device)  # what is out of reach is said before the first is trained
+        raise UserError(
+            "mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further"
+        )
+    make_plan(
+        last.quick() if quick else last, device
+    )  # what is out of reach is said before the first is trained
     _check_places(out, ordered, fresh)
     points: list[Point] = []
     answers = out / ".answers"
     for number, text in enumerate(ordered, start=1):
-        watch.note(f"\nbudget {text} ({number} of {len(ordered)})")
+        events.note(f"\nbudget {text} ({number} of {len(ordered)})")
         given = overrides | _given(points) | {"budget": text}
         done = run(
-            recipe, out=out / text, device=device, quick=quick, fresh=fresh, answers=answers, watch=watch, **given
+            recipe,
+            out=out / text,
+            device=device,
+            quick=quick,
+            fresh=fresh,
+            answers=answers,
+            events=events,
+            **given,
         )
         points.append(Point(text, done))
         write_text(out / "sweep.md", as_markdown(HEADINGS, [cells(each) for each in points]))
@@ -118,13 +129,15 @@ def _given(points: Sequence[Point]) -> dict[str, Any]:
     """What a run takes over from those before it."""
     if not points:
         return {}
-    given: dict[str, Any] = {"start": str(points[-1].result.model)}
+    given: dict[str, Any] = {"student.weights": str(points[-1].result.model)}
     results = [point.result for point in points]
     trained = [(result.records[-1], result.model) for result in results]
-    taught = [(r, results[0].model.parent / r.checkpoint) for r in results[0].records if r.kind == "teach"]
+    taught = [
+        (r, results[0].model.parent / r.checkpoint) for r in results[0].records if r.kind == "teach"
+    ]
     if taught:
         best, file = max(taught + trained, key=lambda pair: pair[0].val)
-        given |= {"teacher": {"name": best.network}, "weights": str(file)}
+        given |= {"teacher": {"name": best.network, "weights": str(file)}}
     return given
 
 
@@ -141,7 +154,7 @@ def _check_places(out: Path, ordered: Sequence[str], fresh: bool) -> None:
         check_place(out / text)
     for above, text in itertools.pairwise(ordered):
         if not fresh and (out / text / MANIFEST).is_file():
-            begun = read_records(out / text)[0].get("recipe", {}).get("start")
+            begun = read_results(out / text)[0].get("recipe", {}).get("student", {}).get("weights")
             if begun is None or Path(begun).resolve() != (out / above / MODEL).resolve():
                 raise UserError(
                     f"{out / text}: begun from {begun or 'no other budget'}, not from {above}; choose another --out"
@@ -155,9 +168,11 @@ def cells(point: Point) -> tuple[str, ...]:
     return (point.budget, *counts, f"{100 * val:.2f}", f"{100 * point.test:.2f}")
 
 
-def picture(points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path) -> None:
+def picture(
+    points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path
+) -> None:
     """Accuracy against parameters and against multiply-adds, both on logarithmic axes, as a PNG."""
-    with atomically(file) as stream:
+    with atomic_write(file) as stream:
         drawn(points, published).savefig(stream, format="png", dpi=120)
 
 
@@ -168,11 +183,17 @@ def drawn(points: Sequence[Point], published: Sequence[tuple[str, int, float]]) 
     figure = Figure(figsize=(10, 4), layout="constrained")
     by_params, by_macs = figure.subplots(1, 2, sharey=True)
     accuracies = [100 * point.test for point in points]
-    by_params.plot([point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep")
+    by_params.plot(
+        [point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep"
+    )
     by_macs.plot([point.macs for point in points], accuracies, "o-", color="tab:blue")
     for axes, of in ((by_params, "params"), (by_macs, "macs")):
-        for point, accuracy, smaller in zip(points, accuracies, [*accuracies[1:], 0.0], strict=True):
-            place, side = ((-5, 4), "right") if accuracy >= smaller else ((5, 4), "left")  # off the line to the smaller
+        for point, accuracy, smaller in zip(
+            points, accuracies, [*accuracies[1:], 0.0], strict=True
+        ):
+            place, side = (
+                ((-5, 4), "right") if accuracy >= smaller else ((5, 4), "left")
+            )  # off the line to the smaller
             at = (getattr(point, of), accuracy)
             axes.annotate(f"{accuracy:.1f}", at, place, textcoords="offset points", ha=side)
         axes.set_xscale("log")
@@ -180,7 +201,11 @@ def drawn(points: Sequence[Point], published: Sequence[tuple[str, int, float]]) 
         axes.grid(alpha=0.3)
     if published:
         by_params.plot(
-            [p for _, p, _ in published], [100 * a for *_, a in published], "x", color="tab:gray", label="published"
+            [p for _, p, _ in published],
+            [100 * a for *_, a in published],
+            "x",
+            color="tab:gray",
+            label="published",
         )
         for name, params, accuracy in published:
             by_params.annotate(

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: a network that only answers then does without them."""
+"""Batch norms fuse_conv_bn into the convolutions before them: a network that only answers then does without them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def folded(model: nn.Module) -> nn.Module:
+def fuse_conv_bn(model: nn.Module) -> nn.Module:
     """A copy of `model`, in evaluation mode, that gives the same answers with fewer batch norms; one that cannot be
     copied comes back itself.
 
@@ -36,18 +36,31 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
     if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         return
     tracer = Tracer()
-    tracer.proxy_buffer_attributes = True  # or running statistics that are looked at would not be in the graph
+    tracer.proxy_buffer_attributes = (
+        True  # or running statistics that are looked at would not be in the graph
+    )
     try:
         graph = tracer.trace(model)
     except Exception:  # a person's own network may do anything on its way
         return
-    met = Counter(str(node.target).rpartition(".")[0] if node.op == "get_attr" else node.target for node in graph.nodes)
+    met = Counter(
+        str(node.target).rpartition(".")[0] if node.op == "get_attr" else node.target
+        for node in graph.nodes
+    )
     for node in graph.nodes:
         before = node.args[0] if node.args else None
-        if not isinstance(before, Node) or {before.op, node.op} != {"call_module"} or len(before.users) > 1:
+        if (
+            not isinstance(before, Node)
+            or {before.op, node.op} != {"call_module"}
+            or len(before.users) > 1
+        ):
             continue
         conv, norm = (model.get_submodule(str(step.target)) for step in (before, node))
-        hooks = [h for module in (conv, norm) for h in (*module._forward_hooks, *module._forward_pre_hooks)]
+        hooks = [
+            h
+            for module in (conv, norm)
+            for h in (*module._forward_hooks, *module._forward_pre_hooks)
+        ]
         if hooks or not met[before.target] == met[node.target] == 1:
             continue
         if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.track_running_stats:

@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from compress.runtime.errors import UserError
 
-MOST_LAYERS, WIDEST = 4, 4096  # of hidden layers: a head is small, and so a weights file cannot ask for a huge one
+MOST_LAYERS, WIDEST = (
+    4,
+    4096,
+)  # of hidden layers: a head is small, and so a weights file cannot ask for a huge one
 
 
 class ConcatPool(nn.Module):
@@ -18,7 +21,9 @@ class ConcatPool(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """The largest and the mean value of each channel."""
-        return torch.cat([F.adaptive_max_pool2d(features, 1), F.adaptive_avg_pool2d(features, 1)], dim=1)
+        return torch.cat(
+            [F.adaptive_max_pool2d(features, 1), F.adaptive_avg_pool2d(features, 1)], dim=1
+        )
 
 
 def last_layer(model: nn.Module) -> tuple[str, Any]:
@@ -34,7 +39,7 @@ def last_layer(model: nn.Module) -> tuple[str, Any]:
     raise UserError("this network has no layer that could put out logits")
 
 
-def renew_last_layer(model: nn.Module, classes: int) -> None:
+def reset_classifier(model: nn.Module, classes: int) -> None:
     """Put a new layer of the same kind, for `classes` classes, in the place of the last one."""
     path, old = last_layer(model)
     linear = isinstance(old, nn.Linear)
@@ -42,7 +47,9 @@ def renew_last_layer(model: nn.Module, classes: int) -> None:
     model.set_submodule(path, new)
 
 
-def replace_head(model: nn.Module, hidden: tuple[int, ...], classes: int, inputs: int | None = None) -> None:
+def replace_head(
+    model: nn.Module, hidden: tuple[int, ...], classes: int, inputs: int | None = None
+) -> None:
     """Put a perceptron in the place of the last layer: ReLU between its layers, `hidden` widths, `classes` logits.
 
     Args:
@@ -51,11 +58,17 @@ def replace_head(model: nn.Module, hidden: tuple[int, ...], classes: int, inputs
     Raises:
         UserError: `hidden` is no list of widths, or the last layer is not a linear one.
     """
-    if len(hidden) > MOST_LAYERS or not all(type(width) is int and 1 <= width <= WIDEST for width in hidden):
-        raise UserError(f"head {list(hidden)} must be at most {MOST_LAYERS} widths of 1 to {WIDEST}, as [256], or []")
+    if len(hidden) > MOST_LAYERS or not all(
+        type(width) is int and 1 <= width <= WIDEST for width in hidden
+    ):
+        raise UserError(
+            f"head {list(hidden)} must be at most {MOST_LAYERS} widths of 1 to {WIDEST}, as [256], or []"
+        )
     path, old = last_layer(model)
     if not isinstance(old, nn.Linear):
-        raise UserError("`head` is for networks that end in a linear layer, and this one ends in a convolution")
+        raise UserError(
+            "`head` is for networks that end in a linear layer, and this one ends in a convolution"
+        )
     widths = (inputs or old.in_features, *hidden)
     layers: list[nn.Module] = []
     for before, after in zip(widths, hidden, strict=False):
@@ -75,7 +88,9 @@ def head_of(model: nn.Module) -> str:
     path, _ = last_layer(model)
     parts, count = path.split("."), len(list(model.parameters()))
     outer = (".".join(parts[:depth]) for depth in range(1, len(parts)))
-    return next((part for part in outer if len(list(model.get_submodule(part).parameters())) < count), path)
+    return next(
+        (part for part in outer if len(list(model.get_submodule(part).parameters())) < count), path
+    )
 
 
 def freeze_backbone(model: nn.Module) -> None:

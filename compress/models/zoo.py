@@ -23,7 +23,9 @@ def resnext29(groups: int, width: int, num_classes: int) -> ResNet:
 
     With stem ``small`` it is the paper's network for 32×32 images.
     """
-    model = ResNet(Bottleneck, [3, 3, 3, 1], groups=groups, width_per_group=width, zero_init_residual=True)
+    model = ResNet(
+        Bottleneck, [3, 3, 3, 1], groups=groups, width_per_group=width, zero_init_residual=True
+    )
     model.layer4 = nn.Identity()  # torchvision's class always builds four stages
     model.fc = nn.Linear(256 * Bottleneck.expansion, num_classes)
     return model
@@ -51,9 +53,13 @@ def densenet40(growth: int, num_classes: int) -> nn.Sequential:
     Its three dense blocks are called ``block1`` to ``block3``.
     """
     channels, depth = 16, 12
-    layers: dict[str, nn.Module] = {"conv": nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=False)}
+    layers: dict[str, nn.Module] = {
+        "conv": nn.Conv2d(3, channels, kernel_size=3, padding=1, bias=False)
+    }
     for block in (1, 2, 3):
-        layers[f"block{block}"] = nn.Sequential(*(DenseLayer(channels + i * growth, growth) for i in range(depth)))
+        layers[f"block{block}"] = nn.Sequential(
+            *(DenseLayer(channels + i * growth, growth) for i in range(depth))
+        )
         channels += depth * growth
         norm = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
         if block < 3:
@@ -64,7 +70,9 @@ def densenet40(growth: int, num_classes: int) -> nn.Sequential:
     layers["classifier"] = nn.Linear(channels, num_classes)
     for module in nn.ModuleList(layers.values()).modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)  # He et al. 2015, arXiv:1502.01852, as the paper does
+            nn.init.kaiming_normal_(
+                module.weight
+            )  # He et al. 2015, arXiv:1502.01852, as the paper does
     return nn.Sequential(OrderedDict(layers))
 
 

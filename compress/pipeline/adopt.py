@@ -10,22 +10,29 @@ from typing import Any
 from torch import Tensor
 
 from compress.data.batches import plain_batches
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.models import checkpoint
-from compress.models.build import build, own_builder
+from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
 from compress.training.trainer import accuracy
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, as torchvision's networks see images
-INSIDE = ("state_dict", "model_state_dict", "model")  # where training scripts keep the tensors, beside other things
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # mean and deviation, as torchvision's networks see images
+INSIDE = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+)  # where training scripts keep the tensors, beside other things
 PREFIXES = ("module.", "_orig_mod.", "model.")  # what wrappers put before every name
 
 
 def adopt(
     tensors: str | Path | Mapping[str, Any],
-    network: Network | str,
+    network: ModelSpec | str,
     data: str,
     *,
     size: int | None = None,
@@ -49,31 +56,50 @@ def adopt(
     Raises:
         UserError: the file cannot be read, the tensors are not the network's, or the data cannot be had.
     """
-    network = Network(network) if isinstance(network, str) else network
+    network = ModelSpec(network) if isinstance(network, str) else network
     named = f"{tensors}: " if isinstance(tensors, str | Path) else ""
     mean, std = _three(mean, "mean"), _three(std, "std")
-    laid = _unwrapped(checkpoint.read(tensors) if isinstance(tensors, str | Path) else tensors, named)
-    opened = open_data(data, size=size)
+    laid = _unwrapped(
+        checkpoint.read_tensors(tensors) if isinstance(tensors, str | Path) else tensors, named
+    )
+    opened = open_dataset(data, size=size)
     opened = replace(opened, mean=mean, std=std)
     model = build(replace(network, pretrained=False), len(opened.classes))
     due = model.state_dict()
-    counters = {key: due[key] for key in due if key.endswith("num_batches_tracked")}  # old files have none
+    counters = {
+        key: due[key] for key in due if key.endswith("num_batches_tracked")
+    }  # old files have none
     try:
         model.load_state_dict(counters | laid)
-        known = Checkpoint(model, network, opened.classes, (3, opened.size, opened.size), mean, std, opened.name)
-        known = checkpoint.restore(checkpoint.plain(known), own_builder(network.name) if ":" in network.name else None)
+        known = Checkpoint(
+            model, network, opened.classes, (3, opened.size, opened.size), mean, std, opened.name
+        )
+        known = checkpoint.from_dict(
+            checkpoint.to_dict(known),
+            import_builder(network.name) if network.source == "custom" else None,
+        )
     except (RuntimeError, UserError) as error:  # torch's own tells which tensors, over many lines
-        raise UserError(f"{named}not a {network.name} of {len(opened.classes)} classes: {one_line(error)}") from error
+        raise UserError(
+            f"{named}not a {network.name} of {len(opened.classes)} classes: {one_line(error)}"
+        ) from error
     return known, accuracy(known.model, plain_batches(opened, opened.val, batch=500))
 
 
 def _unwrapped(kept: Any, named: str) -> dict[str, Tensor]:
     """The tensors by the names that the network itself has for them."""
-    while isinstance(kept, Mapping) and (inside := next((key for key in INSIDE if key in kept), None)):
+    while isinstance(kept, Mapping) and (
+        inside := next((key for key in INSIDE if key in kept), None)
+    ):
         kept = kept[inside]
-    if not isinstance(kept, Mapping) or not kept or not all(isinstance(one, Tensor) for one in kept.values()):
+    if (
+        not isinstance(kept, Mapping)
+        or not kept
+        or not all(isinstance(one, Tensor) for one in kept.values())
+    ):
         raise UserError(f"{named}holds no tensors by name; save what model.state_dict() gives")
-    while prefix := next((each for each in PREFIXES if all(key.startswith(each) for key in kept)), None):
+    while prefix := next(
+        (each for each in PREFIXES if all(key.startswith(each) for key in kept)), None
+    ):
         kept = {key.removeprefix(prefix): one for key, one in kept.items()}
     return dict(kept)
 

@@ -10,16 +10,18 @@ from typing import Literal
 import torch
 from torch import nn
 
-from compress.data.batches import Augment, Batch, plain_batches, training_batches
-from compress.data.dataset import Data
+from compress.data.batches import Batch, plain_batches, training_batches
+from compress.data.dataset import Dataset
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.budget import Limits
-from compress.recipe.schema import Recipe, Stage
-from compress.runtime import distributed as processes
-from compress.training.events import Watch
+from compress.recipe.schema import Augment, Recipe, Stage
+from compress.runtime import distributed
+from compress.training.events import Events
 from compress.training.trainer import accuracy
 
-Rehearsal = Callable[[Watch, Path], object]  # trains a copy until the watch ends it; its files go into the folder
+Rehearsal = Callable[
+    [Events, Path], object
+]  # trains a copy until the events ends it; its files go into the folder
 Rehearsals = Callable[[bool], Rehearsal]  # by a yes or no, as `fit` and `pays` ask
 
 
@@ -57,7 +59,7 @@ class Guide:
 
 
 @dataclass(frozen=True)
-class Workbench:
+class StageContext:
     """What every stage works with.
 
     Args:
@@ -76,9 +78,9 @@ class Workbench:
     """
 
     recipe: Recipe
-    data: Data
+    data: Dataset
     device: torch.device
-    watch: Watch
+    events: Events
     state: Path
     answers: Path
     guide: Guide | None = None
@@ -92,11 +94,11 @@ class Workbench:
 
     def validate(self, model: nn.Module, size: int) -> float:
         """Top-1 accuracy of `model` on the validation split, at `size` pixels, 0 to 1."""
-        batches = plain_batches(self.data, self.data.val, batch=500, part=processes.part())
+        batches = plain_batches(self.data, self.data.val, batch=500, part=distributed.shard())
         return accuracy(model, batches, size=size, exact=False)
 
 
-def side(stage: Stage | Given, data: Data) -> int:
+def side(stage: Stage | Given, data: Dataset) -> int:
     """The side of the images that a stage's model is made for, in pixels."""
     return stage.size if isinstance(stage, Given) else max(1, round(data.size * stage.scale))
 
@@ -109,10 +111,10 @@ def on_device(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
-def sample(bench: Workbench, samples: int, size: int) -> Iterator[Batch]:
+def sample(ctx: StageContext, samples: int, size: int) -> Iterator[Batch]:
     """The first `samples` training images of a view that no epoch sees, lightly augmented, `size` at a time."""
-    augment = Augment(crop=None, flip=bench.data.mirrors)
+    augment = Augment(crop=None, flip=ctx.data.mirrors)
     size = min(size, samples)
-    batches = training_batches(bench.data, augment, seed=bench.recipe.seed, view=2**31, batch=size)
+    batches = training_batches(ctx.data, augment, seed=ctx.recipe.seed, view=2**31, batch=size)
     for _, batch in zip(range(max(samples // size, 1)), batches, strict=False):
         yield batch

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from compress.data.dataset import Data, open_data
+from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.methods import listens
 from compress.models import checkpoint
-from compress.models.build import build, own_builder, skeleton
+from compress.models.build import build, import_builder, skeleton
 from compress.models.checkpoint import Checkpoint
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pipeline.checks import try_images, try_one_at_a_time
 from compress.pipeline.context import Given, side
 from compress.pipeline.pretrained import networks_given, pretrained_teacher, with_given
@@ -24,14 +24,14 @@ from compress.pipeline.teachers import check_methods, guide_of
 from compress.pruning import unstructured as weights
 from compress.pruning.limits import limits_of, params_alone
 from compress.pruning.pruner import narrowest, prune
-from compress.recipe import schema as recipes
-from compress.recipe.budget import Count, Limits, asked
-from compress.recipe.model_spec import Network
+from compress.recipe import load as recipes
+from compress.recipe.budget import Cost, Limits, describe_budgets
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Prune, Recipe, Stage, Train
-from compress.runtime import distributed as processes
-from compress.runtime.device import device_name, pick_device, versions
+from compress.runtime import distributed
+from compress.runtime.device import device_name, package_versions, pick_device
 from compress.runtime.errors import UserError
-from compress.training.events import Record
+from compress.training.events import StageResult
 
 Stages = list[Stage | Given]
 
@@ -54,7 +54,7 @@ class Step:
     place: int
     name: str
     stage: Stage | Given
-    network: Network
+    network: ModelSpec
     target: Limits | None
     file: str
     sparse: bool
@@ -70,7 +70,7 @@ class Plan:
     """
 
     recipe: Recipe
-    data: Data
+    data: Dataset
     device: torch.device
     limits: Limits
     file: int | None
@@ -91,7 +91,9 @@ class Plan:
             return None
         stages = [each.stage for each in self.steps]
         most = self.file - SPARE
-        return lambda model: most - checkpoint.file_size(_last(self.recipe, stages, self.data, model))
+        return lambda model: (
+            most - checkpoint.file_size(_last(self.recipe, stages, self.data, model))
+        )
 
 
 def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
@@ -103,24 +105,39 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     on = pick_device(device)
     _check_names(recipe)
     given = networks_given(recipe)
-    data = open_data(recipe.data, size=recipe.size, limit=recipe.limit, share=recipe.share, seed=recipe.seed)
+    data = open_dataset(
+        recipe.data,
+        size=recipe.image_size,
+        limit=recipe.max_images,
+        share=recipe.data_fraction,
+        seed=recipe.seed,
+    )
     data = replace(data, train=data.train.to(on), val=data.val.to(on))
-    if processes.count() > (batch := min(recipe.batch, len(data.train))):
-        raise UserError(f"{processes.count()} processes share a batch of {batch} images: start fewer, or raise batch")
+    if distributed.world_size() > (batch := min(recipe.batch_size, len(data.train))):
+        raise UserError(
+            f"{distributed.world_size()} processes share a batch of {batch} images: start fewer, or raise batch"
+        )
     given = [*pretrained_teacher(recipe, data), *given]
     recipe, data = with_given(recipe, data, given)
     kinds = {trained.kind for trained in given}
     stages: Stages = [*given, *(stage for stage in recipe.stages if stage.kind not in kinds)]
-    for network, kind in ((recipe.teacher, ("teach",)), (recipe.student, ("distill", "prune", "finetune"))):
+    for network, kind in (
+        (recipe.teacher, ("teach",)),
+        (recipe.student, ("distill", "prune", "finetune")),
+    ):
         own = [stage for stage in stages if stage.kind in kind]
         try_images(network, own, data)
         try_one_at_a_time(network, own, recipe, data)
-    student = next((trained.checkpoint.model for trained in given if trained.kind == "distill"), None)
+    student = next(
+        (trained.checkpoint.model for trained in given if trained.kind == "distill"), None
+    )
     student = student or build(replace(recipe.student, pretrained=False), len(data.classes))
     check_methods(recipe, stages, data)
     final = (3, side(stages[-1], data), side(stages[-1], data))
-    whole, example = count(student, final), torch.zeros(1, *final)
-    limits, file = limits_of(recipe.budgets(), whole, lambda: _last(recipe, stages, data, student), SPARE)
+    whole, example = measure_cost(student, final), torch.zeros(1, *final)
+    limits, file = limits_of(
+        recipe.budgets(), whole, lambda: _last(recipe, stages, data, student), SPARE
+    )
     stages = _rounds(stages, limits, whole)
     targets = _targets(stages, limits, whole)
     _check_need(recipe, stages, limits, whole)
@@ -128,13 +145,15 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     return Plan(recipe, data, on, limits, file, tuple(_steps(recipe, stages, targets)))
 
 
-def origin(recipe: Recipe, data: Data, device: torch.device, records: Sequence[Record]) -> dict[str, object]:
+def origin(
+    recipe: Recipe, data: Dataset, device: torch.device, records: Sequence[StageResult]
+) -> dict[str, object]:
     """What a weights file says of how it came to be."""
     kept = ("name", "params", "macs", "val", "test", "seconds", "epochs")
     return {
-        "recipe": json.loads(json.dumps(recipes.plain(recipe))),  # as run.json has it
+        "recipe": json.loads(json.dumps(recipes.recipe_to_dict(recipe))),  # as run.json has it
         "device": device_name(device),
-        "versions": versions(),
+        "versions": package_versions(),
         "data_checksum": data.checksum,
         "stages": [{key: getattr(record, key) for key in kept} for record in records],
     }
@@ -142,27 +161,33 @@ def origin(recipe: Recipe, data: Data, device: torch.device, records: Sequence[R
 
 def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iterator[Step]:
     sparse = False
-    for place, (name, stage, target) in enumerate(zip(_names(stages), stages, targets, strict=True)):
+    for place, (name, stage, target) in enumerate(
+        zip(_names(stages), stages, targets, strict=True)
+    ):
         sparse = sparse or (isinstance(stage, Prune) and stage.mode == "weights")
         network = recipe.teacher if stage.kind == "teach" else recipe.student
         file = f"stages/{place + 1:02d}-{name.replace(' ', '-')}.pth"
         yield Step(place, name, stage, network, target, file, sparse)
 
 
-def _last(recipe: Recipe, stages: Stages, data: Data, model: nn.Module) -> Checkpoint:
+def _last(recipe: Recipe, stages: Stages, data: Dataset, model: nn.Module) -> Checkpoint:
     """What a run ends with if its network is `model`, the records as long as they can become."""
-    longest = Record("", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", epochs=0.5, test=0.5)
-    known = origin(recipe, data, torch.device("cpu"), [replace(longest, name=name) for name in _names(stages)])
+    longest = StageResult(
+        "", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", epochs=0.5, test=0.5
+    )
+    known = origin(
+        recipe, data, torch.device("cpu"), [replace(longest, name=name) for name in _names(stages)]
+    )
     return pack(model, recipe.stages[-1], recipe.student, data, known)
 
 
-def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:
+def _rounds(stages: Stages, limits: Limits, whole: Cost) -> Stages:
     """`stages` without the first rounds of pruning, if with all of them a round would shrink the network by less than
     half: it survives that well. The first one left looks at images of the size that the student was trained on,
     if a stage did that. What prunes in another mode afterwards stays."""
     rounds = [(i, stage) for i, stage in enumerate(stages) if isinstance(stage, Prune)]
     rounds = [(i, stage) for i, stage in rounds if stage.mode == rounds[0][1].mode]
-    needed = max(1, math.ceil(math.log2(max(limits.use(whole), 1))))
+    needed = max(1, math.ceil(math.log2(max(limits.usage(whole), 1))))
     if len(rounds) <= needed:
         return stages
     start, (kept, first) = rounds[0][0], rounds[-needed]
@@ -171,51 +196,68 @@ def _rounds(stages: Stages, limits: Limits, whole: Count) -> Stages:
     return [*stages[:start], first, *stages[kept + 1 :]]
 
 
-def _targets(stages: Stages, limits: Limits, whole: Count) -> list[Limits | None]:
+def _targets(stages: Stages, limits: Limits, whole: Cost) -> list[Limits | None]:
     """What each prune stage aims at: spaced evenly in ratio, from student to budget."""
     places = [i for i, stage in enumerate(stages) if isinstance(stage, Prune)]
     targets: list[Limits | None] = [None] * len(stages)
     for done, i in enumerate(places, start=1):
-        targets[i] = limits if done == len(places) else limits.towards(whole, done / len(places))
+        targets[i] = (
+            limits if done == len(places) else limits.interpolate(whole, done / len(places))
+        )
     return targets
 
 
-def _check_need(recipe: Recipe, stages: Stages, limits: Limits, whole: Count) -> None:
+def _check_need(recipe: Recipe, stages: Stages, limits: Limits, whole: Cost) -> None:
     """A student that fits is not pruned, and one that does not is."""
-    has = f"budget {asked(recipe.budgets())}: the student {recipe.student.name} has {limits.tell(whole)}"
-    pruned, fits = any(isinstance(stage, Prune) for stage in stages), limits.hold(whole)
+    has = f"budget {describe_budgets(recipe.budgets())}: the student {recipe.student.name} has {limits.describe(whole)}"
+    pruned, fits = any(isinstance(stage, Prune) for stage in stages), limits.fits(whole)
     if pruned and fits:
-        raise UserError(f"{has}, there is nothing to prune; choose a smaller budget or a bigger student")
+        raise UserError(
+            f"{has}, there is nothing to prune; choose a smaller budget or a bigger student"
+        )
     if not pruned and not fits:
         raise UserError(f"{has}, and the recipe has no prune stage")
 
 
 def _check_reach(
-    recipe: Recipe, stages: Stages, targets: list[Limits | None], student: nn.Module, example: torch.Tensor
+    recipe: Recipe,
+    stages: Stages,
+    targets: list[Limits | None],
+    student: nn.Module,
+    example: torch.Tensor,
 ) -> None:
     """Each kind of pruning can reach what it aims at in the end, as far as that can be known before."""
-    rounds = [(stage, target) for stage, target in zip(stages, targets, strict=True) if isinstance(stage, Prune)]
-    budget, least = f"budget {asked(recipe.budgets())}", f"the least for {recipe.student.name} is"
+    rounds = [
+        (stage, target)
+        for stage, target in zip(stages, targets, strict=True)
+        if isinstance(stage, Prune)
+    ]
+    budget, least = (
+        f"budget {describe_budgets(recipe.budgets())}",
+        f"the least for {recipe.student.name} is",
+    )
     channels = [target for stage, target in rounds if target and stage.mode == "channels"]
     singly = [target for stage, target in rounds if target and stage.mode == "weights"]
     if singly:
         params_alone(singly[-1])
     if channels:
         lowest = narrowest(student, example)[1]
-        if not channels[-1].hold(lowest):
+        if not channels[-1].fits(lowest):
             first = f" to {channels[-1]} by channels first" if singly else ""
-            raise UserError(f"{budget}: out of reach{first}, {least} {channels[-1].tell(lowest)}")
+            raise UserError(
+                f"{budget}: out of reach{first}, {least} {channels[-1].describe(lowest)}"
+            )
         if singly:  # about what that round will leave
             student = prune(student, example, channels[-1].params, whole=student)
-    if singly and not singly[-1].hold(lowest := Count(weights.least(student), 0, 0)):
-        raise UserError(f"{budget}: out of reach, {least} {singly[-1].tell(lowest)}")
+    if singly and not singly[-1].fits(lowest := Cost(weights.least(student), 0, 0)):
+        raise UserError(f"{budget}: out of reach, {least} {singly[-1].describe(lowest)}")
 
 
 def _check_names(recipe: Recipe) -> None:
-    given = {"teacher": recipe.weights, "student": recipe.start}
+    given = {"teacher": recipe.teacher.weights, "student": recipe.student.weights}
     for role, network in (("teacher", recipe.teacher), ("student", recipe.student)):
-        if ":" in network.name:
-            own_builder(network.name)
+        if network.source == "custom":
+            import_builder(network.name)
         elif network.pretrained and not given[role]:  # the download is had now, or refused now
             build(network, 10)
         else:

@@ -15,21 +15,21 @@ from torch import nn
 
 from compress.data.batches import plain_batches
 from compress.models import checkpoint
-from compress.models.build import own_builder
-from compress.models.cost import count, table
+from compress.models.build import import_builder
+from compress.models.cost import measure_cost, summary_table
 from compress.pipeline import time_budget as patience
-from compress.pipeline.context import Given, Guide, Rehearsals, Workbench, on_device, side
+from compress.pipeline.context import Given, Guide, Rehearsals, StageContext, on_device, side
 from compress.pipeline.plan import Plan, Step, make_plan, origin
 from compress.pipeline.pretrained import load_step
 from compress.pipeline.run_dir import RunDirectory, open_run
 from compress.pipeline.stages import pack, perform
-from compress.recipe import schema as recipes
-from compress.recipe.overrides import lay_over
+from compress.recipe import load as recipes
+from compress.recipe.overrides import apply_overrides
 from compress.recipe.schema import Prune, Recipe, Train
-from compress.runtime import distributed as processes
-from compress.runtime.device import can_compile, device_name, versions
+from compress.runtime import distributed
+from compress.runtime.device import can_compile, device_name, package_versions
 from compress.runtime.errors import UserError
-from compress.training.events import Record, Watch
+from compress.training.events import Events, StageResult
 from compress.training.trainer import accuracy
 
 
@@ -38,10 +38,10 @@ class Result:
     """A finished run: the weights file, and a record of every stage."""
 
     model: Path
-    records: tuple[Record, ...]
+    records: tuple[StageResult, ...]
 
 
-@processes.joined()
+@distributed.process_group()
 def run(
     recipe: str | Path | Recipe = "default",
     *,
@@ -50,7 +50,7 @@ def run(
     quick: bool = False,
     fresh: bool = False,
     answers: Path | None = None,
-    watch: Watch | None = None,
+    events: Events | None = None,
     **overrides: Any,
 ) -> Result:
     """Do the stages of `recipe` in the directory `out`, or go on where an earlier run of it stopped.
@@ -63,7 +63,7 @@ def run(
         fresh: throw away what an earlier run left in `out`.
         answers: the folder for what teachers answered, of a caller who shares it among runs and then removes it; one of
             the run's own, removed at its end, if left out.
-        watch: who is told of progress.
+        events: who is told of progress.
         overrides: recipe keys to lay over the file's, as ``budget="50k"`` or ``teacher="resnet34"``; see
             `compress.recipe.schema.load`.
 
@@ -71,25 +71,35 @@ def run(
         UserError: the budget cannot be met, a name is unknown, the data cannot be had, or `out` holds another run.
             Nothing has been trained, and nothing written over, by then. Or, later: a stage failed.
     """
-    title, watch = "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem, watch or Watch()
-    watch = watch if processes.first() else Watch()
+    title, events = (
+        "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem,
+        events or Events(),
+    )
+    events = events if distributed.is_main() else Events()
     if not isinstance(recipe, Recipe):
-        recipe = recipes.load(str(recipe), overrides)
+        recipe = recipes.load_recipe(str(recipe), overrides)
     elif overrides:
-        recipe = recipes.check(lay_over(recipes.plain(recipe), overrides))
+        recipe = recipes.recipe_from_dict(
+            apply_overrides(recipes.recipe_to_dict(recipe), overrides)
+        )
     recipe = recipe.quick() if quick else recipe
     if out is None:
-        budgets = [a.text + ("" if axis == "params" else f"-{axis}") for axis, a in recipe.budgets().items()]
+        budgets = [
+            a.text + ("" if axis == "params" else f"-{axis}")
+            for axis, a in recipe.budgets().items()
+        ]
         name = "-".join([title, *(["quick"] if quick else []), *budgets, f"seed{recipe.seed}"])
         out = Path("runs") / name.replace("%", "pc")
     plan = make_plan(recipe, device)
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
-    if data != processes.of_first(data):
-        raise UserError(f"{plan.data.name}: process {processes.rank()} finds other images than the first process does")
-    begun = {"recipe": recipes.plain(recipe), "seed": recipe.seed, "data": data}
+    if data != distributed.broadcast(data):
+        raise UserError(
+            f"{plan.data.name}: process {distributed.rank()} finds other images than the first process does"
+        )
+    begun = {"recipe": recipes.recipe_to_dict(recipe), "seed": recipe.seed, "data": data}
     with open_run(Path(out), begun, fresh) as rundir:
-        if not processes.of_first(rundir.done):
-            _Run(plan, rundir, answers or rundir.answers, watch).go_on()
+        if not distributed.broadcast(rundir.done):
+            _Run(plan, rundir, answers or rundir.answers, events).go_on()
         return Result(rundir.model, tuple(rundir.records))
 
 
@@ -100,19 +110,30 @@ class _Run:
     plan: Plan
     rundir: RunDirectory
     answers: Path
-    watch: Watch
+    events: Events
 
     def go_on(self) -> None:
         """Do what is left to do."""
         plan, rundir = self.plan, self.rundir
-        budget = plan.limits.given() | ({} if plan.file is None else {"bytes": plan.file})
+        budget = plan.limits.as_dict() | ({} if plan.file is None else {"bytes": plan.file})
         device, compiled = device_name(plan.device), rundir.manifest.get("compiled", {})
         if rundir.manifest.get("device", device) != device:  # what paid there need not pay here
-            compiled = {record.name: compiled[record.name] for record in rundir.records if record.name in compiled}
-        rundir.manifest |= {"device": device, "versions": versions(), "budget": budget, "compiled": compiled}
+            compiled = {
+                record.name: compiled[record.name]
+                for record in rundir.records
+                if record.name in compiled
+            }
+        rundir.manifest |= {
+            "device": device,
+            "versions": package_versions(),
+            "budget": budget,
+            "compiled": compiled,
+        }
         rundir.write()
         for record in rundir.records:
-            self.watch.note(f"{record.name}: done before, taken from {rundir.path / record.checkpoint}")
+            self.events.note(
+                f"{record.name}: done before, taken from {rundir.path / record.checkpoint}"
+            )
         for step in plan.steps[len(rundir.records) :]:
             self._do(step)
         self._test()
@@ -126,52 +147,56 @@ class _Run:
         """One stage: a model in, a model and a record out."""
         plan, rundir = self.plan, self.rundir
         size = (3, side(step.stage, plan.data), side(step.stage, plan.data))
-        self.watch.begin(step.place + 1, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
-        model, bench = self._laid_out(step)
+        self.events.begin(step.place + 1, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
+        model, ctx = self._laid_out(step)
         began = time.monotonic()
-        bench = replace(bench, pays=self._pays(step), fit=self._fit(step, began) if plan.recipe.minutes else None)
+        ctx = replace(
+            ctx, pays=self._pays(step), fit=self._fit(step, began) if plan.recipe.minutes else None
+        )
         try:
-            model = _performed(model, step, bench)
+            model = _performed(model, step, ctx)
         except UserError as error:
             raise UserError(f"{step.name}: {error}") from error
-        cost = count(model, size, step.sparse)
-        record = Record(
+        cost = measure_cost(model, size, step.sparse)
+        record = StageResult(
             name=step.name,
             kind=step.stage.kind,
             network=step.network.name,
             params=cost.params,
             macs=cost.macs,
-            val=bench.validate(model, size[-1]),
-            seconds=round(max(time.monotonic() - began, _trained(bench.state)), 1),
+            val=ctx.validate(model, size[-1]),
+            seconds=round(max(time.monotonic() - began, _trained(ctx.state)), 1),
             checkpoint=step.file,
             size=size[-1],
-            epochs=rundir.manifest.get("fitted", {}).get(step.name, getattr(step.stage, "epochs", 0)),
+            epochs=rundir.manifest.get("fitted", {}).get(
+                step.name, getattr(step.stage, "epochs", 0)
+            ),
         )
         before = rundir.records[-1] if rundir.records else None
         rundir.records.append(record)
         known = origin(plan.recipe, plan.data, plan.device, rundir.records)
         packed = pack(model, step.stage, step.network, plan.data, known, step.sparse)
         checkpoint.save(packed, rundir.path / step.file)
-        if processes.first():
+        if distributed.is_main():
             rundir.records[-1] = replace(record, bytes=(rundir.path / step.file).stat().st_size)
-        rundir.records = processes.of_first(rundir.records)
+        rundir.records = distributed.broadcast(rundir.records)
         rundir.write()
-        if processes.first():  # who has the record on the disk by now
-            bench.state.unlink(missing_ok=True)
-        self.watch.end(rundir.records[-1], before, table(model, size, sparse=step.sparse))
+        if distributed.is_main():  # who has the record on the disk by now
+            ctx.state.unlink(missing_ok=True)
+        self.events.end(rundir.records[-1], before, summary_table(model, size, sparse=step.sparse))
 
-    def _laid_out(self, step: Step) -> tuple[nn.Module | None, Workbench]:
+    def _laid_out(self, step: Step) -> tuple[nn.Module | None, StageContext]:
         """The model that a stage begins with, and what it works with.
 
         Models come from the files of earlier stages, whether or not those have only just been done: thus a run that was
         interrupted computes what one in a single go computes.
         """
         plan, rundir = self.plan, self.rundir
-        bench = Workbench(
+        ctx = StageContext(
             plan.recipe,
             plan.data,
             plan.device,
-            self.watch,
+            self.events,
             (rundir.path / step.file).with_suffix(".state"),
             self.answers,
             target=step.target,
@@ -185,14 +210,14 @@ class _Run:
 
         if isinstance(step.stage, Prune):
             first = next(each.place for each in plan.steps if isinstance(each.stage, Prune))
-            bench = replace(bench, uncut=result(plan.steps[first - 1]))
+            ctx = replace(ctx, uncut=result(plan.steps[first - 1]))
         if guide := plan.guide(step):
             val, reached = rundir.records[guide.place].val, _reached(rundir.records[: step.place])
-            if isinstance(step.stage, Train) and step.stage.outgrow and reached > val:
-                self.watch.note(f"  its guide ({guide.name}) is outgrown: the labels alone")
+            if isinstance(step.stage, Train) and step.stage.stop_at_teacher and reached > val:
+                self.events.note(f"  its guide ({guide.name}) is outgrown: the labels alone")
             else:  # as good is not better: it may be the same network
-                bench = replace(bench, guide=Guide(result(guide), side(guide.stage, plan.data), val))
-        return (result(plan.steps[step.place - 1]) if step.place else None), bench
+                ctx = replace(ctx, guide=Guide(result(guide), side(guide.stage, plan.data), val))
+        return (result(plan.steps[step.place - 1]) if step.place else None), ctx
 
     def _pays(self, step: Step) -> Callable[[Rehearsals, float], bool]:
         """What finds out whether to compile a stage; the manifest remembers it, and after a kill it is the same
@@ -206,7 +231,9 @@ class _Run:
                     fitted = self.plan.recipe.minutes is not None
                     seconds = self._share(step) if fitted else math.inf
                     steps = math.inf if fitted else steps
-                    compiled[step.name] = patience.pays(rehearsals, steps, seconds, self.watch.note)
+                    compiled[step.name] = patience.pays(
+                        rehearsals, steps, seconds, self.events.note
+                    )
                 self.rundir.write()
             return compiled[step.name]
 
@@ -219,20 +246,24 @@ class _Run:
         def fit(rehearsals: Rehearsals, steps: int, asked: float) -> float:
             fitted: dict[str, float] = self.rundir.manifest.setdefault("fitted", {})
             if step.name not in fitted:
-                seconds = processes.of_first(self._share(step) - (time.monotonic() - began))
+                seconds = distributed.broadcast(self._share(step) - (time.monotonic() - began))
                 epochs = patience.fit(seconds, rehearsals, steps, asked)
                 fitted[step.name] = patience.worthwhile(epochs, steps, _learned(step, self.plan))
                 self.rundir.write()
                 told = f"{fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
                 kept = "the network stays as it is"
-                self.watch.note(f"  fitted to the time left: {told if fitted[step.name] else kept}")
+                self.events.note(
+                    f"  fitted to the time left: {told if fitted[step.name] else kept}"
+                )
             return fitted[step.name]
 
         return fit
 
     def _share(self, step: Step) -> float:
         """The seconds that a stage has of those that are left."""
-        left = 60 * (self.plan.recipe.minutes or 0) - sum(record.seconds for record in self.rundir.records)
+        left = 60 * (self.plan.recipe.minutes or 0) - sum(
+            record.seconds for record in self.rundir.records
+        )
         return patience.share(left, self._prices[step.place :])
 
     @cached_property
@@ -243,32 +274,34 @@ class _Run:
         """Read the test split, once, and score every stage's model on it."""
         plan, rundir = self.plan, self.rundir
         total = len(plan.steps) + 1
-        self.watch.begin(total, total, "test", "every stage's model on the test split, read once")
+        self.events.begin(total, total, "test", "every stage's model on the test split, read once")
         pool = plan.data.test().to(plan.device)
         scored = []
         pairs = list(zip(plan.steps, rundir.records, strict=True))
-        for step, record in self.watch.track(pairs, len(pairs), "scoring"):
+        for step, record in self.events.track(pairs, len(pairs), "scoring"):
             kept = load_step(rundir.path / step.file, step.network)
-            batches = plain_batches(plan.data, pool, batch=500, part=processes.part())
+            batches = plain_batches(plan.data, pool, batch=500, part=distributed.shard())
             last = step is plan.steps[-1]  # the result is scored in float32, as it will be used
-            top1 = accuracy(on_device(kept.model, plan.device), batches, size=kept.input_size[-1], exact=last)
+            top1 = accuracy(
+                on_device(kept.model, plan.device), batches, size=kept.input_size[-1], exact=last
+            )
             scored.append(replace(record, test=top1))
         rundir.records = scored
 
 
-def _performed(model: nn.Module | None, step: Step, bench: Workbench) -> nn.Module:
+def _performed(model: nn.Module | None, step: Step, ctx: StageContext) -> nn.Module:
     """What a stage makes of `model`. Several processes train together; what to prune the first decides for all."""
-    if processes.count() == 1 or not isinstance(step.stage, Prune):
-        return perform(model, step.stage, bench)
+    if distributed.world_size() == 1 or not isinstance(step.stage, Prune):
+        return perform(model, step.stage, ctx)
     cut = None
-    if processes.first():
-        pruned = perform(model, step.stage, bench)
-        cut = checkpoint.plain(pack(pruned, step.stage, step.network, bench.data, {}, step.sparse))
-    own = own_builder(step.network.name) if ":" in step.network.name else None
-    return on_device(checkpoint.restore(processes.of_first(cut or {}), own).model, bench.device)
+    if distributed.is_main():
+        pruned = perform(model, step.stage, ctx)
+        cut = checkpoint.to_dict(pack(pruned, step.stage, step.network, ctx.data, {}, step.sparse))
+    own = import_builder(step.network.name) if step.network.source == "custom" else None
+    return on_device(checkpoint.from_dict(distributed.broadcast(cut or {}), own).model, ctx.device)
 
 
-def _reached(records: Sequence[Record]) -> float:
+def _reached(records: Sequence[StageResult]) -> float:
     """The student's validation accuracy when it was last trained, 0 to 1; 0 if it never was."""
     return next((r.val for r in reversed(records) if r.kind in ("distill", "finetune")), 0.0)
 
@@ -295,4 +328,6 @@ def _about(step: Step, recipe: Recipe) -> str:
 def _trained(state: Path) -> float:
     """Seconds that a training stage has taken by its own account, which leaves interruptions out; 0 for others."""
     lines = state.with_suffix(".jsonl")
-    return float(json.loads(lines.read_text().splitlines()[-1])["seconds"]) if lines.is_file() else 0.0
+    return (
+        float(json.loads(lines.read_text().splitlines()[-1])["seconds"]) if lines.is_file() else 0.0
+    )

@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import filelock
 
-from compress.recipe import schema as recipes
-from compress.runtime import distributed as processes
+from compress.recipe import load as recipes
+from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, write_text
-from compress.training.events import Record
+from compress.training.events import StageResult
 
 MANIFEST, MODEL, LOCK = "run.json", "model.pth", ".lock"
 
@@ -31,7 +31,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
-        records = [Record(**entry) for entry in manifest["stages"]]
+        records = [StageResult(**entry) for entry in manifest["stages"]]
         self.records = list(takewhile(lambda record: (path / record.checkpoint).is_file(), records))
 
     @property
@@ -57,7 +57,7 @@ class RunDirectory:
 
     def tidy(self, *folders: Path) -> None:
         """Remove `folders`, and what a kill left: half-written files, and the state of stages that are done."""
-        if not processes.first():
+        if not distributed.is_main():
             return
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
@@ -76,31 +76,35 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
         UserError: it holds something else or another run, another process is at work in it, or it cannot be written.
             Then it is as it was.
     """
-    if not processes.first():
-        run = processes.of_first(cast(RunDirectory, None))
+    if not distributed.is_main():
+        run = distributed.broadcast(cast(RunDirectory, None))
         if not (path / LOCK).exists():
-            raise UserError(f"{path}: process {processes.rank()} does not see it; --out must be where all machines do")
+            raise UserError(
+                f"{path}: process {distributed.rank()} does not see it; --out must be where all machines do"
+            )
         yield run
         return
     begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
     _check(path, begun, fresh)
     with locked(path):
-        manifest = _check(path, begun, fresh)  # again: it may have been another's to write until now
+        manifest = _check(
+            path, begun, fresh
+        )  # again: it may have been another's to write until now
         run = RunDirectory(path, begun if fresh or manifest is None else _going_on(manifest, begun))
         run.tidy(*((path / "stages", run.answers) if fresh else ()))
         if fresh:
             run.model.unlink(missing_ok=True)
-        yield processes.of_first(run)
+        yield distributed.broadcast(run)
 
 
-def read_records(path: str | Path) -> tuple[dict[str, Any], list[Record]]:
+def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
     """The manifest of the run in `path`, and its stages so far."""
     file = Path(path) / MANIFEST
     if not file.is_file():
         raise UserError(f"{path}: not a run directory, there is no {MANIFEST}")
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return manifest, [Record(**entry) for entry in manifest["stages"]]
+        return manifest, [StageResult(**entry) for entry in manifest["stages"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged: {error}; choose another --out") from error
 
@@ -124,38 +128,50 @@ def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | N
     check_place(path)
     if not (path / MANIFEST).is_file():
         return None
-    manifest, _ = read_records(path)
+    manifest, _ = read_results(path)
     if fresh:
         return manifest
     theirs, ours = _decisive(today(manifest.get("recipe", {}))), _decisive(begun["recipe"])
-    own = _decisive(today(recipes.read_run(path / MANIFEST)))
+    own = _decisive(today(recipes.read_run_recipe(path / MANIFEST)))
     if ours not in (theirs, own):  # begun so, or from its own run.json
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
-        raise UserError(f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh")
+        raise UserError(
+            f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh"
+        )
     if manifest.get("data") != begun["data"]:
-        raise UserError(f"{path}: the data is not what this run began with; choose another --out, or --fresh")
+        raise UserError(
+            f"{path}: the data is not what this run began with; choose another --out, or --fresh"
+        )
     return manifest
 
 
 def _going_on(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
     """The manifest of a run that goes on: what only concerns speed as it is wanted now, files as they were named."""
-    named = {key: manifest["recipe"][key] for key in recipes.GIVEN if key in manifest["recipe"]}
-    return manifest | {"recipe": begun["recipe"] | named}
+    named = dict(begun["recipe"])
+    for role in recipes.TRAINED_BY:
+        if "weights" in manifest["recipe"].get(role, {}):
+            named[role] = named[role] | {"weights": manifest["recipe"][role]["weights"]}
+    return manifest | {"recipe": named}
 
 
 def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe without what is a matter of speed, or of spelling a path: with another of those it is the same run."""
     decisive: dict[str, Any] = json.loads(
-        json.dumps(recipe), object_hook=lambda table: {key: table[key] for key in table if key != "compile"}
+        json.dumps(recipe),
+        object_hook=lambda table: {key: table[key] for key in table if key != "compile"},
     )
-    paths = {key: str(Path(decisive[key]).resolve()) for key in recipes.GIVEN if decisive.get(key)}
-    return decisive | paths
+    for role in recipes.TRAINED_BY:
+        if decisive.get(role, {}).get("weights"):
+            decisive[role]["weights"] = str(Path(decisive[role]["weights"]).resolve())
+    return decisive
 
 
 def today(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe of a run that may be older than some keys: those have their defaults."""
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(recipes.plain(recipes.check(recipe))))
+        plain: dict[str, Any] = json.loads(
+            json.dumps(recipes.recipe_to_dict(recipes.recipe_from_dict(recipe)))
+        )
         return plain
     except UserError:
         return recipe
@@ -175,9 +191,13 @@ def locked(path: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         raise UserError(f"{path}: another run is at work in this directory") from error
     except FileExistsError as error:
-        raise UserError(f"{path}: leads to a place that a link names and that is not there; make it first") from error
+        raise UserError(
+            f"{path}: leads to a place that a link names and that is not there; make it first"
+        ) from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another --out") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from error
     try:
         yield
     finally:

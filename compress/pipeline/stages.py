@@ -9,89 +9,93 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.data.dataset import Data
+from compress.data.dataset import Dataset
 from compress.models.build import build
 from compress.models.checkpoint import Checkpoint
-from compress.models.cost import count
-from compress.pipeline.context import Given, Workbench, on_device, sample, side
+from compress.models.cost import measure_cost
+from compress.pipeline.context import Given, StageContext, on_device, sample, side
 from compress.pipeline.train_stage import learn
 from compress.pruning.file_size import prune_to
 from compress.pruning.importance import IMPORTANCES
 from compress.pruning.pruner import reestimate_batchnorm
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Prune, Stage, Train
 from compress.runtime.errors import UserError
 from compress.training.trainer import forward
 
 
-def teach_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
+def teach_stage(model: nn.Module | None, stage: Train, ctx: StageContext) -> nn.Module:
     """Train the teacher, from scratch or from pretrained weights, on the labels."""
-    return learn(_build(bench, bench.recipe.teacher), stage, bench)
+    return learn(_build(ctx, ctx.recipe.teacher), stage, ctx)
 
 
-def distill_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
+def distill_stage(model: nn.Module | None, stage: Train, ctx: StageContext) -> nn.Module:
     """Train the student on the labels and on what the teacher says."""
-    return learn(_build(bench, bench.recipe.student), stage, bench)
+    return learn(_build(ctx, ctx.recipe.student), stage, ctx)
 
 
-def prune_stage(model: nn.Module | None, stage: Prune, bench: Workbench) -> nn.Module:
+def prune_stage(model: nn.Module | None, stage: Prune, ctx: StageContext) -> nn.Module:
     """Remove channels, or single weights, until the round's target is met, then measure the batch norms anew."""
-    if model is None or bench.target is None:
+    if model is None or ctx.target is None:
         raise UserError("a prune stage needs a model and a target: put it after 'distill'")
-    torch.manual_seed(bench.recipe.seed)
-    size, final = side(stage, bench.data), (3, bench.final, bench.final)
-    if bench.target.hold(count(model, final, bench.sparse)):  # an earlier round went a step further than it had to
+    torch.manual_seed(ctx.recipe.seed)
+    size, final = side(stage, ctx.data), (3, ctx.final, ctx.final)
+    if ctx.target.fits(
+        measure_cost(model, final, ctx.sparse)
+    ):  # an earlier round went a step further than it had to
         return model
-    few = IMPORTANCES[stage.importance].batch or bench.recipe.batch
-    losses = [_loss_on(batch, size) for batch in sample(bench, stage.samples, few)]
+    few = IMPORTANCES[stage.importance].batch or ctx.recipe.batch_size
+    losses = [_loss_on(batch, size) for batch in sample(ctx, stage.samples, few)]
     if stage.mode == "weights":
-        pruned = prune_weights(model, bench.target.params or 0, importance=stage.importance, losses=losses)
-        pruned = on_device(pruned, bench.device)
+        pruned = prune_weights(
+            model, ctx.target.params or 0, importance=stage.importance, losses=losses
+        )
+        pruned = on_device(pruned, ctx.device)
     else:
         pruned = prune_to(
             model,
-            torch.zeros(1, *final, device=bench.device),
-            bench.target,
-            room=bench.room,
+            torch.zeros(1, *final, device=ctx.device),
+            ctx.target,
+            room=ctx.room,
             importance=stage.importance,
             losses=losses,
-            whole=bench.uncut,
-            multiple=stage.multiple,
-            note=lambda text: bench.watch.note(f"  {text}"),
+            whole=ctx.uncut,
+            round_to=stage.round_to,
+            note=lambda text: ctx.events.note(f"  {text}"),
         )
-    images = (batch.images for batch in sample(bench, stage.samples, bench.recipe.batch))
+    images = (batch.images for batch in sample(ctx, stage.samples, ctx.recipe.batch_size))
     reestimate_batchnorm(pruned, forward(pruned, size), images)
     return pruned.eval()
 
 
-def finetune_stage(model: nn.Module | None, stage: Train, bench: Workbench) -> nn.Module:
+def finetune_stage(model: nn.Module | None, stage: Train, ctx: StageContext) -> nn.Module:
     """Train what pruning left, on the labels and on what its guide says."""
     if model is None:
         raise UserError("a finetune stage needs a model: put it after 'distill'")
-    if not bench.sparse:
-        return learn(model, stage, bench)
+    if not ctx.sparse:
+        return learn(model, stage, ctx)
     hold_zeros(model)
-    trained = learn(model, stage, bench)
+    trained = learn(model, stage, ctx)
     release_zeros(trained)
     return trained
 
 
-def perform(model: nn.Module | None, stage: Stage | Given, bench: Workbench) -> nn.Module:
+def perform(model: nn.Module | None, stage: Stage | Given, ctx: StageContext) -> nn.Module:
     """Do one stage: a model (none, for the first) in, a model out."""
     if isinstance(stage, Given):
-        return on_device(stage.checkpoint.model, bench.device)
+        return on_device(stage.checkpoint.model, ctx.device)
     if isinstance(stage, Prune):
-        return prune_stage(model, stage, bench)
+        return prune_stage(model, stage, ctx)
     does = {"teach": teach_stage, "distill": distill_stage, "finetune": finetune_stage}
-    return does[stage.kind](model, stage, bench)
+    return does[stage.kind](model, stage, ctx)
 
 
 def pack(
     model: nn.Module,
     stage: Stage | Given,
-    network: Network,
-    data: Data,
+    network: ModelSpec,
+    data: Dataset,
     origin: dict[str, object],
     sparse: bool = False,
 ) -> Checkpoint:
@@ -111,11 +115,13 @@ def pack(
     )
 
 
-def _build(bench: Workbench, network: Network) -> nn.Module:
-    torch.manual_seed(bench.recipe.seed)
-    model = build(network, len(bench.data.classes))
-    return on_device(model, bench.device)
+def _build(ctx: StageContext, network: ModelSpec) -> nn.Module:
+    torch.manual_seed(ctx.recipe.seed)
+    model = build(network, len(ctx.data.classes))
+    return on_device(model, ctx.device)
 
 
 def _loss_on(batch: Batch, size: int | None) -> Callable[[nn.Module], Tensor]:
-    return lambda model: F.cross_entropy(forward(model, size, exact=True)(batch.images), batch.targets)
+    return lambda model: F.cross_entropy(
+        forward(model, size, exact=True)(batch.images), batch.targets
+    )

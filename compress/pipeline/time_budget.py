@@ -16,19 +16,25 @@ import torch
 
 from compress.distillation.methods import asked_epochs
 from compress.models.build import build
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pipeline.context import Given, Rehearsal, Rehearsals, side
 from compress.pipeline.plan import Plan
-from compress.recipe.budget import Count
+from compress.recipe.budget import Cost
 from compress.recipe.schema import Prune, Train
-from compress.runtime import distributed as processes
+from compress.runtime import distributed
 from compress.runtime.errors import one_line
-from compress.training.events import T, Watch
+from compress.training.events import Events, T
 
 RESERVE = 0.02  # of a stage's time, so that the end is on time
 LEAST = 0.02  # of the time left, for any stage: with less, finding its pace is all that a short one does
-HARDLY = 20  # steps: fewer, with a rate that rises and falls within them, do a trained network no good
-WARM, STEPS, SECONDS = 2, 6, 2.0  # a rehearsal: steps that do not count, then at least so many steps and seconds
+HARDLY = (
+    20  # steps: fewer, with a rate that rises and falls within them, do a trained network no good
+)
+WARM, STEPS, SECONDS = (
+    2,
+    6,
+    2.0,
+)  # a rehearsal: steps that do not count, then at least so many steps and seconds
 FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
 
 
@@ -50,15 +56,21 @@ def prices(plan: Plan) -> list[float]:
     """
     recipe, data = plan.recipe, plan.data
 
-    given = {step.stage.kind: step.stage.checkpoint.model for step in plan.steps if isinstance(step.stage, Given)}
+    given = {
+        step.stage.kind: step.stage.checkpoint.model
+        for step in plan.steps
+        if isinstance(step.stage, Given)
+    }
 
     @cache
-    def cost(kind: Literal["teach", "distill"], size: int) -> Count:
+    def cost(kind: Literal["teach", "distill"], size: int) -> Cost:
         if kind in given:
-            return count(given[kind], (3, size, size))
+            return measure_cost(given[kind], (3, size, size))
         network = recipe.teacher if kind == "teach" else recipe.student
         with torch.random.fork_rng(devices=[]):
-            return count(build(replace(network, pretrained=False), len(data.classes)), (3, size, size))
+            return measure_cost(
+                build(replace(network, pretrained=False), len(data.classes)), (3, size, size)
+            )
 
     found, kept = [], 1.0
     forward: dict[str, float] = {}  # what an image costs the networks that steps come to
@@ -66,7 +78,9 @@ def prices(plan: Plan) -> list[float]:
         stage = step.stage
         if isinstance(stage, Prune):
             if step.target is not None and stage.mode == "channels":
-                kept = math.sqrt(1 / step.target.use(cost("distill", side(plan.steps[-1].stage, data))))
+                kept = math.sqrt(
+                    1 / step.target.usage(cost("distill", side(plan.steps[-1].stage, data)))
+                )
             found.append(0.0)
             continue
         own = cost("teach" if stage.kind == "teach" else "distill", side(stage, data))
@@ -75,7 +89,7 @@ def prices(plan: Plan) -> list[float]:
         if isinstance(stage, Train):
             guide = plan.guide(step)
             price = stage.epochs * forward[step.name]
-            if guide and not stage.outgrow:
+            if guide and not stage.stop_at_teacher:
                 asked = asked_epochs(stage, len(data.train), len(data.classes))
                 price += min(asked, stage.epochs) * forward[guide.name] / 3
         found.append(price)
@@ -102,7 +116,7 @@ def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.
 
     def paced(kept: bool) -> tuple[Pace, float]:
         pace = measure(rehearsals(kept), long)
-        return processes.of_first((pace, until - time.monotonic() - pace.start))
+        return distributed.broadcast((pace, until - time.monotonic() - pace.start))
 
     pace, left = paced(False)
     epochs = epochs_in(left, pace, steps)
@@ -120,7 +134,9 @@ def epochs_in(seconds: float, pace: Pace, steps: int) -> float:
     whole, rest = divmod(max(seconds - pace.check, 0), steps * pace.step + pace.check)
     part = max(rest - pace.check, 0) / (steps * pace.step)
     epochs = whole + part
-    return float(f"{epochs:.4g}") if epochs * steps >= 1 else 0.0  # as many digits as a person reads
+    return (
+        float(f"{epochs:.4g}") if epochs * steps >= 1 else 0.0
+    )  # as many digits as a person reads
 
 
 def worthwhile(epochs: float, steps: int, learned: bool) -> float:
@@ -163,7 +179,11 @@ def measure(rehearse: Rehearsal, seconds: float) -> Pace:
 
 def _watched(rehearse: Rehearsal, seconds: float, checks: bool = True) -> _Stopwatch:
     stopwatch = _Stopwatch(seconds, checks)
-    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), suppress(_Enough):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.random.fork_rng(devices=[]),
+        suppress(_Enough),
+    ):
         rehearse(stopwatch, Path(folder))
     return stopwatch
 
@@ -172,7 +192,7 @@ class _Enough(Exception):
     """Ends a rehearsal."""
 
 
-class _Stopwatch(Watch):
+class _Stopwatch(Events):
     """Takes the time of every step and every validation, and ends the training when it has seen enough: with a
     validation if `checks`, else at once."""
 
@@ -209,7 +229,7 @@ class _Stopwatch(Watch):
 
     def _enough(self) -> bool:
         enough = len(self.steps) >= WARM + STEPS and sum(self.steps[WARM:]) >= self.seconds
-        return processes.of_first(enough)  # all of them stop at one step
+        return distributed.broadcast(enough)  # all of them stop at one step
 
     def _lap(self) -> float:
         """Seconds since it was last asked."""

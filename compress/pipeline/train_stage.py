@@ -7,29 +7,28 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from compress.data.batches import Augment, Batch, training_batches
-from compress.data.dataset import Data
+from compress.data.batches import Batch, training_batches
 from compress.distillation.early_stop import Outgrown
 from compress.distillation.labels import Labels
 from compress.distillation.logits_cache import Targets
 from compress.distillation.methods import METHODS, Sized, asked_epochs, asks, objective
-from compress.models.fuse_bn import folded
+from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.head import freeze_backbone
-from compress.pipeline.context import Rehearsal, Workbench, sample, side
+from compress.pipeline.context import Rehearsal, StageContext, sample, side
 from compress.recipe.schema import Train
-from compress.runtime import distributed as processes
-from compress.runtime.device import fast_bfloat16, versions
-from compress.training.events import Watch
+from compress.runtime import distributed
+from compress.runtime.device import has_fast_bfloat16, package_versions
+from compress.training.events import Events
 from compress.training.trainer import Objective, Schedule, steps_of, teach, train
 
 
-def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
+def learn(model: nn.Module, stage: Train, ctx: StageContext) -> nn.Module:
     """Train `model` on the labels, and on what its guide says if there is one.
 
     Raises:
@@ -39,91 +38,110 @@ def learn(model: nn.Module, stage: Train, bench: Workbench) -> nn.Module:
         parameter.requires_grad_(True)
     if stage.freeze == "backbone":
         freeze_backbone(model)
-    schedule = Schedule(stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema)
-    steps = steps_of(len(bench.data.train), bench.recipe.batch)
+    schedule = Schedule(
+        stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema
+    )
+    steps = steps_of(len(ctx.data.train), ctx.recipe.batch_size)
     compiled = stage.compile is True
-    if stage.compile == "auto" and bench.pays is not None and METHODS[stage.method].of_maps is None:
-        compiled = bench.pays(lambda so: _rehearsal(model, stage, schedule, bench, so), stage.epochs * steps)
-    if bench.fit is not None:
-        unasked = replace(stage, method="labels", alpha=0.0, outgrow=False)  # to read an answer takes no time
-        asked = asked_epochs(stage, _samples(bench), len(bench.data.classes)) if bench.guide else math.inf
+    if stage.compile == "auto" and ctx.pays is not None and METHODS[stage.method].of_maps is None:
+        compiled = ctx.pays(
+            lambda so: _rehearsal(model, stage, schedule, ctx, so), stage.epochs * steps
+        )
+    if ctx.fit is not None:
+        unasked = replace(
+            stage, method="labels", alpha=0.0, stop_at_teacher=False
+        )  # to read an answer takes no time
+        asked = asked_epochs(stage, _samples(ctx), len(ctx.data.classes)) if ctx.guide else math.inf
 
         def rehearsals(kept: bool) -> Rehearsal:
-            return _rehearsal(model, unasked if kept else stage, schedule, bench, compiled)
+            return _rehearsal(model, unasked if kept else stage, schedule, ctx, compiled)
 
-        schedule = replace(schedule, epochs=bench.fit(rehearsals, steps, asked))
+        schedule = replace(schedule, epochs=ctx.fit(rehearsals, steps, asked))
         if not schedule.epochs:  # no time is left, and `model` has learned before
             return model.eval()
-    return _trained(model, stage, schedule, bench, compiled)
+    return _trained(model, stage, schedule, ctx, compiled)
 
 
-def _rehearsal(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> Rehearsal:
+def _rehearsal(
+    model: nn.Module, stage: Train, schedule: Schedule, ctx: StageContext, compiled: bool
+) -> Rehearsal:
     """The training of a copy of `model`, without end."""
 
-    def rehearse(watch: Watch, folder: Path) -> None:
-        still = replace(schedule, epochs=1_000_000, lr=0.0)  # the time is the same, and no loss becomes infinite
-        aside = replace(bench, watch=watch, state=folder / "rehearsal.state", answers=folder)
+    def rehearse(events: Events, folder: Path) -> None:
+        still = replace(
+            schedule, epochs=1_000_000, lr=0.0
+        )  # the time is the same, and no loss becomes infinite
+        aside = replace(ctx, events=events, state=folder / "rehearsal.state", answers=folder)
         _trained(copy.deepcopy(model), stage, still, aside, compiled)
 
     return rehearse
 
 
-def _trained(model: nn.Module, stage: Train, schedule: Schedule, bench: Workbench, compiled: bool) -> nn.Module:
-    recipe, data, size = bench.recipe, bench.data, side(stage, bench.data)
-    goal, answered = goal_of(model, stage, bench), asks(stage) and bench.guide is not None
+def _trained(
+    model: nn.Module, stage: Train, schedule: Schedule, ctx: StageContext, compiled: bool
+) -> nn.Module:
+    recipe, data, size = ctx.recipe, ctx.data, side(stage, ctx.data)
+    goal, answered = goal_of(model, stage, ctx), asks(stage) and ctx.guide is not None
 
     def batches(epoch: int) -> Iterator[Batch]:
         again = stage.views if answered and getattr(goal, "listens", True) else 0
         view = epoch % again if again else epoch
-        augment, part = _augment(stage, data), processes.part()
-        return training_batches(data, augment, seed=recipe.seed, view=view, batch=recipe.batch, part=part)
+        augment, part = stage.augment(data.mirrors), distributed.shard()
+        return training_batches(
+            data, augment, seed=recipe.seed, view=view, batch=recipe.batch_size, part=part
+        )
 
     return train(
         model,
         batches,
         goal,
         schedule,
-        steps=steps_of(len(data.train), recipe.batch),
-        validate=lambda trained: bench.validate(trained, size),
+        steps=steps_of(len(data.train), recipe.batch_size),
+        validate=lambda trained: ctx.validate(trained, size),
         seed=recipe.seed,
-        state=bench.state,
-        watch=bench.watch,
+        state=ctx.state,
+        events=ctx.events,
         size=size,
         compiled=compiled,
     )
 
 
-def goal_of(student: nn.Module, stage: Train, bench: Workbench) -> Objective:
+def goal_of(student: nn.Module, stage: Train, ctx: StageContext) -> Objective:
     """What `stage` trains `student` for."""
-    if bench.guide is None:
+    if ctx.guide is None:
         return Labels(stage.label_smoothing)
-    torch.manual_seed(bench.recipe.seed)  # an objective may have weights of its own
-    guide, learner = Sized(bench.guide.model, bench.guide.size), Sized(student, side(stage, bench.data))
-    example = sample(bench, bench.recipe.batch, bench.recipe.batch)
-    made = objective(stage, guide, learner, lambda: _answers(guide, stage, bench), example)
-    if not stage.outgrow:
+    torch.manual_seed(ctx.recipe.seed)  # an objective may have weights of its own
+    guide, learner = Sized(ctx.guide.model, ctx.guide.size), Sized(student, side(stage, ctx.data))
+    example = sample(ctx, ctx.recipe.batch_size, ctx.recipe.batch_size)
+    made = objective(stage, guide, learner, lambda: _answers(guide, stage, ctx), example)
+    if not stage.stop_at_teacher:
         return made
-    return Outgrown(made, Labels(stage.label_smoothing), bench.guide.val)
+    return Outgrown(made, Labels(stage.label_smoothing), ctx.guide.val)
 
 
-def _answers(guide: Sized, stage: Train, bench: Workbench) -> Targets:
-    recipe, data = bench.recipe, bench.data
-    shown = [data.checksum, data.size, data.mean, data.std, asdict(_augment(stage, data)), recipe.seed, recipe.batch]
-    arithmetic = [bench.device.type, fast_bfloat16(bench.device), versions()]
-    what = processes.of_first([*shown, guide.size, _fingerprint(guide.network), *arithmetic])
-    folder = bench.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Targets(teach(folded(guide.network), guide.size), folder, _samples(bench), len(data.classes))
+def _answers(guide: Sized, stage: Train, ctx: StageContext) -> Targets:
+    recipe, data = ctx.recipe, ctx.data
+    shown = [
+        data.checksum,
+        data.size,
+        data.mean,
+        data.std,
+        asdict(stage.augment(data.mirrors)),
+        recipe.seed,
+        recipe.batch_size,
+    ]
+    arithmetic = [ctx.device.type, has_fast_bfloat16(ctx.device), package_versions()]
+    what = distributed.broadcast([*shown, guide.size, _fingerprint(guide.network), *arithmetic])
+    folder = ctx.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+    return Targets(
+        teach(fuse_conv_bn(guide.network), guide.size), folder, _samples(ctx), len(data.classes)
+    )
 
 
-def _samples(bench: Workbench) -> int:
+def _samples(ctx: StageContext) -> int:
     """Images of a view."""
-    batch, images = bench.recipe.batch, len(bench.data.train)
+    batch, images = ctx.recipe.batch_size, len(ctx.data.train)
     return steps_of(images, batch) * min(batch, images)
-
-
-def _augment(stage: Train, data: Data) -> Augment:
-    asked = {field.name: getattr(stage, field.name) for field in fields(Augment)}
-    return Augment(**asked | {"flip": data.mirrors if stage.flip == "auto" else stage.flip})
 
 
 def _fingerprint(model: nn.Module) -> str:

@@ -16,7 +16,12 @@ CHOICES = 1000  # of widths, at most, that are tried out for one that lands
 
 
 def widths(
-    structure: Structure, worth: list[Tensor], limits: Limits, floors: list[int], whole: list[int], multiple: int
+    structure: Structure,
+    worth: list[Tensor],
+    limits: Limits,
+    floors: list[int],
+    whole: list[int],
+    round_to: int,
 ) -> list[int]:
     """How many units each coupling keeps, so that the network fits into `limits`.
 
@@ -29,7 +34,7 @@ def widths(
         whole: units that each coupling had before any pruning.
     """
     choice = Choice(structure, worth, limits, floors, whole)
-    steps = (multiple, 1) if multiple > 1 else (1,)
+    steps = (round_to, 1) if round_to > 1 else (1,)
     for units in steps:  # whole multiples as far as they go
         choice.cut(units)
     for units in steps:
@@ -43,7 +48,12 @@ class Choice:
     """How many units each coupling keeps, `kept` (all of them at first), and the network's size then, `total`."""
 
     def __init__(
-        self, structure: Structure, worth: list[Tensor], limits: Limits, floors: list[int], whole: list[int]
+        self,
+        structure: Structure,
+        worth: list[Tensor],
+        limits: Limits,
+        floors: list[int],
+        whole: list[int],
     ) -> None:
         self.structure, self.limits, self.floors, self.whole = structure, limits, floors, whole
         self.sizes, self.neighbours = structure.sizes(), structure.neighbours()
@@ -83,10 +93,12 @@ class Choice:
             units = step(i)
             if i == but or self.kept[i] - units < self.floors[i]:
                 return float("inf")
-            return self.value(i, self.kept[i], units) / max(tight.use(self.structure.saving(i, units)), 1e-12)
+            return self.value(i, self.kept[i], units) / max(
+                tight.usage(self.structure.saving(i, units)), 1e-12
+            )
 
         prices = [price(i) for i in range(len(self.kept))]
-        while not self.limits.hold(self.total) and min(prices) < float("inf"):
+        while not self.limits.fits(self.total) and min(prices) < float("inf"):
             i = min(range(len(prices)), key=prices.__getitem__)
             lost += self.remove(i, step(i))
             before, tight = tight, self.limits.tightest(self.total)
@@ -102,9 +114,13 @@ class Choice:
             fitting, tight = [], self.limits.tightest(self.total)
             for i, (size, keep) in enumerate(zip(self.sizes, self.kept, strict=True)):
                 if i != but and keep + units <= size and keep % units == 0:
-                    more = self.structure.saving(i, -units)  # negative: putting back saves less than nothing
-                    if self.limits.hold(self.total - more):
-                        fitting.append((self.value(i, keep + units, units) / max(-tight.use(more), 1e-12), i))
+                    more = self.structure.saving(
+                        i, -units
+                    )  # negative: putting back saves less than nothing
+                    if self.limits.fits(self.total - more):
+                        fitting.append(
+                            (self.value(i, keep + units, units) / max(-tight.usage(more), 1e-12), i)
+                        )
             if not fitting:
                 return gained
             _, i = max(fitting)
@@ -122,14 +138,14 @@ class Choice:
         while waiting:
             lost, start = heapq.heappop(waiting)
             self._go(start)
-            if self.limits.use(self.total) >= LANDED:
+            if self.limits.usage(self.total) >= LANDED:
                 self.fill(1)
                 return
             for i, units in itertools.product(range(len(start)), (1, -1)):
                 if self.floors[i] <= start[i] - units <= self.sizes[i] and len(seen) < CHOICES:
                     self._go(start)
                     less = lost + self.remove(i, units) + self.cut(1, but=i) - self.fill(1, but=i)
-                    if (found := tuple(self.kept)) not in seen and self.limits.hold(self.total):
+                    if (found := tuple(self.kept)) not in seen and self.limits.fits(self.total):
                         seen.add(found)
                         heapq.heappush(waiting, (less, found))
         self._go(first)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.importance import Loss
 from compress.pruning.pruner import prune
 from compress.recipe.budget import Limits
@@ -22,7 +22,7 @@ def prune_to(
     importance: str = "magnitude",
     losses: Sequence[Loss] | None = None,
     whole: nn.Module | None = None,
-    multiple: int = 1,
+    round_to: int = 1,
     note: Callable[[str], None] = lambda text: None,
 ) -> nn.Module:
     """A copy of `model`, pruned by whole channels to `limits`; or `model` itself, if its file has room for it as it is.
@@ -35,8 +35,8 @@ def prune_to(
     Raises:
         UserError: the budget is out of the model's reach, or the model cannot be pruned.
     """
-    full = count(model, (example.shape[1], example.shape[2], example.shape[3]))
-    if room is not None and room(model) >= 0 and replace(limits, bytes=None).hold(full):
+    full = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
+    if room is not None and room(model) >= 0 and replace(limits, bytes=None).fits(full):
         return model
 
     def cut(bytes: int | None) -> tuple[nn.Module, list[str]]:
@@ -50,7 +50,7 @@ def prune_to(
             importance=importance,
             losses=losses,
             whole=whole,
-            multiple=multiple,
+            round_to=round_to,
             note=said.append,
         )
         return pruned, said
@@ -58,7 +58,9 @@ def prune_to(
     done, said = cut(limits.bytes)
     if limits.bytes is not None and room is not None:
         most, left = limits.bytes, room(done)
-        for attempt in range(8):  # a wider network's file tells of more than tensors: what is over then is taken back
+        for attempt in range(
+            8
+        ):  # a wider network's file tells of more than tensors: what is over then is taken back
             more = max(min(most + left, full.bytes - 1), limits.bytes)
             if more == most:
                 break

@@ -52,7 +52,9 @@ def trace(model: nn.Module, example: Tensor) -> tuple[Any, list[Coupling], list[
     Raises:
         UserError: torch-pruning cannot follow the channels of this network; the layer where they are lost is named.
     """
-    names: dict[Any, str] = {what: name.rpartition(".")[0] for name, what in model.named_parameters()}
+    names: dict[Any, str] = {
+        what: name.rpartition(".")[0] for name, what in model.named_parameters()
+    }
     names |= {what: name for name, what in model.named_modules()}
     try:
         with warnings.catch_warnings(), torch.enable_grad(), _traceable(model):
@@ -80,7 +82,10 @@ def _forward(model: nn.Module, images: Tensor) -> Any:
     """What `model` answers, for torch-pruning to trace; where that goes wrong, the layer is named."""
     names = {module: name for name, module in model.named_modules() if not any(module.children())}
     reached = ["?"]
-    hooks = [module.register_forward_pre_hook(lambda module, _: reached.append(names[module])) for module in names]
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _: reached.append(names[module]))
+        for module in names
+    ]
     try:
         return model(images)
     except Exception as error:
@@ -101,10 +106,14 @@ def _groups(graph: Any, names: dict[Any, str], lost: list[str]) -> Iterator[Any]
         if module in seen or pruner is None:
             continue
         if isinstance(module, _ConvTransposeNd) or not isinstance(module.weight, nn.Parameter):
-            lost.append(names.get(module, "?"))  # a weight of another shape, or made of others, as by spectral_norm
+            lost.append(
+                names.get(module, "?")
+            )  # a weight of another shape, or made of others, as by spectral_norm
             continue
         try:
-            group = graph.get_pruning_group(module, pruner.prune_out_channels, list(range(module.weight.shape[0])))
+            group = graph.get_pruning_group(
+                module, pruner.prune_out_channels, list(range(module.weight.shape[0]))
+            )
         except IndexError:
             group = None
         except Exception as error:
@@ -115,7 +124,9 @@ def _groups(graph: Any, names: dict[Any, str], lost: list[str]) -> Iterator[Any]
         if group is None or not _sound(graph, group):
             lost.append(names.get(module, "?"))
             continue
-        seen |= {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
+        seen |= {
+            dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)
+        }
         yield group
 
 
@@ -148,12 +159,19 @@ def _coupling(graph: Any, group: Any, names: dict[Any, str]) -> Coupling | None:
     if channels % together:
         return None
     units = torch.arange(channels).reshape(together, -1).T.contiguous()
-    return Coupling(names.get(root, "?"), group, units, tuple(Touch(m, side, n // len(units)) for m, side, n in links))
+    return Coupling(
+        names.get(root, "?"),
+        group,
+        units,
+        tuple(Touch(m, side, n // len(units)) for m, side, n in links),
+    )
 
 
 def inward(graph: Any, dep: Any) -> bool:
     """Whether the removal is of what a layer reads, and leaves what it puts out alone."""
-    return graph.is_in_channel_pruning_fn(dep.handler) and not graph.is_out_channel_pruning_fn(dep.handler)
+    return graph.is_in_channel_pruning_fn(dep.handler) and not graph.is_out_channel_pruning_fn(
+        dep.handler
+    )
 
 
 def _shares(module: Any) -> int:
@@ -170,9 +188,13 @@ def _lost(node: Any) -> bool:
     if node.type not in (tp.ops.OPTYPE.SPLIT, tp.ops.OPTYPE.SLICE):
         return False
     dim, sides = node.grad_fn._saved_dim, len(node.grad_fn._saved_self_sym_sizes)
-    if node.type == tp.ops.OPTYPE.SLICE:  # it follows those of maps, along any side but the channels
+    if (
+        node.type == tp.ops.OPTYPE.SLICE
+    ):  # it follows those of maps, along any side but the channels
         return not (sides == 4 and dim in (0, 2, 3))
-    return bool((dim - 2**64 if dim >= 2**63 else dim) % sides != 1)  # unsigned in autograd's notes: -1 is 2**64 - 1
+    return bool(
+        (dim - 2**64 if dim >= 2**63 else dim) % sides != 1
+    )  # unsigned in autograd's notes: -1 is 2**64 - 1
 
 
 @contextmanager
@@ -189,7 +211,9 @@ def _traceable(model: nn.Module) -> Iterator[None]:
     multiply = flatten.__call__
 
     def same_slope(module: nn.PReLU, images: Tensor) -> Tensor:
-        return F.leaky_relu(images) if module.num_parameters == 1 else F.prelu(images, module.weight)
+        return (
+            F.leaky_relu(images) if module.num_parameters == 1 else F.prelu(images, module.weight)
+        )
 
     def multiply_bounded(mapping: Any, channels: Any) -> Any:
         if not mapping.reverse and len(channels) * mapping._stride > most:

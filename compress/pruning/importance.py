@@ -11,8 +11,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.pruning.structure import Structure
-from compress.runtime.device import all_digits
-from compress.runtime.errors import UserError, nearest
+from compress.runtime.device import full_precision
+from compress.runtime.errors import UserError, did_you_mean
 
 Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's mean loss on it
 
@@ -40,12 +40,15 @@ IMPORTANCES: dict[str, Importance] = {
     "magnitude": Importance(lambda: tp.importance.GroupMagnitudeImportance(p=2)),
     # Molchanov et al. 2019, arXiv:1906.10771
     "taylor": Importance(
-        lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None), needs="gradients"
+        lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None),
+        needs="gradients",
     ),
     # LeCun et al. 1989, "Optimal brain damage", with the Fisher information for the Hessian (Liu et al. 2021,
     # arXiv:2108.00708)
     "hessian": Importance(
-        lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None), needs="squares", batch=8
+        lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None),
+        needs="squares",
+        batch=8,
     ),
     # Liu et al. 2017, arXiv:1708.06519
     "bn-scale": Importance(tp.importance.BNScaleImportance),
@@ -59,11 +62,15 @@ def importance(name: str) -> Importance:
     """The importance called `name`, or a UserError that names the nearest."""
     if name not in IMPORTANCES:
         known = ", ".join(IMPORTANCES)
-        raise UserError(f"unknown importance {name!r}{nearest(name, IMPORTANCES)}; known: {known}")
+        raise UserError(
+            f"unknown importance {name!r}{did_you_mean(name, IMPORTANCES)}; known: {known}"
+        )
     return IMPORTANCES[name]
 
 
-def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[Loss] | None = None) -> list[Tensor]:
+def worths(
+    name: str, model: nn.Module, structure: Structure, losses: Iterable[Loss] | None = None
+) -> list[Tensor]:
     """What each unit of each coupling is worth, as (units,) float64, all positive, by the importance `name`.
 
     Args:
@@ -75,23 +82,33 @@ def worths(name: str, model: nn.Module, structure: Structure, losses: Iterable[L
     """
     chosen = importance(name)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
-        raise UserError("the model's weights hold values that are not finite: nothing can be ranked by them")
+        raise UserError(
+            "the model's weights hold values that are not finite: nothing can be ranked by them"
+        )
     if chosen.needs != "nothing":
         gradients(model, name, losses, squares=chosen.needs == "squares")
     scorer = chosen.scorer()
     scored = [scorer(coupling.group) for coupling in structure.couplings]
     if scored and all(scores is None for scores in scored):
-        raise UserError(f"importance {name!r} has nothing to rank by in this network; 'magnitude' has in any")
+        raise UserError(
+            f"importance {name!r} has nothing to rank by in this network; 'magnitude' has in any"
+        )
     found = []
     for coupling, scores in zip(structure.couplings, scored, strict=True):
-        if scores is None:  # a coupling without a layer that this importance looks at, as batch norm for bn-scale
+        if (
+            scores is None
+        ):  # a coupling without a layer that this importance looks at, as batch norm for bn-scale
             scores = torch.ones(coupling.units.numel())
-        scores = scores.detach().double().cpu().nan_to_num(0.0)  # the mean of a coupling of zeros divides by zero
+        scores = (
+            scores.detach().double().cpu().nan_to_num(0.0)
+        )  # the mean of a coupling of zeros divides by zero
         found.append(scores[coupling.units].sum(dim=1).clamp_min(1e-12))
     return found
 
 
-def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, squares: bool = False) -> None:
+def gradients(
+    model: nn.Module, name: str, losses: Iterable[Loss] | None, squares: bool = False
+) -> None:
     """Leave in each parameter's `grad` the sum of its gradients over `losses`, or the mean of their squares; zeros if
     the losses do not depend on it.
 
@@ -105,7 +122,7 @@ def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, square
     means = [torch.zeros_like(p) for p in parameters]
     batches = 0
     for batches, loss in enumerate(losses, start=1):
-        with all_digits():
+        with full_precision():
             torch.autograd.backward(loss(model))
         if squares:
             for mean, parameter in zip(means, parameters, strict=True):
@@ -116,5 +133,9 @@ def gradients(model: nn.Module, name: str, losses: Iterable[Loss] | None, square
         if squares or parameter.grad is None:
             parameter.grad = mean
     found = [p.grad for p in parameters if p.grad is not None]
-    if not any(bool(grad.any()) for grad in found) or not all(bool(torch.isfinite(grad).all()) for grad in found):
-        raise UserError(f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data")
+    if not any(bool(grad.any()) for grad in found) or not all(
+        bool(torch.isfinite(grad).all()) for grad in found
+    ):
+        raise UserError(
+            f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data"
+        )

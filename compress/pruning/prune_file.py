@@ -10,11 +10,11 @@ import torch
 
 from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.file_size import prune_to
 from compress.pruning.limits import limits_of, params_alone
 from compress.pruning.unstructured import prune_weights
-from compress.recipe.budget import Amount, Axis, Count
+from compress.recipe.budget import Amount, Axis, Cost
 from compress.runtime.errors import UserError
 
 
@@ -26,7 +26,7 @@ def prune_file(
     mode: str = "channels",
     importance: str = "magnitude",
     note: Callable[[str], None] = lambda text: None,
-) -> tuple[Count, Count]:
+) -> tuple[Cost, Cost]:
     """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
 
     The same file and budgets give the same network, by importance ``random`` too.
@@ -35,22 +35,41 @@ def prune_file(
         UserError: the budgets are out of reach, or the importance needs data.
     """
     if kept.sparse and mode == "channels":
-        raise UserError("this network is pruned weight by weight: only mode 'weights' goes on from there")
+        raise UserError(
+            "this network is pruned weight by weight: only mode 'weights' goes on from there"
+        )
     torch.manual_seed(0)
-    before = count(kept.model, kept.input_size, kept.sparse)
-    if size := budgets.get("bytes"):  # a share is one of the file as it is, before it tells of this cut
-        budgets = {**budgets, "bytes": replace(size, number=size.of(checkpoint.file_size(kept)))}
-    made = {"budget": " ".join(amount.text for amount in budgets.values()), "mode": mode, "importance": importance}
-    kept = replace(kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights")
+    before = measure_cost(kept.model, kept.input_size, kept.sparse)
+    if size := budgets.get(
+        "bytes"
+    ):  # a share is one of the file as it is, before it tells of this cut
+        budgets = {
+            **budgets,
+            "bytes": replace(size, number=size.resolve(checkpoint.file_size(kept))),
+        }
+    made = {
+        "budget": " ".join(amount.text for amount in budgets.values()),
+        "mode": mode,
+        "importance": importance,
+    }
+    kept = replace(
+        kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights"
+    )
     limits, file = limits_of(budgets, before, lambda: kept)
     if mode == "weights":
-        done = replace(kept, model=prune_weights(kept.model, params_alone(limits), importance=importance))
+        done = replace(
+            kept, model=prune_weights(kept.model, params_alone(limits), importance=importance)
+        )
     else:
         example = torch.zeros(1, *kept.input_size)
-        room = None if file is None else lambda model: file - checkpoint.file_size(replace(kept, model=model))
+        room = (
+            None
+            if file is None
+            else lambda model: file - checkpoint.file_size(replace(kept, model=model))
+        )
         pruned = prune_to(kept.model, example, limits, room=room, importance=importance, note=note)
         if pruned is kept.model:
             raise UserError(f"nothing to prune: the file fits into {file:,} bytes as it is")
         done = replace(kept, model=pruned)
     checkpoint.save(done, out)
-    return before, count(done.model, kept.input_size, kept.sparse)
+    return before, measure_cost(done.model, kept.input_size, kept.sparse)

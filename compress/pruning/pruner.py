@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.allocate import LANDED, widths
 from compress.pruning.importance import Loss, worths
 from compress.pruning.structure import Misread, Structure, check_answer
-from compress.recipe.budget import Axis, Count, Limits, parse
+from compress.recipe.budget import Axis, Cost, Limits, parse_amount
 from compress.runtime.errors import UserError
 
 FLOOR = 4  # units: fewer than this in any layer, and next to nothing gets through it
@@ -29,7 +29,7 @@ def prune(
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
     whole: nn.Module | None = None,
-    multiple: int = 1,
+    round_to: int = 1,
     note: Callable[[str], None] = lambda text: None,
 ) -> nn.Module:
     """A copy of `model`, pruned by whole channels until it fits, by torchinfo's count.
@@ -44,7 +44,7 @@ def prune(
         losses: what importances that need data measure on.
         whole: the network as it was before the first of several rounds, whose proportions are to be kept; a layer that
             has lost much in earlier rounds is then spared in this one.
-        multiple: widths stay multiples of this where the budget can be met so: processors are faster at 8 or 16.
+        round_to: widths stay multiples of this where the budget can be met so: processors are faster at 8 or 16.
         note: told what is worth a line: layers left alone, or a budget that single channels are too coarse for.
 
     Raises:
@@ -54,28 +54,52 @@ def prune(
     if all(amount is None for amount in asked.values()):
         raise UserError("a budget is due: parameters, multiply-adds, bytes, or several of them")
     check_answer(copy.deepcopy(model).eval(), example)
-    full = count(model, (example.shape[1], example.shape[2], example.shape[3]))
-    limits = Limits(**{a: parse(n, a).of(getattr(full, a)) if isinstance(n, str) else n for a, n in asked.items()})
-    if min(limits.given().values()) < 1:
+    full = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
+    limits = Limits(
+        **{
+            a: parse_amount(n, a).resolve(getattr(full, a)) if isinstance(n, str) else n
+            for a, n in asked.items()
+        }
+    )
+    if min(limits.as_dict().values()) < 1:
         raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
-    if limits.hold(full):
-        raise UserError(f"nothing to prune: the budget is {limits} and the model has {limits.tell(full)}")
+    if limits.fits(full):
+        raise UserError(
+            f"nothing to prune: the budget is {limits} and the model has {limits.describe(full)}"
+        )
     losses = None if losses is None else list(losses)
 
     def best(structure: Structure) -> list[Tensor]:
         worth = worths(importance, structure.model, structure, losses)
-        before = structure if whole is None else Structure(copy.deepcopy(whole), example, structure.leave)
-        keep = widths(structure, worth, limits, _comfortable_floors(structure, limits), before.sizes(), multiple)
-        return [w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)]
+        before = (
+            structure
+            if whole is None
+            else Structure(copy.deepcopy(whole), example, structure.leave)
+        )
+        keep = widths(
+            structure,
+            worth,
+            limits,
+            _comfortable_floors(structure, limits),
+            before.sizes(),
+            round_to,
+        )
+        return [
+            w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)
+        ]
 
     structure, keep, seen = _cut(model, example, best)
-    pruned, used = structure.model, limits.use(structure.size(keep))
+    pruned, used = structure.model, limits.usage(structure.size(keep))
     if odd := [*structure.lost, *structure.leave]:
         note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
     if not seen:
-        note("the cut could not be checked, for without its norms the network answers infinities: see how it scores")
+        note(
+            "the cut could not be checked, for without its norms the network answers infinities: see how it scores"
+        )
     if used < LANDED and (step := smallest_step(structure, keep, limits)) is not None:
-        note(f"lands at {used:.1%} of the budget: the smallest step left is {limits.tell(step)}")
+        note(
+            f"lands at {used:.1%} of the budget: the smallest step left is {limits.describe(step)}"
+        )
     pruned.zero_grad(set_to_none=True)
     for parameter, theirs in zip(pruned.parameters(), model.parameters(), strict=True):
         parameter.requires_grad_(theirs.requires_grad)
@@ -84,13 +108,15 @@ def prune(
     return pruned
 
 
-def narrowest(model: nn.Module, example: Tensor) -> tuple[nn.Module, Count]:
+def narrowest(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost]:
     """A copy of `model` with every layer at its floor, and its size.
 
     Raises:
         UserError: the model cannot be pruned.
     """
-    structure, keep, _ = _cut(model, example, lambda of: [torch.arange(units) for units in _floors(of, FLOOR)])
+    structure, keep, _ = _cut(
+        model, example, lambda of: [torch.arange(units) for units in _floors(of, FLOOR)]
+    )
     return structure.model, structure.size(keep)
 
 
@@ -109,7 +135,9 @@ def _cut(
             leave += misread(model, example, leave, chosen)
 
 
-def misread(model: nn.Module, example: Tensor, leave: Iterable[str], chosen: list[Tensor]) -> list[str]:
+def misread(
+    model: nn.Module, example: Tensor, leave: Iterable[str], chosen: list[Tensor]
+) -> list[str]:
     """The root layers of couplings that torch-pruning misreads, as where channels are shuffled.
 
     What goes wrong when all of `chosen` (see `Structure.cut`) is cut is done in halves, down to the couplings at fault.
@@ -120,37 +148,45 @@ def misread(model: nn.Module, example: Tensor, leave: Iterable[str], chosen: lis
     Raises:
         UserError: there is no coupling that it reads right.
     """
-    names = [coupling.name for coupling in Structure(copy.deepcopy(model), example, leave).couplings]
+    names = [
+        coupling.name for coupling in Structure(copy.deepcopy(model), example, leave).couplings
+    ]
 
     def wrong(suspects: list[str]) -> list[str]:
         structure = Structure(copy.deepcopy(model), example, leave)
         pairs = zip(structure.couplings, chosen, strict=True)
         try:
-            structure.cut([kept if c.name in suspects else torch.arange(len(c)) for c, kept in pairs])
+            structure.cut(
+                [kept if c.name in suspects else torch.arange(len(c)) for c, kept in pairs]
+            )
             return []
         except Misread as error:
             half = len(suspects) // 2
             found = suspects if not half else [*wrong(suspects[:half]), *wrong(suspects[half:])]
             if not found:  # each half is fine, and both together are not
-                raise UserError(f"this network cannot be pruned at layers {', '.join(suspects)}: {error}") from error
+                raise UserError(
+                    f"this network cannot be pruned at layers {', '.join(suspects)}: {error}"
+                ) from error
             return found
 
     found = wrong(names)
     if len(found) == len(names):
-        raise UserError(f"this network cannot be pruned: torch-pruning misreads what hangs on {', '.join(names[:3])}")
+        raise UserError(
+            f"this network cannot be pruned: torch-pruning misreads what hangs on {', '.join(names[:3])}"
+        )
     return found
 
 
-def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Count | None:
+def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Cost | None:
     """What the cheapest unit costs that could be put back; None if nothing is gone."""
     steps = []
     for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
         structure.remove(i, size - keep)
     for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
         if keep < size:
-            steps.append(Count(0, 0, 0) - structure.saving(i, -1))
+            steps.append(Cost(0, 0, 0) - structure.saving(i, -1))
     structure.reset()
-    return min(steps, key=limits.use, default=None)
+    return min(steps, key=limits.usage, default=None)
 
 
 def _floors(structure: Structure, units: int) -> list[int]:
@@ -160,15 +196,19 @@ def _floors(structure: Structure, units: int) -> list[int]:
 def _comfortable_floors(structure: Structure, limits: Limits) -> list[int]:
     """The highest floors, between FLOOR and COMFORT, that by themselves take no more than half of the budget."""
     lowest = structure.size(_floors(structure, FLOOR))
-    if not limits.hold(lowest):
-        raise UserError(f"a budget of {limits} is out of reach: the least for this network is {limits.tell(lowest)}")
+    if not limits.fits(lowest):
+        raise UserError(
+            f"a budget of {limits} is out of reach: the least for this network is {limits.describe(lowest)}"
+        )
     for units in range(COMFORT, FLOOR, -1):
-        if limits.use(structure.size(_floors(structure, units))) <= 0.5:
+        if limits.usage(structure.size(_floors(structure, units))) <= 0.5:
             return _floors(structure, units)
     return _floors(structure, FLOOR)
 
 
-def reestimate_batchnorm(model: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]) -> None:
+def reestimate_batchnorm(
+    model: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
+) -> None:
     """Measure the running statistics of every batch norm of `model` anew: `forward` runs it on batches of images.
 
     A cut changes what flows into each normalization; its old mean and variance describe a network that is gone. What

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.groups import inward, trace
 from compress.pruning.layer_cost import Layer, crossed, places
-from compress.recipe.budget import Count
-from compress.runtime.device import all_digits
+from compress.recipe.budget import Cost
+from compress.runtime.device import full_precision
 from compress.runtime.errors import UserError, one_line
 
 
@@ -43,7 +43,9 @@ class Structure:
         self.couplings = [coupling for coupling in found if coupling.name not in self.leave]
         used = places(model, example)
         unseen = [
-            name for name, m in model.named_modules() if m in used and crossed(m) and m not in self.graph.module2node
+            name
+            for name, m in model.named_modules()
+            if m in used and crossed(m) and m not in self.graph.module2node
         ]
         self.lost += unseen
         if not self.couplings and self.lost:
@@ -53,7 +55,9 @@ class Structure:
                 f"this network cannot be pruned: torch-pruning cannot follow the channels of layer {lost}{why}"
             )
         if not self.couplings:
-            raise UserError("this network cannot be pruned: every channel of it reaches the output unmixed")
+            raise UserError(
+                "this network cannot be pruned: every channel of it reaches the output unmixed"
+            )
         layers: dict[int, Layer] = {}
         self.links: list[list[tuple[Layer, int, int]]] = []
         for coupling in self.couplings:
@@ -63,15 +67,17 @@ class Structure:
                     layers[id(touch.layer)] = Layer(touch.layer, used[touch.layer], dim)
             self.links.append([(layers[id(t.layer)], t.side, t.channels) for t in coupling.touches])
         self._layers = list(layers.values())
-        self._touched = [list(dict.fromkeys(layer for layer, _, _ in links)) for links in self.links]
+        self._touched = [
+            list(dict.fromkeys(layer for layer, _, _ in links)) for links in self.links
+        ]
         self.input_size = (example.shape[1], example.shape[2], example.shape[3])
-        self._fixed = count(model, self.input_size) - self._sum(self._layers)
+        self._fixed = measure_cost(model, self.input_size) - self._sum(self._layers)
 
     def sizes(self) -> list[int]:
         """How many units each coupling has."""
         return [len(coupling) for coupling in self.couplings]
 
-    def size(self, kept: list[int]) -> Count:
+    def size(self, kept: list[int]) -> Cost:
         """The whole network's size if coupling i keeps `kept[i]` units."""
         self.reset()
         for i, (size, keep) in enumerate(zip(self.sizes(), kept, strict=True)):
@@ -85,14 +91,14 @@ class Structure:
         for layer in self._layers:
             layer.left = list(layer.full)
 
-    def remove(self, i: int, units: int) -> Count:
+    def remove(self, i: int, units: int) -> Cost:
         """Take `units` units of coupling i away (put them back if negative): what this saves."""
         before = self._sum(self._touched[i])
         for layer, side, channels in self.links[i]:
             layer.left[side] -= units * channels
         return before - self._sum(self._touched[i])
 
-    def saving(self, i: int, units: int) -> Count:
+    def saving(self, i: int, units: int) -> Cost:
         """What taking `units` units of coupling i away would save."""
         saved = self.remove(i, units)
         for layer, side, channels in self.links[i]:
@@ -108,9 +114,11 @@ class Structure:
         return [set().union(*(owners[id(layer)] for layer, _, _ in links)) for links in self.links]
 
     @staticmethod
-    def _sum(layers: list[Layer]) -> Count:
+    def _sum(layers: list[Layer]) -> Cost:
         sizes = [layer.size() for layer in layers]
-        return Count(sum(s.params for s in sizes), sum(s.macs for s in sizes), sum(s.bytes for s in sizes))
+        return Cost(
+            sum(s.params for s in sizes), sum(s.macs for s in sizes), sum(s.bytes for s in sizes)
+        )
 
     def cut(self, kept: list[Tensor]) -> bool:
         """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices).
@@ -132,7 +140,10 @@ class Structure:
             gone[keep.cpu()] = False
             if channels := sorted(coupling.units[gone].flatten().tolist()):
                 removals.append((coupling.group, channels))
-        probe = torch.rand(2, *self.example.shape[1:], generator=torch.Generator().manual_seed(0)) * 2 - 1
+        probe = (
+            torch.rand(2, *self.example.shape[1:], generator=torch.Generator().manual_seed(0)) * 2
+            - 1
+        )
         probe = probe.to(self.example)
         try:
             for group, channels in removals:
@@ -149,7 +160,7 @@ class Structure:
         seen = bool(torch.isfinite(before).all())
         if seen and not same:
             raise Misread("torch-pruning misreads which channels of this network hang together")
-        left = count(self.model, self.input_size)
+        left = measure_cost(self.model, self.input_size)
         if (left.params, left.macs) != (due.params, due.macs) or left.bytes > due.bytes:
             raise Misread("torch-pruning removes other channels of this network than it says")
         return seen
@@ -161,7 +172,9 @@ class Structure:
         for dep, idxs in self.graph.get_pruning_group(root.target.module, root.handler, channels):
             module = dep.target.module
             if inward(self.graph, dep) and crossed(module):
-                shares = module.weight.unflatten(0, (getattr(module, "groups", 1), -1))  # a group reads its own inputs
+                shares = module.weight.unflatten(
+                    0, (getattr(module, "groups", 1), -1)
+                )  # a group reads its own inputs
                 gone = torch.tensor(idxs, device=shares.device)
                 shares[gone // shares.shape[2], :, gone % shares.shape[2]] = 0
 
@@ -173,23 +186,33 @@ def check_answer(model: nn.Module, example: Tensor) -> None:
             answer = model(example)
     except Exception as error:
         reason = one_line(error)
-        raise UserError(f"the model does not run on images of shape {tuple(example.shape)}: {reason}") from error
+        raise UserError(
+            f"the model does not run on images of shape {tuple(example.shape)}: {reason}"
+        ) from error
     if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(example):
         found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UserError(f"the model is not a classifier: it answers {found} where ({len(example)}, classes) was due")
+        raise UserError(
+            f"the model is not a classifier: it answers {found} where ({len(example)}, classes) was due"
+        )
     if not bool(torch.isfinite(answer).all()):
-        raise UserError("the model answers with values that are not finite: look for such values in its weights")
+        raise UserError(
+            "the model answers with values that are not finite: look for such values in its weights"
+        )
 
 
 @torch.no_grad()
 def _without_norms(model: nn.Module, images: Tensor) -> Tensor:
     """What the model answers if layers that mix all their channels pass on what they get."""
     mixing = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
-    hooks = [m.register_forward_hook(lambda _, x, y: x[0]) for m in model.modules() if isinstance(m, mixing)]
+    hooks = [
+        m.register_forward_hook(lambda _, x, y: x[0])
+        for m in model.modules()
+        if isinstance(m, mixing)
+    ]
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     hooks += [m.register_forward_hook(lambda _, x, y: (x[0], None)) for m in attentions]
     try:
-        with all_digits():  # widths decide how a GPU rounds otherwise
+        with full_precision():  # widths decide how a GPU rounds otherwise
             return model(images).float()  # type: ignore[no-any-return]
     finally:
         for hook in hooks:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
-from compress.models.cost import weighted
+from compress.models.cost import weighted_layers
 from compress.pruning.importance import Loss, gradients
 from compress.runtime.errors import UserError
 
@@ -22,7 +22,11 @@ IMPORTANCES = ("magnitude", "taylor")
 
 
 def prune_weights(
-    model: nn.Module, budget: int, *, importance: str = "magnitude", losses: Iterable[Loss] | None = None
+    model: nn.Module,
+    budget: int,
+    *,
+    importance: str = "magnitude",
+    losses: Iterable[Loss] | None = None,
 ) -> nn.Module:
     """A copy of `model` with exactly `budget` parameters left: the others are zero, those worth least in the whole
     network (torch's own global unstructured pruning; Han et al. 2015, arXiv:1506.02626).
@@ -38,20 +42,26 @@ def prune_weights(
         UserError: the budget leaves no weight at all, or nothing to prune, or the weights are not finite.
     """
     check(importance)
-    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # torch's pruning flattens by view
-    layers = weighted(model)
+    model = copy.deepcopy(model).to(
+        memory_format=torch.contiguous_format
+    )  # torch's pruning flattens by view
+    layers = weighted_layers(model)
     whole = sum(p.numel() for p in model.parameters())
     if budget < (lowest := least(model)):
         raise UserError(
             f"a budget of {budget:,} is out of reach: the least for this network, by weights, is {lowest:,}"
         )
     if budget >= whole - sum(int(layer.weight.eq(0).sum()) for layer in layers):
-        raise UserError(f"nothing to prune: the budget is {budget:,} and the model has no more parameters than that")
+        raise UserError(
+            f"nothing to prune: the budget is {budget:,} and the model has no more parameters than that"
+        )
     scores = _scores(importance, model, layers, losses)
     torch_prune.global_unstructured(
         [(layer, "weight") for layer in layers],
         pruning_method=torch_prune.L1Unstructured,
-        importance_scores={(layer, "weight"): score for layer, score in zip(layers, scores, strict=True)},
+        importance_scores={
+            (layer, "weight"): score for layer, score in zip(layers, scores, strict=True)
+        },
         amount=whole - budget,
     )
     for layer in layers:
@@ -61,25 +71,29 @@ def prune_weights(
 
 def least(model: nn.Module) -> int:
     """The fewest parameters that pruning by weights can leave: one weight a layer, biases and normalizations."""
-    layers = weighted(model)
-    return sum(p.numel() for p in model.parameters()) - sum(layer.weight.numel() - 1 for layer in layers)
+    layers = weighted_layers(model)
+    return sum(p.numel() for p in model.parameters()) - sum(
+        layer.weight.numel() - 1 for layer in layers
+    )
 
 
 def check(importance: str) -> None:
     """Refuse an importance that does not rank weights."""
     if importance not in IMPORTANCES:
-        raise UserError(f"importance {importance!r} ranks channels; weights are ranked by {' or '.join(IMPORTANCES)}")
+        raise UserError(
+            f"importance {importance!r} ranks channels; weights are ranked by {' or '.join(IMPORTANCES)}"
+        )
 
 
 def hold_zeros(model: nn.Module) -> None:
     """Keep weights that are zero at zero, whatever an optimizer does, until `release_zeros`."""
-    for layer in weighted(model):
+    for layer in weighted_layers(model):
         parametrize.register_parametrization(layer, "weight", _Masked(layer.weight.detach().ne(0)))
 
 
 def release_zeros(model: nn.Module) -> None:
     """Make `model` a plain network again, with those zeros in it."""
-    for layer in weighted(model):
+    for layer in weighted_layers(model):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
@@ -98,7 +112,9 @@ def _scores(
 ) -> list[Tensor]:
     """What each weight is worth; what is zero already is worth less than anything else."""
     if not all(bool(torch.isfinite(layer.weight).all()) for layer in layers):
-        raise UserError("the model's weights hold values that are not finite: nothing can be ranked by them")
+        raise UserError(
+            "the model's weights hold values that are not finite: nothing can be ranked by them"
+        )
     if name == "taylor":
         gradients(model, name, losses)
     found = []

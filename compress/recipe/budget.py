@@ -1,4 +1,4 @@
-"""A budget: what a network has to fit into. Free of torch, so that a typo is answered at once."""
+"""Budgets: limits on a network's parameters, multiply-adds and bytes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,157 +13,197 @@ from compress.runtime.errors import UserError
 
 Axis = Literal["params", "macs", "bytes"]
 
-# how each is called, its units, and how a person may write it
-_AXES: dict[Axis, tuple[str, dict[str, int], str]] = {
-    "params": ("parameters", {"": 1, "k": 10**3, "m": 10**6}, "100k, 0.1M, 100_000 or 5%"),
-    "macs": ("multiply-adds", {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}, "5M, 0.5G, 5_000_000 or 5%"),
-    "bytes": (
+
+@dataclass(frozen=True)
+class _Unit:
+    name: str
+    suffixes: Mapping[str, int]
+    examples: str
+
+
+_UNITS: dict[Axis, _Unit] = {
+    "params": _Unit("parameters", {"": 1, "k": 10**3, "m": 10**6}, "100k, 0.1M, 100_000 or 5%"),
+    "macs": _Unit(
+        "multiply-adds", {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}, "5M, 0.5G, 5_000_000 or 5%"
+    ),
+    "bytes": _Unit(
         "bytes",
         {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20},
         "400KB, 0.4MB, 400KiB, 400_000 or 5%",
     ),
 }
 
-
-KEYS: dict[str, Axis] = {"budget": "params", "macs": "macs", "file_size": "bytes"}  # a recipe's, and a command's
+# The keys of a recipe, and the flags of a command, that are budgets.
+BUDGET_KEYS: dict[str, Axis] = {"budget": "params", "macs": "macs", "file_size": "bytes"}
 
 
 @dataclass(frozen=True)
-class Count:
-    """What a network costs: `params` (weights and biases), `macs` (multiply-adds for one image), and the `bytes` of
-    its tensors."""
+class Cost:
+    """What a network costs.
+
+    Args:
+        params: weights and biases.
+        macs: multiply-adds for one image.
+        bytes: size of its tensors.
+    """
 
     params: int
     macs: int
     bytes: int
 
-    def __add__(self, other: Count) -> Count:
-        return Count(self.params + other.params, self.macs + other.macs, self.bytes + other.bytes)
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.params + other.params, self.macs + other.macs, self.bytes + other.bytes)
 
-    def __sub__(self, other: Count) -> Count:
-        return Count(self.params - other.params, self.macs - other.macs, self.bytes - other.bytes)
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.params - other.params, self.macs - other.macs, self.bytes - other.bytes)
+
+
+assert tuple(_UNITS) == tuple(field.name for field in fields(Cost))
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a network may cost, in one of the ways to count it or in several at once."""
+    """Upper limits on a network's cost; None is no limit.
+
+    Example:
+        >>> Limits(params=100_000).fits(Cost(params=99_938, macs=13_150_000, bytes=412_000))
+        True
+    """
 
     params: int | None = None
     macs: int | None = None
     bytes: int | None = None
 
-    def hold(self, size: Count) -> bool:
-        """Whether a network of this size fits."""
-        return self.use(size) <= 1
+    def fits(self, cost: Cost) -> bool:
+        """Return True if `cost` exceeds no limit."""
+        return self.usage(cost) <= 1
 
-    def use(self, size: Count) -> float:
-        """The largest share of a limit that `size` takes up."""
-        return max(self.shares(size).values(), default=0.0)
+    def usage(self, cost: Cost) -> float:
+        """Return the fraction of the tightest limit that `cost` uses: above 1 if it exceeds it."""
+        return max(self.usages(cost).values(), default=0.0)
 
-    def tightest(self, size: Count) -> Limits:
-        """The one limit of these that `size` takes up most of."""
-        shares = self.shares(size)
-        axis = max(shares, key=shares.__getitem__)
-        return Limits(**{axis: self.given()[axis]})
+    def usages(self, cost: Cost) -> dict[Axis, float]:
+        """Return the fraction of each limit that `cost` uses."""
+        return {axis: getattr(cost, axis) / limit for axis, limit in self.as_dict().items()}
 
-    def shares(self, size: Count) -> dict[Axis, float]:
-        """The share of each limit that `size` takes up."""
-        return {axis: getattr(size, axis) / limit for axis, limit in self.given().items()}
+    def tightest(self, cost: Cost) -> Limits:
+        """Return the one limit of which `cost` uses the largest fraction."""
+        usages = self.usages(cost)
+        axis = max(usages, key=usages.__getitem__)
+        return Limits(**{axis: self.as_dict()[axis]})
 
-    def given(self) -> dict[Axis, int]:
-        """The limits that there are."""
-        pairs = ((axis, getattr(self, axis)) for axis in _AXES)
+    def as_dict(self) -> dict[Axis, int]:
+        """Return the limits that are set."""
+        pairs = ((axis, getattr(self, axis)) for axis in _UNITS)
         return {axis: limit for axis, limit in pairs if limit is not None}
 
-    def towards(self, whole: Count, part: float) -> Limits:
-        """Limits on the way from the size `whole` to these: evenly in ratio, so that each step costs alike."""
-        start = {axis: getattr(whole, axis) for axis in self.given()}
-        return Limits(**{a: round(start[a] * min(1.0, limit / start[a]) ** part) for a, limit in self.given().items()})
+    def interpolate(self, start: Cost, fraction: float) -> Limits:
+        """Return limits on the way from the cost `start` to these, evenly in ratio: every step shrinks alike."""
+        full = {axis: getattr(start, axis) for axis in self.as_dict()}
+        return Limits(
+            **{
+                axis: round(full[axis] * min(1.0, limit / full[axis]) ** fraction)
+                for axis, limit in self.as_dict().items()
+            }
+        )
 
-    def tell(self, size: Count) -> str:
-        """`size` in the limits' own terms, as "11,173,962 parameters"."""
-        return " and ".join(tell(size, axis) for axis in self.given())
+    def describe(self, cost: Cost) -> str:
+        """Describe `cost` along the limits that are set, as ``11,173,962 parameters``."""
+        return " and ".join(describe_cost(cost, axis) for axis in self.as_dict())
 
     def __str__(self) -> str:
-        return " and ".join(f"{limit:,} {_AXES[axis][0]}" for axis, limit in self.given().items())
+        return " and ".join(
+            f"{limit:,} {_UNITS[axis].name}" for axis, limit in self.as_dict().items()
+        )
 
 
 @dataclass(frozen=True)
 class Amount:
-    """One number of a budget, as a person wrote it: so many, or a share of what the student has."""
+    """One budget as the user wrote it: an absolute number, or a fraction of the student's cost."""
 
     text: str
     number: int | None = None
-    share: Fraction | None = None
+    fraction: Fraction | None = None
 
-    def of(self, student: int) -> int:
-        """The number, for a student that has `student`; 1 or more, however small the share."""
-        return self.number if self.number is not None else max(int((self.share or 0) * student), 1)
+    def resolve(self, total: int) -> int:
+        """Return the number for a student whose cost is `total`; at least 1."""
+        return self.number if self.number is not None else max(int((self.fraction or 0) * total), 1)
 
 
-def parse(text: str, axis: Axis = "params") -> Amount:
-    """Read ``100k``, ``0.1M``, ``100_000``, ``100000`` or ``5%`` (of the student's); bytes as ``400KB`` or ``400KiB``.
+def parse_amount(text: str, axis: Axis = "params") -> Amount:
+    """Parse ``100k``, ``0.1M``, ``100_000``, ``100000`` or ``5%`` (of the student's); bytes as ``400KB`` or ``400KiB``.
 
     Raises:
-        UserError: it is none of these, or not above zero (or not below 100 %).
+        UserError: the text is none of these, or not above zero (or not below 100 %).
+
+    Example:
+        >>> parse_amount("0.1M").number
+        100000
     """
-    name, units, examples = _AXES[axis]
-    match = re.fullmatch(r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([a-z]*|%)\s*", text.lower(), re.ASCII)
-    if not match or len(text) > 40 or match[2] not in (*units, "%"):
-        raise UserError(f"budget {text[:40]!r} is not understood: write {examples}")
-    amount, unit = Fraction(re.sub("[_,]", "", match[1])), match[2]
-    if unit == "%":
+    unit = _UNITS[axis]
+    match = re.fullmatch(
+        r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([a-z]*|%)\s*", text.lower(), re.ASCII
+    )
+    if not match or len(text) > 40 or match[2] not in (*unit.suffixes, "%"):
+        raise UserError(f"budget {text[:40]!r} is not understood: write {unit.examples}")
+    amount, suffix = Fraction(re.sub("[_,]", "", match[1])), match[2]
+    if suffix == "%":
         if not 0 < amount < 100:
-            raise UserError(f"budget {text!r}: a share lies above 0% and below 100% of the student")
-        return Amount(text, share=amount / 100)
-    amount *= units[unit]
+            raise UserError(
+                f"budget {text!r}: a percentage must be above 0% and below 100% of the student"
+            )
+        return Amount(text, fraction=amount / 100)
+    amount *= unit.suffixes[suffix]
     if amount < 1 or amount.denominator != 1:
-        raise UserError(f"budget {text!r} must be a whole number of {name}, 1 or more")
+        raise UserError(f"budget {text!r} must be a whole number of {unit.name}, 1 or more")
     return Amount(text, number=int(amount))
 
 
-def descending(texts: Sequence[str]) -> list[str]:
-    """The budgets of a sweep, numbers of parameters, the largest first.
-
-    Raises:
-        UserError: one is not understood, is a share, comes twice, or is met by the network of the one above it, which
-            has 99 % of its budget or more.
-    """
-    numbers = {text.strip(): parse(text).number or 0 for text in texts}
-    if len(set(numbers.values())) < len(texts) or 0 in numbers.values():
-        raise UserError(f"budgets {','.join(texts)}: numbers of parameters are due, each once")
-    ordered = sorted(numbers, key=lambda text: numbers[text], reverse=True)
-    for above, text in itertools.pairwise(ordered):
-        if numbers[text] > 0.99 * numbers[above]:
-            raise UserError(f"budgets {above} and {text}: one network may well be both; leave one out")
-    return ordered
-
-
-def asked(budgets: Mapping[Axis, Amount]) -> str:
-    """Budgets as they were written: "100k parameters and 5M multiply-adds and a file of 400KB"."""
-    return " and ".join(
-        f"a file of {amount.text}" if axis == "bytes" else f"{amount.text} {_AXES[axis][0]}"
-        for axis, amount in budgets.items()
-    )
-
-
-def tell(size: Count, axis: Axis) -> str:
-    """One number of `size`, as "11,173,962 parameters"."""
-    return f"{getattr(size, axis):,} {_AXES[axis][0]}"
-
-
-def examples(axis: Axis) -> str:
-    """How a budget may be written."""
-    return _AXES[axis][2]
-
-
-def amounts(texts: Mapping[str, str | int | None]) -> dict[Axis, Amount]:
-    """The budgets among a recipe's keys, or a command's flags: all of them have to hold.
+def parse_budgets(texts: Mapping[str, str | int | None]) -> dict[Axis, Amount]:
+    """Parse the budgets among a recipe's keys or a command's flags; a network must satisfy all of them.
 
     Raises:
         UserError: one is not understood.
     """
-    return {axis: parse(str(texts[key]), axis) for key, axis in KEYS.items() if texts.get(key) is not None}
+    return {
+        axis: parse_amount(str(texts[key]), axis)
+        for key, axis in BUDGET_KEYS.items()
+        if texts.get(key) is not None
+    }
 
 
-assert tuple(_AXES) == tuple(field.name for field in fields(Count))
+def parse_descending(texts: Sequence[str]) -> list[str]:
+    """Check the budgets of a sweep, in parameters, and return them with the largest first.
+
+    Raises:
+        UserError: one is not understood, is a percentage, comes twice, or is so close to the next that one network
+            would satisfy both (a result uses at least 99 % of its budget).
+    """
+    numbers = {text.strip(): parse_amount(text).number or 0 for text in texts}
+    if len(set(numbers.values())) < len(texts) or 0 in numbers.values():
+        raise UserError(f"budgets {','.join(texts)}: give numbers of parameters, each once")
+    ordered = sorted(numbers, key=lambda text: numbers[text], reverse=True)
+    for above, text in itertools.pairwise(ordered):
+        if numbers[text] > 0.99 * numbers[above]:
+            raise UserError(
+                f"budgets {above} and {text}: too close, one network would satisfy both; drop one"
+            )
+    return ordered
+
+
+def describe_budgets(budgets: Mapping[Axis, Amount]) -> str:
+    """Describe budgets as the user wrote them: ``100k parameters and a file of 400KB``."""
+    return " and ".join(
+        f"a file of {amount.text}" if axis == "bytes" else f"{amount.text} {_UNITS[axis].name}"
+        for axis, amount in budgets.items()
+    )
+
+
+def describe_cost(cost: Cost, axis: Axis) -> str:
+    """Describe one number of `cost`, as ``11,173,962 parameters``."""
+    return f"{getattr(cost, axis):,} {_UNITS[axis].name}"
+
+
+def budget_examples(axis: Axis) -> str:
+    """Return examples of how a budget is written."""
+    return _UNITS[axis].examples

@@ -1,68 +1,94 @@
-"""What flags and experiments lay over a recipe's keys: plain data in, plain data out. Free of torch."""
+"""Overrides: what flags, experiments and Python arguments change in a recipe's plain data. Does not import torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compress.recipe.budget import KEYS
-from compress.recipe.model_spec import STEMMED
-from compress.runtime.errors import UserError, nearest
+from compress.recipe.budget import BUDGET_KEYS
+from compress.recipe.model_spec import FAMILIES_WITH_STEM
+from compress.recipe.schema import STAGE_TYPES
+from compress.runtime.errors import UserError, did_you_mean
 
-KINDS = ("teach", "distill", "prune", "finetune")  # of stages
+ROLES = ("teacher", "student")
 
 
-def lay_over(plain: dict[str, Any], overrides: dict[str, Any], where: str = "recipe") -> dict[str, Any]:
-    """A recipe's plain data with `overrides` laid over its keys; what they may be, see `compress.recipe.schema.load`.
+def apply_overrides(
+    table: dict[str, Any], overrides: dict[str, Any], where: str = "recipe"
+) -> dict[str, Any]:
+    """Apply `overrides` to a recipe's plain data.
 
-    Budgets among the overrides take the place of all that the recipe has. The tables in `plain` are written to; `where`
-    is what the recipe is called.
+    Keys may be dotted: ``teacher.name``; ``finetune.epochs``, of all stages of that kind; ``stages.2.alpha``, of
+    the second stage. As on the command line, a plain ``teacher`` or ``student`` is a network's name or a weights
+    file, and ``stem`` is the student's. A value of None is no override.
+
+    Args:
+        table: the recipe's plain data; nested tables are changed in place.
+        where: what messages call the recipe.
+
+    Returns:
+        The new table. Budgets among the overrides replace all budgets of the recipe.
 
     Raises:
-        UserError: a key leads to nothing that the recipe has, or a trained student meets a teacher that is none yet.
+        UserError: a key leads nowhere, or a trained student is combined with an untrained teacher.
     """
-    if any(overrides.get(key) is not None for key in KEYS):
-        plain = {key: value for key, value in plain.items() if key not in KEYS}
-    given = dict(_spelled_out(k, v) for k, v in overrides.items() if v is not None)
-    if "start" in given and "weights" not in given and not given.keys().isdisjoint(("teacher", "teacher.name")):
-        raise UserError("a trained student is its own teacher, or give the weights file of another")
-    for key, value in given.items():
-        *names, leaf = key.split(".")
-        for table in _tables(plain, names, f"{key}: there is nothing of that name in {where}"):
-            table[leaf] = value
-        for role, kept in (("teacher", "weights"), ("student", "start")):
-            if key in (role, f"{role}.name") and not overrides.get(kept):  # to be trained, not the trained one
-                plain.pop(kept, None)
-    return plain
+    if any(overrides.get(key) is not None for key in BUDGET_KEYS):
+        table = {key: value for key, value in table.items() if key not in BUDGET_KEYS}
+    changes = dict(_expand(key, value) for key, value in overrides.items() if value is not None)
+    teacher = changes.get("teacher", {"name": changes.get("teacher.name")})
+    weights = changes.get("teacher.weights") or teacher.get("weights")
+    if changes.get("student.weights") and teacher.get("name") and not weights:
+        raise UserError(
+            "a trained student is its own teacher; or pass the weights file of another one"
+        )
+    for key, value in _names_first(changes):
+        *path, leaf = key.split(".")
+        for target in _find_tables(table, path, f"{key}: there is nothing of that name in {where}"):
+            if leaf == "name" and path and path[0] in ROLES:
+                # A network that is named is built anew.
+                target.pop("weights", None)
+                target.pop("source", None)
+            target[leaf] = value
+    return table
 
 
-def _tables(plain: dict[str, Any], names: list[str], refusal: str) -> list[dict[str, Any]]:
-    """The tables that `names` lead to: every stage of a kind, one stage by its number, or a table of the recipe."""
-    first, known = names[:1], ("teacher", "student", "stages", *KINDS)
+def _names_first(changes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield networks' names before their weights."""
+    return iter(sorted(changes.items(), key=lambda item: item[0].endswith(".weights")))
+
+
+def _find_tables(table: dict[str, Any], path: list[str], refusal: str) -> list[dict[str, Any]]:
+    """Return the tables at `path`: all stages of a kind, one stage by its number, or a nested table."""
+    first, known = path[:1], (*ROLES, "stages", *STAGE_TYPES)
     if first and first[0] not in known:
-        raise UserError(refusal + nearest(first[0], known))
-    if first and first[0] not in ("teacher", "student"):
-        stages = plain.get("stages")
+        raise UserError(refusal + did_you_mean(first[0], known))
+    if first and first[0] not in ROLES:
+        stages = table.get("stages")
         numbered = enumerate(stages if isinstance(stages, list | tuple) else (), start=1)
-        places = [(n, stage) for n, stage in numbered if isinstance(stage, dict)]
-        if not (chosen := [stage for n, stage in places if names in (["stages", str(n)], [stage.get("kind")])]):
+        found = [
+            stage
+            for number, stage in numbered
+            if isinstance(stage, dict) and path in (["stages", str(number)], [stage.get("kind")])
+        ]
+        if not found:
             raise UserError(refusal)
-        return chosen
-    table = plain
-    for name in names:
+        return found
+    for name in path:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
-            raise UserError(f"{refusal}: {name} is no table")
+            raise UserError(f"{refusal}: {name} is not a table")
     return [table]
 
 
-def _spelled_out(key: str, value: Any) -> tuple[str, Any]:
-    """A short form as the recipe's own key and its value."""
+def _expand(key: str, value: Any) -> tuple[str, Any]:
+    """Expand a short form to the recipe's own key and value."""
     if key == "stem":
         return "student.stem", value
-    if key in ("teacher", "student") and isinstance(value, str | Path) and Path(value).suffix in (".pth", ".pt"):
-        return "weights" if key == "teacher" else "start", str(value)
-    if key in ("teacher", "student") and isinstance(value, str):
-        stems = value.startswith(STEMMED)  # others take none, whatever the recipe's takes
-        return (f"{key}.name", value) if stems else (key, {"name": value})
+    if key in ROLES and isinstance(value, str | Path):
+        if Path(value).suffix in (".pth", ".pt"):
+            return f"{key}.weights", str(value)
+        # Other families have no stem, whatever the recipe says.
+        has_stem = str(value).startswith(FAMILIES_WITH_STEM)
+        return (f"{key}.name", value) if has_stem else (key, {"name": str(value)})
     return key, value

@@ -1,42 +1,165 @@
-"""What a recipe or a flag may name, for those who check it before torch is imported: a line here for each entry of
-`compress.distillation.methods.METHODS`, `compress.pruning.importance.IMPORTANCES` and `compress.data.sources.SOURCES`."""
+"""Registries: the names that recipes and flags accept, and where the object behind each name is defined.
 
+Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch. Other packages add
+entries through the entry-point groups ``compress.methods``, ``compress.importances``, ``compress.data`` and
+``compress.networks``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from compress.runtime.errors import UserError, nearest
+from compress.runtime.errors import UserError, did_you_mean, one_line
 
-MethodName = Literal["labels", "kd", "dkd", "simultaneous", "stagewise", "fitnets", "attention", "fsp", "overhaul"]
-ImportanceName = Literal["magnitude", "taylor", "hessian", "bn-scale", "lamp", "random"]
-DATA_SETS = (
-    "fashion-mnist",
-    "mnist",
-    "cifar10",
-    "cifar100",
-    "imagenette",
-    "imagenette-320",
-    "imagenette-160",
-    "imagewoof",
-    "imagewoof-320",
-    "imagewoof-160",
-    "imagenet",
+
+@dataclass(frozen=True)
+class Registry:
+    """Names of one kind of object.
+
+    Args:
+        kind: what an entry is called in messages, as ``method``.
+        group: the entry-point group in which other packages register entries.
+        builtin: name to ``module:attribute``.
+    """
+
+    kind: str
+    group: str
+    builtin: Mapping[str, str]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all entries, those of plug-ins last."""
+        return (*self.builtin, *(name for name in _plugins(self.group) if name not in self.builtin))
+
+    def check_name(self, name: str) -> str:
+        """Return `name` if it is registered.
+
+        Raises:
+            UserError: it is not; the message suggests the closest name.
+        """
+        if name not in self.builtin and name not in _plugins(self.group):
+            known = self.names()
+            raise UserError(
+                f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
+            )
+        return name
+
+    def load(self, name: str) -> Any:
+        """Import and return the object registered as `name`.
+
+        Raises:
+            UserError: there is no such entry, or a plug-in cannot be imported.
+        """
+        self.check_name(name)
+        if name in self.builtin:
+            module, _, attribute = self.builtin[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        try:
+            return _plugins(self.group)[name].load()
+        except Exception as error:  # a plug-in may fail in any way
+            raise UserError(
+                f"{self.kind} {name!r} cannot be imported: {one_line(error)}"
+            ) from error
+
+
+@cache
+def _plugins(group: str) -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+METHODS = Registry(
+    "method",
+    "compress.methods",
+    {
+        "labels": "compress.distillation.labels:METHOD",
+        "kd": "compress.distillation.kd:METHOD",
+        "dkd": "compress.distillation.dkd:METHOD",
+        "simultaneous": "compress.distillation.simultaneous:METHOD",
+        "stagewise": "compress.distillation.stagewise:METHOD",
+        "fitnets": "compress.distillation.fitnets:METHOD",
+        "attention": "compress.distillation.attention:METHOD",
+        "fsp": "compress.distillation.fsp:METHOD",
+        "overhaul": "compress.distillation.overhaul:METHOD",
+    },
+)
+
+IMPORTANCES = Registry(
+    "importance",
+    "compress.importances",
+    {
+        "magnitude": "compress.pruning.importance:MAGNITUDE",
+        "taylor": "compress.pruning.importance:TAYLOR",
+        "hessian": "compress.pruning.importance:HESSIAN",
+        "bn-scale": "compress.pruning.importance:BN_SCALE",
+        "lamp": "compress.pruning.importance:LAMP",
+        "random": "compress.pruning.importance:RANDOM",
+    },
+)
+
+DATA_SOURCES = Registry(
+    "data set",
+    "compress.data",
+    {
+        "fashion-mnist": "compress.data.sources:fashion_mnist",
+        "mnist": "compress.data.sources:mnist",
+        "cifar10": "compress.data.sources:cifar10",
+        "cifar100": "compress.data.sources:cifar100",
+        "imagenette": "compress.data.sources:imagenette",
+        "imagenette-320": "compress.data.sources:imagenette_320",
+        "imagenette-160": "compress.data.sources:imagenette_160",
+        "imagewoof": "compress.data.sources:imagewoof",
+        "imagewoof-320": "compress.data.sources:imagewoof_320",
+        "imagewoof-160": "compress.data.sources:imagewoof_160",
+        "imagenet": "compress.data.sources:imagenet",
+    },
+)
+
+NETWORKS = Registry(
+    "network",
+    "compress.networks",
+    {
+        "resnet10": "compress.models.zoo:resnet10",
+        "resnet14": "compress.models.zoo:resnet14",
+        "resnet20": "compress.models.zoo:resnet20",
+        "resnet26": "compress.models.zoo:resnet26",
+        "resnext29_2x64d": "compress.models.zoo:resnext29_2x64d",
+        "resnext29_8x64d": "compress.models.zoo:resnext29_8x64d",
+        "resnext29_16x64d": "compress.models.zoo:resnext29_16x64d",
+        "resnext29_32x8d": "compress.models.zoo:resnext29_32x8d",
+        "densenet40_12": "compress.models.zoo:densenet40_12",
+        "resnet10_concat": "compress.models.zoo:resnet10_concat",
+        "resnet14_concat": "compress.models.zoo:resnet14_concat",
+        "resnet18_concat": "compress.models.zoo:resnet18_concat",
+        "resnet20_concat": "compress.models.zoo:resnet20_concat",
+        "resnet26_concat": "compress.models.zoo:resnet26_concat",
+        "resnet34_concat": "compress.models.zoo:resnet34_concat",
+    },
 )
 
 
-def check_data(data: str | None) -> Path | None:
-    """See whether `data` is one of `DATA_SETS`, or nothing, or ``folder:PATH``: then the directory comes back.
+def check_data_name(data: str | None) -> Path | None:
+    """Check that `data` is a registered data set, or ``folder:PATH``; None is accepted.
+
+    Returns:
+        The folder, for ``folder:PATH``.
 
     Raises:
-        UserError: there is no such directory, or no such data set.
+        UserError: there is no such data set, or no such folder.
     """
     if data is None:
         return None
     if data.startswith("folder:"):
         path = Path(data.removeprefix("folder:")).expanduser()
         if not path.is_dir():
-            raise UserError(f"{data}: there is no directory {path}")
+            raise UserError(f"{data}: there is no folder {path}")
         return path
-    if data not in DATA_SETS:
-        known = ", ".join([*DATA_SETS, "folder:PATH"])
-        raise UserError(f"no dataset called {data!r}{nearest(data, DATA_SETS)}; there are {known}")
+    if data not in DATA_SOURCES.names():
+        known = ", ".join([*DATA_SOURCES.names(), "folder:PATH"])
+        hint = did_you_mean(data, DATA_SOURCES.names())
+        raise UserError(f"unknown data set {data!r}{hint}; known: {known}")
     return None

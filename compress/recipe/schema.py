@@ -1,307 +1,240 @@
-"""A recipe: a TOML file that names a pipeline's stages, typed and checked before anything runs.
+"""Recipes as typed data: every key, its default, and what it means. Does not import torch.
 
-Free of torch, so that a typo is answered at once.
+The text under a key is its documentation: ``docs/recipes.md`` and the JSON Schema are generated from it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import tomllib
 from dataclasses import replace
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-import pydantic
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from compress.recipe.budget import KEYS, Amount, Axis, amounts
-from compress.recipe.messages import first_wrong
-from compress.recipe.model_spec import Network
-from compress.recipe.overrides import KINDS, lay_over
-from compress.recipe.registry import ImportanceName, MethodName
-from compress.runtime.errors import UserError, nearest
+from compress.recipe.budget import BUDGET_KEYS, Amount, Axis, parse_budgets
+from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import IMPORTANCES, METHODS
 
-T = TypeVar("T")
-CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Part = Annotated[float, Field(gt=0, le=1)]
+QUICK_IMAGES = 6_000
 
 
-def _in_order(crop: tuple[float, float]) -> tuple[float, float]:
+def _check_order(crop: tuple[float, float]) -> tuple[float, float]:
     if crop[0] > crop[1]:
-        raise ValueError("must name the smaller share first")
+        raise ValueError("must name the smaller fraction first")
     return crop
 
 
-def _no_number(choice: object) -> object:
-    if isinstance(choice, int | float) and not isinstance(choice, bool):  # Python holds 1 to be true
+def _refuse_number(choice: object) -> object:
+    # pydantic accepts 1 for true in a Literal
+    if isinstance(choice, int | float) and not isinstance(choice, bool):
         raise ValueError("must be 'auto', true or false")
     return choice
 
 
-def _whole(number: float) -> float:
+def _to_int(number: float) -> float:
     return int(number) if number.is_integer() else number
 
 
-Auto = Annotated[Literal["auto", True, False], BeforeValidator(_no_number)]
-Crop = Annotated[tuple[Part, Part], AfterValidator(_in_order)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
+Crop = Annotated[tuple[Area, Area], AfterValidator(_check_order)]
+Auto = Annotated[Literal["auto", True, False], BeforeValidator(_refuse_number)]
+# Whole numbers stay whole in files.
+Epochs = Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_to_int)]
+MethodName = Annotated[
+    str,
+    AfterValidator(METHODS.check_name),
+    Field(json_schema_extra={"enum": list(METHODS.builtin)}),
+]
+ImportanceName = Annotated[
+    str,
+    AfterValidator(IMPORTANCES.check_name),
+    Field(json_schema_extra={"enum": list(IMPORTANCES.builtin)}),
+]
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class Augment:
+    """Augmentation of the training images; one drawing of it for the whole training set is a *view*.
+
+    Raises:
+        ValidationError: a value is out of its range.
+    """
+
+    crop: Crop | None = (0.6, 1.0)
+    """Range of the fraction of an image's area that a random crop keeps (Szegedy et al. 2015,
+    arXiv:1409.4842)."""
+    flip: bool = True
+    """Mirror half of the images, chosen at random."""
+    mixup: NotNegative = 0.0
+    """Alpha of the Beta distribution of mixup (Zhang et al. 2017, arXiv:1710.09412); 0 is off."""
+    cutmix: NotNegative = 0.0
+    """Alpha of the Beta distribution of CutMix (Yun et al. 2019, arXiv:1905.04899); 0 is off."""
+    mix_prob: Fraction = 1.0
+    """Probability that a batch is mixed; mixup and CutMix have equal chances where both are on."""
+    erase_prob: Fraction = 0.0
+    """Probability that a random rectangle of an image becomes the mean colour (Zhong et al. 2017,
+    arXiv:1708.04896)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Train:
-    """A stage that trains: the teacher (`teach`), the student (`distill`), or what pruning left (`finetune`).
-
-    Args:
-        epochs: passes over the training data; 0.7 is one that stops short.
-        scale: side of the images in this stage, as a share of the data's own. Small images make the first epochs
-            of a big network affordable (progressive resizing).
-        lr, warmup: the learning rate rises to `lr` over the first `warmup` share of the steps and falls to zero.
-        ema: decay of the running average of the weights that becomes the result; 0 keeps the last weights.
-        crop, flip, mixup, cutmix, mix, erase: see `compress.data.Augment`. `flip = "auto"`: true, but for `mnist`
-            false. A digit's mirror image is none.
-        guide: whom the stage listens to: the teacher; the distilled student, as its assistant (Mirzadeh et al. 2019,
-            arXiv:1902.03393); or `before`, the network as it was last trained, larger if a cut came in between, and
-            else the same (born again, Furlanello et al. 2018, arXiv:1805.04770). The latter two only after pruning.
-        method: how the student learns from its guide (`compress.distillation.methods`); each adds a loss of its
-            own to the base: the labels and, by alpha, Hinton's distillation.
-        alpha: how much the base listens to the guide rather than to the labels; left out, what the method's paper
-            does (0.5 for `kd` and `fitnets`, 0 for the others).
-        beta: the weight of the method's own loss; left out, its paper's.
-        taps: the layers that methods on feature maps compare, as module paths that both networks have, or in pairs
-            ``teacher=student``. Left out: the stages of residual networks, of others the last at each resolution.
-        fade: let alpha fall to zero over the stage, for a student that outgrows its teacher.
-        outgrow: listen only until the student's validation accuracy has reached the guide's, then to the labels alone;
-            not at all if it was higher when the student was last trained.
-        views: how many augmented views of the training data the epochs walk through that ask the guide; it answers
-            each view once, as far as there is room to keep its answers. 0: a new view every epoch, and the same ones
-            in other stages that augment alike.
-        freeze: `backbone` trains nothing but the head; all else, batch norms' statistics too, stays as it is.
-        compile: whether to run the network through torch.compile; `auto`: where that has paid by the stage's end, as
-            measured on this machine. A matter of speed, and of the last digits: a run may go on
-            with another setting.
-    """
+    """A stage that trains: the teacher (`teach`), the student (`distill`), or a pruned network (`finetune`)."""
 
     kind: Literal["teach", "distill", "finetune"]
-    epochs: Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_whole)]  # whole ones stay whole in files
+    """`teach`, `distill` or `finetune`."""
+    epochs: Epochs
+    """Passes over the training images; 0.7 is one that stops early."""
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Image size in this stage, relative to the data's. Small images make the first epochs of a big network
+    affordable (progressive resizing)."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for the
+    rest)."""
     lr: Positive = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    warmup: Share = 0.2
+    """Peak learning rate: reached after the warm-up, then falling linearly to zero."""
+    weight_decay: NotNegative = 5e-4
+    """Weight decay of weights; biases and normalizations have none."""
+    warmup: Fraction = 0.2
+    """Fraction of the steps in which the learning rate rises linearly from zero."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing of the cross-entropy with the labels."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average of the weights, which becomes the result; 0 keeps the last
+    weights."""
     crop: Crop | None = (0.6, 1.0)
+    """Range of the fraction of an image's area that a random crop keeps."""
     flip: Auto = "auto"
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
-    mix: Share = 1.0
-    erase: Share = 0.0
-    guide: Literal["teacher", "student", "before"] = "teacher"
+    """Mirror half of the images. `auto` mirrors all data sets but `mnist`, whose digits have no mirror
+    image."""
+    mixup: NotNegative = 0.0
+    """Alpha of mixup; 0 is off."""
+    cutmix: NotNegative = 0.0
+    """Alpha of CutMix; 0 is off."""
+    mix_prob: Fraction = 1.0
+    """Probability that a batch is mixed, by mixup or CutMix with equal chances."""
+    erase_prob: Fraction = 0.0
+    """Probability that a random rectangle of an image is erased."""
+    distill_from: Literal["teacher", "student", "previous"] = "teacher"
+    """Network to distill from: the teacher; the distilled student as an assistant (Mirzadeh et al. 2019,
+    arXiv:1902.03393); or `previous`, the network as it was last trained: the uncut one right after a cut,
+    else itself (born again, Furlanello et al. 2018, arXiv:1805.04770). The last two need a `prune` stage
+    before."""
     method: MethodName = "kd"
+    """Distillation method. Each adds a loss of its own to the base, which is the cross-entropy with the
+    labels and, by `alpha`, Hinton's KD."""
     temperature: Positive = 4.0
-    alpha: Share | None = None
+    """Temperature of the softmax in KD."""
+    alpha: Fraction | None = None
+    """Weight of KD in the base, against the labels; the method's own default if left out (0.5 for `kd` and
+    `fitnets`, 0 for the others)."""
     beta: Positive | None = None
+    """Weight of the method's own loss; its paper's if left out."""
     taps: tuple[str, ...] = ()
+    """Layers whose feature maps are compared: module paths that both networks have, or pairs
+    `teacher=student`. Left out: the stages of residual networks, else the last layer at each resolution."""
     fade: bool = False
-    outgrow: bool = False
+    """Let alpha fall linearly to zero over the stage."""
+    stop_at_teacher: bool = False
+    """Stop distilling once the student's validation accuracy reaches the teacher's (early-stopped KD, Cho
+    and Hariharan 2019, arXiv:1910.01348): from then on train on labels only."""
     views: Annotated[int, Field(ge=0)] = 0
+    """Number of augmented views of the training set that distilling epochs cycle through. The teacher sees
+    each view once; its logits are cached as far as there is room. 0 draws a new view every epoch."""
     freeze: Literal["backbone"] | None = None
+    """`backbone` trains the head only; everything else, running statistics too, stays as it is."""
     compile: Auto = "auto"
+    """Run the network through torch.compile. `auto` measures whether that finishes the stage sooner. A
+    resumed run may change it."""
+
+    def augment(self, mirrors: bool) -> Augment:
+        """Return the stage's augmentation; `mirrors` is what ``flip = "auto"`` stands for."""
+        keys = {key: getattr(self, key) for key in Augment.__dataclass_fields__}
+        return Augment(**keys | {"flip": mirrors if self.flip == "auto" else self.flip})
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Prune:
-    """A stage that prunes to its round's target. Targets are spaced evenly in ratio, from student to budget.
-
-    Args:
-        scale: side of the images that the model was trained on so far, as a share of the data's own.
-        mode: whole channels, which makes the network smaller and faster; or single weights, which become zero.
-        importance: what a channel, or a weight, is worth, by name.
-        samples: training images that the importance and the batch norms are measured on.
-        multiple: keep widths multiples of this where the budget can be met so (processors are faster at 8 or 16).
-    """
+    """A stage that prunes to its round's target. Targets are spaced evenly in ratio, from student to budget."""
 
     kind: Literal["prune"] = "prune"
+    """`prune`."""
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Image size that the model was last trained at, relative to the data's."""
     mode: Literal["channels", "weights"] = "channels"
+    """`channels` removes whole channels: smaller and faster. `weights` sets single weights to zero: exactly
+    the budget is left, at the same size and speed."""
     importance: ImportanceName = "taylor"
+    """Score by which channels, or weights, are ranked."""
     samples: Count = 2048
-    multiple: Count = 1
+    """Training images on which importance and batch norms are measured."""
+    round_to: Count = 1
+    """Keep widths multiples of this where the budget allows it; processors are faster at 8 or 16."""
 
 
 Stage = Annotated[Train | Prune, Field(discriminator="kind")]
-STAGES = dict.fromkeys(KINDS, Train) | {"prune": Prune}
+
+# The dataclass that holds a stage's keys, by kind.
+STAGE_TYPES: dict[str, type[Train] | type[Prune]] = {
+    "teach": Train,
+    "distill": Train,
+    "prune": Prune,
+    "finetune": Train,
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
-    """One pipeline: data, teacher, student, budget, and the stages in order.
-
-    Args:
-        minutes: what training and pruning are to take in all; the stages' epochs then say only how they share it, and
-            each gets a fiftieth of what is left at the least. Rough for `fitnets`, `fsp` and `stagewise`, whose parts
-            cost more or less than the first, which is measured. A stage that goes on with a trained network is left out
-            if next to no time is left for it.
-    """
+    """One pipeline: data, teacher, student, budget, and the stages in order."""
 
     title: str = ""
+    """One line for `compress recipes`."""
     data: str = "fashion-mnist"
-    size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    limit: Count | None = None
-    share: Part = 1.0
-    budget: str | int | None = None  # parameters
-    macs: str | int | None = None  # multiply-adds for one image
-    file_size: str | int | None = None  # bytes of the weights file
+    """Name of a data set, or `folder:PATH`."""
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
+    """Side in pixels to which images are resized; the data set's own if left out, 224 for folders."""
+    max_images: Count | None = None
+    """Train on at most this many images."""
+    data_fraction: Area = 1.0
+    """Train on this fraction of the training images."""
+    budget: str | int | None = None
+    """Parameters: `100k`, `0.1M`, `100_000`, or `5%` of the student's."""
+    macs: str | int | None = None
+    """Multiply-adds for one image: `5M`, `0.5G`, or `5%` of the student's."""
+    file_size: str | int | None = None
+    """Bytes of the weights file: `400KB`, `0.4MB`, `400KiB`, or `30%` of the student's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    batch: Count = 256
-    minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None  # a week at most
-    teacher: Network
-    student: Network
-    weights: str | None = None  # a trained teacher's weights file; the teach stage is then skipped
-    start: str | None = None  # a trained student's weights file; the distill stage is then skipped
+    """Seed of everything random: images, initial weights, views."""
+    batch_size: Count = 256
+    """Images in a batch; a distributed run shares them out."""
+    minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
+    """Time budget for training and pruning together: epochs are fitted to it and only say how stages share
+    it. Each stage gets at least a fiftieth of the time left. A stage that continues from a trained network
+    is left out if there is hardly any. Rough for `fitnets`, `fsp` and `stagewise`, whose phases differ in
+    cost."""
+    teacher: ModelSpec
+    """The teacher's network."""
+    student: ModelSpec
+    """The student's network."""
     stages: tuple[Stage, ...]
+    """The stages, in order."""
 
     def budgets(self) -> dict[Axis, Amount]:
-        """The budgets that are given: all of them have to hold."""
-        return amounts({key: getattr(self, key) for key in KEYS})
+        """Return the budgets that are given; the result satisfies all of them."""
+        return parse_budgets({key: getattr(self, key) for key in BUDGET_KEYS})
 
     def quick(self) -> Recipe:
-        """The same stages, small enough to try out: fewer images, a quarter of the epochs, nothing compiled."""
+        """Return a small version to try out: fewer images, a quarter of the epochs, nothing compiled."""
         stages = tuple(
-            replace(s, epochs=min(s.epochs, max(1, s.epochs // 4)), compile=False) if isinstance(s, Train) else s
+            replace(s, epochs=min(s.epochs, max(1, s.epochs // 4)), compile=False)
+            if isinstance(s, Train)
+            else s
             for s in self.stages
         )
-        return replace(self, limit=min(self.limit or QUICK_IMAGES, QUICK_IMAGES), stages=stages)
-
-
-QUICK_IMAGES = 6_000
-GIVEN = {"weights": "teach", "start": "distill"}  # keys that name trained networks, and the stages that these replace
-
-
-def shipped() -> dict[str, Path]:
-    """The recipes that come with the program, by name: from an installed wheel, or from a checkout."""
-    here = Path(__file__).parent.parent
-    folder = next((f for f in (here / "pipelines", here.parent / "pipelines") if f.is_dir()), here)
-    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def load(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Read the recipe called `name`, with `overrides` laid over its keys.
-
-    It is one that is shipped, or a TOML file, or the ``run.json`` of a run, which is to be done again. Override keys
-    may be dotted: ``teacher.name``; ``finetune.epochs``, of all stages of that kind; ``stages.2.alpha``, of the second.
-    As on the command line, a plain ``teacher`` or ``student`` is a network's name or a weights file, and ``stem`` is
-    the student's. None is passed over.
-
-    Raises:
-        UserError: there is no such recipe, or something in it is wrong: the key, and the nearest right one.
-    """
-    path = shipped().get(name, Path(name))
-    if not path.is_file():
-        raise UserError(f"no recipe {name!r}{nearest(name, shipped())}: see `compress recipes`, or give a TOML file")
-    read = read_run(path) if path.suffix == ".json" else read_toml(path)
-    if "stages" not in read and not read.keys().isdisjoint(("recipe", "seeds", "keys", "grid", "rows")):
-        raise UserError(f"{path}: this is an experiment: `compress experiment {path}`")
-    return check(lay_over(read, overrides or {}, str(path)), str(path))
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """What the TOML file `path` says.
-
-    Raises:
-        UserError: it is not TOML; at which line.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML: {error}") from error
-
-
-def read_run(path: Path) -> dict[str, Any]:
-    """The recipe in the ``run.json`` of a run. What it was given is read from its own copies, which go where it goes.
-
-    Raises:
-        UserError: it is no such file.
-    """
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        plain: dict[str, Any] = run["recipe"]
-        copies = {stage["kind"]: path.parent / stage["checkpoint"] for stage in run["stages"]}
-        given = {key: copies[kind] for key, kind in GIVEN.items() if plain.get(key) and kind in copies}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the run.json of a run: there is no recipe in it") from error
-    return plain | {key: str(copy) for key, copy in given.items() if copy.is_file()}
-
-
-def check(plain: dict[str, Any], where: str = "recipe") -> Recipe:
-    """A recipe from plain data, as `tomllib` or `json` gives it.
-
-    Raises:
-        UserError: a key is unknown or missing, a value is of the wrong type or out of range, or no stage follows
-            from the one before.
-    """
-    recipe = typed(Recipe, plain, where)
-    kinds = [stage.kind for stage in recipe.stages]
-    student_at = kinds.index("distill") if "distill" in kinds else None
-    if student_at is None:
-        raise UserError(f"{where}: stages: there is no 'distill' stage, so there is no student")
-    for kind in ("teach", "distill"):
-        if kinds.count(kind) > 1:
-            raise UserError(f"{where}: stages: {kind!r} comes twice, and each time it starts from a new network")
-    if "prune" in kinds[:student_at] or "finetune" in kinds[:student_at] or "teach" in kinds[student_at:]:
-        raise UserError(f"{where}: stages: the order is teach, distill, then prune and finetune in turns")
-    _check_guides(recipe, where)
-    _check_frozen(recipe, where)
-    modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
-    if modes != sorted(modes):
-        raise UserError(f"{where}: stages: no channels can be pruned after single weights have been")
-    try:
-        budgets = recipe.budgets()
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-    if modes and not budgets:
-        raise UserError(f"{where}: budget: is missing; or else macs, or file_size")
-    return recipe
-
-
-def typed(kind: type[T], plain: dict[str, Any], where: str) -> T:
-    """A dataclass of `kind` from plain data.
-
-    Raises:
-        UserError: the first key that is unknown, missing or wrong.
-    """
-    try:
-        return TypeAdapter(kind).validate_json(json.dumps(plain, default=str), strict=True)  # JSON: lists are tuples
-    except pydantic.ValidationError as error:
-        raise UserError(f"{where}: {first_wrong(error, kind, STAGES)}") from error
-
-
-def _check_guides(recipe: Recipe, where: str) -> None:
-    """Refuse to listen to what is not there yet."""
-    pruned = False
-    for place, stage in enumerate(recipe.stages, start=1):
-        pruned = pruned or isinstance(stage, Prune)
-        if isinstance(stage, Train) and stage.guide != "teacher" and not pruned:
-            raise UserError(f"{where}: stages.{place}.guide: only the teacher can be listened to before pruning")
-
-
-def _check_frozen(recipe: Recipe, where: str) -> None:
-    """Refuse to freeze what has learned nothing: a network without pretrained weights, or with a new stem."""
-    given = {"teach": recipe.weights, "distill": recipe.start}  # trained already: then the stage is skipped
-    for place, stage in enumerate(recipe.stages, start=1):
-        network = recipe.teacher if stage.kind == "teach" else recipe.student
-        stem = network.stem != "imagenet" and not network.name.startswith("efficientnet")  # whose weights stay
-        new = stage.kind in given and not given[stage.kind] and ":" not in network.name
-        if isinstance(stage, Train) and stage.freeze and new and (stem or not network.pretrained):
-            need = "leave its stem as it is" if network.pretrained else "set pretrained = true"
-            raise UserError(f"{where}: stages.{place}.freeze: {network.name}'s first layers are random here: {need}")
-
-
-def plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain data, as `check` reads it."""
-    return dataclasses.asdict(recipe)
+        max_images = min(self.max_images or QUICK_IMAGES, QUICK_IMAGES)
+        return replace(self, max_images=max_images, stages=stages)

@@ -1,4 +1,7 @@
-"""The machine at hand: its device, what that can do and is called, and the versions of what runs on it."""
+"""The machine at hand: its device, what the device supports, and the versions of the packages on it.
+
+torch is imported inside the functions, so that importing this module stays cheap.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +10,66 @@ import platform
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from compress.runtime import distributed as processes
+from compress.runtime import distributed
 from compress.runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` as a device that is there."""
+    """Resolve ``auto``, ``cpu`` or ``cuda`` to a device of this machine.
+
+    Raises:
+        UserError: there is no such device, or there are fewer GPUs than processes.
+    """
+    import torch
+
     if name not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device 'cuda': torch finds no GPU here; use --device cpu")
-    device = torch.device("cuda" if name in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and processes.count() > 1:  # a GPU for each
-        if processes.place() >= (gpus := torch.cuda.device_count()):
-            raise UserError(f"there are {gpus} GPUs here: start as many processes at most, or use --device cpu")
-        torch.cuda.set_device(processes.place())
-        return torch.device("cuda", processes.place())
+    use_gpu = name in ("auto", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if use_gpu else "cpu")
+    if use_gpu and distributed.world_size() > 1:  # one GPU a process
+        if distributed.local_rank() >= (gpus := torch.cuda.device_count()):
+            raise UserError(
+                f"this machine has {gpus} GPUs: start at most {gpus} processes, or use --device cpu"
+            )
+        torch.cuda.set_device(distributed.local_rank())
+        return torch.device("cuda", distributed.local_rank())
     return device
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`. A GPU gets it from pinned memory: from any other, the copy waits for all work so far."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move `tensor` to `device`, through pinned memory if it is a GPU.
+
+    A copy from pageable memory would wait for all work queued so far.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
-def all_digits() -> AbstractContextManager[None]:
-    """Within this, float32 is float32: convolutions on a GPU otherwise round what they multiply to 10 bits (TF32)."""
+def full_precision() -> AbstractContextManager[None]:
+    """Return a context in which float32 convolutions on a GPU are not rounded to TF32."""
+    import torch
+
     if not torch.cuda.is_available():
         return nullcontext()
     now = torch.backends.cudnn
-    return now.flags(now.enabled, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=False)
+    return now.flags(
+        now.enabled, benchmark=now.benchmark, deterministic=now.deterministic, allow_tf32=False
+    )
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return True if `device` multiplies bfloat16 in hardware."""
+    import torch
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
@@ -54,26 +77,36 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def can_compile(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs here: a compiler of C++ for the CPU's code, of C for Triton's on a GPU.
+    """Return True if torch.compile has a compiler here: C++ for CPU code, C for Triton on a GPU.
 
-    Not among several processes: every batch norm is a meeting, which breaks the network into parts.
+    Always False in a distributed run, in which every batch norm would break the graph.
     """
-    if processes.count() > 1:
+    if distributed.world_size() > 1:
         return False
-    compilers = (os.environ.get("CC", "gcc"), "clang") if device.type == "cuda" else ("g++", "clang++")
+    compilers = (
+        (os.environ.get("CC", "gcc"), "clang") if device.type == "cuda" else ("g++", "clang++")
+    )
     return any(shutil.which(compiler) for compiler in compilers)
 
 
 def device_name(device: torch.device) -> str:
-    """The processor's own name, and for a CPU how many threads are used of it."""
+    """Return the processor's name; for a CPU with the number of threads in use."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
-    return f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    name = (
+        torch.cpu.get_capabilities().get("cpu_name")
+        if hasattr(torch.cpu, "get_capabilities")
+        else None
+    )
+    return (
+        f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    )
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages that decide what a run computes."""
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that determine a run's result."""
     packages = ("compress", "torch", "torchvision", "torch-pruning", "torchinfo")
     found = {"python": platform.python_version()}
     for package in packages:

@@ -1,6 +1,7 @@
-"""The processes of one run: torchrun starts them, each takes its share of every batch, and the first alone writes.
+"""The processes of a distributed run, started by torchrun: each trains on its shard of every batch, the main one writes.
 
-Without torchrun there is one process, and nothing here does anything. Free of torch until there are several.
+Without torchrun there is one process, and every function here returns at once. torch is only imported when there are
+several processes.
 """
 
 from __future__ import annotations
@@ -20,66 +21,77 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NEEDED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-AGAIN = "the same command goes on after the last finished epoch"
-WAIT = timedelta(minutes=20)  # for one that does not answer; pruning, which the first does alone, takes less
+REQUIRED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+RESUME_HINT = "the same command resumes after the last finished epoch"
+# Longer than pruning takes, during which the main process works alone.
+TIMEOUT = timedelta(minutes=20)
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Be one of the processes that torchrun (or whatever sets RANK, WORLD_SIZE and their like) has started.
+def process_group() -> Iterator[None]:
+    """Join the process group that torchrun (or anything that sets RANK, WORLD_SIZE, …) describes.
 
-    If one fails, the others do, for the same reason or for its absence: all but the first to fail exit in silence.
+    If one process fails, the others fail too; only the first to fail reports it.
 
     Raises:
-        UserError: another of them is gone, or does not answer; or torchrun ends this one, which has seen that first.
+        UserError: another process is gone or does not answer, or torchrun sent SIGTERM.
     """
-    if _started() > 1:  # before torch is imported
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or DDP warns if it looks for unused parameters in vain
-    if _started() < 2 or count() > 1:
+    if _started() > 1:
+        # Set before torch is imported: DDP warns when it looks for unused parameters in vain.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if _started() < 2 or world_size() > 1:
         yield
         return
     import torch
     import torch.distributed as dist
 
-    if missing := [name for name in NEEDED if name not in os.environ]:
-        raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}: start the processes with torchrun")
-    store, number, started = next(dist.rendezvous("env://", timeout=WAIT))
+    if missing := [name for name in REQUIRED if name not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE is set, but not {', '.join(missing)}: start the processes with torchrun"
+        )
+    store, number, started = next(dist.rendezvous("env://", timeout=TIMEOUT))
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
-    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"  # what is told, and counted, is told and counted on CPUs
-    dist.init_process_group(backend, store=store, rank=number, world_size=started, timeout=WAIT)
-    before = signal.signal(signal.SIGTERM, _ended)
+    # Objects are broadcast, and counts are summed, on CPUs.
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    dist.init_process_group(backend, store=store, rank=number, world_size=started, timeout=TIMEOUT)
+    before = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
-    except (UserError, OSError, RuntimeError, KeyboardInterrupt, _Ended) as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
-        gone = isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
+    except (UserError, OSError, RuntimeError, KeyboardInterrupt, _Terminated) as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is ending already
+        gone = isinstance(error, RuntimeError) and (
+            isinstance(error, dist.DistError) or "gloo" in str(error)
+        )
         if isinstance(error, RuntimeError) and not gone:
             raise
         with suppress(RuntimeError):  # the store may be gone as well
             if store.add("failed", 1) > 1:
                 sys.exit(2)
         if gone:
-            what = f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
-            raise UserError(f"{what}; {AGAIN}") from error
-        if isinstance(error, _Ended):
-            raise UserError(f"another process of this run is gone, or torchrun was told to end; {AGAIN}") from error
+            what = (
+                f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
+            )
+            raise UserError(f"{what}; {RESUME_HINT}") from error
+        if isinstance(error, _Terminated):
+            raise UserError(
+                f"another process of this run is gone, or torchrun was stopped; {RESUME_HINT}"
+            ) from error
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
     dist.destroy_process_group()  # not after an error: the others might never answer
 
 
-class _Ended(BaseException):
-    """SIGTERM came: torchrun sends it to those that are left when it has lost one, or is ended itself."""
+class _Terminated(BaseException):
+    """SIGTERM: torchrun sends it to the remaining processes when one is lost, or when it is stopped itself."""
 
 
-def _ended(*_: object) -> None:
-    raise _Ended
+def _raise_terminated(*_: object) -> None:
+    raise _Terminated
 
 
-def count() -> int:
-    """How many processes share the run."""
+def world_size() -> int:
+    """Return the number of processes in the run."""
     if _started() < 2:
         return 1
     import torch.distributed as dist
@@ -88,39 +100,39 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Which of them this is, counted from 0."""
-    return int(os.environ["RANK"]) if count() > 1 else 0
+    """Return this process's number, counted from 0."""
+    return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
-def place() -> int:
-    """Which of those on this machine this is, counted from 0."""
-    return int(os.environ["LOCAL_RANK"]) if count() > 1 else 0
+def local_rank() -> int:
+    """Return this process's number among those on this machine, counted from 0."""
+    return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
 
 
-def first() -> bool:
-    """Whether this is the one that writes, prints, and decides where only one can."""
+def is_main() -> bool:
+    """Return True in the process that writes, prints and decides for all."""
     return rank() == 0
 
 
-def part() -> tuple[int, int]:
-    """Which part of every batch is this process's, and of how many; see `compress.data.batches.share`."""
-    return rank(), count()
+def shard() -> tuple[int, int]:
+    """Return this process's shard of every batch as (number, of how many); see `compress.data.batches.shard_range`."""
+    return rank(), world_size()
 
 
-def of_first(value: T) -> T:
-    """What the first process calls `value`, in all of them; they meet here. The others' is not looked at."""
-    if count() == 1:
+def broadcast(value: T) -> T:
+    """Return the main process's `value` in every process; all of them must call this."""
+    if world_size() == 1:
         return value
     import torch.distributed as dist
 
-    told = [value if first() else None]
+    told = [value if is_main() else None]
     dist.broadcast_object_list(told, src=0)
     return told[0]  # type: ignore[return-value]
 
 
-def added(tensor: Tensor) -> Tensor:
-    """The sum of all processes' `tensor`; they meet here."""
-    if count() == 1:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Return the sum of `tensor` over all processes; all of them must call this."""
+    if world_size() == 1:
         return tensor
     import torch.distributed as dist
 
@@ -129,15 +141,17 @@ def added(tensor: Tensor) -> Tensor:
     return total
 
 
-def refuse(what: str) -> None:
-    """Refuse to do `what` in several processes.
+def require_single_process(what: str) -> None:
+    """Check that this is not a distributed run.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several processes.
     """
-    with joined():  # so that it is said once
-        if count() > 1:
-            raise UserError(f"{what} runs in one process: leave torchrun out, or start its runs one by one")
+    with process_group():  # so that only one of them reports it
+        if world_size() > 1:
+            raise UserError(
+                f"{what} runs in one process: start it without torchrun, or start its runs one by one"
+            )
 
 
 def _started() -> int:

@@ -1,25 +1,32 @@
-"""The one error meant for the person at the keyboard."""
+"""User errors: one line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. Its text is one line: what was wrong, where, and what to do."""
+    """A mistake that the user can fix. Its message is one line; commands exit with code 2."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint naming the known word closest to `word`, or nothing: ``" (did you mean 'seed'?)"``."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the known word closest to `word`, or an empty string.
+
+    Example:
+        >>> did_you_mean("sead", ["seed", "batch_size"])
+        " (did you mean 'seed'?)"
+    """
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def one_line(error: BaseException) -> str:
-    """What `error` says, in one line however much it quotes; its type if it says nothing."""
+    """Return the message of `error` as one line of at most 200 characters, or its type's name."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether `error` says that no memory is left: Python's own, or torch's for a GPU or a CPU, known by its words."""
-    words = ("out of memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if `error` is Python's MemoryError, or torch's message that a device is out of memory."""
+    messages = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in messages)

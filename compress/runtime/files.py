@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all. Free of torch, so that one that is missing is missed at once."""
+"""Files that are written completely or not at all. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from compress.runtime import distributed as processes
+from compress.runtime import distributed
 from compress.runtime.errors import UserError
 
-PART = ".part"  # ends the name of a file that is still being written, or whose writer was killed
+# The suffix of a file that is being written, or whose writer was killed.
+PART = ".part"
 
 
-def existing(path: str | Path) -> Path:
-    """`path`, which has to be a file.
+def require_file(path: str | Path) -> Path:
+    """Return `path` as a Path.
 
     Raises:
-        UserError: there is none.
+        UserError: `path` is not a file.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: {'not a' if Path(path).exists() else 'no such'} file")
@@ -27,15 +28,15 @@ def existing(path: str | Path) -> Path:
 
 
 @contextmanager
-def atomically(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a file beside `path` for writing bytes; it takes the place of `path` when the block ends well.
+def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file for writing bytes and rename it to `path` when the block succeeds.
 
-    Of several processes of a run only the first writes: what the others would write is thrown away.
+    In a distributed run only the main process writes; what the others write is discarded.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be written.
     """
-    if not processes.first():
+    if not distributed.is_main():
         with Path(os.devnull).open("wb") as nowhere:
             yield nowhere
         return
@@ -44,7 +45,9 @@ def atomically(path: str | Path) -> Iterator[IO[bytes]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     except OSError as error:
-        raise UserError(f"{path}: cannot be written there ({error.strerror}); choose another place") from error
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}); choose another path"
+        ) from error
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -59,6 +62,6 @@ def atomically(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
-    with atomically(path) as file:
+    """Write `text` as UTF-8, completely or not at all."""
+    with atomic_write(path) as file:
         file.write(text.encode())

@@ -13,13 +13,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from compress.data.batches import Batch
-from compress.runtime import distributed as processes
+from compress.runtime import distributed
 
 if TYPE_CHECKING:
     from compress.training.trainer import Forward, Objective
 
 
-def shared(model: nn.Module, student: Forward, objective: Objective) -> Callable[[Batch, float], Tensor]:
+def shared(
+    model: nn.Module, student: Forward, objective: Objective
+) -> Callable[[Batch, float], Tensor]:
     """The loss of `student`, the forward pass of `model`, on this process's share of a batch, at a progress (0 to 1).
 
     The gradients that its backward pass leaves, in the model's parameters and in the objective's own, are those of the
@@ -28,9 +30,17 @@ def shared(model: nn.Module, student: Forward, objective: Objective) -> Callable
     # Objectives of several phases leave a part of the parameters out, and so may anyone's network: DDP has to look
     # which.
     shares = _Share(model, student, objective)
-    step = DistributedDataParallel(shares, find_unused_parameters=True, gradient_as_bucket_view=True)
-    if all(isinstance(module, _BatchNorm) for module in model.modules() if list(module.buffers(recurse=False))):
-        step.broadcast_buffers = False  # batch norms' statistics are of the whole batch, the same in all processes
+    step = DistributedDataParallel(
+        shares, find_unused_parameters=True, gradient_as_bucket_view=True
+    )
+    if all(
+        isinstance(module, _BatchNorm)
+        for module in model.modules()
+        if list(module.buffers(recurse=False))
+    ):
+        step.broadcast_buffers = (
+            False  # batch norms' statistics are of the whole batch, the same in all processes
+        )
     return step
 
 
@@ -45,14 +55,20 @@ class _Share(nn.Module):
         with _WholeBatchNorm():
             loss = self.objective(self.student, batch, progress)
         # losses are means over images, and DDP takes the plain mean over processes
-        return loss * (processes.count() * len(batch.images) / (len(batch.images) + batch.elsewhere))
+        return loss * (
+            distributed.world_size() * len(batch.images) / (len(batch.images) + batch.elsewhere)
+        )
 
 
 class _WholeBatchNorm(TorchFunctionMode):
     """Within this, batch norms that learn take their statistics from the whole batch; no module is touched."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Any = None,
     ) -> Any:
         return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
@@ -75,9 +91,14 @@ def _batch_norm(
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     values = input.float()
     var, mean = torch.var_mean(values, [d for d in range(input.dim()) if d != 1], correction=0)
-    mean, var = mean.double(), var.double()  # so that subtracting the square of a mean leaves enough digits
+    mean, var = (
+        mean.double(),
+        var.double(),
+    )  # so that subtracting the square of a mean leaves enough digits
     number = input.numel() // input.shape[1] * torch.ones_like(mean)
-    moments: Tensor = _Added.apply(torch.stack([number, number * mean, number * (var + mean.square())]))
+    moments: Tensor = _Added.apply(
+        torch.stack([number, number * mean, number * (var + mean.square())])
+    )
     number, mean, var = moments.unbind()
     mean = mean / number
     var = var / number - mean.square()
@@ -96,8 +117,8 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return processes.added(tensor)
+        return distributed.all_reduce_sum(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return processes.added(gradient)
+        return distributed.all_reduce_sum(gradient)

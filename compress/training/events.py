@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Record:
+class StageResult:
     """A finished stage, as `run.json` keeps it.
 
     Args:
@@ -38,7 +38,7 @@ class Record:
     test: float | None = None
 
 
-class Watch:
+class Events:
     """A watcher that looks at nothing. The command line's shows progress bars and tables."""
 
     def begin(self, number: int, total: int, name: str, about: str) -> None:
@@ -54,7 +54,7 @@ class Watch:
         `epochs` may end in a part of one: 2.5 are three, the last of them short.
         """
 
-    def end(self, record: Record, before: Record | None, table: str) -> None:
+    def end(self, record: StageResult, before: StageResult | None, table: str) -> None:
         """A stage is over; `before` is the one before it, `table` torchinfo's of its result."""
 
     def note(self, text: str) -> None:

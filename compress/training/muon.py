@@ -68,7 +68,10 @@ class Muon(torch.optim.Optimizer):
         norms = [self.state[p]["norm"] for p in filters]
         steps = orthogonal([d.flatten(1) for d in self._directions(filters)])
         lengths = torch._foreach_div(_norms(steps), norms)
-        steps = [s.view(p.shape) for s, p in zip(torch._foreach_div(steps, lengths), filters, strict=True)]
+        steps = [
+            s.view(p.shape)
+            for s, p in zip(torch._foreach_div(steps, lengths), filters, strict=True)
+        ]
         _sgd(filters, steps, angle)
         torch._foreach_mul_(filters, torch._foreach_div(norms, _norms(filters)))
 

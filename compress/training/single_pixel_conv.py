@@ -10,7 +10,12 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
-AS_CALLED = [tuple, tuple, tuple, int]  # stride, padding, dilation and groups, as nn.Conv2d gives them
+AS_CALLED = [
+    tuple,
+    tuple,
+    tuple,
+    int,
+]  # stride, padding, dilation and groups, as nn.Conv2d gives them
 
 
 class SinglePixels(TorchFunctionMode):
@@ -30,13 +35,22 @@ class SinglePixels(TorchFunctionMode):
 
 
 def _as_product(
-    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+    images: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
 ) -> Tensor | None:
     """The convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1, 1), or None."""
     if dilation != (1, 1) or images.dim() != 4:
         return None
     sides, kernel = images.shape[2:], weight.shape[2:]
-    if any(not 0 <= n + 2 * p - k < s or p >= k for n, k, s, p in zip(sides, kernel, stride, padding, strict=True)):
+    if any(
+        not 0 <= n + 2 * p - k < s or p >= k
+        for n, k, s, p in zip(sides, kernel, stride, padding, strict=True)
+    ):
         return None
     (height, width), (above, left) = sides, padding
     seen = images[:, :, : kernel[0] - above, : kernel[1] - left]

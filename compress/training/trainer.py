@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch
 from compress.models import checkpoint
-from compress.models.fuse_bn import folded
-from compress.runtime import distributed as processes
-from compress.runtime.device import all_digits, can_compile, fast_bfloat16
+from compress.models.fuse_bn import fuse_conv_bn
+from compress.runtime import distributed
+from compress.runtime.device import can_compile, full_precision, has_fast_bfloat16
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
 from compress.training import ddp as parallel
-from compress.training.events import Watch
+from compress.training.events import Events
 from compress.training.muon import Muon
 from compress.training.single_pixel_conv import SinglePixels
 
@@ -62,7 +62,9 @@ class Schedule:
     def rate(self, progress: float) -> float:
         """The learning rate at `progress` (0 to 1): up in a line over the warm-up, then down in a line to zero."""
         rising = progress < self.warmup
-        return self.lr * (progress / self.warmup if rising else (1 - progress) / max(1 - self.warmup, 1e-9))
+        return self.lr * (
+            progress / self.warmup if rising else (1 - progress) / max(1 - self.warmup, 1e-9)
+        )
 
 
 def train(
@@ -75,7 +77,7 @@ def train(
     validate: Callable[[nn.Module], float],
     seed: int,
     state: Path,
-    watch: Watch,
+    events: Events,
     size: int | None = None,
     compiled: bool = False,
 ) -> nn.Module:
@@ -108,21 +110,27 @@ def train(
     total = max(1, round(schedule.epochs * steps))
     epochs = math.ceil(total / steps)
     if history:
-        watch.note(f"  going on after epoch {len(history)} of {epochs}")
+        events.note(f"  going on after epoch {len(history)} of {epochs}")
     student = forward(_compiled(model) if compiled and can_compile(device) else model, size)
-    learn = parallel.shared(model, student, objective) if processes.count() > 1 else partial(objective, student)
+    learn = (
+        parallel.shared(model, student, objective)
+        if distributed.world_size() > 1
+        else partial(objective, student)
+    )
     best = model if average is None else average
     for epoch in range(len(history), epochs):
         started, losses = time.monotonic(), torch.zeros((), device=device)
         due = min(steps, total - epoch * steps)
-        torch.manual_seed(seed * 100_003 + epoch + (processes.rank() << 40))
+        torch.manual_seed(seed * 100_003 + epoch + (distributed.rank() << 40))
         model.train()
         _rest(model)
         if begin is not None:
             begin(max((past["val"] for past in history), default=0.0))
-        shown = watch.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
+        shown = events.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
         for step, batch in enumerate(shown):
-            progress = (epoch * steps + step + 0.5) / total  # the middle of the step: no step is lost to a rate of 0
+            progress = (
+                epoch * steps + step + 0.5
+            ) / total  # the middle of the step: no step is lost to a rate of 0
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(phase(progress, phases)[1])
             loss = learn(batch, progress)
@@ -132,15 +140,17 @@ def train(
             if average is not None:
                 _follow(average, model, schedule.ema, epoch * steps + step)
             losses += loss.detach()
-        losses = processes.added(losses) / processes.count()
+        losses = distributed.all_reduce_sum(losses) / distributed.world_size()
         if not math.isfinite(losses):
-            raise UserError(f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew")
+            raise UserError(
+                f"the loss is not finite after epoch {epoch + 1}; lower this stage's lr and begin anew"
+            )
         accuracy = validate(best)
         seconds += time.monotonic() - started
         now = {"epoch": epoch + 1, "loss": float(losses) / due, "val": accuracy, "seconds": seconds}
         history.append(now)
         _save(state, model, beside, optimizer, average, history)
-        watch.epoch(schedule.epochs, history)
+        events.epoch(schedule.epochs, history)
     return best.eval()
 
 
@@ -159,11 +169,13 @@ def forward(model: Callable[..., Tensor], size: int | None = None, exact: bool =
 
     def run(images: Tensor) -> Tensor:
         if size is not None and images.shape[-1] != size:
-            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=images.shape[-1] > size)
+            images = F.interpolate(
+                images, size=(size, size), mode="bilinear", antialias=images.shape[-1] > size
+            )
         images = images.contiguous(memory_format=torch.channels_last)
-        fast = not exact and fast_bfloat16(images.device)
+        fast = not exact and has_fast_bfloat16(images.device)
         pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
-        digits = all_digits() if exact else nullcontext()
+        digits = full_precision() if exact else nullcontext()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels, digits:
             return model(images).float()
 
@@ -182,30 +194,36 @@ def teach(model: nn.Module, size: int | None = None) -> Forward:
 
 
 @torch.inference_mode()
-def accuracy(model: nn.Module, batches: Iterable[Batch], *, size: int | None = None, exact: bool = True) -> float:
+def accuracy(
+    model: nn.Module, batches: Iterable[Batch], *, size: int | None = None, exact: bool = True
+) -> float:
     """Top-1 accuracy of `model` in evaluation mode, 0 to 1; `size` and `exact` as for `forward`.
 
     Of several processes each has a part of the batches, and all are given the accuracy on the whole.
     """
     right: Tensor | int = 0  # stays on the device: to look at it would be to wait for it
     seen = 0
-    answer = forward(folded(model), size, exact)
+    answer = forward(fuse_conv_bn(model), size, exact)
     for batch in batches:
         right = right + (answer(batch.images).argmax(1) == batch.targets.argmax(1)).sum()
         seen += len(batch.images)
-    right, seen = map(int, processes.added(torch.tensor([int(right), seen])))
+    right, seen = map(int, distributed.all_reduce_sum(torch.tensor([int(right), seen])))
     return right / max(seen, 1)
 
 
 def _compiled(model: nn.Module) -> Callable[..., Tensor]:
     """Compiled as if it were this process's first: what was compiled before makes later networks' shapes variable, and
     a stage must compute the same after a kill."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a GPU that nobody asked for
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # it warns of a GPU that nobody asked for
     torch._dynamo.reset()
     return torch.compile(model, dynamic=False)
 
 
-def _optimizer(parameters: list[nn.Parameter], beside: list[nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: list[nn.Parameter], beside: list[nn.Parameter], schedule: Schedule
+) -> torch.optim.Optimizer:
     """Weight decay on weights alone: biases and normalizations (one-dimensional) are left to themselves."""
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": schedule.weight_decay},
@@ -237,7 +255,9 @@ def _follow(average: nn.Module, model: nn.Module, decay: float, seen: int) -> No
     """
 
     def tensors(of: nn.Module, floating: bool) -> list[Tensor]:
-        return [t for t in chain(of.parameters(), of.buffers()) if t.is_floating_point() == floating]
+        return [
+            t for t in chain(of.parameters(), of.buffers()) if t.is_floating_point() == floating
+        ]
 
     share = 1 - min(decay, (1 + seen) / (10 + seen)) if seen else 1.0
     torch._foreach_lerp_(tensors(average, True), tensors(model, True), share)
@@ -260,7 +280,7 @@ def _save(
         "average": average.state_dict() if average is not None else None,
         "history": history,
     }
-    checkpoint.write(kept, state)
+    checkpoint.write_tensors(kept, state)
     _write_metrics(state, history)
 
 
@@ -269,10 +289,16 @@ def _write_metrics(state: Path, history: list[Metrics]) -> None:
 
 
 def _resume(
-    state: Path, model: nn.Module, beside: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
+    state: Path,
+    model: nn.Module,
+    beside: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
 ) -> list[Metrics]:
     """Lay in what `state` holds, if it is there: the epochs that are done."""
-    kept = processes.of_first(checkpoint.read(state) if processes.first() and state.is_file() else None)
+    kept = distributed.broadcast(
+        checkpoint.read_tensors(state) if distributed.is_main() and state.is_file() else None
+    )
     if kept is None:
         return []
     model.load_state_dict(kept["model"])

@@ -44,8 +44,12 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]
     for name in names:
         data = random.integers(0, 256, (20, 3 * 32 * 32), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [n % 10 for n in range(20)]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"kind_{n}" for n in range(10)]}))
+        (folder / name).write_bytes(
+            pickle.dumps({"data": data, "labels": [n % 10 for n in range(20)]})
+        )
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"kind_{n}" for n in range(10)]})
+    )
     sums = {path.name: calculate_md5(path) for path in folder.iterdir()}
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [[name, sums[name]] for name in names[:5]])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", sums["test_batch"]]])
@@ -63,7 +67,9 @@ def write_images(root: Path, classes: list[str], count: int, suffix: str = ".png
             height, width = (int(extent) for extent in random.integers(20, 50, 2))
             pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
             pixels[..., c % 3] //= 4
-            Image.fromarray(pixels).convert(modes[n % len(modes)]).save(root / name / f"{n:02}{suffix}")
+            Image.fromarray(pixels).convert(modes[n % len(modes)]).save(
+                root / name / f"{n:02}{suffix}"
+            )
 
 
 def write_imagenet(root: Path) -> None:

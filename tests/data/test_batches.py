@@ -11,25 +11,28 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from compress.data.batches import Augment, Batch, _cropped, plain_batches, training_batches
-from compress.data.dataset import Data
+from compress.data.batches import Batch, _cropped, plain_batches, training_batches
+from compress.data.dataset import Dataset
 from compress.data.pool import MemoryPool
 from compress.data.random_views import view_boxes, view_holes
+from compress.recipe.schema import Augment
 from compress.runtime.errors import UserError
 
 NOTHING = Augment(crop=None, flip=False)
 EVERYTHING = Augment(mixup=0.2, cutmix=1.0, mix=0.8, erase=0.5)
 
 
-def small(channels: int = 1, count: int = 50, side: int = 12) -> Data:
+def small(channels: int = 1, count: int = 50, side: int = 12) -> Dataset:
     random = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, channels, side, side), generator=random, dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (count, channels, side, side), generator=random, dtype=torch.uint8
+    )
     pool = MemoryPool(pixels, torch.arange(count) % 5, side)
     mean, std = ((0.3,) * 3, (0.4,) * 3) if channels == 1 else ((0.3, 0.4, 0.5), (0.2, 0.3, 0.4))
-    return Data("small", tuple("abcde"), side, mean, std, pool, pool, lambda: pool, "")
+    return Dataset("small", tuple("abcde"), side, mean, std, pool, pool, lambda: pool, "")
 
 
-def normalised(data: Data, pixels: Tensor) -> Tensor:
+def normalised(data: Dataset, pixels: Tensor) -> Tensor:
     mean, std = torch.tensor(data.mean)[:, None, None], torch.tensor(data.std)[:, None, None]
     return (pixels.float() / 255 - mean) / std
 
@@ -37,7 +40,9 @@ def normalised(data: Data, pixels: Tensor) -> Tensor:
 def digest(view: int = 3) -> str:
     """Of all the bits of a view with everything on."""
     seen = hashlib.sha256()
-    for images, targets, rows, start, *_ in training_batches(small(), EVERYTHING, seed=1, view=view, batch=16):
+    for images, targets, rows, start, *_ in training_batches(
+        small(), EVERYTHING, seed=1, view=view, batch=16
+    ):
         for tensor in (images, targets, rows):
             seen.update(tensor.contiguous().numpy().data)
         seen.update(str(start).encode())
@@ -65,32 +70,44 @@ def test_a_view_with_nothing_on_is_a_permutation(channels: int) -> None:
     assert {batch.view for batch in batches} == {0}
     assert sorted(rows.tolist()) == list(range(50)) and rows.tolist() != list(range(50))
     pixels = next(data.train.batches([rows]))
-    torch.testing.assert_close(torch.cat([batch.images for batch in batches]), normalised(data, pixels))
+    torch.testing.assert_close(
+        torch.cat([batch.images for batch in batches]), normalised(data, pixels)
+    )
 
 
-@pytest.mark.parametrize("augment", [EVERYTHING, Augment(None, mixup=1.0), Augment(cutmix=1.0), NOTHING])
+@pytest.mark.parametrize(
+    "augment", [EVERYTHING, Augment(None, mixup=1.0), Augment(cutmix=1.0), NOTHING]
+)
 def test_the_parts_of_a_batch_are_together_the_whole_one_bit_for_bit(augment: Augment) -> None:
     def view(part: tuple[int, int] = (0, 1)) -> list[Batch]:
         return list(training_batches(small(), augment, seed=1, view=3, batch=16, part=part))
 
     for whole, *parts in zip(view(), *(view((number, 3)) for number in range(3)), strict=True):
         for field in ("images", "targets", "rows"):
-            assert torch.equal(getattr(whole, field), torch.cat([getattr(part, field) for part in parts]))
+            assert torch.equal(
+                getattr(whole, field), torch.cat([getattr(part, field) for part in parts])
+            )
         assert [part.start - whole.start for part in parts] == [0, 5, 10]
         assert all(len(part.rows) + part.elsewhere == 16 for part in parts) and whole.elsewhere == 0
 
 
 def test_the_parts_of_a_pool_are_together_the_whole_of_it_even_if_some_are_empty() -> None:
     data = small(count=7)
-    parts = [list(plain_batches(data, data.val, batch=2, part=(number, 10))) for number in range(10)]
-    assert [row for part in parts for batch in part for row in batch.rows.tolist()] == list(range(7))
+    parts = [
+        list(plain_batches(data, data.val, batch=2, part=(number, 10))) for number in range(10)
+    ]
+    assert [row for part in parts for batch in part for row in batch.rows.tolist()] == list(
+        range(7)
+    )
     assert not all(parts)
 
 
 def test_the_last_batch_is_dropped_but_never_the_only_one() -> None:
     sizes = [len(b.rows) for b in training_batches(small(), NOTHING, seed=0, view=0, batch=16)]
     assert sizes == [16, 16, 16]
-    assert [len(b.rows) for b in training_batches(small(), NOTHING, seed=0, view=0, batch=64)] == [50]
+    assert [len(b.rows) for b in training_batches(small(), NOTHING, seed=0, view=0, batch=64)] == [
+        50
+    ]
 
 
 def test_a_view_is_a_pure_function_of_seed_and_view() -> None:
@@ -100,15 +117,23 @@ def test_a_view_is_a_pure_function_of_seed_and_view() -> None:
     digest(view=4)
     torch.manual_seed(99)
     assert digest() == first != digest(view=4)
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batches as t;"
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_batches as t;"
+    )
     program += "t.digest(7); print(t.digest())"
-    other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    other = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert other.stdout.strip() == first
 
 
 def test_a_sample_is_augmented_the_same_whatever_the_batch_size() -> None:
     def by_row(batch: int) -> Tensor:
-        batches = list(training_batches(small(), Augment(erase=0.5), seed=0, view=1, batch=batch, drop_last=False))
+        batches = list(
+            training_batches(
+                small(), Augment(erase=0.5), seed=0, view=1, batch=batch, drop_last=False
+            )
+        )
         rows = torch.cat([b.rows for b in batches])
         return torch.cat([b.images for b in batches])[rows.argsort()]
 
@@ -148,7 +173,9 @@ def test_crops_are_distributed_as_torchvisions(side: int, scale: tuple[float, fl
 
 def assert_distributed_alike(ours: Sequence[Tensor], theirs: Tensor) -> None:
     """Boxes as left, top, width and height, each (N,)."""
-    bound = 1.95 * (1 / len(ours[0]) + 1 / len(theirs[0])) ** 0.5  # a false alarm once in a thousand
+    bound = (
+        1.95 * (1 / len(ours[0]) + 1 / len(theirs[0])) ** 0.5
+    )  # a false alarm once in a thousand
     measures = [
         lambda box: box[2] * box[3],
         lambda box: box[2] / box[3],
@@ -207,7 +234,9 @@ def test_a_crop_is_bilinear() -> None:
 
 def test_mixing_keeps_targets_distributions_and_matches_images() -> None:
     data = replace(small(), mean=(0.0,) * 3, std=(1.0,) * 3)
-    flat = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(50, 1, 12, 12).contiguous()
+    flat = (
+        torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(50, 1, 12, 12).contiguous()
+    )
     data = replace(data, train=MemoryPool(flat, torch.arange(50) % 5, 12))
     for kind in (Augment(None, False, mixup=0.5), Augment(None, False, cutmix=1.0)):
         mixed = 0
@@ -225,7 +254,9 @@ def test_mixing_keeps_targets_distributions_and_matches_images() -> None:
 
 def test_mix_is_the_probability_that_a_batch_is_mixed() -> None:
     data = small(count=2000, side=2)
-    batches = training_batches(data, Augment(None, False, mixup=1.0, mix=0.3), seed=0, view=0, batch=10)
+    batches = training_batches(
+        data, Augment(None, False, mixup=1.0, mix=0.3), seed=0, view=0, batch=10
+    )
     mixed = [bool((batch.targets.max(1).values < 1).any()) for batch in batches]
     assert 0.2 < sum(mixed) / len(mixed) < 0.4
 

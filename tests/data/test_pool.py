@@ -7,7 +7,7 @@ from dataset_files import write_images
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.data.pool import DiskPool, MemoryPool, open_pool
 from compress.data.sources import Files, Pixels, open_source
 from compress.runtime.errors import UserError
@@ -46,7 +46,9 @@ def test_pixels_are_resized_batch_by_batch_as_they_would_be_all_at_once(side: in
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (50, 3, 12, 12), generator=random, dtype=torch.uint8)
     pool = open_pool(Pixels(pixels, torch.arange(50)), side)
-    assert isinstance(pool, MemoryPool) and pool.pixels.nbytes == pixels.nbytes  # however large the side
+    assert (
+        isinstance(pool, MemoryPool) and pool.pixels.nbytes == pixels.nbytes
+    )  # however large the side
     order = list(torch.split(torch.randperm(50, generator=random), 7))
     whole = F.resize(pixels, [side, side], antialias=True)
     for rows, images in zip(order, pool.batches(order), strict=True):
@@ -88,7 +90,7 @@ def test_the_checksum_follows_files_and_targets(files: Files) -> None:
 
 
 def test_mean_and_std_are_those_of_the_training_pixels(files: Files) -> None:
-    data = open_data(f"folder:{files.root.parent}", size=16)
+    data = open_dataset(f"folder:{files.root.parent}", size=16)
     pixels = torch.cat(list(data.train.batches([torch.arange(len(data.train))]))).double() / 255
     assert data.mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist())
     assert data.std == pytest.approx(pixels.std(dim=(0, 2, 3), correction=0).tolist())

@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from dataset_files import mnist_files, write_cifar10, write_imagenet_archive, write_images, write_packed
+from dataset_files import (
+    mnist_files,
+    write_cifar10,
+    write_imagenet_archive,
+    write_images,
+    write_packed,
+)
 from torchvision import datasets
 
 from compress.data import cache as cache_module
-from compress.data.dataset import open_data
+from compress.data.dataset import open_dataset
 from compress.data.sources import IMAGENETTE, IMAGEWOOF, SOURCES, Files, Pixels, open_source
 from compress.recipe.registry import DATA_SETS
 from compress.runtime.errors import UserError
@@ -33,29 +39,37 @@ def test_fashion_mnist_is_unpacked_from_the_systems_copy(
     files = system_copy(tmp_path, monkeypatch)
     source = open_source("fashion-mnist")
     assert isinstance(source.train, Pixels)
-    assert source.train.pixels.shape == (200, 1, 28, 28) and source.train.pixels.dtype == torch.uint8
+    assert (
+        source.train.pixels.shape == (200, 1, 28, 28) and source.train.pixels.dtype == torch.uint8
+    )
     assert source.train.targets.tolist() == [n % 10 for n in range(200)]
     assert source.train.pixels[7].unique().tolist() == [7]
     assert len(source.test().targets) == 50
     assert source.size == 28 and source.classes[0] == "T-shirt/top" and len(source.classes) == 10
     raw = cache / "FashionMNIST" / "raw"
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == files
-    assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == ["FashionMNIST"]
+    assert sorted(path.name for path in cache.iterdir() if not path.name.endswith(".lock")) == [
+        "FashionMNIST"
+    ]
 
 
-def test_the_cached_copy_comes_first(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cached_copy_comes_first(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     system_copy(tmp_path, monkeypatch)
     open_source("fashion-mnist")
     monkeypatch.setattr(cache_module, "SYSTEM_FASHION_MNIST", tmp_path / "gone")
     assert len(open_source("fashion-mnist").train.targets) == 200
 
 
-def test_an_opened_data_set_holds_no_image_twice(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_opened_data_set_holds_no_image_twice(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     system_copy(tmp_path, monkeypatch)
     sources = [open_source("fashion-mnist")]
     pixels = weakref.ref(sources[0].train.pixels)  # type: ignore[union-attr]
     monkeypatch.setattr("compress.data.dataset.open_source", lambda name: sources.pop())
-    data = open_data("fashion-mnist")
+    data = open_dataset("fashion-mnist")
     assert pixels() is None and len(data.test()) == 50
 
 
@@ -86,9 +100,15 @@ def test_two_processes_unpack_at_once(cache: Path, tmp_path: Path) -> None:
     assert [process.communicate()[0].strip() for process in both] == ["200", "200"]
 
 
-@pytest.mark.parametrize("name", ["fashion-mnist", "mnist", "cifar10", "imagenette-160", "imagewoof-160"])
-def test_a_dataset_that_cannot_be_had_is_one_line_that_says_what_to_do(cache: Path, name: str) -> None:
-    with pytest.raises(UserError, match=f"no {name} data.*the network is unreachable.*COMPRESS_DATA") as error:
+@pytest.mark.parametrize(
+    "name", ["fashion-mnist", "mnist", "cifar10", "imagenette-160", "imagewoof-160"]
+)
+def test_a_dataset_that_cannot_be_had_is_one_line_that_says_what_to_do(
+    cache: Path, name: str
+) -> None:
+    with pytest.raises(
+        UserError, match=f"no {name} data.*the network is unreachable.*COMPRESS_DATA"
+    ) as error:
         open_source(name)
     assert "\n" not in str(error.value) and str(cache) in str(error.value)
 
@@ -100,7 +120,7 @@ def test_mnist_is_read_from_the_cache(cache: Path) -> None:
         (raw / name).write_bytes(content)
     source = open_source("mnist")
     assert source.classes == tuple("0123456789") and len(source.train.targets) == 200
-    assert not open_data("mnist").mirrors  # a mirrored digit is none
+    assert not open_dataset("mnist").mirrors  # a mirrored digit is none
 
 
 def test_a_broken_cached_copy_is_named(cache: Path) -> None:
@@ -115,12 +135,18 @@ def test_cifar10_keeps_its_colours(cache: Path, monkeypatch: pytest.MonkeyPatch)
     assert isinstance(source.train, Pixels)
     assert source.train.pixels.shape == (100, 3, 32, 32) and source.classes[1] == "kind 1"
     original = datasets.CIFAR10(cache)[3][0]
-    assert torch.equal(source.train.pixels[3], torch.tensor(original.getdata()).T.reshape(3, 32, 32))
+    assert torch.equal(
+        source.train.pixels[3], torch.tensor(original.getdata()).T.reshape(3, 32, 32)
+    )
     assert len(source.test().targets) == 20
 
 
-@pytest.mark.parametrize(("name", "words"), [("imagenette2-160", IMAGENETTE), ("imagewoof2-160", IMAGEWOOF)])
-def test_imagenette_trees_have_classes_in_words(cache: Path, name: str, words: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"), [("imagenette2-160", IMAGENETTE), ("imagewoof2-160", IMAGEWOOF)]
+)
+def test_imagenette_trees_have_classes_in_words(
+    cache: Path, name: str, words: dict[str, str]
+) -> None:
     write_images(cache / name / "train", list(words), 2, ".JPEG")
     write_images(cache / name / "val", list(words), 1, ".JPEG")
     source = open_source(name.replace("2", ""))
@@ -132,7 +158,7 @@ def test_imagenette_trees_have_classes_in_words(cache: Path, name: str, words: d
 def test_a_folder_with_its_own_splits(tmp_path: Path) -> None:
     for part, count in (("train", 6), ("val", 3), ("test", 2)):
         write_images(tmp_path / part, ["cat", "dog"], count)
-    data = open_data(f"folder:{tmp_path}", size=16)
+    data = open_dataset(f"folder:{tmp_path}", size=16)
     assert (len(data.train), len(data.val), len(data.test())) == (12, 6, 4)
     assert data.classes == ("cat", "dog") and data.size == 16
 
@@ -140,7 +166,7 @@ def test_a_folder_with_its_own_splits(tmp_path: Path) -> None:
 def test_a_folder_with_only_val_keeps_it_for_the_test(tmp_path: Path) -> None:
     write_images(tmp_path / "train", ["cat", "dog"], 10)
     write_images(tmp_path / "val", ["cat", "dog"], 3)
-    data = open_data(f"folder:{tmp_path}", size=16)
+    data = open_dataset(f"folder:{tmp_path}", size=16)
     assert (len(data.train), len(data.val), len(data.test())) == (18, 2, 6)
 
 
@@ -158,7 +184,7 @@ def test_a_plain_folder_is_split_the_same_way_every_time(tmp_path: Path) -> None
 def test_splits_of_a_folder_must_agree_on_classes(tmp_path: Path) -> None:
     write_images(tmp_path / "train", ["cat", "dog"], 5)
     write_images(tmp_path / "test", ["cat", "cow"], 2)
-    data = open_data(f"folder:{tmp_path}", size=16)  # the test split is not looked at here
+    data = open_dataset(f"folder:{tmp_path}", size=16)  # the test split is not looked at here
     with pytest.raises(UserError, match="'cow' is in only one"):
         data.test()
 
@@ -172,12 +198,14 @@ def test_mistakes_are_named(tmp_path: Path, cache: Path) -> None:
         write_images(tmp_path / "train", ["cat"], 3)
         open_source(f"folder:{tmp_path}")
     with pytest.raises(UserError, match="has 1 class; a classifier needs"):
-        open_data(f"folder:{tmp_path}/train")
+        open_dataset(f"folder:{tmp_path}/train")
     with pytest.raises(UserError, match="ILSVRC2012_img_train"):
         open_source("imagenet")
 
 
-def test_imagenet_is_unpacked_whole_even_after_a_kill(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_is_unpacked_whole_even_after_a_kill(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, names = cache / "imagenet", ["n01", "n02", "n03"]
     root.mkdir(parents=True)
     write_imagenet_archive(root, names, monkeypatch)
@@ -195,7 +223,17 @@ def test_imagenet_is_unpacked_whole_even_after_a_kill(cache: Path, monkeypatch: 
     assert not (root / "train").exists()
     source = open_source("imagenet")
     assert source.classes == ("kind n01", "kind n02", "kind n03")
-    assert isinstance(source.train, Files) and source.train.targets.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert isinstance(source.train, Files) and source.train.targets.tolist() == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+    ]
     assert {entry.name for entry in (root / "train").iterdir()} == set(names)
 
     with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar is not present"):
@@ -207,7 +245,9 @@ def test_imagenet_is_unpacked_whole_even_after_a_kill(cache: Path, monkeypatch: 
         source.test()
 
 
-@pytest.mark.skipif(not cache_module.SYSTEM_FASHION_MNIST.is_dir(), reason="Fashion-MNIST is not installed")
+@pytest.mark.skipif(
+    not cache_module.SYSTEM_FASHION_MNIST.is_dir(), reason="Fashion-MNIST is not installed"
+)
 def test_the_real_fashion_mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMPRESS_DATA", str(tmp_path))
     source = open_source("fashion-mnist")

@@ -20,8 +20,14 @@ from compress.recipe.schema import load, shipped
 OF_FASHION_MNIST = ("default", "fashion-mnist-best", "unstructured")  # run elsewhere
 TABLES = [name for name in shipped() if name not in OF_FASHION_MNIST]
 SMALL: dict[str, object] = {"teacher": "resnet18_concat"}
-SMALLER: dict[str, dict[str, object]] = {  # the smallest of a teacher's family where it would take a test minutes
-    **{f"{data}-{how}": SMALL for data in ("imagenette", "imagewoof") for how in ("simultaneous", "stagewise")},
+SMALLER: dict[
+    str, dict[str, object]
+] = {  # the smallest of a teacher's family where it would take a test minutes
+    **{
+        f"{data}-{how}": SMALL
+        for data in ("imagenette", "imagewoof")
+        for how in ("simultaneous", "stagewise")
+    },
     "cifar10-kd-resnet152": {"teacher": "resnet18", "size": 16},
     "cifar10-kd-resnext29": {"teacher": "resnext29_2x64d", "size": 16},
     "cifar10-kd-densenet40": {"size": 16},
@@ -32,13 +38,21 @@ SMALLER: dict[str, dict[str, object]] = {  # the smallest of a teacher's family 
 
 def short(recipe: str) -> dict[str, object]:
     """Keys that leave five steps of each stage, on images of 32 pixels."""
-    few = {"limit": 1000, "batch": 64} if recipe.startswith("imagenet-") else {"limit": 40, "batch": 8}
-    epochs = {f"{stage.kind}.epochs": 5 * few["batch"] / few["limit"] for stage in load(recipe).stages}
+    few = (
+        {"max_images": 1000, "batch_size": 64}
+        if recipe.startswith("imagenet-")
+        else {"max_images": 40, "batch_size": 8}
+    )
+    epochs = {
+        f"{stage.kind}.epochs": 5 * few["batch"] / few["limit"] for stage in load(recipe).stages
+    }
     return few | epochs | {"size": 32} | SMALLER.get(recipe, {})
 
 
 @pytest.fixture
-def data(cache: Path, published: Published, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def data(
+    cache: Path, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
     """Write the data set of a name, tiny, as its archives unpack."""
 
     def write(name: str) -> None:
@@ -55,7 +69,9 @@ def data(cache: Path, published: Published, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("recipe", TABLES)
-def test_every_table_has_a_recipe_that_runs(recipe: str, data: Callable[[str], None], tmp_path: Path) -> None:
+def test_every_table_has_a_recipe_that_runs(
+    recipe: str, data: Callable[[str], None], tmp_path: Path
+) -> None:
     wanted = load(recipe)
     data(wanted.data)
     result = compress.run(recipe, out=tmp_path / "run", **short(recipe))
@@ -63,22 +79,32 @@ def test_every_table_has_a_recipe_that_runs(recipe: str, data: Callable[[str], N
     learned = ["distill", "finetune"] if recipe.startswith("cifar10-kd") else ["distill"]
     assert [record.kind for record in result.records] == [*taught, *learned]
     kept = compress.load(result.model)
-    assert kept.network == wanted.student and len(kept.classes) == (1000 if recipe.startswith("imagenet-") else 10)
+    assert kept.network == wanted.student and len(kept.classes) == (
+        1000 if recipe.startswith("imagenet-") else 10
+    )
     assert all(record.test is not None and math.isfinite(record.val) for record in result.records)
 
 
-def test_a_teacher_of_all_images_can_teach_a_student_of_a_quarter(data: Callable[[str], None], tmp_path: Path) -> None:
+def test_a_teacher_of_all_images_can_teach_a_student_of_a_quarter(
+    data: Callable[[str], None], tmp_path: Path
+) -> None:
     """As the recipes of stagewise distillation say."""
     data("cifar10")
-    keys = {key: value for key, value in short("cifar10-stagewise").items() if key != "limit"} | SMALL
+    keys = {
+        key: value for key, value in short("cifar10-stagewise").items() if key != "limit"
+    } | SMALL
     compress.run("cifar10-stagewise", out=tmp_path / "all", **keys)
     taught, again = (tmp_path / run / "stages" / "01-teach.pth" for run in ("all", "quarter"))
-    compress.run("cifar10-stagewise", out=tmp_path / "quarter", **(keys | {"share": 0.25, "teacher": taught}))
+    compress.run(
+        "cifar10-stagewise", out=tmp_path / "quarter", **(keys | {"share": 0.25, "teacher": taught})
+    )
     theirs, ours = (compress.load(file).model.state_dict() for file in (taught, again))
     assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
 
 
-def test_imagenets_teacher_knows_its_classes(data: Callable[[str], None], tmp_path: Path, published: Published) -> None:
+def test_imagenets_teacher_knows_its_classes(
+    data: Callable[[str], None], tmp_path: Path, published: Published
+) -> None:
     data("imagenet")
     steps = make_plan(load("imagenet-kd", short("imagenet-kd"))).steps
     assert isinstance(steps[0].stage, Given)
@@ -90,10 +116,15 @@ def test_a_pretrained_teacher_is_taught_the_classes_that_it_does_not_know(
     cache: Path, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar10(cache, monkeypatch)
-    plan = {"data": "cifar10", "limit": 32, "size": 32, "teacher": "resnet18"}
-    with pytest.raises(compress.UserError, match=r"the head of resnet18 is new to cifar10's classes: .* 'teach' stage"):
+    plan = {"data": "cifar10", "max_images": 32, "size": 32, "teacher": "resnet18"}
+    with pytest.raises(
+        compress.UserError,
+        match=r"the head of resnet18 is new to cifar10's classes: .* 'teach' stage",
+    ):
         make_plan(load("imagenet-kd", plan))
-    assert [step.name for step in make_plan(load("imagenet-kd", plan | {"distill.alpha": 0.0})).steps] == ["distill"]
+    assert [
+        step.name for step in make_plan(load("imagenet-kd", plan | {"distill.alpha": 0.0})).steps
+    ] == ["distill"]
 
 
 def test_pretrained_weights_that_cannot_be_had_are_one_line(cache: Path, tmp_path: Path) -> None:

@@ -47,11 +47,15 @@ def test_the_loss_is_the_papers(temperature: float) -> None:
 
 
 def test_a_student_that_says_what_the_teacher_says_has_no_loss() -> None:
-    assert float(kd_loss(TEACHER + 3, TEACHER, 4.0)) == pytest.approx(0, abs=1e-5)  # logits count up to a constant
+    assert float(kd_loss(TEACHER + 3, TEACHER, 4.0)) == pytest.approx(
+        0, abs=1e-5
+    )  # logits count up to a constant
 
 
 def test_which_of_the_two_is_the_teacher_matters() -> None:
-    assert float(kd_loss(TEACHER, STUDENT, 1.0)) == pytest.approx(by_hand(TEACHER, STUDENT, 1.0), rel=1e-4)
+    assert float(kd_loss(TEACHER, STUDENT, 1.0)) == pytest.approx(
+        by_hand(TEACHER, STUDENT, 1.0), rel=1e-4
+    )
     assert by_hand(TEACHER, STUDENT, 1.0) != pytest.approx(by_hand(STUDENT, TEACHER, 1.0), rel=0.05)
 
 
@@ -61,7 +65,9 @@ def test_gradients_at_high_temperatures_are_those_of_half_the_squared_distance()
     teacher = TEACHER - TEACHER.mean(1, keepdim=True)
     torch.autograd.backward(kd_loss(student, teacher, 1000.0))
     assert student.grad is not None
-    torch.testing.assert_close(student.grad, (student.detach() - teacher) / 5 / 6, rtol=0.02, atol=1e-3)
+    torch.testing.assert_close(
+        student.grad, (student.detach() - teacher) / 5 / 6, rtol=0.02, atol=1e-3
+    )
 
 
 def test_alpha_weighs_labels_against_the_teacher() -> None:
@@ -81,4 +87,6 @@ def test_a_fading_teacher_is_heard_less_and_less(progress: float) -> None:
 def test_smoothing_mixes_the_targets_with_the_uniform_distribution() -> None:
     smoothed = cross_entropy(0.9 * TARGETS.numpy() + 0.1 / 5)
     assert kd(alpha=0.0, smoothing=0.1) == pytest.approx(smoothed, rel=1e-4)
-    assert float(Labels(0.1)(lambda images: images, batch(), 0.0)) == pytest.approx(smoothed, rel=1e-4)
+    assert float(Labels(0.1)(lambda images: images, batch(), 0.0)) == pytest.approx(
+        smoothed, rel=1e-4
+    )

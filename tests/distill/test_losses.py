@@ -37,7 +37,9 @@ def test_squared_errors() -> None:
     a, b, c, d = maps(2, 3, 4, 4), maps(2, 3, 4, 4), maps(2, 5, 2, 2), maps(2, 5, 2, 2)
     assert float(map_loss(a, b)) == pytest.approx(squares(a, b), rel=1e-5)
     assert float(hint_loss(a, b)) == pytest.approx(squares(a, b) / 2, rel=1e-5)
-    assert float(simultaneous_loss([a, c], [b, d])) == pytest.approx(squares(a, b) + squares(c, d), rel=1e-5)
+    assert float(simultaneous_loss([a, c], [b, d])) == pytest.approx(
+        squares(a, b) + squares(c, d), rel=1e-5
+    )
 
 
 def test_the_larger_map_is_averaged_down() -> None:
@@ -45,18 +47,30 @@ def test_the_larger_map_is_averaged_down() -> None:
     averaged = plain(large).reshape(2, 3, 2, 2, 2, 2).mean((3, 5))
     for pair in ((large, small), (small, large)):
         assert [m.shape for m in same_size(*pair)] == [small.shape] * 2
-        assert float(map_loss(*pair)) == pytest.approx(((averaged - plain(small)) ** 2).mean(), rel=1e-5)
+        assert float(map_loss(*pair)) == pytest.approx(
+            ((averaged - plain(small)) ** 2).mean(), rel=1e-5
+        )
 
 
 def test_attention_transfer() -> None:
     def vector(image: np.ndarray) -> np.ndarray:  # (C, H, W)
-        strong = np.array([sum(image[c, y, x] ** 2 for c in range(len(image))) for y in range(3) for x in range(3)])
+        strong = np.array(
+            [
+                sum(image[c, y, x] ** 2 for c in range(len(image)))
+                for y in range(3)
+                for x in range(3)
+            ]
+        )
         return strong / math.sqrt(sum(strong**2))
 
     student, teacher = maps(4, 2, 3, 3), maps(4, 7, 3, 3)  # widths may differ
-    by_hand = [(vector(s) - vector(t)) ** 2 for s, t in zip(plain(student), plain(teacher), strict=True)]
+    by_hand = [
+        (vector(s) - vector(t)) ** 2 for s, t in zip(plain(student), plain(teacher), strict=True)
+    ]
     assert float(attention_loss(student, teacher)) == pytest.approx(np.mean(by_hand), rel=1e-4)
-    assert float(attention_loss(3 * teacher, teacher)) == pytest.approx(0, abs=1e-10)  # how strong does not matter
+    assert float(attention_loss(3 * teacher, teacher)) == pytest.approx(
+        0, abs=1e-10
+    )  # how strong does not matter
 
 
 def test_fsp() -> None:
@@ -64,20 +78,26 @@ def test_fsp() -> None:
         found = np.zeros((len(first), len(second)))
         for i in range(len(first)):
             for j in range(len(second)):
-                found[i, j] = sum(first[i, y, x] * second[j, y, x] for y in range(2) for x in range(2)) / 4
+                found[i, j] = (
+                    sum(first[i, y, x] * second[j, y, x] for y in range(2) for x in range(2)) / 4
+                )
         return found
 
     student, teacher = ([maps(2, width, 2, 2) for width in (3, 4, 2)] for _ in range(2))
     by_hand = 0.0
     for image in range(2):
         for i in (0, 1):
-            ours, theirs = (matrix(plain(n[i][image]), plain(n[i + 1][image])) for n in (student, teacher))
+            ours, theirs = (
+                matrix(plain(n[i][image]), plain(n[i + 1][image])) for n in (student, teacher)
+            )
             by_hand += ((ours - theirs) ** 2).mean() / 2
     assert float(fsp_loss(student, teacher)) == pytest.approx(by_hand, rel=1e-4)
     large = maps(2, 3, 4, 4)
     pooled = plain(large).reshape(2, 3, 2, 2, 2, 2).max((3, 5))
     found = fsp_matrix(large, student[0])
-    np.testing.assert_allclose(found[1].numpy(), matrix(pooled[1], plain(student[0][1])), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        found[1].numpy(), matrix(pooled[1], plain(student[0][1])), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_margins_are_the_means_of_what_is_negative() -> None:
@@ -101,7 +121,9 @@ def test_overhaul() -> None:
 
 def test_overhaul_on_known_values() -> None:
     student = torch.tensor([-3.0, -1.0, 2.0, -3.0]).view(1, 1, 2, 2)
-    teacher = torch.tensor([-9.0, -9.0, 5.0, 1.0]).view(1, 1, 2, 2)  # the first two are raised to -2
+    teacher = torch.tensor([-9.0, -9.0, 5.0, 1.0]).view(
+        1, 1, 2, 2
+    )  # the first two are raised to -2
     margin = torch.full((1, 1, 1, 1), -2.0)
     assert float(overhaul_loss(student, teacher, margin)) == 0 + 1 + 9 + 16
 

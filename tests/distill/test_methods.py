@@ -17,11 +17,11 @@ from compress.distillation.methods import METHODS, Sized, objective
 from compress.distillation.stagewise import Stagewise
 from compress.models.build import build
 from compress.pipeline.run import make_plan
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import MethodName
 from compress.recipe.schema import Train, load
 from compress.runtime.errors import UserError
-from compress.training.events import Watch
+from compress.training.events import Events
 from compress.training.trainer import Objective, forward, phase, teach
 
 STAGES = """
@@ -49,7 +49,9 @@ ema = 0.9
 
 
 def block(inner: int, outer: int, stride: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)
+    )
 
 
 def net(width: int) -> nn.Module:
@@ -72,7 +74,11 @@ def lesson(method: str, **options: float) -> tuple[nn.Module, nn.Module, Objecti
     def kept(asked: Batch) -> Tensor:
         return answers(asked.images)
 
-    return teacher, student, objective(stage, Sized(teacher, 8), Sized(student, 6), lambda: kept, iter([batch()]))
+    return (
+        teacher,
+        student,
+        objective(stage, Sized(teacher, 8), Sized(student, 6), lambda: kept, iter([batch()])),
+    )
 
 
 def own(aim: Objective) -> list[nn.Parameter]:
@@ -89,14 +95,20 @@ def test_gradients_reach_the_student_and_not_the_teacher_and_no_hook_stays(metho
         loss = aim(forward(student, 6), batch(), progress)
         assert loss.shape == () and bool(torch.isfinite(loss))
         torch.autograd.backward(loss)
-        reached |= {name for name, p in student.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        reached |= {
+            name
+            for name, p in student.named_parameters()
+            if p.grad is not None and p.grad.abs().sum() > 0
+        }
     biases = {"0.0.bias", "1.0.bias"}  # of the convolutions: batch norm takes them out again
     assert reached | biases == {name for name, _ in student.named_parameters()}
     assert all(p.grad is not None for p in own(aim))
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
     for network in (teacher, student):
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+        assert not any(
+            module._forward_hooks or module._forward_pre_hooks for module in network.modules()
+        )
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].beta is not None])
@@ -119,23 +131,34 @@ def test_beta_weighs_the_methods_own_loss() -> None:
         for beta in (1.0, 2.0, 3.0):
             _, student, aim = lesson(method, beta=beta)
             losses.append(float(aim(forward(student, 6), batch(), 0.5).detach()))
-        assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3) and losses[1] > losses[0]
+        assert (
+            losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
+            and losses[1] > losses[0]
+        )
 
 
 def test_stagewise_moves_one_block_at_a_time() -> None:
     """Momentum, weight decay and batch norms included."""
     _, student, aim = lesson("stagewise")
     assert isinstance(aim, Stagewise) and aim.phases == pytest.approx((1 / 3, 2 / 3, 1))
-    optimizer = torch.optim.SGD([*student.parameters(), *own(aim)], lr=0.1, momentum=0.9, weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        [*student.parameters(), *own(aim)], lr=0.1, momentum=0.9, weight_decay=0.1
+    )
     student.train()
     for progress, block in ((0.1, "0."), (0.3, "0."), (0.4, "1."), (0.9, "4."), (0.99, "4.")):
         before = {key: value.clone() for key, value in student.state_dict().items()}
         torch.autograd.backward(aim(forward(student, 6), batch(), progress))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        moved = {key for key, value in student.state_dict().items() if not torch.equal(value, before[key])}
+        moved = {
+            key
+            for key, value in student.state_dict().items()
+            if not torch.equal(value, before[key])
+        }
         assert moved == {key for key in before if key.startswith(block)}
-        assert all(p.requires_grad for p in student.parameters()) and all(m.training for m in student.modules())
+        assert all(p.requires_grad for p in student.parameters()) and all(
+            m.training for m in student.modules()
+        )
 
 
 def test_phases_share_the_stage_and_each_runs_from_zero_to_one() -> None:
@@ -146,7 +169,9 @@ def test_phases_share_the_stage_and_each_runs_from_zero_to_one() -> None:
 
 
 def recipe_of(tiny: Tiny, file: Path, method: str) -> Path:
-    file.write_text(tiny.recipe.read_text().partition("[[stages]]")[0] + STAGES.format(method=method))
+    file.write_text(
+        tiny.recipe.read_text().partition("[[stages]]")[0] + STAGES.format(method=method)
+    )
     return file
 
 
@@ -157,7 +182,7 @@ def test_a_run_with_every_method(tiny: Tiny, tmp_path: Path, method: str) -> Non
     result = compress.run(str(recipe), out=tmp_path / "run", limit=72)
     assert [record.name for record in result.records] == ["teach", "distill", "prune", "finetune"]
     kept = torch.load(result.model, weights_only=True)["state_dict"]
-    assert kept.keys() == build(Network("tinynets:student"), 4).state_dict().keys()
+    assert kept.keys() == build(ModelSpec("tinynets:student"), 4).state_dict().keys()
     assert result.records[-1].params <= 3000
 
 
@@ -165,7 +190,7 @@ class Stop(Exception):
     """Stands in for a kill."""
 
 
-class StopAfter(Watch):
+class StopAfter(Events):
     """Ends a run after so many epochs."""
 
     def __init__(self, epochs: int) -> None:
@@ -183,9 +208,11 @@ def test_projections_and_phases_survive_a_kill(tiny: Tiny, tmp_path: Path) -> No
         whole = compress.run(str(recipe), out=tmp_path / f"{method}-whole", limit=72)
         for _ in ("distill", "finetune"):  # after the first epoch of each
             with pytest.raises(Stop):
-                compress.run(str(recipe), out=tmp_path / method, limit=72, watch=StopAfter(2))
+                compress.run(str(recipe), out=tmp_path / method, limit=72, events=StopAfter(2))
         again = compress.run(str(recipe), out=tmp_path / method, limit=72)
-        a, b = (torch.load(result.model, weights_only=True)["state_dict"] for result in (whole, again))
+        a, b = (
+            torch.load(result.model, weights_only=True)["state_dict"] for result in (whole, again)
+        )
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 

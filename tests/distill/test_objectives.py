@@ -27,7 +27,9 @@ PROGRESS = (1 / 24, 0.4, 0.9)
 
 def net(width: int) -> nn.Sequential:
     def block(inner: int, outer: int, stride: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.ReLU(inplace=True))
+        return nn.Sequential(
+            nn.Conv2d(inner, outer, 3, stride, 1), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)
+        )
 
     blocks = (block(3, width, 1), block(width, 2 * width, 2), block(2 * width, 3 * width, 2))
     return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3 * width, 4))
@@ -41,12 +43,16 @@ def mixed(seed: int) -> Batch:
     return Batch(torch.randn(6, 3, LARGE, LARGE, generator=random), targets, torch.arange(6), 0)
 
 
-def looked(network: nn.Sequential, images: Tensor, before_relu: bool = False) -> tuple[np.ndarray, Maps]:
+def looked(
+    network: nn.Sequential, images: Tensor, before_relu: bool = False
+) -> tuple[np.ndarray, Maps]:
     """The logits of a copy in float64, and what its blocks gave."""
     network, maps = copy.deepcopy(network).double(), []
     for block in list(network)[:3]:
         end = block[1] if before_relu else block
-        end.register_forward_hook(lambda module, inputs, output: maps.append(output.detach().clone().numpy()))
+        end.register_forward_hook(
+            lambda module, inputs, output: maps.append(output.detach().clone().numpy())
+        )
     with torch.no_grad():
         logits = network(images.double()).numpy()
     return logits, maps
@@ -54,7 +60,10 @@ def looked(network: nn.Sequential, images: Tensor, before_relu: bool = False) ->
 
 def halved(maps: Maps, how: Callable[..., np.ndarray] = np.mean) -> Maps:
     """Each 2×2 places made one."""
-    return [how(m.reshape(*m.shape[:2], m.shape[2] // 2, 2, m.shape[3] // 2, 2), axis=(3, 5)) for m in maps]
+    return [
+        how(m.reshape(*m.shape[:2], m.shape[2] // 2, 2, m.shape[3] // 2, 2), axis=(3, 5))
+        for m in maps
+    ]
 
 
 def through(layers: nn.ModuleList, maps: Maps) -> Maps:
@@ -71,7 +80,9 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def the_base(student: np.ndarray, teacher: np.ndarray, batch: Batch, progress: float, alpha: float = ALPHA) -> float:
+def the_base(
+    student: np.ndarray, teacher: np.ndarray, batch: Batch, progress: float, alpha: float = ALPHA
+) -> float:
     """The labels, and Hinton et al. 2015, fading."""
     alpha, found = alpha * (1 - progress), 0.0
     for ours, theirs, target in zip(student, teacher, batch.targets.double().numpy(), strict=True):
@@ -118,7 +129,13 @@ def overhaul(ours: np.ndarray, theirs: np.ndarray, example: np.ndarray) -> float
 
 
 def by_hand(
-    method: str, aim: Objective, teacher: nn.Sequential, student: nn.Sequential, batch: Batch, example: Batch, at: float
+    method: str,
+    aim: Objective,
+    teacher: nn.Sequential,
+    student: nn.Sequential,
+    batch: Batch,
+    example: Batch,
+    at: float,
 ) -> float:
     small = F.interpolate(batch.images.double(), (SMALL, SMALL), mode="bilinear", antialias=True)
     student = copy.deepcopy(student)
@@ -167,14 +184,18 @@ def by_hand(
 
 @pytest.mark.parametrize("progress", PROGRESS, ids="{:.2f}".format)
 @pytest.mark.parametrize("method", METHODS)
-def test_an_objective_is_its_papers(method: str, progress: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress.training.trainer.fast_bfloat16", lambda device: False)
+def test_an_objective_is_its_papers(
+    method: str, progress: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.training.trainer.has_fast_bfloat16", lambda device: False)
     torch.manual_seed(0)
     teacher, student, batch, example = net(5), net(4), mixed(1), mixed(2)
     teacher(mixed(3).images)  # for running statistics of its own
     student(mixed(3).images)
     alpha = 0.0 if method == "labels" else ALPHA
-    stage = Train(kind="distill", epochs=1, method=method, alpha=alpha, temperature=TEMPERATURE, fade=True)
+    stage = Train(
+        kind="distill", epochs=1, method=method, alpha=alpha, temperature=TEMPERATURE, fade=True
+    )
     answers = teach(teacher, LARGE)
     aim = objective(
         stage,
@@ -185,4 +206,6 @@ def test_an_objective_is_its_papers(method: str, progress: float, monkeypatch: p
     )
     student.train()
     found = float(aim(forward(student, SMALL), batch, progress).detach())
-    assert found == pytest.approx(by_hand(method, aim, teacher, student, batch, example, progress), rel=1e-4)
+    assert found == pytest.approx(
+        by_hand(method, aim, teacher, student, batch, example, progress), rel=1e-4
+    )

@@ -11,7 +11,7 @@ from compress.distillation.feature_taps import default_taps, pair_up, tapped
 from compress.distillation.features import Tapped
 from compress.distillation.stagewise import blocks
 from compress.models.build import build, skeleton
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 
 
@@ -21,7 +21,12 @@ def hooks(network: nn.Module) -> int:
 
 def net(width: int = 4, classes: int = 3) -> nn.Sequential:
     return nn.Sequential(
-        *(nn.Conv2d(3, width, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, 2, 1), nn.ReLU(inplace=True)),
+        *(
+            nn.Conv2d(3, width, 3, 1, 1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, 2, 1),
+            nn.ReLU(inplace=True),
+        ),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, classes)),
     )
 
@@ -48,7 +53,9 @@ def test_before_the_relu_of_a_residual_block() -> None:
     by_hand = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(images))))) + images
     torch.testing.assert_close(kept["0"], by_hand)
     assert bool((kept["0"] < 0).any())
-    torch.testing.assert_close(kept["1"], network[1](torch.relu(by_hand)))  # ends in no ReLU: as it is
+    torch.testing.assert_close(
+        kept["1"], network[1](torch.relu(by_hand))
+    )  # ends in no ReLU: as it is
 
 
 EXPECTED = {
@@ -59,7 +66,12 @@ EXPECTED = {
     "swin_t": ("features.1", "features.3", "features.5", "permute"),
     "vgg11_bn": ("features.2", "features.6", "features.13", "features.20", "features.27"),
     "densenet121": (
-        *("features.relu0", "features.transition1.conv", "features.transition2.conv", "features.transition3.conv"),
+        *(
+            "features.relu0",
+            "features.transition1.conv",
+            "features.transition2.conv",
+            "features.transition3.conv",
+        ),
         "features",
     ),
 }
@@ -83,23 +95,32 @@ FAMILIES += (
     "regnet_y_400mf",
     "resnet18",
 )
-FAMILIES += ("resnext29_2x64d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11")
+FAMILIES += (
+    "resnext29_2x64d",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11",
+)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_defaults_suit_every_method_for_every_family(name: str) -> None:
     """Smaller and smaller square maps, with something to train before each and a classifier behind the last."""
     size = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)
-    network, image = skeleton(Network(name), 7), torch.zeros(1, 3, size, size, device="meta")
+    network, image = skeleton(ModelSpec(name), 7), torch.zeros(1, 3, size, size, device="meta")
     student = Tapped(network, network, default_taps(network, size), image)
     shapes = [tuple(image.shape) for image in student.measure()]
-    assert len(shapes) >= 3 and all(channels != 7 and height == width for _, channels, height, width in shapes)
+    assert len(shapes) >= 3 and all(
+        channels != 7 and height == width for _, channels, height, width in shapes
+    )
     assert [side for *_, side in shapes] == sorted({side for *_, side in shapes}, reverse=True)
     assert len(blocks(student)) == len(shapes) + 1
 
 
 def test_maps_with_channels_last_are_turned() -> None:
-    network = build(Network("swin_t"), 7).eval()
+    network = build(ModelSpec("swin_t"), 7).eval()
     with tapped(network, ["features.3"]) as kept:
         network(torch.zeros(1, 3, 64, 64))
         theirs = network.features[:4](torch.zeros(1, 3, 64, 64))  # type: ignore[index]
@@ -108,14 +129,17 @@ def test_maps_with_channels_last_are_turned() -> None:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_defaults_are_the_last_modules_at_each_resolution(name: str) -> None:
-    network = build(Network(name), 10)
+    network = build(ModelSpec(name), 10)
     assert default_taps(network, 32) == EXPECTED[name]
     assert hooks(network) == 0
 
 
 def test_the_deepest_taps_are_paired() -> None:
-    resnet, mobile = build(Network("resnet18"), 10), build(Network("mobilenet_v2"), 10)
-    assert pair_up((), resnet, mobile, 32, 32) == (EXPECTED["resnet18"], EXPECTED["mobilenet_v2"][1:])
+    resnet, mobile = build(ModelSpec("resnet18"), 10), build(ModelSpec("mobilenet_v2"), 10)
+    assert pair_up((), resnet, mobile, 32, 32) == (
+        EXPECTED["resnet18"],
+        EXPECTED["mobilenet_v2"][1:],
+    )
     assert pair_up(("layer2=features.4", " layer3 = features.7 "), resnet, mobile, 32, 64) == (
         ("layer2", "layer3"),
         ("features.4", "features.7"),
@@ -133,14 +157,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("taps", "words"), WRONG, ids=lambda x: str(x) if isinstance(x, tuple) else "")
+@pytest.mark.parametrize(
+    ("taps", "words"), WRONG, ids=lambda x: str(x) if isinstance(x, tuple) else ""
+)
 def test_taps_that_will_not_do_are_refused(taps: tuple[str, ...], words: str) -> None:
-    network = build(Network("resnet18"), 10)
+    network = build(ModelSpec("resnet18"), 10)
     with pytest.raises(UserError) as caught:
         pair_up(taps, network, network, 32, 32)
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_a_network_without_maps_has_to_be_told() -> None:
-    with pytest.raises(UserError, match="the student has no feature maps of several resolutions; name"):
-        pair_up((), net(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 8, 8)
+    with pytest.raises(
+        UserError, match="the student has no feature maps of several resolutions; name"
+    ):
+        pair_up(
+            (),
+            net(),
+            nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            8,
+            8,
+        )

@@ -12,9 +12,9 @@ from torch import nn
 from compress.models import checkpoint
 from compress.models.build import build, skeleton
 from compress.models.checkpoint import Checkpoint
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.pruner import prune
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 # Stagewise distillation, 10 classes at 224×224: blocks, millions of parameters, millions of multiply-adds
 STAGEWISE = {
@@ -28,15 +28,17 @@ STAGEWISE = {
 
 
 def parameters(name: str, classes: int = 10, stem: str = "imagenet") -> int:
-    return sum(parameter.numel() for parameter in skeleton(Network(name, stem), classes).parameters())  # type: ignore[arg-type]
+    return sum(
+        parameter.numel() for parameter in skeleton(ModelSpec(name, stem), classes).parameters()
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", STAGEWISE)
 def test_the_concat_family_has_the_published_size(name: str) -> None:
     """Parameters to the digit; the published multiply-adds count a little more of the batch norms."""
     blocks, millions, macs = STAGEWISE[name]
-    model = build(Network(f"{name}_concat"), 10)
-    size = count(model, (3, 224, 224))
+    model = build(ModelSpec(f"{name}_concat"), 10)
+    size = measure_cost(model, (3, 224, 224))
     assert f"{size.params / 1e6:.3f}" == millions
     assert 0.99 <= size.macs / 1e6 / macs <= 1
     assert [len(model.get_submodule(f"layer{i}")) for i in (1, 2, 3, 4)] == blocks  # type: ignore[arg-type]
@@ -50,9 +52,11 @@ def test_without_the_concat_head_it_is_torchvisions_network_of_those_blocks(name
 
 def test_the_head_reads_the_maximum_and_the_mean_of_each_channel() -> None:
     torch.manual_seed(0)
-    model = build(Network("resnet10_concat", "small"), 7).eval()
+    model = build(ModelSpec("resnet10_concat", "small"), 7).eval()
     features: list[torch.Tensor] = []
-    model.get_submodule("layer4").register_forward_hook(lambda _, inputs, output: features.append(output))
+    model.get_submodule("layer4").register_forward_hook(
+        lambda _, inputs, output: features.append(output)
+    )
     logits = model(torch.randn(3, 3, 32, 32))
     pooled = torch.cat([features[0].amax(dim=(2, 3)), features[0].mean(dim=(2, 3))], dim=1)
     torch.testing.assert_close(logits, model.get_submodule("fc")(pooled))
@@ -64,7 +68,13 @@ def resnext29_by_the_paper(groups: int, width: int) -> int:
     for outer in (256, 512, 1024):
         total += before * outer + 2 * outer  # the projection beside the first block
         for _ in range(3):
-            total += before * inner + groups * 9 * (inner // groups) ** 2 + inner * outer + 4 * inner + 2 * outer
+            total += (
+                before * inner
+                + groups * 9 * (inner // groups) ** 2
+                + inner * outer
+                + 4 * inner
+                + 2 * outer
+            )
             before = outer
         inner *= 2
     return total + 1024 * 10 + 10
@@ -72,20 +82,36 @@ def resnext29_by_the_paper(groups: int, width: int) -> int:
 
 @pytest.mark.parametrize(("groups", "width"), [(2, 64), (8, 64), (16, 64), (32, 8)])
 def test_resnext29_is_the_papers(groups: int, width: int) -> None:
-    assert parameters(f"resnext29_{groups}x{width}d", stem="small") == resnext29_by_the_paper(groups, width)
+    assert parameters(f"resnext29_{groups}x{width}d", stem="small") == resnext29_by_the_paper(
+        groups, width
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "classes", "millions"),
     [
-        ("resnext29_8x64d", 10, 34.4),  # Xie et al. 2016, table 7; 2x64d and 32x8d are in no table of the paper
+        (
+            "resnext29_8x64d",
+            10,
+            34.4,
+        ),  # Xie et al. 2016, table 7; 2x64d and 32x8d are in no table of the paper
         ("resnext29_16x64d", 10, 68.1),
-        ("densenet40_12", 10, 1.0),  # Huang et al. 2016, table 2: L=40, k=12, neither bottlenecks nor compression
-        ("resnet152", 1000, 60.2),  # torchvision's count; the small stem takes 7,680 parameters away
+        (
+            "densenet40_12",
+            10,
+            1.0,
+        ),  # Huang et al. 2016, table 2: L=40, k=12, neither bottlenecks nor compression
+        (
+            "resnet152",
+            1000,
+            60.2,
+        ),  # torchvision's count; the small stem takes 7,680 parameters away
         ("efficientnet_b0", 1000, 5.3),  # Tan and Le 2019, arXiv:1905.11946, table 2
     ],
 )
-def test_networks_for_small_images_have_the_size_in_their_papers(name: str, classes: int, millions: float) -> None:
+def test_networks_for_small_images_have_the_size_in_their_papers(
+    name: str, classes: int, millions: float
+) -> None:
     stem = "imagenet" if name == "densenet40_12" else "small"
     assert abs(parameters(name, classes, stem) / 1e6 - millions) < 0.06
 
@@ -100,10 +126,14 @@ def test_networks_for_small_images_have_the_size_in_their_papers(name: str, clas
         ("resnet152", "small", "layer4", (2048, 4, 4)),
     ],
 )
-def test_small_images_keep_their_resolution(name: str, stem: str, last: str, shape: tuple[int, ...]) -> None:
-    model = build(Network(name, stem), 10).eval()  # type: ignore[arg-type]
+def test_small_images_keep_their_resolution(
+    name: str, stem: str, last: str, shape: tuple[int, ...]
+) -> None:
+    model = build(ModelSpec(name, stem), 10).eval()  # type: ignore[arg-type]
     seen: list[torch.Size] = []
-    model.get_submodule(last).register_forward_hook(lambda _, inputs, output: seen.append(output.shape[1:]))
+    model.get_submodule(last).register_forward_hook(
+        lambda _, inputs, output: seen.append(output.shape[1:])
+    )
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert seen == [torch.Size(shape)]
 
@@ -111,7 +141,7 @@ def test_small_images_keep_their_resolution(name: str, stem: str, last: str, sha
 def test_a_dense_layer_reads_all_that_came_before_it() -> None:
     """Against plain arithmetic on one block."""
     torch.manual_seed(0)
-    block = build(Network("densenet40_12"), 10).eval().get_submodule("block1")
+    block = build(ModelSpec("densenet40_12"), 10).eval().get_submodule("block1")
     images = torch.randn(1, 16, 8, 8)
     known = [images]
     for layer in block.children():
@@ -123,23 +153,26 @@ def test_a_dense_layer_reads_all_that_came_before_it() -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        Network("resnet10_concat", "small"),
-        Network("resnet14"),
-        Network("resnet20_concat", "half", head=(32, 16)),
-        Network("efficientnet_b0", "small"),
-        Network("resnext29_2x64d", "half"),
-        Network("densenet40_12"),
+        ModelSpec("resnet10_concat", "small"),
+        ModelSpec("resnet14"),
+        ModelSpec("resnet20_concat", "half", head=(32, 16)),
+        ModelSpec("efficientnet_b0", "small"),
+        ModelSpec("resnext29_2x64d", "half"),
+        ModelSpec("densenet40_12"),
     ],
     ids=lambda network: network.name,
 )
-def test_it_is_pruned_saved_and_loaded(network: Network, tmp_path: Path) -> None:
+def test_it_is_pruned_saved_and_loaded(network: ModelSpec, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build(network, 5).eval()
     budget = int(0.3 * sum(parameter.numel() for parameter in model.parameters()))
     pruned = prune(model, torch.zeros(1, 3, 16, 16), budget)
-    assert 0.99 * budget <= count(pruned, (3, 16, 16)).params <= budget
+    assert 0.99 * budget <= measure_cost(pruned, (3, 16, 16)).params <= budget
     names, grey = ("a", "b", "c", "d", "e"), (0.5, 0.5, 0.5)
-    checkpoint.save(Checkpoint(pruned, network, names, (3, 16, 16), grey, grey, "made up"), tmp_path / "model.pth")
+    checkpoint.save(
+        Checkpoint(pruned, network, names, (3, 16, 16), grey, grey, "made up"),
+        tmp_path / "model.pth",
+    )
     loaded = checkpoint.load(tmp_path / "model.pth")
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Folding batch norms: the same answers from fewer layers, and what must not be folded is not."""
+"""Folding batch norms: the same answers from fewer layers, and what must not be fuse_conv_bn is not."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.models.build import build
-from compress.models.fuse_bn import folded
+from compress.models.fuse_bn import fuse_conv_bn
 from compress.pruning.pruner import prune
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 
 NORMS = {  # how many there are, and how many of them no convolution comes straight before
     "resnet18": (20, 0),
@@ -33,7 +33,11 @@ def stirred(model: nn.Module, seed: int) -> nn.Module:
     """`model` in double precision with batch norms as training might leave them: none is near the identity."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+        if (
+            isinstance(module, nn.BatchNorm2d)
+            and module.running_mean is not None
+            and module.running_var is not None
+        ):
             module.running_mean.normal_(std=0.3, generator=generator)
             module.running_var.uniform_(0.5, 2, generator=generator)
             if module.affine:
@@ -48,27 +52,31 @@ def norms(model: nn.Module) -> int:
 
 @torch.no_grad()
 def check(model: nn.Module, images: Tensor) -> int:
-    """Hold the folded network against `model`, which stays as it was; how many batch norms it has left."""
+    """Hold the fuse_conv_bn network against `model`, which stays as it was; how many batch norms it has left."""
     before, training = copy.deepcopy(model.state_dict()), model.training
-    fold = folded(model)
+    fold = fuse_conv_bn(model)
     now = model.state_dict()
     assert before.keys() == now.keys() and all(torch.equal(before[key], now[key]) for key in now)
     assert model.training is training and not any(module.training for module in fold.modules())
-    torch.testing.assert_close(fold(images), copy.deepcopy(model).eval()(images), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        fold(images), copy.deepcopy(model).eval()(images), rtol=1e-9, atol=1e-9
+    )
     return norms(fold)
 
 
 @pytest.mark.parametrize("name", NORMS)
 def test_networks_answer_the_same(name: str) -> None:
     torch.manual_seed(0)
-    model = stirred(build(Network(name), 10), 1)
-    assert (norms(model), check(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))) == NORMS[name]
+    model = stirred(build(ModelSpec(name), 10), 1)
+    assert (norms(model), check(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))) == NORMS[
+        name
+    ]
 
 
 @pytest.mark.parametrize("name", ["resnet10", "mobilenet_v3_small"])
 def test_pruned_networks_answer_the_same(name: str) -> None:
     torch.manual_seed(0)
-    model = build(Network(name), 10)
+    model = build(ModelSpec(name), 10)
     half = sum(parameter.numel() for parameter in model.parameters()) // 2
     pruned = stirred(prune(model, torch.zeros(1, 3, 32, 32), half, importance="magnitude"), 2)
     assert check(pruned, torch.randn(2, 3, 32, 32, dtype=torch.float64)) == 0
@@ -88,7 +96,9 @@ def test_any_convolution_takes_its_batch_norm_in(
 ) -> None:
     torch.manual_seed(seed)
     conv = nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=groups, bias=bias, padding_mode=padding)
-    model = nn.Sequential(conv, nn.BatchNorm2d(8, affine=affine), nn.ReLU()).to(memory_format=layout)
+    model = nn.Sequential(conv, nn.BatchNorm2d(8, affine=affine), nn.ReLU()).to(
+        memory_format=layout
+    )
     model = model.train(seed % 2 == 0)
     assert check(stirred(model, seed), torch.randn(3, 4, 8, 8, dtype=torch.float64)) == 0
 
@@ -124,7 +134,9 @@ def branching(net: Two, x: Tensor) -> Tensor:
         (branching, 2),  # torch.fx cannot follow it
     ],
 )
-def test_what_would_change_the_answers_stays(way: Callable[[Two, Tensor], Tensor], left: int) -> None:
+def test_what_would_change_the_answers_stays(
+    way: Callable[[Two, Tensor], Tensor], left: int
+) -> None:
     torch.manual_seed(0)
     assert check(stirred(Two(way), 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == left
 
@@ -143,7 +155,9 @@ def test_layers_that_work_their_weights_out_stay() -> None:
 def test_a_layer_of_two_names_is_one_layer() -> None:
     two = Two(lambda net, x: net.also_n(net.also_a(x)))
     two.also_a, two.also_n = two.a, two.n
-    assert check(stirred(two, 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == 1  # m, which nobody asks
+    assert (
+        check(stirred(two, 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == 1
+    )  # m, which nobody asks
 
 
 class Remembering(nn.Module):
@@ -161,4 +175,4 @@ class Remembering(nn.Module):
 def test_a_network_that_cannot_be_copied_answers_itself() -> None:
     model, images = Remembering(), torch.rand(2, 3, 8, 8)
     before = model(images)
-    assert torch.equal(folded(model)(images), before) and not model.training
+    assert torch.equal(fuse_conv_bn(model)(images), before) and not model.training

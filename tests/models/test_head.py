@@ -8,7 +8,7 @@ from torch import nn
 
 from compress.models.build import build, skeleton
 from compress.models.head import freeze_backbone
-from compress.recipe.model_spec import Network
+from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 
 
@@ -24,19 +24,23 @@ def shapes(model: nn.Module, path: str) -> list[object]:
 @pytest.mark.parametrize(
     ("network", "path", "layers"),
     [
-        (Network("resnet18"), "fc", [(512, 7)]),
-        (Network("resnet18", head=()), "fc", [(512, 7)]),
-        (Network("resnet18", head=(256,)), "fc", [(512, 256), "ReLU", (256, 7)]),
-        (Network("resnet101", head=(64, 32)), "fc", [(2048, 64), "ReLU", (64, 32), "ReLU", (32, 7)]),
-        (Network("resnet18_concat"), "fc", [(1024, 256), "ReLU", (256, 7)]),
-        (Network("resnet18_concat", head=()), "fc", [(1024, 7)]),
-        (Network("resnet18_concat", head=(32,)), "fc", [(1024, 32), "ReLU", (32, 7)]),
-        (Network("vit_b_32", head=(8,)), "heads.head", [(768, 8), "ReLU", (8, 7)]),
-        (Network("densenet40_12", head=(8,)), "classifier", [(448, 8), "ReLU", (8, 7)]),
-        (Network("vgg11", head=(8,)), "classifier.6", [(4096, 8), "ReLU", (8, 7)]),
+        (ModelSpec("resnet18"), "fc", [(512, 7)]),
+        (ModelSpec("resnet18", head=()), "fc", [(512, 7)]),
+        (ModelSpec("resnet18", head=(256,)), "fc", [(512, 256), "ReLU", (256, 7)]),
+        (
+            ModelSpec("resnet101", head=(64, 32)),
+            "fc",
+            [(2048, 64), "ReLU", (64, 32), "ReLU", (32, 7)],
+        ),
+        (ModelSpec("resnet18_concat"), "fc", [(1024, 256), "ReLU", (256, 7)]),
+        (ModelSpec("resnet18_concat", head=()), "fc", [(1024, 7)]),
+        (ModelSpec("resnet18_concat", head=(32,)), "fc", [(1024, 32), "ReLU", (32, 7)]),
+        (ModelSpec("vit_b_32", head=(8,)), "heads.head", [(768, 8), "ReLU", (8, 7)]),
+        (ModelSpec("densenet40_12", head=(8,)), "classifier", [(448, 8), "ReLU", (8, 7)]),
+        (ModelSpec("vgg11", head=(8,)), "classifier.6", [(4096, 8), "ReLU", (8, 7)]),
     ],
 )
-def test_the_head_is_the_one_asked_for(network: Network, path: str, layers: list[object]) -> None:
+def test_the_head_is_the_one_asked_for(network: ModelSpec, path: str, layers: list[object]) -> None:
     assert shapes(skeleton(network, 7), path) == layers
 
 
@@ -44,24 +48,33 @@ def test_the_head_is_the_one_asked_for(network: Network, path: str, layers: list
 @pytest.mark.parametrize("name", ["resnet18", "resnet18_concat"])
 def test_a_head_of_no_such_widths_is_refused(name: str, head: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match=r"head \[.*\] must be at most 4 widths of 1 to 4096"):
-        skeleton(Network(name, head=head), 7)
+        skeleton(ModelSpec(name, head=head), 7)
 
 
 def test_a_head_where_the_network_has_no_linear_layer_is_refused() -> None:
     with pytest.raises(UserError, match="ends in a convolution"):
-        skeleton(Network("squeezenet1_1", head=(8,)), 7)
+        skeleton(ModelSpec("squeezenet1_1", head=(8,)), 7)
 
 
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        *(("resnet18", "fc."), ("resnet10_concat", "fc."), ("vgg11_bn", "classifier."), ("googlenet", "fc.")),
-        *(("convnext_tiny", "classifier."), ("mobilenet_v3_small", "classifier."), ("vit_b_32", "heads.")),
+        *(
+            ("resnet18", "fc."),
+            ("resnet10_concat", "fc."),
+            ("vgg11_bn", "classifier."),
+            ("googlenet", "fc."),
+        ),
+        *(
+            ("convnext_tiny", "classifier."),
+            ("mobilenet_v3_small", "classifier."),
+            ("vit_b_32", "heads."),
+        ),
         *(("swin_t", "head."), ("squeezenet1_1", "classifier."), ("densenet40_12", "classifier.")),
     ],
 )
 def test_all_but_the_head_is_frozen(name: str, head: str) -> None:
-    model = skeleton(Network(name), 7)
+    model = skeleton(ModelSpec(name), 7)
     freeze_backbone(model)
     learning = {path for path, parameter in model.named_parameters() if parameter.requires_grad}
     assert learning == {path for path, _ in model.named_parameters() if path.startswith(head)}
@@ -77,7 +90,9 @@ def test_a_network_in_one_piece_is_frozen_up_to_its_last_layer() -> None:
 
 def test_a_head_does_not_change_what_the_rest_begins_with() -> None:
     torch.manual_seed(0)
-    plain = build(Network("resnet10"), 7).state_dict()
+    plain = build(ModelSpec("resnet10"), 7).state_dict()
     torch.manual_seed(0)
-    headed = build(Network("resnet10", head=(16,)), 7).state_dict()
-    assert all(torch.equal(headed[key], value) for key, value in plain.items() if not key.startswith("fc."))
+    headed = build(ModelSpec("resnet10", head=(16,)), 7).state_dict()
+    assert all(
+        torch.equal(headed[key], value) for key, value in plain.items() if not key.startswith("fc.")
+    )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.runtime.device import fast_bfloat16
+from compress.runtime.device import has_fast_bfloat16
 from compress.training.single_pixel_conv import SinglePixels
 from compress.training.trainer import forward
 
@@ -25,7 +25,14 @@ def learned(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:
     padding=st.integers(0, 4), bias=st.booleans(), last=st.booleans(), groups=st.sampled_from([1, 2]),
 )  # fmt: skip
 def test_the_same_as_torch_whatever_the_shape(
-    height: int, width: int, kernel: int, stride: int, padding: int, bias: bool, last: bool, groups: int
+    height: int,
+    width: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    bias: bool,
+    last: bool,
+    groups: int,
 ) -> None:
     if min(height, width) + 2 * padding < kernel:
         return
@@ -44,13 +51,18 @@ def test_a_single_pixel_is_no_convolution(side: int, monkeypatch: pytest.MonkeyP
     conv, seen = nn.Conv2d(8, 8, 3, 2, 1, bias=False), []
     plain = torch.nn.functional.linear
     monkeypatch.setattr(
-        "compress.training.single_pixel_conv.F.linear", lambda *given: seen.append(given[1]) or plain(*given)
+        "compress.training.single_pixel_conv.F.linear",
+        lambda *given: seen.append(given[1]) or plain(*given),
     )
-    forward(nn.Sequential(conv, nn.Flatten()), side)(torch.randn(2, 3, side, side)[:, :1].expand(-1, 8, -1, -1))
+    forward(nn.Sequential(conv, nn.Flatten()), side)(
+        torch.randn(2, 3, side, side)[:, :1].expand(-1, 8, -1, -1)
+    )
     assert [tuple(taps.shape) for taps in seen] == [(8, 8 * side**2)]
 
 
-@pytest.mark.skipif(not fast_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16")
+@pytest.mark.skipif(
+    not has_fast_bfloat16(torch.device("cpu")), reason="this processor has no bfloat16"
+)
 @pytest.mark.parametrize("groups", [1, 2, 24])
 def test_taps_that_see_only_padding_have_no_gradient_in_bfloat16(groups: int) -> None:
     """oneDNN leaves them undefined, in most trials but not in all."""

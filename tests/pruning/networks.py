@@ -13,11 +13,11 @@ import torchvision
 from torch import Tensor, nn
 
 from compress.models.build import build
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.pruner import FLOOR, narrowest, prune
 from compress.pruning.structure import Structure
 from compress.recipe.budget import Axis, Limits
-from compress.recipe.model_spec import Network, Stem
+from compress.recipe.model_spec import ModelSpec, Stem
 
 
 def seeded(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -41,8 +41,10 @@ def network(name: str, stem: Stem = "imagenet") -> nn.Module:
     torch.manual_seed(0)
     if name == "densenet":  # a small one
         return seeded(torchvision.models.DenseNet(16, (2, 3), num_init_features=32, num_classes=10))
-    model = build(Network(name, stem), 10)
-    if isinstance(model, torchvision.models.VisionTransformer):  # its head begins with zeros, and would answer nothing
+    model = build(ModelSpec(name, stem), 10)
+    if isinstance(
+        model, torchvision.models.VisionTransformer
+    ):  # its head begins with zeros, and would answer nothing
         nn.init.normal_(model.heads.head.weight)
     return seeded(model)
 
@@ -53,11 +55,20 @@ def torchinfos(model: nn.Module, side: int) -> tuple[int, int]:
 
 
 def check(
-    model: nn.Module, side: int, budget: int, axis: Axis = "params", said: list[str] | None = None, **options: Any
+    model: nn.Module,
+    side: int,
+    budget: int,
+    axis: Axis = "params",
+    said: list[str] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Prune, and hold the result against the promise: within the budget, and by less than one per cent, or by less than
     the smallest step, which is said then."""
-    example, limits, said = torch.zeros(1, 3, side, side), Limits(**{axis: budget}), [] if said is None else said
+    example, limits, said = (
+        torch.zeros(1, 3, side, side),
+        Limits(**{axis: budget}),
+        [] if said is None else said,
+    )
     pruned = prune(model, example, **{axis: budget}, note=said.append, **options)
     params, macs = torchinfos(pruned, side)
     assert params == sum(p.numel() for p in pruned.parameters())
@@ -70,23 +81,28 @@ def check(
         assert width % coupling.units.shape[1] == 0
         kept.append(width // coupling.units.shape[1])
     counted = original.size(kept)
-    assert (counted.params, counted.macs) == (params, macs) and limits.hold(counted)
+    assert (counted.params, counted.macs) == (params, macs) and limits.fits(counted)
     assert all(keep >= min(size, FLOOR) for keep, size in zip(kept, original.sizes(), strict=True))
-    if limits.use(counted) < 0.99:
+    if limits.usage(counted) < 0.99:
         assert "the smallest step left is" in said[-1]
         for i, size in enumerate(original.sizes()):
             if kept[i] < size:
-                assert not limits.hold(original.size([keep + (i == j) for j, keep in enumerate(kept)]))
+                assert not limits.fits(
+                    original.size([keep + (i == j) for j, keep in enumerate(kept)])
+                )
 
     with torch.no_grad():
-        assert pruned.eval()(torch.randn(2, 3, side, side)).shape == model(torch.randn(2, 3, side, side)).shape
+        assert (
+            pruned.eval()(torch.randn(2, 3, side, side)).shape
+            == model(torch.randn(2, 3, side, side)).shape
+        )
     return pruned
 
 
 def between(model: nn.Module, side: int, where: float, axis: Axis = "params") -> int:
     """A budget between the least that the network can be pruned to (0) and 90 % of it (1), evenly in ratio."""
     low = getattr(narrowest(model, torch.zeros(1, 3, side, side))[1], axis)
-    return int(low * (0.9 * getattr(count(model, (3, side, side)), axis) / low) ** where)
+    return int(low * (0.9 * getattr(measure_cost(model, (3, side, side)), axis) / low) ** where)
 
 
 class Squeeze(nn.Module):
@@ -115,9 +131,15 @@ class Block(nn.Module):
                 "residual": lambda: nn.Sequential(
                     conv(width, narrow), nn.BatchNorm2d(narrow), act, conv(narrow, width)
                 ),
-                "grouped": lambda: nn.Sequential(conv(width, width, groups=4), nn.BatchNorm2d(width), act),
-                "regrouped": lambda: nn.Sequential(conv(width, width, groups=2), act, conv(width, width, groups=4)),
-                "depthwise": lambda: nn.Sequential(conv(width, width, groups=width), nn.Conv2d(width, width, 1), act),
+                "grouped": lambda: nn.Sequential(
+                    conv(width, width, groups=4), nn.BatchNorm2d(width), act
+                ),
+                "regrouped": lambda: nn.Sequential(
+                    conv(width, width, groups=2), act, conv(width, width, groups=4)
+                ),
+                "depthwise": lambda: nn.Sequential(
+                    conv(width, width, groups=width), nn.Conv2d(width, width, 1), act
+                ),
                 "squeeze": lambda: nn.Sequential(conv(width, width), Squeeze(width)),
                 "slope": lambda: nn.Sequential(conv(width, width), nn.PReLU()),
                 "slopes": lambda: nn.Sequential(conv(width, width), nn.PReLU(width)),
@@ -130,10 +152,27 @@ class Block(nn.Module):
         return x + self.body(x) if self.kind in ("residual", "squeeze") else self.body(x)  # type: ignore[no-any-return]
 
 
-KINDS = ["plain", "residual", "grouped", "regrouped", "depthwise", "squeeze", "concat", "groupnorm", "slope", "slopes"]
+KINDS = [
+    "plain",
+    "residual",
+    "grouped",
+    "regrouped",
+    "depthwise",
+    "squeeze",
+    "concat",
+    "groupnorm",
+    "slope",
+    "slopes",
+]
 
 
 def made_of(kinds: list[str], width: int, flat: bool) -> nn.Module:
     torch.manual_seed(0)
-    head = [nn.AdaptiveAvgPool2d(2 if flat else 1), nn.Flatten(), nn.Linear(width * (4 if flat else 1), 7)]
-    return seeded(nn.Sequential(nn.Conv2d(3, width, 3), *(Block(kind, width) for kind in kinds), *head))
+    head = [
+        nn.AdaptiveAvgPool2d(2 if flat else 1),
+        nn.Flatten(),
+        nn.Linear(width * (4 if flat else 1), 7),
+    ]
+    return seeded(
+        nn.Sequential(nn.Conv2d(3, width, 3), *(Block(kind, width) for kind in kinds), *head)
+    )

@@ -17,7 +17,9 @@ class Branches(nn.Module):
 
     def __init__(self, *convs: nn.Conv2d) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)) for conv in convs)
+        self.branches = nn.ModuleList(
+            nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels)) for conv in convs
+        )
         self.head = nn.Linear(sum(conv.out_channels for conv in convs), CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,7 +49,9 @@ def test_of_channels_worth_the_same_the_dearer_go_first() -> None:
 
 
 def test_what_is_dear_depends_on_the_budget() -> None:
-    model = Branches(branch(32, 3), branch(32, 5, stride=4))  # few weights used often, many used seldom
+    model = Branches(
+        branch(32, 3), branch(32, 5, stride=4)
+    )  # few weights used often, many used seldom
     assert left(model, CLASSES + of(3, 32) + of(5, 24)) == [32, 24]
     fine, coarse = left(model, macs=int(0.6 * torchinfos(model, SIDE)[1]))
     assert fine < 24 < coarse
@@ -69,6 +73,6 @@ def test_widths_are_multiples_where_the_budget_can_be_met_so(seed: int) -> None:
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5, generator=generator)
     for channels in (80, 56, 40):
-        widths = left(model, CLASSES + of(3, channels), multiple=8)
+        widths = left(model, CLASSES + of(3, channels), round_to=8)
         assert sum(widths) == channels and all(width % 8 == 0 for width in widths)
     assert any(width % 8 for width in left(model, CLASSES + of(3, 56)))

@@ -41,7 +41,10 @@ def test_channels_that_carry_nothing_go_first_and_are_not_missed(name: str, stem
     example = torch.zeros(1, 3, 32, 32)
     structure = Structure(copy.deepcopy(model), example)
     scored = [(worth < 1e-6).sum().item() for worth in worths("bn-scale", model, structure)]
-    kept = [max(size - dead, min(size, COMFORT)) for size, dead in zip(structure.sizes(), scored, strict=True)]
+    kept = [
+        max(size - dead, min(size, COMFORT))
+        for size, dead in zip(structure.sizes(), scored, strict=True)
+    ]
     assert sum(scored) >= 0.4 * sum(structure.sizes())
     pruned = prune(model, example, structure.size(kept).params, importance="bn-scale")
     assert torchinfos(pruned, 32)[0] == structure.size(kept).params
@@ -59,7 +62,10 @@ def test_the_model_is_left_as_it_was_bit_for_bit() -> None:
     losses = [lambda m: F.cross_entropy(m(images), torch.tensor([0, 1, 2, 3]))]
     pruned = prune(model, torch.zeros(1, 3, 12, 12), 4000, importance="taylor", losses=losses)
     assert model.state_dict().keys() == kept.state_dict().keys()
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), kept.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), kept.state_dict().values(), strict=True)
+    )
     for ours in (model, pruned):
         pairs = list(zip(ours.modules(), kept.modules(), strict=True))
         assert [a.training for a, _ in pairs] == [b.training for _, b in pairs]
@@ -89,10 +95,14 @@ def test_batch_norms_are_measured_with_nothing_dropped() -> None:
     reestimate_batchnorm(model, model, batches)
     norm = model[1]
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and not norm.training
-    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0))
+    torch.testing.assert_close(
+        norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)
+    )
 
 
 def test_what_is_left_is_a_plain_torchvision_network() -> None:
     pruned = prune(network("resnet18", "small"), torch.zeros(1, 3, 28, 28), 100_000)
     assert type(pruned) is torchvision.models.ResNet
-    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in pruned.modules())
+    assert all(
+        not module._forward_hooks and not module._forward_pre_hooks for module in pruned.modules()
+    )

@@ -48,16 +48,27 @@ def test_an_importance_ranks_channels_as_they_matter(name: str) -> None:
     (worth,) = worths(name, model, structure, [loss_on_noise])
     assert worth.dtype == torch.float64 and len(worth) == 24 and bool((worth > 0).all())
     assert worth[:8].max() < worth[8:].min()
-    if name not in ("taylor", "hessian"):  # the gradient of the loss saturates, its order is known only for the zeros
+    if name not in (
+        "taylor",
+        "hessian",
+    ):  # the gradient of the loss saturates, its order is known only for the zeros
         assert worth[8:].argsort().tolist() == list(range(16))
-    pruned = prune(model, torch.zeros(1, 3, 6, 6), 16 * (27 + 2 + 5) + 5, importance=name, losses=[loss_on_noise])
+    pruned = prune(
+        model,
+        torch.zeros(1, 3, 6, 6),
+        16 * (27 + 2 + 5) + 5,
+        importance=name,
+        losses=[loss_on_noise],
+    )
     images = torch.rand(4, 3, 6, 6)
     assert isinstance(pruned[0], nn.Conv2d) and pruned[0].out_channels == 16
     torch.testing.assert_close(pruned(images), model(images))
 
 
 def test_an_importance_that_looks_at_nothing_there_is_refused() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
+    )
     with pytest.raises(UserError, match="'bn-scale' has nothing to rank by in this network"):
         prune(model, torch.zeros(1, 3, 6, 6), 400, importance="bn-scale")
 
@@ -87,7 +98,9 @@ def test_squares_of_gradients_are_averaged() -> None:
     twin = two_layers()
     fisher = [torch.zeros_like(p) for p in twin.parameters()]
     for loss in losses:
-        for sum_of, gradient in zip(fisher, torch.autograd.grad(loss(twin), list(twin.parameters())), strict=True):
+        for sum_of, gradient in zip(
+            fisher, torch.autograd.grad(loss(twin), list(twin.parameters())), strict=True
+        ):
             sum_of += gradient**2 / 3
     parts = [p.detach() ** 2 * f for p, f in zip(twin.parameters(), fisher, strict=True)]
     conv, scale, _, head, _ = parts
@@ -119,7 +132,11 @@ def test_importances_refuse_what_they_cannot_rank_by() -> None:
         prune(two_layers(), example, 500, importance="taylor", losses=[])
     with pytest.raises(UserError, match="no gradients to rank by"):
         prune(
-            two_layers(), example, 500, importance="taylor", losses=[lambda model: loss_on_noise(model) * float("nan")]
+            two_layers(),
+            example,
+            500,
+            importance="taylor",
+            losses=[lambda model: loss_on_noise(model) * float("nan")],
         )
     for value in (float("nan"), float("inf")):
         broken = two_layers()

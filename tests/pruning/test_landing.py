@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from networks import KINDS, between, check, made_of, network, torchinfos
 from torch import nn
 
-from compress.models.cost import count
+from compress.models.cost import measure_cost
 from compress.pruning.allocate import LANDED, widths
 from compress.pruning.importance import worths
 from compress.pruning.pruner import FLOOR, narrowest, prune
@@ -30,13 +30,15 @@ AXES: st.SearchStrategy[Axis] = st.sampled_from(("params", "macs", "bytes"))
     digits=st.floats(3.7, 7),
     seed=st.integers(0, 99),
     name=st.sampled_from(["magnitude", "taylor", "random"]),
-    multiple=st.sampled_from([1, 8]),
+    round_to=st.sampled_from([1, 8]),
 )
-def test_resnet18_lands_on_any_budget(digits: float, seed: int, name: str, multiple: int) -> None:
+def test_resnet18_lands_on_any_budget(digits: float, seed: int, name: str, round_to: int) -> None:
     torch.manual_seed(seed)
     images, budget = torch.randn(2, 3, 28, 28), int(10**digits)
     losses = [lambda model: model(images).logsumexp(1).mean()]
-    pruned = check(network("resnet18", "small"), 28, budget, importance=name, losses=losses, multiple=multiple)
+    pruned = check(
+        network("resnet18", "small"), 28, budget, importance=name, losses=losses, round_to=multiple
+    )
     assert sum(p.numel() for p in pruned.parameters()) >= 0.99 * budget or budget < 10_000
 
 
@@ -73,8 +75,10 @@ def test_a_narrow_network_lands_on_every_budget_by_exchanging_channels() -> None
         for multiple in (1, 8):
             limits = Limits(params)
             kept = widths(structure, worth, limits, floors, sizes, multiple)
-            assert LANDED <= limits.use(structure.size(kept)) <= 1
-            assert all(floor <= keep <= size for floor, keep, size in zip(floors, kept, sizes, strict=True))
+            assert LANDED <= limits.usage(structure.size(kept)) <= 1
+            assert all(
+                floor <= keep <= size for floor, keep, size in zip(floors, kept, sizes, strict=True)
+            )
     check(model, 28, 7_777)
 
 
@@ -105,32 +109,40 @@ def test_a_budget_that_holds_anyway_takes_next_to_nothing_from_a_network(
     model, example = made_of(kinds, width, flat), torch.zeros(1, 3, 12, 12)
     one, two = axes[:2]
     limits: dict[str, Any] = {one: between(model, 12, where, one)}
-    alone = count(prune(model, example, **limits), (3, 12, 12))
+    alone = measure_cost(prune(model, example, **limits), (3, 12, 12))
     limits[two] = int(slack * getattr(alone, two))
-    both = count(prune(model, example, **limits), (3, 12, 12))
-    assert Limits(**limits).hold(both)
+    both = measure_cost(prune(model, example, **limits), (3, 12, 12))
+    assert Limits(**limits).fits(both)
     assert min(both.params / alone.params, both.macs / alone.macs) >= 0.9
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize(("binding", "slack"), [("macs", "params"), ("params", "macs")])
-def test_a_budget_that_holds_with_room_to_spare_changes_nothing(name: str, binding: Axis, slack: Axis) -> None:
+def test_a_budget_that_holds_with_room_to_spare_changes_nothing(
+    name: str, binding: Axis, slack: Axis
+) -> None:
     """Here what is dear in the one is cheap in the other: strides make channels of deep layers few multiply-adds."""
     model, example = network(name), torch.zeros(1, 3, 32, 32)
     budget = between(model, 32, 0.6, binding)
     alone = prune(model, example, **{binding: budget})
-    room = int(1.2 * getattr(count(alone, (3, 32, 32)), slack))
+    room = int(1.2 * getattr(measure_cost(alone, (3, 32, 32)), slack))
     both = prune(model, example, **{binding: budget, slack: room})
-    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), both.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(alone.parameters(), both.parameters(), strict=True)
+    )
 
 
 def test_a_budget_may_be_text_as_in_a_recipe() -> None:
     model, example = made_of(["residual"], 32, False), torch.zeros(1, 3, 12, 12)
     params, macs = torchinfos(model, 12)
     for text, number in (("2k", 2000), ("2_000", 2000), ("50%", params // 2)):
-        assert torchinfos(prune(model, example, text), 12) == torchinfos(prune(model, example, number), 12)
+        assert torchinfos(prune(model, example, text), 12) == torchinfos(
+            prune(model, example, number), 12
+        )
     assert torchinfos(prune(model, example, macs="50%"), 12)[1] <= macs // 2
-    assert sum(t.nbytes for t in prune(model, example, bytes="10KB").state_dict().values()) <= 10_000
+    assert (
+        sum(t.nbytes for t in prune(model, example, bytes="10KB").state_dict().values()) <= 10_000
+    )
     for text, words in (
         ("100q", "'100q' is not understood: write 100k"),
         ("0.001%", "out of reach"),
@@ -175,7 +187,9 @@ def test_a_budget_below_the_floor_is_refused_with_the_least_that_there_is(budget
 def test_a_budget_that_the_model_meets_already_is_refused() -> None:
     model, example = network("resnet18", "small"), torch.zeros(1, 3, 28, 28)
     whole = torchinfos(model, 28)[0]
-    with pytest.raises(UserError, match=re.escape(f"nothing to prune: the budget is {whole:,} parameters")):
+    with pytest.raises(
+        UserError, match=re.escape(f"nothing to prune: the budget is {whole:,} parameters")
+    ):
         prune(model, example, whole)
     with pytest.raises(UserError, match="a budget is due"):
         prune(model, example)

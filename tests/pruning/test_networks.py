@@ -43,14 +43,22 @@ from compress.runtime.errors import UserError
         ("vit_b_16", "imagenet", 224, 0.6),
     ],
 )
-def test_torchvisions_networks_land_on_the_budget(name: str, stem: Stem, side: int, share: float) -> None:
+def test_torchvisions_networks_land_on_the_budget(
+    name: str, stem: Stem, side: int, share: float
+) -> None:
     model = network(name, stem)
     check(model, side, between(model, side, share))
 
 
-@pytest.mark.parametrize(("name", "side", "layer"), [("swin_t", 32, "features.7"), ("maxvit_t", 224, "blocks.")])
-def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_layer(name: str, side: int, layer: str) -> None:
-    with pytest.raises(UserError, match=f"this network cannot be pruned: after layer '.*{re.escape(layer)}") as caught:
+@pytest.mark.parametrize(
+    ("name", "side", "layer"), [("swin_t", 32, "features.7"), ("maxvit_t", 224, "blocks.")]
+)
+def test_networks_whose_channels_cannot_be_followed_are_refused_by_the_layer(
+    name: str, side: int, layer: str
+) -> None:
+    with pytest.raises(
+        UserError, match=f"this network cannot be pruned: after layer '.*{re.escape(layer)}"
+    ) as caught:
         prune(network(name), torch.zeros(1, 3, side, side), 100_000)
     assert len(str(caught.value).splitlines()) == 1
     network(name).get_submodule(str(caught.value).split("'")[1])  # a layer, not a parameter of one
@@ -127,7 +135,9 @@ def test_a_shuffle_is_found_by_cutting_and_its_channels_left_alone() -> None:
 
 def test_a_network_that_a_cut_would_break_is_refused() -> None:
     model = Fixed().eval()
-    with pytest.raises(UserError, match=r"this network cannot be pruned: .* what hangs on a$") as caught:
+    with pytest.raises(
+        UserError, match=r"this network cannot be pruned: .* what hangs on a$"
+    ) as caught:
         prune(model, torch.zeros(1, 3, 12, 12), sum(p.numel() for p in model.parameters()) // 2)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -154,7 +164,10 @@ def test_a_network_that_cannot_be_traced_is_refused_by_the_layer() -> None:
 @pytest.mark.parametrize("gain", [1, 1e5])
 def test_a_cut_that_cannot_be_checked_is_said(gain: float) -> None:
     """Without its norms, ten layers of such weights leave the range of floating point."""
-    blocks = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.ReLU()) for _ in range(10)]
+    blocks = [
+        nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.ReLU())
+        for _ in range(10)
+    ]
     for block in blocks:
         block[0].weight.data *= gain  # type: ignore[operator]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 7)]
@@ -179,7 +192,13 @@ class Rearranged(nn.Module):
             return self.head(self.lstm(x.flatten(2).transpose(1, 2))[0][:, -1])  # type: ignore[no-any-return]
         if self.how == "products":
             return self.head((x.flatten(2) @ x.flatten(2).mT).flatten(1))  # type: ignore[no-any-return]
-        x = F.glu(x, dim=1) if self.how == "glu" else self.gated(x) if self.how == "gate" else F.pixel_shuffle(x, 2)
+        x = (
+            F.glu(x, dim=1)
+            if self.how == "glu"
+            else self.gated(x)
+            if self.how == "gate"
+            else F.pixel_shuffle(x, 2)
+        )
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
     def gated(self, x: Tensor) -> Tensor:
@@ -202,10 +221,15 @@ class Detached(nn.Module):
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.layers = layers
-        self.a, self.b, self.c, self.head = *(nn.Conv2d(n, 32, 3) for n in (3, 32, 32)), nn.Linear(32, 7)
+        self.a, self.b, self.c, self.head = (
+            *(nn.Conv2d(n, 32, 3) for n in (3, 32, 32)),
+            nn.Linear(32, 7),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        for place, layer in enumerate((self.a, self.b, self.c, lambda maps: self.head(maps.mean((2, 3))))):
+        for place, layer in enumerate(
+            (self.a, self.b, self.c, lambda maps: self.head(maps.mean((2, 3))))
+        ):
             with torch.set_grad_enabled(torch.is_grad_enabled() and place >= self.layers):
                 x = layer(x).relu()
         return x
@@ -219,7 +243,9 @@ def test_layers_without_gradients_are_left_alone_and_said(importance: str) -> No
     pruned = prune(model, example, 13_000, importance=importance, losses=losses, note=said.append)
     assert [pruned.get_submodule(name).out_channels for name in "ab"] == [32, 32]
     assert pruned.c.out_channels < 32 and said[0].endswith(": a, b")  # type: ignore[union-attr,operator]
-    with pytest.raises(UserError, match="cannot follow the channels of layer a, b, c, which runs without gradients"):
+    with pytest.raises(
+        UserError, match="cannot follow the channels of layer a, b, c, which runs without gradients"
+    ):
         prune(Detached(4).eval(), torch.zeros(1, 3, 12, 12), 13_000)
 
 
@@ -234,7 +260,9 @@ def test_layers_without_gradients_are_left_alone_and_said(importance: str) -> No
     ids=["transposed", "spectral_norm", "weight_norm", "spectral_norm of old"],
 )
 def test_layers_of_other_weights_are_left_alone_and_said(layer: Callable[[], nn.Module]) -> None:
-    model = nn.Sequential(layer(), nn.Conv2d(32, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7))
+    model = nn.Sequential(
+        layer(), nn.Conv2d(32, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7)
+    )
     said = list[str]()
     pruned = prune(model.eval(), torch.zeros(1, 3, 12, 12), 6_000, note=said.append)
     assert pruned[0].out_channels == 32 and pruned[1].out_channels < 32  # type: ignore[index,union-attr,operator]
@@ -248,12 +276,19 @@ class Answering(nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         x = self.conv(images)
-        return {"map": x, "pair": (x.mean((2, 3)), x), "one": x.mean((1, 2, 3)), "dict": {"logits": x}}[self.how]
+        return {
+            "map": x,
+            "pair": (x.mean((2, 3)), x),
+            "one": x.mean((1, 2, 3)),
+            "dict": {"logits": x},
+        }[self.how]
 
 
 @pytest.mark.parametrize("how", ["map", "pair", "one", "dict"])
 def test_a_model_that_is_no_classifier_is_refused(how: str) -> None:
-    with pytest.raises(UserError, match=r"not a classifier: it answers .* where \(1, classes\) was due"):
+    with pytest.raises(
+        UserError, match=r"not a classifier: it answers .* where \(1, classes\) was due"
+    ):
         prune(Answering(how), torch.zeros(1, 3, 12, 12), 100)
 
 

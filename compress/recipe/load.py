@@ -1,0 +1,191 @@
+"""Loading and validating recipes: TOML or run.json in, a `Recipe` out. Does not import torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+from pydantic import TypeAdapter
+
+from compress.recipe.messages import describe_first_error
+from compress.recipe.overrides import apply_overrides
+from compress.recipe.schema import Prune, Recipe, Train
+from compress.runtime.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+# Which stage a role's trained weights replace.
+TRAINED_BY = {"teacher": "teach", "student": "distill"}
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name; from a wheel or from a checkout."""
+    package = Path(__file__).parent.parent
+    places = (package / "pipelines", package.parent / "pipelines")
+    folder = next((f for f in places if f.is_dir()), package)
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Load and validate a recipe.
+
+    Args:
+        name: a shipped recipe, a TOML file, or the ``run.json`` of a run that is to be repeated.
+        overrides: keys that replace the file's, as ``{"budget": "50k", "teacher": "resnet34"}``; see
+            `compress.recipe.overrides.apply_overrides`.
+
+    Raises:
+        UserError: there is no such recipe, or a key or value is wrong.
+
+    Example:
+        >>> load_recipe("default", {"budget": "50k", "finetune.epochs": 3}).budget
+        '50k'
+    """
+    path = shipped_recipes().get(name, Path(name))
+    if not path.is_file():
+        hint = did_you_mean(name, shipped_recipes())
+        raise UserError(f"no recipe {name!r}{hint}: see `compress recipes`, or pass a TOML file")
+    table = read_run_recipe(path) if path.suffix == ".json" else read_toml(path)
+    if "stages" not in table and not table.keys().isdisjoint(
+        ("recipe", "seeds", "keys", "grid", "rows")
+    ):
+        raise UserError(f"{path}: this is an experiment: `compress experiment {path}`")
+    return recipe_from_dict(apply_overrides(table, overrides or {}, str(path)), str(path))
+
+
+def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
+    """Return `recipe` with `overrides` applied, validated again.
+
+    Raises:
+        UserError: a key or value is wrong.
+    """
+    return (
+        recipe_from_dict(apply_overrides(recipe_to_dict(recipe), overrides))
+        if overrides
+        else recipe
+    )
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as plain data, which `recipe_from_dict` reads."""
+    return dataclasses.asdict(recipe)
+
+
+def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a recipe that `tomllib` or `json` read.
+
+    Args:
+        where: what messages call the recipe.
+
+    Raises:
+        UserError: a key is unknown or missing, a value has the wrong type or range, or the order of the
+            stages makes no sense.
+    """
+    recipe = validate_table(Recipe, table, where)
+    _check_order(recipe, where)
+    _check_distill_from(recipe, where)
+    _check_frozen(recipe, where)
+    modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
+    if modes != sorted(modes):
+        raise UserError(f"{where}: stages: mode 'channels' must come before mode 'weights'")
+    try:
+        budgets = recipe.budgets()
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    if modes and not budgets:
+        raise UserError(f"{where}: budget: is missing; give budget, macs or file_size")
+    return recipe
+
+
+def validate_table(kind: type[T], table: dict[str, Any], where: str) -> T:
+    """Validate plain data as the dataclass `kind`.
+
+    Raises:
+        UserError: the first key that is unknown, missing or wrong.
+    """
+    try:
+        # As JSON: strict validation takes JSON's lists for tuples.
+        return TypeAdapter(kind).validate_json(json.dumps(table, default=str), strict=True)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{where}: {describe_first_error(error, kind)}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UserError: it is not TOML; the message names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML: {error}") from error
+
+
+def read_run_recipe(path: Path) -> dict[str, Any]:
+    """Read the recipe in the ``run.json`` of a run.
+
+    Trained networks that the run started from are taken from its own copies, which move with the run.
+
+    Raises:
+        UserError: it is not the run.json of a run.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = run["recipe"]
+        copies = {stage["kind"]: path.parent / stage["checkpoint"] for stage in run["stages"]}
+        for role, kind in TRAINED_BY.items():
+            if table[role].get("weights") and kind in copies and copies[kind].is_file():
+                table[role]["weights"] = str(copies[kind])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the run.json of a run: it holds no recipe") from error
+    return table
+
+
+def _check_order(recipe: Recipe, where: str) -> None:
+    kinds = [stage.kind for stage in recipe.stages]
+    if "distill" not in kinds:
+        raise UserError(f"{where}: stages: there is no 'distill' stage, so there is no student")
+    for kind in ("teach", "distill"):
+        if kinds.count(kind) > 1:
+            raise UserError(
+                f"{where}: stages: {kind!r} comes twice, and each starts from a new network"
+            )
+    student_at = kinds.index("distill")
+    early = {"prune", "finetune"} & set(kinds[:student_at])
+    if early or "teach" in kinds[student_at:]:
+        raise UserError(
+            f"{where}: stages: the order is teach, distill, then prune and finetune in turns"
+        )
+
+
+def _check_distill_from(recipe: Recipe, where: str) -> None:
+    pruned = False
+    for place, stage in enumerate(recipe.stages, start=1):
+        pruned = pruned or isinstance(stage, Prune)
+        if isinstance(stage, Train) and stage.distill_from != "teacher" and not pruned:
+            raise UserError(
+                f"{where}: stages.{place}.distill_from: {stage.distill_from!r} needs a 'prune' stage before;"
+                " use 'teacher'"
+            )
+
+
+def _check_frozen(recipe: Recipe, where: str) -> None:
+    """Refuse to freeze a backbone that has random weights: no pretrained ones, or a new stem."""
+    for place, stage in enumerate(recipe.stages, start=1):
+        if not isinstance(stage, Train) or not stage.freeze or stage.kind == "finetune":
+            continue
+        spec = recipe.teacher if stage.kind == "teach" else recipe.student
+        if spec.weights or spec.source == "custom":
+            continue
+        # An EfficientNet's stem keeps its weights.
+        new_stem = spec.stem != "imagenet" and not spec.name.startswith("efficientnet")
+        if new_stem or not spec.pretrained:
+            remedy = "leave its stem as it is" if spec.pretrained else "set pretrained = true"
+            raise UserError(
+                f"{where}: stages.{place}.freeze: the first layers of {spec.name} are random here: {remedy}"
+            )
