@@ -187,7 +187,7 @@ def main(
             for number, row in enumerate(rows, start=1):
                 file = file_of(row, seed, out)
                 if not file.is_file():
-                    events.begin(number, len(rows), row.title, f"seed {seed}")
+                    events.on_stage_start(number, len(rows), row.title, f"seed {seed}")
                     cell = fill(row, setting, file.with_suffix(""))
                     write_text(file, json.dumps(asdict(cell), indent=2) + "\n")
                 for state in file.with_suffix("").glob("*.state"):

@@ -47,7 +47,7 @@ class Stopwatch(Events):
         self.steps, self.device, self.trace = steps, device, trace
         self.rate = self.busy = float("nan")  # images a second; 0 to 1
 
-    def track(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
+    def progress(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
         images, began = 0, 0.0
         for step, batch in enumerate(batches, start=1):
             yield batch

@@ -28,7 +28,7 @@ def train(
     """As `plain.train`, with a teacher."""
     box = get_distillation_box(teacher.eval(), model, {}, _configuration(), device, None, False, 1)
     box.pre_epoch_process(epoch=0)
-    for inputs, labels in events.track(epochs(loader), len(loader), "torchdistill"):
+    for inputs, labels in events.progress(epochs(loader), len(loader), "torchdistill"):
         loss = box.forward_process(inputs.to(device), labels.to(device), {})
         box.post_forward_process(loss=loss)
 

@@ -166,9 +166,9 @@ def main() -> None:
 
         result = compress.run(str(recipe), out=here / "run")
         tell("run", here / "run")
-        for record in result.records:
+        for result in result.results:
             print(
-                f"{'run':24} {record.name:16} {record.params} {record.macs} {record.val:.6f} {record.test:.6f}"
+                f"{'run':24} {result.name:16} {result.params} {result.macs} {result.val:.6f} {result.test:.6f}"
             )
 
         sweep(str(recipe), ["60k", "30k"], out=here / "sweep", max_images=256)

@@ -65,7 +65,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     if teacher is not None:
         teacher.to(device).eval()
-    for inputs, labels in events.track(epochs(loader), len(loader), "plain"):
+    for inputs, labels in events.progress(epochs(loader), len(loader), "plain"):
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels)

@@ -80,12 +80,12 @@ class Setting:
     def seconds(self, *kinds: str) -> float:
         """What the stages of these `kinds` took in our run; what all did, if none is named."""
         return sum(
-            record.seconds for record in self.result.records if not kinds or record.kind in kinds
+            result.seconds for result in self.result.results if not kinds or result.kind in kinds
         )
 
     def student(self) -> nn.Module:
         """The distilled student, as our first round of pruning finds it."""
-        distilled = next(record for record in self.result.records if record.kind == "distill")
+        distilled = next(result for result in self.result.results if result.kind == "distill")
         return self._load(self.folder / distilled.checkpoint, self.ctx.recipe.student)
 
     def final(self) -> nn.Module:
@@ -110,19 +110,19 @@ def lay_out(recipe: Recipe, folder: Path, answers: Path, events: Events) -> Sett
     result = run(recipe, out=folder, events=events)
     plan = make_plan(recipe)
     ctx = StageContext(plan.recipe, plan.data, plan.device, events, folder, answers)
-    for step, record in zip(plan.steps, result.records, strict=True):
-        if record.kind == "teach":
+    for step, result in zip(plan.steps, result.results, strict=True):
+        if result.kind == "teach":
             teacher = on_device(
                 load_step(folder / step.file, plan.recipe.teacher).model, plan.device
             )
-            ctx = replace(ctx, guide=Guide(teacher, side(step.stage, plan.data), record.val))
+            ctx = replace(ctx, guide=Guide(teacher, side(step.stage, plan.data), result.val))
     as_run: list[Train | Prune] = []
-    for step, record in zip(plan.steps, result.records, strict=True):
+    for step, result in zip(plan.steps, result.results, strict=True):
         stage = step.stage
         if isinstance(stage, Prune):
             as_run.append(stage)
-        elif stage.kind == "finetune" and record.epochs:  # 0: no time was left for it
-            as_run.append(replace(stage, epochs=record.epochs))
+        elif stage.kind == "finetune" and result.epochs:  # 0: no time was left for it
+            as_run.append(replace(stage, epochs=result.epochs))
     return Setting(plan.limits.params or 0, folder, result, ctx, tuple(as_run))
 
 
@@ -214,12 +214,12 @@ def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ())
 def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
     """The epochs of the network by hand that fit into what our stages of these `kinds` took."""
     trained = [
-        record for record in setting.result.records if record.kind == "finetune" and record.epochs
+        result for result in setting.result.results if result.kind == "finetune" and result.epochs
     ]
     last = trained[-len(setting.ending) :]
     pace = (
-        sum(record.seconds for record in last)
-        / sum(record.epochs for record in last)
+        sum(result.seconds for result in last)
+        / sum(result.epochs for result in last)
         * longer(setting)
     )
     return max(1, round(setting.seconds(*kinds) / pace))

@@ -256,7 +256,7 @@ def test_what_is_added_to_the_file_is_all_that_is_done(
         + "distill.fade = [false]\n"
     )
     came = experiments.run(more, out=out)
-    assert [cell.folder.name for cell in came if cell.records] == [
+    assert [cell.folder.name for cell in came if cell.results] == [
         cell.folder.name for cell in came
     ]
     assert {file: time for file, time in stamps(out).items() if file in before} == before
@@ -266,7 +266,7 @@ def test_what_is_added_to_the_file_is_all_that_is_done(
     more.write_text(
         GRID.replace("limit = 96", "limit = 90")
     )  # other runs altogether: nothing of the old is shown
-    assert not any(cell.records for cell in experiments.plan(more, out=out)[1])
+    assert not any(cell.results for cell in experiments.plan(more, out=out)[1])
     assert {cell.folder for cell in experiments.plan(more, out=out)[1]}.isdisjoint(out.iterdir())
 
 

@@ -79,9 +79,9 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
     said = run(
         "run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--limit", 64
     ).out
-    records = read_results(out)[1]
-    assert [r.name for r in records] == NAMES and said.count("given by") == 2
-    assert records[0].params == records[1].params == 14_548 and records[-1].params <= 3000
+    results = read_results(out)[1]
+    assert [r.name for r in results] == NAMES and said.count("given by") == 2
+    assert results[0].params == results[1].params == 14_548 and results[-1].params <= 3000
     for file in FILES[:2]:
         a, b = weights(out / file), weights(finished / FILES[1])
         assert all(torch.equal(a[key], b[key]) for key in b)

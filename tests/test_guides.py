@@ -20,12 +20,12 @@ from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
 from compress.pipeline.pretrained import load_step
-from compress.pipeline.run_dir import read_results
+from compress.pipeline.run_dir import StageResult, read_results
 from compress.pipeline.time_budget import prices
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Augment, load
 from compress.runtime.errors import UserError
-from compress.training.events import Events, StageResult
+from compress.training.events import Events
 from compress.training.trainer import teach
 
 FILES = {"teacher": "01-teach", "student": "02-distill", "before": "04-finetune-1"}
@@ -43,8 +43,8 @@ def test_the_answers_are_the_guides(tiny: Tiny, tmp_path: Path, guide: str) -> N
     class Keep(Events):
         answers: np.ndarray
 
-        def end(self, record: StageResult, before: StageResult | None, table: str) -> None:
-            if record.name == "finetune 2":
+        def on_stage_end(self, result: StageResult, before: StageResult | None, table: str) -> None:
+            if result.name == "finetune 2":
                 newest = max(
                     (tmp_path / "run/answers").glob("*/*.npy"),
                     key=lambda file: file.stat().st_mtime_ns,
@@ -84,8 +84,8 @@ def test_feature_maps_of_the_network_before_are_compared(tiny: Tiny, tmp_path: P
         "stages.6.taps": ["1"],
         "stages.6.epochs": 1,
     }
-    records = compress.run(tiny.recipe, out=tmp_path / "run", device="cpu", **methods).records
-    assert records[-1].params <= 3000
+    results = compress.run(tiny.recipe, out=tmp_path / "run", device="cpu", **methods).results
+    assert results[-1].params <= 3000
 
 
 def test_methods_on_maps_are_checked_with_a_guide_of_their_own(tiny: Tiny) -> None:
@@ -134,7 +134,7 @@ def test_a_guide_is_heard_until_it_is_outgrown(
         lambda guided, alone, _: Outgrown(guided, alone, accuracy),
     )
     monkeypatch.setattr(
-        "compress.pipeline.run._reached", lambda records: 0.0
+        "compress.pipeline.run._reached", lambda results: 0.0
     )  # whatever this student has learned so far
     outgrowing = tiny.variant("stop_at_teacher.toml", ("ema = 0.9", "alpha = 1.0\noutgrow = true"))
     compress.run(outgrowing, out=tmp_path / "run", device="cpu")

@@ -98,11 +98,11 @@ def test_a_measurement_is_of_steps_and_validations(monkeypatch: pytest.MonkeyPat
         torch.manual_seed(5)
         (folder / "answers").write_text("kept")
         for epoch in range(1000):
-            for _ in events.track(range(3), 3, ""):
+            for _ in events.progress(range(3), 3, ""):
                 seen.append(epoch)
                 now[0] += 50 if len(seen) <= WARM else 3
             now[0] += 5
-            events.epoch(1000, [])
+            events.on_epoch_end(1000, [])
 
     random = torch.get_rng_state()
     assert measure(rehearse, seconds=1) == Pace(step=3, check=5, start=2 * (50 - 3))
@@ -125,9 +125,9 @@ def test_epochs_whose_answers_are_kept_take_less(monkeypatch: pytest.MonkeyPatch
 
     def rehearsals(kept: bool) -> Callable[[Events, Path], None]:
         def rehearse(events: Events, folder: Path) -> None:
-            for _ in events.track(range(1000), 1000, ""):
+            for _ in events.progress(range(1000), 1000, ""):
                 now[0] += 1 if kept else 3
-            events.epoch(1, [])
+            events.on_epoch_end(1, [])
 
         return rehearse
 
@@ -147,13 +147,13 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
 
     monkeypatch.setattr(patience, "fit", fitting(2.4))
     whole, out = tmp_path / "whole", tmp_path / "killed"
-    records = compress.run(str(tiny.recipe), minutes=1, out=whole).records
+    results = compress.run(str(tiny.recipe), minutes=1, out=whole).results
     assert read_results(whole)[0]["fitted"] == dict.fromkeys(LEARNING, 2.4)
-    assert [record.epochs for record in records] == [2.4, 2.4, 0, 2.4, 0, 2.4]
+    assert [result.epochs for result in results] == [2.4, 2.4, 0, 2.4, 0, 2.4]
     plan = make_plan(load(str(tiny.recipe)))
     cost = prices(plan)
-    trained = [place for place, record in enumerate(records) if record.epochs]
-    due = [share(60 - sum(r.seconds for r in records[:i]), cost[i:]) for i in trained]
+    trained = [place for place, result in enumerate(results) if result.epochs]
+    due = [share(60 - sum(r.seconds for r in results[:i]), cost[i:]) for i in trained]
     assert all(
         seconds - 2 < got <= seconds for got, seconds in zip(given, due, strict=True)
     )  # less what has passed
@@ -164,7 +164,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     monkeypatch.setattr(patience, "fit", fitting(1.5))  # the machine has become slower
     compress.run(str(tiny.recipe), minutes=1, out=out)
     assert list(read_results(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
-    a, b = (weights(run / records[3].checkpoint) for run in (whole, out))
+    a, b = (weights(run / results[3].checkpoint) for run in (whole, out))
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -191,20 +191,20 @@ def test_a_rehearsal_changes_nothing(
 def test_a_run_ends_on_time(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shown = run("run", tiny.recipe, "--minutes", "0.2", "--out", out).out
-    manifest, records = read_results(out)
-    assert 3 < sum(record.seconds for record in records) < 2 * 12
+    manifest, results = read_results(out)
+    assert 3 < sum(result.seconds for result in results) < 2 * 12
     assert (
         shown.count("fitted to the time left: ") == 4 and "epochs fitted to 0.2 min in all" in shown
     )
-    assert {r.name: r.epochs for r in records if r.epochs} == manifest["fitted"]
-    for record in records:
-        lines = (out / record.checkpoint).with_suffix(".jsonl")
-        assert not record.epochs or len(lines.read_text().splitlines()) >= int(record.epochs)
+    assert {r.name: r.epochs for r in results if r.epochs} == manifest["fitted"]
+    for result in results:
+        lines = (out / result.checkpoint).with_suffix(".jsonl")
+        assert not result.epochs or len(lines.read_text().splitlines()) >= int(result.epochs)
 
 
 def test_no_time_at_all_is_a_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
     result = compress.run(str(tiny.recipe), minutes=1e-6, out=tmp_path / "run")
-    assert [record.epochs for record in result.records if record.kind != "prune"] == [0.1667] * 4
+    assert [result.epochs for result in result.results if result.kind != "prune"] == [0.1667] * 4
     assert result.model.is_file()
 
 
@@ -224,9 +224,9 @@ def test_a_late_stage_leaves_no_time_and_the_last_one_leaves_its_network_alone(
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(tiny.recipe.read_text() + '[[stages]]\nkind = "finetune"\nepochs = 1\n')
     result = compress.run(str(recipe), minutes=1, out=tmp_path / "run")
-    kept, last = result.records[-2:]
+    kept, last = result.results[-2:]
     assert last.epochs == 0 and last.val == kept.val and last.test == kept.test
-    before, after = (weights(tmp_path / "run" / record.checkpoint) for record in (kept, last))
+    before, after = (weights(tmp_path / "run" / result.checkpoint) for result in (kept, last))
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 

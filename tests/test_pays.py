@@ -36,7 +36,7 @@ class Trainings:
     def __call__(self, compiled: bool) -> Callable[[Events, Path], None]:
         def rehearse(events: Events, folder: Path) -> None:
             self.tried.append(compiled)
-            for place, _ in enumerate(events.track(range(1000), 1000, "")):
+            for place, _ in enumerate(events.progress(range(1000), 1000, "")):
                 self.now += self.takes[compiled][place > 0]
             raise AssertionError("a rehearsal that is to end before the validation does not end")
 

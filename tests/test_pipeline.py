@@ -125,7 +125,7 @@ def test_a_loss_that_explodes_names_its_stage(run: Compress, tiny: Tiny, tmp_pat
     refused = run("run", recipe, "--out", tmp_path / "run", code=2)
     assert refused.err.startswith("error: finetune 1: the loss is not finite after epoch 1; lower")
     assert refused.err.count("\n") == 1
-    assert [record.name for record in read_results(tmp_path / "run")[1]] == NAMES[:3]
+    assert [result.name for result in read_results(tmp_path / "run")[1]] == NAMES[:3]
 
 
 def test_the_test_split_is_read_at_the_end_and_decides_nothing(
@@ -137,8 +137,8 @@ def test_the_test_split_is_read_at_the_end_and_decides_nothing(
     recipe = tiny.variant("blind.toml", (str(tiny.data), str(data)))
     refused = run("run", recipe, "--out", out, code=2)
     assert "cannot read the image" in refused.err and "/test/" in refused.err
-    manifest, records = read_results(out)
-    assert [record.name for record in records] == NAMES and {record.test for record in records} == {
+    manifest, results = read_results(out)
+    assert [result.name for result in results] == NAMES and {result.test for result in results} == {
         None
     }
     assert manifest["status"] == "running" and not (out / "model.pth").exists()
@@ -193,15 +193,15 @@ def test_torchvision_networks_by_flag_and_from_python_alike(
         tmp_path / "a",
         *(word for key in flags for word in (f"--{key}", flags[key])),
     )
-    manifest, records = read_results(tmp_path / "a")
+    manifest, results = read_results(tmp_path / "a")
     assert manifest["recipe"]["student"] == asdict(ModelSpec("resnet18", "small"))
     assert manifest["recipe"]["teacher"] == asdict(ModelSpec("resnet18"))
-    assert records[0].params == 11_178_564 and records[1].params == 11_170_884
+    assert results[0].params == 11_178_564 and results[1].params == 11_170_884
     assert manifest["budget"]["params"] == int(0.02 * 11_170_884)
     again = compress.run(
         str(recipe), out=tmp_path / "a", **flags
     )  # the very same run, so it is done
-    assert list(again.records) == records
+    assert list(again.results) == results
     kept = compress.load(again.model)  # and no word of ours is needed to load torchvision's
     assert kept.network == ModelSpec("resnet18", "small")
     assert (
@@ -222,7 +222,7 @@ def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
         "tinynets:teacher"
     )
     again = compress.run(load(str(tiny.recipe), {"budget": "4k"}), budget=3000, out=finished)
-    assert again.records[-1].name == "finetune 2"
+    assert again.results[-1].name == "finetune 2"
     small = tiny.variant(
         "small.toml", ('name = "tinynets:student"', 'name = "resnet18"\nstem = "small"')
     )
@@ -254,8 +254,8 @@ def test_budgets_of_every_kind_hold_at_the_end(
     size = result.model.stat().st_size
     assert size <= parse_amount(budgets.get("file_size", "9MB"), "bytes").of(0)
     assert (
-        result.records[-1].bytes
-        == (tmp_path / "run" / result.records[-1].checkpoint).stat().st_size
+        result.results[-1].bytes
+        == (tmp_path / "run" / result.results[-1].checkpoint).stat().st_size
     )
     assert plan.limits.usage(found) > 0.9
 
@@ -293,7 +293,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
         in run("summary", "-w", out / "model.pth", "--own", "tinynets:student").out
     )
     assert sum(p.numel() for p in kept.model.parameters()) == 14_548
-    assert [record.params for record in read_results(out)[1][-2:]] == [3000, 3000]
+    assert [result.params for result in read_results(out)[1][-2:]] == [3000, 3000]
     mixed = tiny.variant(
         "mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale')
     )
@@ -314,4 +314,4 @@ def test_a_recipe_without_pruning_must_fit_by_itself(tiny: Tiny, tmp_path: Path)
     with pytest.raises(UserError, match="no prune stage"):
         compress.run(str(recipe), out=tmp_path / "run")
     result = compress.run(str(recipe), out=tmp_path / "run", budget="15k")
-    assert [record.name for record in result.records] == ["distill"] and result.model.is_file()
+    assert [result.name for result in result.results] == ["distill"] and result.model.is_file()

@@ -183,8 +183,8 @@ def same(one: Path, other: Path, tolerance: float) -> None:
     ours, theirs = weights(one), weights(other)
     assert len(ours) == 6 and ours.keys() == theirs.keys()
     assert max(differ(ours[stage], theirs[stage]) for stage in ours) <= tolerance
-    records = [json.loads((run / "run.json").read_text())["stages"] for run in (one, other)]
-    for a, b in zip(*records, strict=True):
+    results = [json.loads((run / "run.json").read_text())["stages"] for run in (one, other)]
+    for a, b in zip(*results, strict=True):
         assert a | {"seconds": 0, "bytes": 0} == b | {"seconds": 0, "bytes": 0}
     for file in one.glob("stages/*.jsonl"):
         for a, b in zip(

@@ -97,8 +97,8 @@ def test_killed_at_random(
         command.process.join()
     last = run("run", tiny.recipe, "--out", out)
     assert_same(out, finished)
-    records = read_results(out)[1]
-    assert last.out.count("done before") in range(len(records) + 1)
+    results = read_results(out)[1]
+    assert last.out.count("done before") in range(len(results) + 1)
 
 
 def test_what_was_done_before_is_said_and_its_time_kept(

@@ -168,7 +168,7 @@ def test_the_clock_counts_the_steps_after_the_warm_up_alone(
     monkeypatch.setattr(bursts, "time", clock)
     events = bursts.Stopwatch(4, torch.device("cpu"))
     with pytest.raises(bursts.Enough):
-        for batch in events.track([(torch.zeros(8, 1),)] * len(took), 0, ""):
+        for batch in events.progress([(torch.zeros(8, 1),)] * len(took), 0, ""):
             shown.append(batch)
     assert len(shown) == bursts.WARM + 4 and events.rate == pytest.approx(8 / 0.02)
 
@@ -205,7 +205,7 @@ def test_a_gpu_is_at_work_while_a_kernel_is() -> None:
 
     events, steps = Stopwatch(20, torch.device("cpu"), Trace()), itertools.count()  # type: ignore[arg-type]
     with pytest.raises(Enough):
-        for _ in events.track(itertools.repeat((torch.zeros(8, 1),)), 0, ""):
+        for _ in events.progress(itertools.repeat((torch.zeros(8, 1),)), 0, ""):
             time.sleep(0.2 if next(steps) < WARM else 0.05)
     assert events.busy == pytest.approx(0.6, abs=0.06)
 

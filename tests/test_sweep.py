@@ -22,10 +22,9 @@ from compress.deployment.compare import latencies
 from compress.experiments.sweep import PUBLISHED, Point, _given, drawn, sweep
 from compress.pipeline import train_stage as learning
 from compress.pipeline.run import Result
-from compress.pipeline.run_dir import read_results
+from compress.pipeline.run_dir import StageResult, read_results
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import load
-from compress.training.events import StageResult
 from compress.training.trainer import Forward, teach
 
 
@@ -56,7 +55,7 @@ def test_each_budget_goes_on_from_the_one_above(run: Compress, tiny: Tiny, tmp_p
     above = torch.load(out / "6k" / "model.pth", weights_only=True)["state_dict"]
     assert all(torch.equal(start[key], above[key]) for key in above)
     rows = re.findall(r"^\| (\w+) \| ([\d,]+) ", (out / "sweep.md").read_text(), re.M)
-    assert rows == [(name, f"{records[-1].params:,}") for name, records in runs.items()]
+    assert rows == [(name, f"{results[-1].params:,}") for name, results in runs.items()]
     with Image.open(out / "sweep.png") as picture:
         assert (
             picture.format == "PNG"
@@ -224,7 +223,7 @@ def test_names_and_figures_lie_in_the_picture_and_off_each_other() -> None:
         ("30k", 29_956, 3_125_212, 0.9365),
         ("10k", 9_888, 2_481_240, 0.9271),
     ):
-        record = StageResult(
+        result = StageResult(
             "finetune 5",
             "finetune",
             "resnet18",
@@ -235,7 +234,7 @@ def test_names_and_figures_lie_in_the_picture_and_off_each_other() -> None:
             checkpoint="",
             test=test,
         )
-        points.append(Point(budget, Result(Path("model.pth"), (record,))))
+        points.append(Point(budget, Result(Path("model.pth"), (result,))))
     figure = drawn(points, PUBLISHED["fashion-mnist"])
     figure.savefig(io.BytesIO(), format="png")
     for axes in figure.axes:

@@ -47,12 +47,12 @@ class StopAfter(Events):
     def __init__(self, epoch: int, middle: bool = False) -> None:
         self.left, self.middle = epoch, middle
 
-    def epoch(self, epochs: int, history: list[dict[str, float]]) -> None:
+    def on_epoch_end(self, epochs: int, history: list[dict[str, float]]) -> None:
         self.left -= 1
         if self.left == 0 and not self.middle:
             raise Stop
 
-    def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+    def progress(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
         for place, batch in enumerate(batches):
             if self.left == 0 and place == total // 2:
                 raise Stop
@@ -176,7 +176,7 @@ def test_epochs_are_rounded_to_steps(
     seen: list[int] = []
 
     class Counting(Events):
-        def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+        def progress(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
             taken = list(batches)
             seen.append(total)
             assert len(taken) == total

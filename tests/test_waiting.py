@@ -36,7 +36,7 @@ class Counting(Events):
 
     done = 0
 
-    def track(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
+    def progress(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
         for batch in batches:
             yield batch
             self.done += 1

@@ -288,10 +288,10 @@ class StopIn(Events):
     def __init__(self, name: str, epoch: int) -> None:
         self.name, self.left, self.now = name, epoch, ""
 
-    def begin(self, number: int, total: int, name: str, about: str) -> None:
+    def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         self.now = name
 
-    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
+    def on_epoch_end(self, epochs: float, history: list[dict[str, float]]) -> None:
         self.left -= self.now == self.name
         if self.left == 0:
             raise Stop

@@ -78,7 +78,7 @@ def run(
         recipe, out=out, device=device, quick=quick, fresh=fresh, events=terminal, **overrides
     )
     if distributed.is_main():
-        terminal.show(stages_table(result.records))
+        terminal.show(stages_table(result.results))
         terminal.show(str(result.model))
 
 
@@ -188,8 +188,8 @@ def stages(directory: Path) -> None:
     from compress.cli.terminal import Terminal, stages_table
     from compress.pipeline.run_dir import read_results
 
-    _, records = read_results(directory)
-    Terminal().show(stages_table(records))
+    _, results = read_results(directory)
+    Terminal().show(stages_table(results))
 
 
 @main.command()

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from compress.training.events import Events, StageResult
+from compress.pipeline.run_dir import StageResult
 
 if TYPE_CHECKING:
     from compress.deployment.compare import Side
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Terminal(Events):
+class Terminal(RunEvents):
     """Shows a run as it goes."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -35,14 +35,14 @@ class Terminal(Events):
         """Print a table or a line."""
         self.console.print(what, highlight=False, markup=False, soft_wrap=isinstance(what, str))
 
-    def begin(self, number: int, total: int, name: str, about: str) -> None:
+    def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         self.console.print(
             f"\n[bold]{number}/{total} {name}[/bold]: {escape(about)}",
             highlight=False,
             soft_wrap=True,
         )
 
-    def track(self, batches: Iterable[T], total: int, label: str) -> Iterable[T]:
+    def progress(self, batches: Iterable[T], total: int, label: str) -> Iterable[T]:
         if not self.console.is_terminal:
             yield from batches
             return
@@ -61,7 +61,7 @@ class Terminal(Events):
                 rate = images / max(time.monotonic() - started, 1e-9)
                 progress.update(task, advance=1, speed=f"{rate:,.0f} images/s" if images else "")
 
-    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
+    def on_epoch_end(self, epochs: float, history: list[dict[str, float]]) -> None:
         now = history[-1]
         spent = now["seconds"]
         left = spent / now["epoch"] * max(epochs - now["epoch"], 0)
@@ -71,18 +71,18 @@ class Terminal(Events):
             highlight=False,
         )
 
-    def end(self, record: StageResult, before: StageResult | None, table: str) -> None:
+    def on_stage_end(self, result: StageResult, before: StageResult | None, table: str) -> None:
         self.show(table)
-        changed = f"{_size(record)}, val {100 * record.val:.2f} %"
+        changed = f"{_size(result)}, val {100 * result.val:.2f} %"
         if before is not None:
             changed += (
                 f" (from {_size(before)}, val {100 * before.val:.2f} %:"
-                f" {record.params / before.params - 1:+.1%}, {record.macs / before.macs - 1:+.1%},"
-                f" {100 * (record.val - before.val):+.2f} points)"
+                f" {result.params / before.params - 1:+.1%}, {result.macs / before.macs - 1:+.1%},"
+                f" {100 * (result.val - before.val):+.2f} points)"
             )
-        self.show(f"{record.name}: {changed}, {clock(record.seconds)}")
+        self.show(f"{result.name}: {changed}, {clock(result.seconds)}")
 
-    def note(self, text: str) -> None:
+    def log(self, text: str) -> None:
         self.show(text)
 
 
@@ -96,34 +96,34 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"
 
 
-def _size(record: StageResult) -> str:
-    at = f" at {record.size} px" if record.size else ""
-    return f"{record.params:,} parameters, {record.macs / 1e6:,.2f} M multiply-adds{at}"
+def _size(result: StageResult) -> str:
+    at = f" at {result.image_size} px" if result.image_size else ""
+    return f"{result.params:,} parameters, {result.macs / 1e6:,.2f} M multiply-adds{at}"
 
 
-def stages_table(records: Sequence[StageResult]) -> Table:
+def stages_table(results: Sequence[StageResult]) -> Table:
     """All stages of a run, from the teacher to the final model."""
     table = Table(title="stages", title_justify="left")
     for heading in ("stage", "network"):
         table.add_column(heading)
     for heading in ("images", "parameters", "multiply-adds", "val %", "test %", "epochs", "time"):
         table.add_column(heading, justify="right")
-    for record in records:
+    for result in results:
         table.add_row(
-            record.name,
-            record.network,
-            f"{record.size} px" if record.size else "-",
-            f"{record.params:,}",
-            f"{record.macs / 1e6:,.2f} M",
-            f"{100 * record.val:.2f}",
-            f"{100 * record.test:.2f}" if record.test is not None else "-",
-            f"{record.epochs:g}" if record.epochs else "-",
-            clock(record.seconds),
+            result.name,
+            result.network,
+            f"{result.image_size} px" if result.image_size else "-",
+            f"{result.params:,}",
+            f"{result.macs / 1e6:,.2f} M",
+            f"{100 * result.val:.2f}",
+            f"{100 * result.test:.2f}" if result.test is not None else "-",
+            f"{result.epochs:g}" if result.epochs else "-",
+            clock(result.seconds),
         )
-    if records:
+    if results:
         table.add_section()
         table.add_row(
-            "all", "", "", "", "", "", "", "", clock(sum(record.seconds for record in records))
+            "all", "", "", "", "", "", "", "", clock(sum(result.seconds for result in results))
         )
     return table
 

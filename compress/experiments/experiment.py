@@ -15,13 +15,13 @@ from typing import Any
 
 from compress.experiments.grid import load, rows, title
 from compress.experiments.results import write_picture, write_tables
-from compress.pipeline.run_dir import MANIFEST, locked, read_results, today
+from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results, today
 from compress.recipe import load as recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
-from compress.training.events import Events, StageResult
+from compress.pipeline.events import RunEvents
 
 LEDGER = "experiment.json"
 
@@ -34,20 +34,20 @@ class Cell:
         keys: what sets its row apart from the others, as text.
         recipe: what is to be done, before the teacher of another cell takes the place of its own.
         folder: its run directory.
-        records: of its stages, once all of them are done.
+        results: of its stages, once all of them are done.
         error: what it failed with, in one line.
     """
 
     keys: dict[str, str]
     recipe: Recipe
     folder: Path
-    records: tuple[StageResult, ...] = ()
+    results: tuple[StageResult, ...] = ()
     error: str | None = None
 
     @property
     def seconds(self) -> float:
         """What its stages took, but for the teacher, who may be another cell's."""
-        return sum(record.seconds for record in self.records if record.kind != "teach")
+        return sum(result.seconds for result in self.results if result.kind != "teach")
 
 
 def plan(
@@ -90,7 +90,7 @@ def run(
     out: str | Path | None = None,
     device: str = "auto",
     quick: bool = False,
-    events: Events | None = None,
+    events: RunEvents | None = None,
 ) -> list[Cell]:
     """Do what is missing of the experiment in `file`, every row with the first seed before any with the second.
 
@@ -108,19 +108,19 @@ def run(
         UserError: the file or a combination cannot be carried out. Nothing has been trained or written by then.
     """
     distributed.require_single_process("an experiment")
-    events = events or Events()
+    events = events or RunEvents()
     folder, cells = plan(file, out=out, quick=quick)
-    if not all(cell.records for cell in cells):
+    if not all(cell.results for cell in cells):
         _check(cells, device)
         with locked(folder):
             folder, cells = plan(
                 file, out=out, quick=quick
             )  # again: it may have been another's to write until now
             places = [
-                place for place, cell in enumerate(cells) if not cell.records
+                place for place, cell in enumerate(cells) if not cell.results
             ]  # what is left to do
             for number, place in enumerate(places, start=1):
-                events.note(f"\n{cells[place].folder.name} ({number} of {len(places)})")
+                events.log(f"\n{cells[place].folder.name} ({number} of {len(places)})")
                 cells[place] = _do(cells[place], cells, device, events)
                 write_tables(cells, folder)
     write_tables(cells, folder)
@@ -150,8 +150,8 @@ def _placed(folder: Path, wanted: Sequence[tuple[dict[str, str], Recipe]]) -> It
             )
             name = next(name for name in names if name not in taken)
             taken.add(name)
-        records = _finished(folder / name)
-        yield Cell(keys, recipe, folder / name, records, None if records else error)
+        results = _finished(folder / name)
+        yield Cell(keys, recipe, folder / name, results, None if results else error)
 
 
 def _begun(folder: Path) -> dict[str, dict[str, Any]]:
@@ -177,10 +177,10 @@ def _begun(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _finished(folder: Path) -> tuple[StageResult, ...]:
     try:
-        manifest, records = read_results(folder)
+        manifest, results = read_results(folder)
     except UserError:  # not begun; or damaged, and then the run says so
         return ()
-    return tuple(records) if manifest.get("status") == "done" else ()
+    return tuple(results) if manifest.get("status") == "done" else ()
 
 
 def _check(cells: Sequence[Cell], device: str) -> None:
@@ -189,7 +189,7 @@ def _check(cells: Sequence[Cell], device: str) -> None:
 
     checked: list[dict[str, str]] = []
     for cell in cells:
-        if not cell.records and cell.keys not in checked:
+        if not cell.results and cell.keys not in checked:
             checked.append(cell.keys)
             try:
                 make_plan(cell.recipe, device)
@@ -197,7 +197,7 @@ def _check(cells: Sequence[Cell], device: str) -> None:
                 raise UserError(f"{title(cell.keys)}: {error}") from error
 
 
-def _do(cell: Cell, cells: Sequence[Cell], device: str, events: Events) -> Cell:
+def _do(cell: Cell, cells: Sequence[Cell], device: str, events: RunEvents) -> Cell:
     """Run `cell`, or go on with it; in the ledger it is before it begins, and its error after it failed."""
     from compress.pipeline.run import run
 
@@ -214,13 +214,13 @@ def _do(cell: Cell, cells: Sequence[Cell], device: str, events: Events) -> Cell:
         )
         return replace(
             cell,
-            records=run(recipe, out=cell.folder, device=device, events=events).records,
+            results=run(recipe, out=cell.folder, device=device, events=events).results,
             error=None,
         )
     except Exception as error:  # whatever it is that ends one cell, the others are wanted
         failed = one_line(error)
         note(failed)
-        events.note(f"failed: {failed}")
+        events.log(f"failed: {failed}")
         return replace(cell, error=failed)
 
 
@@ -235,9 +235,9 @@ def _weights(cell: Cell, cells: Sequence[Cell]) -> str | None:
             and _teaching(other.recipe) == teaching
             and (other.folder / MANIFEST).is_file()
         ):
-            for record in read_results(other.folder)[1]:
-                file = (other.folder / record.checkpoint).resolve()
-                if record.kind == "teach" and file.is_file():
+            for result in read_results(other.folder)[1]:
+                file = (other.folder / result.checkpoint).resolve()
+                if result.kind == "teach" and file.is_file():
                     return str(file)
     return cell.recipe.teacher.weights
 

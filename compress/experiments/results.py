@@ -25,8 +25,8 @@ def table(cells: Sequence[Cell]) -> Table:
     headings = [*_keys(cells), "parameters", "multiply-adds", "val %", "test %", "seeds", "seconds"]
     rows = []
     for keys, group in _rows(cells):
-        done = [cell for cell in group if cell.records]
-        last = [cell.records[-1] for cell in done]
+        done = [cell for cell in group if cell.results]
+        last = [cell.results[-1] for cell in done]
         counted = f"{len(done)}" if len(done) == len(group) else f"{len(done)} of {len(group)}"
         if done:
             params = f"{statistics.mean(r.params for r in last):,.0f}"
@@ -64,8 +64,8 @@ def as_csv(cells: Sequence[Cell]) -> str:
     counts = ("seed", "parameters", "multiply-adds", "val", "test", "seconds")
     lines.writerow((*_keys(cells), *counts, "directory", "error"))
     for cell in cells:
-        if cell.records:
-            last = cell.records[-1]
+        if cell.results:
+            last = cell.results[-1]
             came: tuple[object, ...] = (
                 last.params,
                 last.macs,
@@ -104,7 +104,7 @@ def write_picture(cells: Sequence[Cell], folder: Path) -> None:
     figure = Figure(figsize=(8, 1.5 + 0.25 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for keys, group in rows:
-        tests = [100 * (cell.records[-1].test or 0.0) for cell in group if cell.records]
+        tests = [100 * (cell.results[-1].test or 0.0) for cell in group if cell.results]
         colour = colours.index(" ".join(keys[along:]))
         aside = 0.5 * (
             (colour + 0.5) / len(colours) - 0.5

@@ -19,7 +19,7 @@ from compress.reporting.tables import as_markdown
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import atomic_write, write_text
-from compress.training.events import Events
+from compress.pipeline.events import RunEvents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,17 +52,17 @@ class Point:
     @property
     def params(self) -> int:
         """As torchinfo counts them."""
-        return self.result.records[-1].params
+        return self.result.results[-1].params
 
     @property
     def macs(self) -> int:
         """For one image."""
-        return self.result.records[-1].macs
+        return self.result.results[-1].macs
 
     @property
     def test(self) -> float:
         """Top-1 accuracy on the test split, 0 to 1."""
-        return self.result.records[-1].test or 0.0
+        return self.result.results[-1].test or 0.0
 
 
 def sweep(
@@ -73,7 +73,7 @@ def sweep(
     device: str = "auto",
     quick: bool = False,
     fresh: bool = False,
-    events: Events | None = None,
+    events: RunEvents | None = None,
     **overrides: Any,
 ) -> list[Point]:
     """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
@@ -92,7 +92,7 @@ def sweep(
             else; nothing has been trained by then. Or, later: a run failed.
     """
     distributed.require_single_process("a sweep")
-    out, events = Path(out), events or Events()
+    out, events = Path(out), events or RunEvents()
     ordered = parse_descending(budgets)
     last = recipes.load_recipe(str(recipe), overrides | {"budget": ordered[-1]})
     if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
@@ -106,7 +106,7 @@ def sweep(
     points: list[Point] = []
     answers = out / ".answers"
     for number, text in enumerate(ordered, start=1):
-        events.note(f"\nbudget {text} ({number} of {len(ordered)})")
+        events.log(f"\nbudget {text} ({number} of {len(ordered)})")
         given = overrides | _given(points) | {"budget": text}
         done = run(
             recipe,
@@ -131,9 +131,9 @@ def _given(points: Sequence[Point]) -> dict[str, Any]:
         return {}
     given: dict[str, Any] = {"student.weights": str(points[-1].result.model)}
     results = [point.result for point in points]
-    trained = [(result.records[-1], result.model) for result in results]
+    trained = [(result.results[-1], result.model) for result in results]
     taught = [
-        (r, results[0].model.parent / r.checkpoint) for r in results[0].records if r.kind == "teach"
+        (r, results[0].model.parent / r.checkpoint) for r in results[0].results if r.kind == "teach"
     ]
     if taught:
         best, file = max(taught + trained, key=lambda pair: pair[0].val)
@@ -163,7 +163,7 @@ def _check_places(out: Path, ordered: Sequence[str], fresh: bool) -> None:
 
 def cells(point: Point) -> tuple[str, ...]:
     """A row of the table, under `HEADINGS`."""
-    size, val = point.result.model.stat().st_size, point.result.records[-1].val
+    size, val = point.result.model.stat().st_size, point.result.results[-1].val
     counts = (f"{point.params:,}", f"{point.macs / 1e6:,.2f} M", f"{size / 1e3:,.0f} KB")
     return (point.budget, *counts, f"{100 * val:.2f}", f"{100 * point.test:.2f}")
 

@@ -19,6 +19,7 @@ from compress.models.cost import measure_cost
 from compress.pipeline.checks import try_images, try_one_at_a_time
 from compress.pipeline.context import Given, side
 from compress.pipeline.pretrained import networks_given, pretrained_teacher, with_given
+from compress.pipeline.run_dir import StageResult
 from compress.pipeline.stages import pack
 from compress.pipeline.teachers import check_methods, guide_of
 from compress.pruning import unstructured as weights
@@ -31,7 +32,6 @@ from compress.recipe.schema import Prune, Recipe, Stage, Train
 from compress.runtime import distributed
 from compress.runtime.device import device_name, package_versions, pick_device
 from compress.runtime.errors import UserError
-from compress.training.events import StageResult
 
 Stages = list[Stage | Given]
 
@@ -146,7 +146,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
 
 
 def origin(
-    recipe: Recipe, data: Dataset, device: torch.device, records: Sequence[StageResult]
+    recipe: Recipe, data: Dataset, device: torch.device, results: Sequence[StageResult]
 ) -> dict[str, object]:
     """What a weights file says of how it came to be."""
     kept = ("name", "params", "macs", "val", "test", "seconds", "epochs")
@@ -155,7 +155,7 @@ def origin(
         "device": device_name(device),
         "versions": package_versions(),
         "data_checksum": data.checksum,
-        "stages": [{key: getattr(record, key) for key in kept} for record in records],
+        "stages": [{key: getattr(result, key) for key in kept} for result in results],
     }
 
 
@@ -171,7 +171,7 @@ def _steps(recipe: Recipe, stages: Stages, targets: list[Limits | None]) -> Iter
 
 
 def _last(recipe: Recipe, stages: Stages, data: Dataset, model: nn.Module) -> Checkpoint:
-    """What a run ends with if its network is `model`, the records as long as they can become."""
+    """What a run ends with if its network is `model`, the results as long as they can become."""
     longest = StageResult(
         "", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", epochs=0.5, test=0.5
     )

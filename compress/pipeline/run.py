@@ -1,4 +1,4 @@
-"""A pipeline from end to end: each stage takes a model and gives back a model, and leaves a record."""
+"""A pipeline from end to end: each stage takes a model and gives back a model, and leaves a result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compress.pipeline import time_budget as patience
 from compress.pipeline.context import Given, Guide, Rehearsals, StageContext, on_device, side
 from compress.pipeline.plan import Plan, Step, make_plan, origin
 from compress.pipeline.pretrained import load_step
-from compress.pipeline.run_dir import RunDirectory, open_run
+from compress.pipeline.run_dir import RunDirectory, StageResult, open_run
 from compress.pipeline.stages import pack, perform
 from compress.recipe import load as recipes
 from compress.recipe.overrides import apply_overrides
@@ -29,16 +29,16 @@ from compress.recipe.schema import Prune, Recipe, Train
 from compress.runtime import distributed
 from compress.runtime.device import can_compile, device_name, package_versions
 from compress.runtime.errors import UserError
-from compress.training.events import Events, StageResult
+from compress.pipeline.events import RunEvents
 from compress.training.trainer import accuracy
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: the weights file, and a record of every stage."""
+    """A finished run: the weights file, and a result of every stage."""
 
     model: Path
-    records: tuple[StageResult, ...]
+    results: tuple[StageResult, ...]
 
 
 @distributed.process_group()
@@ -50,7 +50,7 @@ def run(
     quick: bool = False,
     fresh: bool = False,
     answers: Path | None = None,
-    events: Events | None = None,
+    events: RunEvents | None = None,
     **overrides: Any,
 ) -> Result:
     """Do the stages of `recipe` in the directory `out`, or go on where an earlier run of it stopped.
@@ -73,9 +73,9 @@ def run(
     """
     title, events = (
         "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem,
-        events or Events(),
+        events or RunEvents(),
     )
-    events = events if distributed.is_main() else Events()
+    events = events if distributed.is_main() else RunEvents()
     if not isinstance(recipe, Recipe):
         recipe = recipes.load_recipe(str(recipe), overrides)
     elif overrides:
@@ -100,7 +100,7 @@ def run(
     with open_run(Path(out), begun, fresh) as rundir:
         if not distributed.broadcast(rundir.done):
             _Run(plan, rundir, answers or rundir.answers, events).go_on()
-        return Result(rundir.model, tuple(rundir.records))
+        return Result(rundir.model, tuple(rundir.results))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Run:
     plan: Plan
     rundir: RunDirectory
     answers: Path
-    events: Events
+    events: RunEvents
 
     def go_on(self) -> None:
         """Do what is left to do."""
@@ -119,9 +119,9 @@ class _Run:
         device, compiled = device_name(plan.device), rundir.manifest.get("compiled", {})
         if rundir.manifest.get("device", device) != device:  # what paid there need not pay here
             compiled = {
-                record.name: compiled[record.name]
-                for record in rundir.records
-                if record.name in compiled
+                result.name: compiled[result.name]
+                for result in rundir.results
+                if result.name in compiled
             }
         rundir.manifest |= {
             "device": device,
@@ -130,24 +130,26 @@ class _Run:
             "compiled": compiled,
         }
         rundir.write()
-        for record in rundir.records:
-            self.events.note(
-                f"{record.name}: done before, taken from {rundir.path / record.checkpoint}"
+        for result in rundir.results:
+            self.events.log(
+                f"{result.name}: done before, taken from {rundir.path / result.checkpoint}"
             )
-        for step in plan.steps[len(rundir.records) :]:
+        for step in plan.steps[len(rundir.results) :]:
             self._do(step)
         self._test()
         last = load_step(rundir.path / plan.steps[-1].file, plan.steps[-1].network)
-        known = origin(plan.recipe, plan.data, plan.device, rundir.records)
+        known = origin(plan.recipe, plan.data, plan.device, rundir.results)
         checkpoint.save(replace(last, origin=known), rundir.model)
         rundir.write("done")
         rundir.tidy(rundir.answers)
 
     def _do(self, step: Step) -> None:
-        """One stage: a model in, a model and a record out."""
+        """One stage: a model in, a model and a result out."""
         plan, rundir = self.plan, self.rundir
         size = (3, side(step.stage, plan.data), side(step.stage, plan.data))
-        self.events.begin(step.place + 1, len(plan.steps) + 1, step.name, _about(step, plan.recipe))
+        self.events.on_stage_start(
+            step.place + 1, len(plan.steps) + 1, step.name, _about(step, plan.recipe)
+        )
         model, ctx = self._laid_out(step)
         began = time.monotonic()
         ctx = replace(
@@ -158,7 +160,7 @@ class _Run:
         except UserError as error:
             raise UserError(f"{step.name}: {error}") from error
         cost = measure_cost(model, size, step.sparse)
-        record = StageResult(
+        result = StageResult(
             name=step.name,
             kind=step.stage.kind,
             network=step.network.name,
@@ -167,23 +169,25 @@ class _Run:
             val=ctx.validate(model, size[-1]),
             seconds=round(max(time.monotonic() - began, _trained(ctx.state)), 1),
             checkpoint=step.file,
-            size=size[-1],
+            image_size=size[-1],
             epochs=rundir.manifest.get("fitted", {}).get(
                 step.name, getattr(step.stage, "epochs", 0)
             ),
         )
-        before = rundir.records[-1] if rundir.records else None
-        rundir.records.append(record)
-        known = origin(plan.recipe, plan.data, plan.device, rundir.records)
+        before = rundir.results[-1] if rundir.results else None
+        rundir.results.append(result)
+        known = origin(plan.recipe, plan.data, plan.device, rundir.results)
         packed = pack(model, step.stage, step.network, plan.data, known, step.sparse)
         checkpoint.save(packed, rundir.path / step.file)
         if distributed.is_main():
-            rundir.records[-1] = replace(record, bytes=(rundir.path / step.file).stat().st_size)
-        rundir.records = distributed.broadcast(rundir.records)
+            rundir.results[-1] = replace(result, bytes=(rundir.path / step.file).stat().st_size)
+        rundir.results = distributed.broadcast(rundir.results)
         rundir.write()
-        if distributed.is_main():  # who has the record on the disk by now
+        if distributed.is_main():  # who has the result on the disk by now
             ctx.state.unlink(missing_ok=True)
-        self.events.end(rundir.records[-1], before, summary_table(model, size, sparse=step.sparse))
+        self.events.on_stage_end(
+            rundir.results[-1], before, summary_table(model, size, sparse=step.sparse)
+        )
 
     def _laid_out(self, step: Step) -> tuple[nn.Module | None, StageContext]:
         """The model that a stage begins with, and what it works with.
@@ -212,9 +216,9 @@ class _Run:
             first = next(each.place for each in plan.steps if isinstance(each.stage, Prune))
             ctx = replace(ctx, uncut=result(plan.steps[first - 1]))
         if guide := plan.guide(step):
-            val, reached = rundir.records[guide.place].val, _reached(rundir.records[: step.place])
+            val, reached = rundir.results[guide.place].val, _reached(rundir.results[: step.place])
             if isinstance(step.stage, Train) and step.stage.stop_at_teacher and reached > val:
-                self.events.note(f"  its guide ({guide.name}) is outgrown: the labels alone")
+                self.events.log(f"  its guide ({guide.name}) is outgrown: the labels alone")
             else:  # as good is not better: it may be the same network
                 ctx = replace(ctx, guide=Guide(result(guide), side(guide.stage, plan.data), val))
         return (result(plan.steps[step.place - 1]) if step.place else None), ctx
@@ -231,9 +235,7 @@ class _Run:
                     fitted = self.plan.recipe.minutes is not None
                     seconds = self._share(step) if fitted else math.inf
                     steps = math.inf if fitted else steps
-                    compiled[step.name] = patience.pays(
-                        rehearsals, steps, seconds, self.events.note
-                    )
+                    compiled[step.name] = patience.pays(rehearsals, steps, seconds, self.events.log)
                 self.rundir.write()
             return compiled[step.name]
 
@@ -252,9 +254,7 @@ class _Run:
                 self.rundir.write()
                 told = f"{fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
                 kept = "the network stays as it is"
-                self.events.note(
-                    f"  fitted to the time left: {told if fitted[step.name] else kept}"
-                )
+                self.events.log(f"  fitted to the time left: {told if fitted[step.name] else kept}")
             return fitted[step.name]
 
         return fit
@@ -262,7 +262,7 @@ class _Run:
     def _share(self, step: Step) -> float:
         """The seconds that a stage has of those that are left."""
         left = 60 * (self.plan.recipe.minutes or 0) - sum(
-            record.seconds for record in self.rundir.records
+            result.seconds for result in self.rundir.results
         )
         return patience.share(left, self._prices[step.place :])
 
@@ -274,19 +274,21 @@ class _Run:
         """Read the test split, once, and score every stage's model on it."""
         plan, rundir = self.plan, self.rundir
         total = len(plan.steps) + 1
-        self.events.begin(total, total, "test", "every stage's model on the test split, read once")
+        self.events.on_stage_start(
+            total, total, "test", "every stage's model on the test split, read once"
+        )
         pool = plan.data.test().to(plan.device)
         scored = []
-        pairs = list(zip(plan.steps, rundir.records, strict=True))
-        for step, record in self.events.track(pairs, len(pairs), "scoring"):
+        pairs = list(zip(plan.steps, rundir.results, strict=True))
+        for step, result in self.events.progress(pairs, len(pairs), "scoring"):
             kept = load_step(rundir.path / step.file, step.network)
             batches = plain_batches(plan.data, pool, batch=500, part=distributed.shard())
             last = step is plan.steps[-1]  # the result is scored in float32, as it will be used
             top1 = accuracy(
                 on_device(kept.model, plan.device), batches, size=kept.input_size[-1], exact=last
             )
-            scored.append(replace(record, test=top1))
-        rundir.records = scored
+            scored.append(replace(result, test=top1))
+        rundir.results = scored
 
 
 def _performed(model: nn.Module | None, step: Step, ctx: StageContext) -> nn.Module:
@@ -301,9 +303,9 @@ def _performed(model: nn.Module | None, step: Step, ctx: StageContext) -> nn.Mod
     return on_device(checkpoint.from_dict(distributed.broadcast(cut or {}), own).model, ctx.device)
 
 
-def _reached(records: Sequence[StageResult]) -> float:
+def _reached(results: Sequence[StageResult]) -> float:
     """The student's validation accuracy when it was last trained, 0 to 1; 0 if it never was."""
-    return next((r.val for r in reversed(records) if r.kind in ("distill", "finetune")), 0.0)
+    return next((r.val for r in reversed(results) if r.kind in ("distill", "finetune")), 0.0)
 
 
 def _learned(step: Step, plan: Plan) -> bool:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -17,22 +17,50 @@ from compress.recipe import load as recipes
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, write_text
-from compress.training.events import StageResult
 
 MANIFEST, MODEL, LOCK = "run.json", "model.pth", ".lock"
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The result of a stage, as `run.json` stores it.
+
+    Args:
+        name: the stage's name in tables, as ``prune 2``.
+        params, macs: torchinfo's count of the stage's model.
+        val, test: top-1 accuracy, 0 to 1; `test` is None until the end of the run.
+        seconds: duration, without interruptions.
+        checkpoint: its weights file, relative to the run directory.
+        image_size: side of the images that the model takes, in pixels; `macs` are for one such image.
+        epochs: epochs trained.
+        bytes: size of the weights file.
+    """
+
+    name: str
+    kind: str
+    network: str
+    params: int
+    macs: int
+    val: float
+    seconds: float
+    checkpoint: str
+    image_size: int | None = None
+    epochs: float = 0
+    bytes: int = 0
+    test: float | None = None
 
 
 class RunDirectory:
     """A run directory that this process alone writes to, or, of several that share a run, the first alone.
 
-    `manifest` is what `run.json` holds, `records` those of the stages that are done. Everything is written whole or
-    not at all, and a stage's weights before its record: a record is the word that the stage need not be done again.
+    `manifest` is what `run.json` holds, `results` those of the stages that are done. Everything is written whole or
+    not at all, and a stage's weights before its result: a result is the word that the stage need not be done again.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
-        records = [StageResult(**entry) for entry in manifest["stages"]]
-        self.records = list(takewhile(lambda record: (path / record.checkpoint).is_file(), records))
+        results = [StageResult(**entry) for entry in manifest["stages"]]
+        self.results = list(takewhile(lambda result: (path / result.checkpoint).is_file(), results))
 
     @property
     def model(self) -> Path:
@@ -47,12 +75,12 @@ class RunDirectory:
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
-        whole = len(self.records) == len(self.manifest["stages"]) and self.model.is_file()
+        whole = len(self.results) == len(self.manifest["stages"]) and self.model.is_file()
         return whole and self.manifest["status"] == "done"
 
     def write(self, status: str = "running") -> None:
-        """Put the manifest and the records on the disk."""
-        self.manifest |= {"status": status, "stages": [asdict(record) for record in self.records]}
+        """Put the manifest and the results on the disk."""
+        self.manifest |= {"status": status, "stages": [asdict(result) for result in self.results]}
         write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def tidy(self, *folders: Path) -> None:
@@ -64,8 +92,8 @@ class RunDirectory:
         for pattern in (f".*{PART}", f"stages/.*{PART}"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
-        for record in self.records:
-            (self.path / record.checkpoint).with_suffix(".state").unlink(missing_ok=True)
+        for result in self.results:
+            (self.path / result.checkpoint).with_suffix(".state").unlink(missing_ok=True)
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, ctx: StageContext) -> nn.
             losses=losses,
             whole=ctx.uncut,
             round_to=stage.round_to,
-            note=lambda text: ctx.events.note(f"  {text}"),
+            note=lambda text: ctx.events.log(f"  {text}"),
         )
     images = (batch.images for batch in sample(ctx, stage.samples, ctx.recipe.batch_size))
     reestimate_batchnorm(pruned, forward(pruned, size), images)

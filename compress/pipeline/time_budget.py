@@ -212,7 +212,7 @@ class _Stopwatch(Events):
         """Seconds that those left out took beyond their share."""
         return max(sum(self.steps[:WARM]) - WARM * self.step, 0.0)
 
-    def track(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
+    def progress(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
         self._lap()
         for batch in batches:
             yield batch
@@ -222,7 +222,7 @@ class _Stopwatch(Events):
                     raise _Enough
                 return
 
-    def epoch(self, epochs: float, history: list[dict[str, float]]) -> None:
+    def on_epoch_end(self, epochs: float, history: list[dict[str, float]]) -> None:
         self.checks.append(self._lap())
         if self._enough():
             raise _Enough

@@ -110,7 +110,7 @@ def train(
     total = max(1, round(schedule.epochs * steps))
     epochs = math.ceil(total / steps)
     if history:
-        events.note(f"  going on after epoch {len(history)} of {epochs}")
+        events.log(f"  going on after epoch {len(history)} of {epochs}")
     student = forward(_compiled(model) if compiled and can_compile(device) else model, size)
     learn = (
         parallel.shared(model, student, objective)
@@ -126,7 +126,7 @@ def train(
         _rest(model)
         if begin is not None:
             begin(max((past["val"] for past in history), default=0.0))
-        shown = events.track(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
+        shown = events.progress(islice(batches(epoch), due), due, f"epoch {epoch + 1}/{epochs}")
         for step, batch in enumerate(shown):
             progress = (
                 epoch * steps + step + 0.5
@@ -150,7 +150,7 @@ def train(
         now = {"epoch": epoch + 1, "loss": float(losses) / due, "val": accuracy, "seconds": seconds}
         history.append(now)
         _save(state, model, beside, optimizer, average, history)
-        events.epoch(schedule.epochs, history)
+        events.on_epoch_end(schedule.epochs, history)
     return best.eval()
 
 

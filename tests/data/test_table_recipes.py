@@ -77,12 +77,12 @@ def test_every_table_has_a_recipe_that_runs(
     result = compress.run(recipe, out=tmp_path / "run", **short(recipe))
     taught = [] if recipe.endswith("alone") else ["teach"]
     learned = ["distill", "finetune"] if recipe.startswith("cifar10-kd") else ["distill"]
-    assert [record.kind for record in result.records] == [*taught, *learned]
+    assert [result.kind for result in result.results] == [*taught, *learned]
     kept = compress.load(result.model)
     assert kept.network == wanted.student and len(kept.classes) == (
         1000 if recipe.startswith("imagenet-") else 10
     )
-    assert all(record.test is not None and math.isfinite(record.val) for record in result.records)
+    assert all(result.test is not None and math.isfinite(result.val) for result in result.results)
 
 
 def test_a_teacher_of_all_images_can_teach_a_student_of_a_quarter(

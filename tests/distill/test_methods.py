@@ -180,10 +180,10 @@ def test_a_run_with_every_method(tiny: Tiny, tmp_path: Path, method: str) -> Non
     """Distilled, pruned, and fine-tuned at the widths that are left: the result is the bare student."""
     recipe = recipe_of(tiny, tmp_path / "recipe.toml", f'method = "{method}"')
     result = compress.run(str(recipe), out=tmp_path / "run", limit=72)
-    assert [record.name for record in result.records] == ["teach", "distill", "prune", "finetune"]
+    assert [result.name for result in result.results] == ["teach", "distill", "prune", "finetune"]
     kept = torch.load(result.model, weights_only=True)["state_dict"]
     assert kept.keys() == build(ModelSpec("tinynets:student"), 4).state_dict().keys()
-    assert result.records[-1].params <= 3000
+    assert result.results[-1].params <= 3000
 
 
 class Stop(Exception):
@@ -196,7 +196,7 @@ class StopAfter(Events):
     def __init__(self, epochs: int) -> None:
         self.left = epochs
 
-    def epoch(self, epochs: int, history: list[dict[str, float]]) -> None:
+    def on_epoch_end(self, epochs: int, history: list[dict[str, float]]) -> None:
         self.left -= 1
         if self.left == 0:
             raise Stop
