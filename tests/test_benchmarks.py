@@ -19,7 +19,7 @@ from torch import nn
 
 from compress.models.build import import_builder
 from compress.models.cost import measure_cost
-from compress.recipe.schema import load
+from compress.recipe.load import load_recipe
 from compress.training.events import Events
 
 BUDGET = 100_000
@@ -260,7 +260,10 @@ def test_what_rows_take_from_our_run(
     import rows as ways
 
     setting = ways.lay_out(
-        load(str(recipe), {"budget": BUDGET}), tmp_path / "run", tmp_path / "answers", Events()
+        load_recipe(str(recipe), {"budget": BUDGET}),
+        tmp_path / "run",
+        tmp_path / "answers",
+        Events(),
     )
     ours = replace(setting.ending[0], epochs=1, alpha=None, method="labels")
     labels, taught = (

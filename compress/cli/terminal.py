@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from compress.pipeline.events import RunEvents
 from compress.pipeline.run_dir import StageResult
 
 if TYPE_CHECKING:

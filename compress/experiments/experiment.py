@@ -15,13 +15,13 @@ from typing import Any
 
 from compress.experiments.grid import load, rows, title
 from compress.experiments.results import write_picture, write_tables
+from compress.pipeline.events import RunEvents
 from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results, today
 from compress.recipe import load as recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
-from compress.pipeline.events import RunEvents
 
 LEDGER = "experiment.json"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run import Result, run
 from compress.pipeline.run_dir import MANIFEST, MODEL, check_place, read_results
@@ -19,7 +20,6 @@ from compress.reporting.tables import as_markdown
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import atomic_write, write_text
-from compress.pipeline.events import RunEvents
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,6 +19,7 @@ from compress.models.build import import_builder
 from compress.models.cost import measure_cost, summary_table
 from compress.pipeline import time_budget as patience
 from compress.pipeline.context import Given, Guide, Rehearsals, StageContext, on_device, side
+from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan, Step, make_plan, origin
 from compress.pipeline.pretrained import load_step
 from compress.pipeline.run_dir import RunDirectory, StageResult, open_run
@@ -29,7 +30,6 @@ from compress.recipe.schema import Prune, Recipe, Train
 from compress.runtime import distributed
 from compress.runtime.device import can_compile, device_name, package_versions
 from compress.runtime.errors import UserError
-from compress.pipeline.events import RunEvents
 from compress.training.trainer import accuracy
 
 

@@ -15,10 +15,10 @@ import compress
 from compress.data.sources import IMAGENETTE, IMAGEWOOF
 from compress.pipeline.context import Given
 from compress.pipeline.plan import make_plan
-from compress.recipe.schema import load, shipped
+from compress.recipe.load import load_recipe, shipped_recipes
 
 OF_FASHION_MNIST = ("default", "fashion-mnist-best", "unstructured")  # run elsewhere
-TABLES = [name for name in shipped() if name not in OF_FASHION_MNIST]
+TABLES = [name for name in shipped_recipes() if name not in OF_FASHION_MNIST]
 SMALL: dict[str, object] = {"teacher": "resnet18_concat"}
 SMALLER: dict[
     str, dict[str, object]
@@ -44,7 +44,8 @@ def short(recipe: str) -> dict[str, object]:
         else {"max_images": 40, "batch_size": 8}
     )
     epochs = {
-        f"{stage.kind}.epochs": 5 * few["batch"] / few["limit"] for stage in load(recipe).stages
+        f"{stage.kind}.epochs": 5 * few["batch"] / few["limit"]
+        for stage in load_recipe(recipe).stages
     }
     return few | epochs | {"size": 32} | SMALLER.get(recipe, {})
 
@@ -72,7 +73,7 @@ def data(
 def test_every_table_has_a_recipe_that_runs(
     recipe: str, data: Callable[[str], None], tmp_path: Path
 ) -> None:
-    wanted = load(recipe)
+    wanted = load_recipe(recipe)
     data(wanted.data)
     result = compress.run(recipe, out=tmp_path / "run", **short(recipe))
     taught = [] if recipe.endswith("alone") else ["teach"]
@@ -106,7 +107,7 @@ def test_imagenets_teacher_knows_its_classes(
     data: Callable[[str], None], tmp_path: Path, published: Published
 ) -> None:
     data("imagenet")
-    steps = make_plan(load("imagenet-kd", short("imagenet-kd"))).steps
+    steps = make_plan(load_recipe("imagenet-kd", short("imagenet-kd"))).steps
     assert isinstance(steps[0].stage, Given)
     teacher = steps[0].stage.checkpoint.model.state_dict()
     assert torch.equal(teacher["fc.weight"], published("resnet18")["fc.weight"])
@@ -121,9 +122,10 @@ def test_a_pretrained_teacher_is_taught_the_classes_that_it_does_not_know(
         compress.UserError,
         match=r"the head of resnet18 is new to cifar10's classes: .* 'teach' stage",
     ):
-        make_plan(load("imagenet-kd", plan))
+        make_plan(load_recipe("imagenet-kd", plan))
     assert [
-        step.name for step in make_plan(load("imagenet-kd", plan | {"distill.alpha": 0.0})).steps
+        step.name
+        for step in make_plan(load_recipe("imagenet-kd", plan | {"distill.alpha": 0.0})).steps
     ] == ["distill"]
 
 

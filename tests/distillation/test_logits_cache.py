@@ -25,7 +25,8 @@ from compress.models.build import import_builder
 from compress.pipeline import train_stage as learning
 from compress.pipeline.context import Guide, StageContext
 from compress.pipeline.train_stage import goal_of
-from compress.recipe.schema import Augment, Train, load
+from compress.recipe.load import load_recipe
+from compress.recipe.schema import Augment, Train
 from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.runtime.files import PART
 from compress.training.events import Events
@@ -291,7 +292,7 @@ def folder_of(ctx: StageContext, stage: Train) -> Path:
 def test_what_would_change_an_answer_changes_the_folder(
     tiny: Tiny, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = load(str(tiny.recipe))
+    recipe = load_recipe(str(tiny.recipe))
     stage = Train(kind="finetune", epochs=1)
     net = nn.Linear(3, 4)
     ctx = StageContext(
@@ -334,7 +335,7 @@ def test_a_stage_hears_its_own_teacher(tiny: Tiny, data: Dataset, tmp_path: Path
         copy.deepcopy(net.state_dict()),
     )
     ctx = StageContext(
-        load(str(tiny.recipe)),
+        load_recipe(str(tiny.recipe)),
         data,
         torch.device("cpu"),
         Events(),

@@ -23,8 +23,8 @@ from compress.experiments.sweep import PUBLISHED, Point, _given, drawn, sweep
 from compress.pipeline import train_stage as learning
 from compress.pipeline.run import Result
 from compress.pipeline.run_dir import StageResult, read_results
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import load
 from compress.training.trainer import Forward, teach
 
 
@@ -102,7 +102,9 @@ def test_what_teaches_is_the_network_that_it_was_and_no_other(tmp_path: Path) ->
         checkpoint="stages/01-teach.pth",
     )
     given = _given([Point("100k", Result(tmp_path / "model.pth", (first, best)))])
-    recipe = load("fashion-mnist-best", {"student": "mobilenet_v2", **given, "budget": "30k"})
+    recipe = load_recipe(
+        "fashion-mnist-best", {"student": "mobilenet_v2", **given, "budget": "30k"}
+    )
     assert recipe.teacher == ModelSpec("mobilenet_v2") and recipe.weights == recipe.start == str(
         tmp_path / "model.pth"
     )

@@ -14,7 +14,8 @@ from compress.pipeline.context import side
 from compress.pipeline.plan import make_plan
 from compress.pruning import unstructured as weights
 from compress.pruning.pruner import narrowest
-from compress.recipe.schema import Prune, load
+from compress.recipe.load import load_recipe
+from compress.recipe.schema import Prune
 from compress.runtime.errors import UserError
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
@@ -74,7 +75,7 @@ def test_what_cannot_be_had_is_one_line(
 
 def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> None:
     plan = make_plan(
-        load(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64})
+        load_recipe(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64})
     )
     assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
@@ -95,7 +96,7 @@ def test_single_images_that_end_as_single_pixels_are_refused(
         and refused.out == ""
         and not (tmp_path / "run").exists()
     )
-    make_plan(load(str(recipe)))  # larger ones leave something to measure
+    make_plan(load_recipe(str(recipe)))  # larger ones leave something to measure
 
 
 def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -118,20 +119,22 @@ def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path:
 
 
 def test_fewer_images(tiny: Tiny) -> None:
-    whole = len(make_plan(load(str(tiny.recipe))).data.train)
+    whole = len(make_plan(load_recipe(str(tiny.recipe))).data.train)
     assert whole == 198
     for overrides, images in (
         ({"max_images": 40}, 40),
         ({"share": 0.5}, 99),
         ({"max_images": 6000}, whole),
     ):
-        assert len(make_plan(load(str(tiny.recipe), overrides)).data.train) == images
-    assert len(make_plan(load(str(tiny.recipe)).quick()).data.train) == whole
+        assert len(make_plan(load_recipe(str(tiny.recipe), overrides)).data.train) == images
+    assert len(make_plan(load_recipe(str(tiny.recipe)).quick()).data.train) == whole
 
 
 def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) -> None:
     def names(budget: str) -> list[str]:
-        return [step.name for step in make_plan(load(str(tiny.recipe), {"budget": budget})).steps]
+        return [
+            step.name for step in make_plan(load_recipe(str(tiny.recipe), {"budget": budget})).steps
+        ]
 
     assert names("3k") == NAMES
     assert names("60%") == ["teach", "distill", "prune", "finetune"]
@@ -140,7 +143,7 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
     """The default recipe distills at half the side, and its last rounds are at the whole one."""
     for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):
-        plan = make_plan(load("default", {"budget": budget, "max_images": 100}))
+        plan = make_plan(load_recipe("default", {"budget": budget, "max_images": 100}))
         prunes = [place for place, step in enumerate(plan.steps) if step.stage.kind == "prune"]
         before, first = (side(plan.steps[prunes[0] - back].stage, plan.data) for back in (1, 0))
         assert len(prunes) == rounds and first == before == 14
@@ -148,7 +151,9 @@ def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
 
 def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size() -> None:
     student = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth"
-    plan = make_plan(load("default", {"student": str(student), "budget": "30k", "max_images": 100}))
+    plan = make_plan(
+        load_recipe("default", {"student": str(student), "budget": "30k", "max_images": 100})
+    )
     prunes = [step for step in plan.steps if isinstance(step.stage, Prune)]
     assert len(prunes) == 2 and side(prunes[0].stage, plan.data) == 28
 
@@ -158,7 +163,7 @@ def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
         "both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples')
     )
     for budget in ("3k", "60%"):
-        steps = make_plan(load(str(recipe), {"budget": budget})).steps
+        steps = make_plan(load_recipe(str(recipe), {"budget": budget})).steps
         assert [step.stage.mode for step in steps if isinstance(step.stage, Prune)] == [
             "channels",
             "weights",
@@ -169,21 +174,21 @@ def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny)
     recipe = tiny.variant(
         "both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples')
     )
-    student = build(load(str(recipe)).student, 4)
+    student = build(load_recipe(str(recipe)).student, 4)
     alone, channels = (
         weights.least(student),
         narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
     )
     assert (
-        make_plan(load(str(recipe), {"budget": min(alone, channels) - 1})).limits.params
+        make_plan(load_recipe(str(recipe), {"budget": min(alone, channels) - 1})).limits.params
         == min(alone, channels) - 1
     )
     with pytest.raises(UserError, match="out of reach"):
-        make_plan(load(str(recipe), {"budget": 40}))
+        make_plan(load_recipe(str(recipe), {"budget": 40}))
 
 
 def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> None:
-    plan = make_plan(load(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
+    plan = make_plan(load_recipe(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
     whole = measure_cost(build(plan.recipe.student, 4), (3, SIDE, SIDE))
     first, last = [step.target for step in plan.steps if step.target is not None]
     assert last == plan.limits and first.given().keys() == last.given().keys() == {"params", "macs"}

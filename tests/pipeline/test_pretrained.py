@@ -16,8 +16,8 @@ from compress.models.checkpoint import Checkpoint
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run_dir import read_results
 from compress.pruning.pruner import prune
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import load
 from compress.runtime.errors import UserError
 
 
@@ -59,7 +59,7 @@ def test_a_given_teacher_sees_images_as_it_learned_to(
 ) -> None:
     teacher = own_model(finished / FILES[0])
     checkpoint.save(Checkpoint(**(vars(teacher) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "t.pth")
-    plan = make_plan(load(str(tiny.recipe), {"teacher": tmp_path / "t.pth"}))
+    plan = make_plan(load_recipe(str(tiny.recipe), {"teacher": tmp_path / "t.pth"}))
     assert plan.data.mean == pytest.approx((0.1, 0.2, 0.3))
 
 
@@ -124,7 +124,7 @@ def test_a_given_network_keeps_its_own_proportions(
     compress.run(
         str(tiny.recipe), student=tmp_path / "flat.pth", out=tmp_path / "run", limit=64, **keys
     )
-    plan = make_plan(load(str(tiny.recipe), keys | {"student": tmp_path / "flat.pth"}))
+    plan = make_plan(load_recipe(str(tiny.recipe), keys | {"student": tmp_path / "flat.pth"}))
     targets = [step.target.params for step in plan.steps if step.target is not None]
 
     def widths(model: nn.Module) -> list[int]:
@@ -148,12 +148,14 @@ def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them
     checkpoint.save(Checkpoint(**(vars(kept) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "dim.pth")
     given = {"teacher": finished / FILES[0], "student": tmp_path / "dim.pth"}
     with pytest.raises(UserError, match="normalized in another way"):
-        make_plan(load(str(tiny.recipe), given))
+        make_plan(load_recipe(str(tiny.recipe), given))
     evil = Checkpoint(**(vars(kept) | {"network": ModelSpec("no_such_module:evil")}))
     checkpoint.save(evil, tmp_path / "evil.pth")
-    plan = make_plan(load(str(tiny.recipe), {"student": tmp_path / "evil.pth", "budget": "3k"}))
+    plan = make_plan(
+        load_recipe(str(tiny.recipe), {"student": tmp_path / "evil.pth", "budget": "3k"})
+    )
     assert (
         plan.recipe.student.name == "tinynets:student"
     )  # and nothing of the file's name was imported
     with pytest.raises(UserError, match="its own teacher"):
-        load(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})
+        load_recipe(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})

@@ -17,8 +17,9 @@ from compress.pipeline.plan import make_plan
 from compress.pipeline.stages import finetune_stage, prune_stage
 from compress.pruning.pruner import prune
 from compress.recipe.budget import Limits
+from compress.recipe.load import load_recipe
 from compress.recipe.registry import ImportanceName
-from compress.recipe.schema import Prune, Train, load
+from compress.recipe.schema import Prune, Train
 from compress.training.events import Events
 
 HALF = 3_820  # parameters of the tiny student with half of its channels
@@ -26,7 +27,7 @@ HALF = 3_820  # parameters of the tiny student with half of its channels
 
 @pytest.fixture
 def ctx(tiny: Tiny, tmp_path: Path) -> StageContext:
-    plan = make_plan(load(str(tiny.recipe)))
+    plan = make_plan(load_recipe(str(tiny.recipe)))
     state, target = tmp_path / "state", Limits(HALF)
     return StageContext(
         plan.recipe, plan.data, plan.device, Events(), state, tmp_path, target=target, final=SIDE

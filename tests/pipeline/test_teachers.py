@@ -22,8 +22,9 @@ from compress.pipeline.plan import make_plan
 from compress.pipeline.pretrained import load_step
 from compress.pipeline.run_dir import StageResult, read_results
 from compress.pipeline.time_budget import prices
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Augment, load
+from compress.recipe.schema import Augment
 from compress.runtime.errors import UserError
 from compress.training.events import Events
 from compress.training.trainer import teach
@@ -53,7 +54,7 @@ def test_the_answers_are_the_guides(tiny: Tiny, tmp_path: Path, guide: str) -> N
 
     events = Keep()
     compress.run(listening(tiny, guide), out=tmp_path / "run", device="cpu", events=events)
-    plan = make_plan(load(str(tiny.recipe)), "cpu")
+    plan = make_plan(load_recipe(str(tiny.recipe)), "cpu")
     model = own_model(tmp_path / f"run/stages/{FILES[guide]}.pth").model
     answer = teach(model, 8 if guide == "student" else 16)
     batches = training_batches(plan.data, Augment((0.6, 1.0), flip=False), seed=0, view=0, batch=32)
@@ -65,7 +66,7 @@ def test_only_after_a_cut(tiny: Tiny) -> None:
     with pytest.raises(
         UserError, match=r"stages.2.guide: only the teacher can be listened to before pruning"
     ):
-        load(str(tiny.recipe), {"distill.guide": "before"})
+        load_recipe(str(tiny.recipe), {"distill.guide": "before"})
 
 
 def test_a_second_stage_of_fine_tuning_listens_to_the_first(tiny: Tiny) -> None:
@@ -73,7 +74,7 @@ def test_a_second_stage_of_fine_tuning_listens_to_the_first(tiny: Tiny) -> None:
     text = tiny.recipe.read_text()
     last = text[text.rindex("[[stages]]") :].replace("ema = 0.9", 'guide = "before"\nalpha = 0.5')
     (tiny.root / "again.toml").write_text(f"{text}\n{last}")
-    plan = make_plan(load(str(tiny.root / "again.toml")), "cpu")
+    plan = make_plan(load_recipe(str(tiny.root / "again.toml")), "cpu")
     assert plan.guide(plan.steps[-1]) is plan.steps[-2] and plan.steps[-2].name == "finetune 2"
 
 
@@ -96,7 +97,7 @@ def test_methods_on_maps_are_checked_with_a_guide_of_their_own(tiny: Tiny) -> No
         "stages.6.method": "stagewise",
         "stages.6.taps": ["0", "1"],
     }
-    make_plan(load(str(tiny.recipe), keys), "cpu")
+    make_plan(load_recipe(str(tiny.recipe), keys), "cpu")
 
 
 def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> None:
@@ -105,7 +106,7 @@ def test_the_price_of_a_guide_is_a_third_of_a_step_of_its_own(tiny: Tiny) -> Non
 
     paid = {}
     for guide in FILES:
-        plan = make_plan(load(str(listening(tiny, guide))), "cpu")
+        plan = make_plan(load_recipe(str(listening(tiny, guide))), "cpu")
         paid[guide] = prices(plan)[-1]
     first, second = (
         math.sqrt(step.target.params / 14_548)
@@ -199,6 +200,8 @@ def test_nothing_to_outgrow_is_refused(tiny: Tiny) -> None:
         match=r"method 'labels' has no answers to stop_at_teacher here: leave stop_at_teacher out",
     ):
         make_plan(
-            load(str(tiny.recipe), {"finetune.method": "labels", "finetune.stop_at_teacher": True}),
+            load_recipe(
+                str(tiny.recipe), {"finetune.method": "labels", "finetune.stop_at_teacher": True}
+            ),
             "cpu",
         )

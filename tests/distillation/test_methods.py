@@ -17,9 +17,10 @@ from compress.distillation.methods import METHODS, Sized, objective
 from compress.distillation.stagewise import Stagewise
 from compress.models.build import build
 from compress.pipeline.run import make_plan
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import MethodName
-from compress.recipe.schema import Train, load
+from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
 from compress.training.events import Events
 from compress.training.trainer import Objective, forward, phase, teach
@@ -239,11 +240,11 @@ def test_what_makes_no_sense_is_refused_before_anything_trains(
 ) -> None:
     recipe = recipe_of(tiny, tmp_path / "recipe.toml", method)
     with pytest.raises(UserError) as caught:
-        make_plan(load(str(recipe)))
+        make_plan(load_recipe(str(recipe)))
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_a_method_of_features_needs_a_teacher(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = load(str(recipe_of(tiny, tmp_path / "recipe.toml", 'method = "fsp"')))
+    recipe = load_recipe(str(recipe_of(tiny, tmp_path / "recipe.toml", 'method = "fsp"')))
     with pytest.raises(UserError, match="method 'fsp' needs a teacher"):
         make_plan(replace(recipe, stages=recipe.stages[1:]))

@@ -33,14 +33,14 @@ from compress.pipeline.time_budget import (
     share,
     worthwhile,
 )
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import load
 from compress.training.events import Events
 
 
 def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
     """Checked by hand for the tiny recipe: 3 + 3 + 2 + 3 epochs, the distill stage at half the side."""
-    plan = make_plan(load(str(tiny.recipe)))
+    plan = make_plan(load_recipe(str(tiny.recipe)))
 
     def macs(name: str, size: int) -> int:
         return measure_cost(build(ModelSpec(f"tinynets:{name}"), 4), (3, size, size)).macs
@@ -58,7 +58,7 @@ def test_prices_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
     assert prices(plan) == pytest.approx(by_hand)
 
     deaf = tiny.variant("deaf.toml", ("ema = 0.9", "alpha = 0.0"))
-    plan = make_plan(load(str(deaf)))
+    plan = make_plan(load_recipe(str(deaf)))
     by_hand[-1] = 3 * second * student
     assert prices(plan) == pytest.approx(by_hand)
 
@@ -150,7 +150,7 @@ def test_shares_are_of_what_is_left_and_a_killed_run_keeps_its_epochs(
     results = compress.run(str(tiny.recipe), minutes=1, out=whole).results
     assert read_results(whole)[0]["fitted"] == dict.fromkeys(LEARNING, 2.4)
     assert [result.epochs for result in results] == [2.4, 2.4, 0, 2.4, 0, 2.4]
-    plan = make_plan(load(str(tiny.recipe)))
+    plan = make_plan(load_recipe(str(tiny.recipe)))
     cost = prices(plan)
     trained = [place for place, result in enumerate(results) if result.epochs]
     due = [share(60 - sum(r.seconds for r in results[:i]), cost[i:]) for i in trained]
@@ -239,7 +239,7 @@ def test_a_network_that_is_given_has_its_own_price(tiny: Tiny, finished: Path) -
     """Not that of the recipe's student, uncut; it is its own teacher."""
     macs = read_results(finished)[1][-1].macs
     plan = make_plan(
-        load(str(tiny.recipe), {"student": str(finished / "model.pth"), "budget": 2000})
+        load_recipe(str(tiny.recipe), {"student": str(finished / "model.pth"), "budget": 2000})
     )
     target = plan.steps[-2].target
     assert target is not None

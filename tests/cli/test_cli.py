@@ -18,7 +18,7 @@ import compress
 from compress.cli.main import main, predict_main
 from compress.models import checkpoint
 from compress.models.build import import_builder
-from compress.recipe.schema import shipped
+from compress.recipe.load import shipped_recipes
 
 OWN = ("--own", "tinynets:student")
 
@@ -97,7 +97,7 @@ def test_python_m_compress(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_recipes_lists_what_is_shipped() -> None:
     lines = CliRunner().invoke(main, ["recipes"]).output.splitlines()
-    assert [line.split()[0] for line in lines] == list(shipped()) and all(
+    assert [line.split()[0] for line in lines] == list(shipped_recipes()) and all(
         len(line.split()) > 3 for line in lines
     )
 

@@ -30,8 +30,8 @@ from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run_dir import read_results
 from compress.recipe.budget import parse_amount
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import load
 from compress.runtime.errors import UserError
 
 
@@ -212,26 +212,28 @@ def test_torchvision_networks_by_flag_and_from_python_alike(
 
 
 def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
-    read = load(
+    read = load_recipe(
         str(tiny.recipe),
         {"teacher": {"name": "resnet34", "stem": "half"}, "student": "vgg11", "stem": None},
     )
     assert read.teacher == ModelSpec("resnet34", "half") and read.student == ModelSpec("vgg11")
-    given = load(str(tiny.recipe), {"teacher": finished / FILES[0]})
+    given = load_recipe(str(tiny.recipe), {"teacher": finished / FILES[0]})
     assert given.weights == str(finished / FILES[0]) and given.teacher == ModelSpec(
         "tinynets:teacher"
     )
-    again = compress.run(load(str(tiny.recipe), {"budget": "4k"}), budget=3000, out=finished)
+    again = compress.run(load_recipe(str(tiny.recipe), {"budget": "4k"}), budget=3000, out=finished)
     assert again.results[-1].name == "finetune 2"
     small = tiny.variant(
         "small.toml", ('name = "tinynets:student"', 'name = "resnet18"\nstem = "small"')
     )
-    assert load(str(small), {"student": "tinynets:student"}).student == ModelSpec(
+    assert load_recipe(str(small), {"student": "tinynets:student"}).student == ModelSpec(
         "tinynets:student"
     )
     for name in ("resnet34", "resnet10_concat", "resnext29_32x8d", "efficientnet_b0"):
-        assert load(str(small), {"student": name}).student == ModelSpec(name, "small")
-    assert load(str(small), {"student": "densenet40_12"}).student == ModelSpec("densenet40_12")
+        assert load_recipe(str(small), {"student": name}).student == ModelSpec(name, "small")
+    assert load_recipe(str(small), {"student": "densenet40_12"}).student == ModelSpec(
+        "densenet40_12"
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
 def test_budgets_of_every_kind_hold_at_the_end(
     tiny: Tiny, tmp_path: Path, budgets: dict[str, str]
 ) -> None:
-    plan = make_plan(load(str(tiny.recipe), budgets))
+    plan = make_plan(load_recipe(str(tiny.recipe), budgets))
     result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, **budgets)
     kept = own_model(result.model)
     found = measure_cost(kept.model, kept.input_size)
@@ -268,7 +270,7 @@ def test_a_file_lands_close_below_its_budget(tiny: Tiny, tmp_path: Path, size: i
 
 def test_the_least_file_that_a_plan_names_can_be_had(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a file of 9KB: out of reach, the least is ") as caught:
-        make_plan(load(str(tiny.recipe), {"file_size": "9KB"}))
+        make_plan(load_recipe(str(tiny.recipe), {"file_size": "9KB"}))
     least = int(str(caught.value).split()[-2].replace(",", ""))
     result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, file_size=least)
     assert 0.9 * least <= result.model.stat().st_size <= least
