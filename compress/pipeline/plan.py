@@ -92,7 +92,7 @@ class Plan:
         stages = [each.stage for each in self.steps]
         most = self.file - SPARE
         return lambda model: (
-            most - checkpoint.file_size(_last(self.recipe, stages, self.data, model))
+            most - checkpoint.measure_file_bytes(_last(self.recipe, stages, self.data, model))
         )
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 from compress.data.dataset import Dataset
 from compress.distillation.methods import listens
 from compress.models import checkpoint
-from compress.models.build import build, has_pretrained_head, import_builder, normalization
+from compress.models.build import (
+    build,
+    has_pretrained_head,
+    import_builder,
+    pretrained_normalization,
+)
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.context import Given
 from compress.recipe.model_spec import ModelSpec
@@ -20,7 +25,7 @@ from compress.runtime.errors import UserError
 def load_step(path: Path, network: ModelSpec) -> Checkpoint:
     """A weights file whose network the recipe vouches for: a person's own is the recipe's, whatever the file says."""
     own = network.source == "custom"
-    kept = checkpoint.load(path, own=import_builder(network.name) if own else None)
+    kept = checkpoint.load(path, builder=import_builder(network.name) if own else None)
     return replace(kept, network=network) if own and kept.network.source == "custom" else kept
 
 
@@ -65,7 +70,7 @@ def pretrained_teacher(recipe: Recipe, data: Dataset) -> Iterator[Given]:
                 f"the head of {network.name} is new to {data.name}'s classes: begin with a 'teach' stage"
             )
         model, size = build(network, classes).eval(), (3, data.size, data.size)
-        known = Checkpoint(model, network, data.classes, size, *normalization(network), data.name)
+        known = Checkpoint(model, network, data.classes, size, *pretrained_normalization(network), data.name)
         yield Given(known, "torchvision", "teach")
 
 

@@ -29,11 +29,11 @@ def limits_of(
     file = None
     if "bytes" in budgets:
         full = packed()
-        file = budgets["bytes"].resolve(checkpoint.file_size(full))
-        numbers["bytes"] = file - checkpoint.overhead(full)
+        file = budgets["bytes"].resolve(checkpoint.measure_file_bytes(full))
+        numbers["bytes"] = file - checkpoint.bound_overhead_bytes(full)
         if numbers["bytes"] < whole.bytes:
             narrow, lowest = narrowest(full.model, torch.zeros(1, *full.input_size))
-            smallest = checkpoint.file_size(replace(full, model=narrow)) + spare
+            smallest = checkpoint.measure_file_bytes(replace(full, model=narrow)) + spare
             if file < smallest:
                 raise UserError(
                     f"a file of {budgets['bytes'].text}: out of reach, the least is {smallest:,} bytes"

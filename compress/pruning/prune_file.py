@@ -45,7 +45,7 @@ def prune_file(
     ):  # a share is one of the file as it is, before it tells of this cut
         budgets = {
             **budgets,
-            "bytes": replace(size, number=size.resolve(checkpoint.file_size(kept))),
+            "bytes": replace(size, number=size.resolve(checkpoint.measure_file_bytes(kept))),
         }
     made = {
         "budget": " ".join(amount.text for amount in budgets.values()),
@@ -65,7 +65,7 @@ def prune_file(
         room = (
             None
             if file is None
-            else lambda model: file - checkpoint.file_size(replace(kept, model=model))
+            else lambda model: file - checkpoint.measure_file_bytes(replace(kept, model=model))
         )
         pruned = prune_to(kept.model, example, limits, room=room, importance=importance, note=note)
         if pruned is kept.model:

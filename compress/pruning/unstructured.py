@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
-from compress.models.cost import weighted_layers
+from compress.models.cost import prunable_layers
 from compress.pruning.importance import Loss, gradients
 from compress.runtime.errors import UserError
 
@@ -45,7 +45,7 @@ def prune_weights(
     model = copy.deepcopy(model).to(
         memory_format=torch.contiguous_format
     )  # torch's pruning flattens by view
-    layers = weighted_layers(model)
+    layers = prunable_layers(model)
     whole = sum(p.numel() for p in model.parameters())
     if budget < (lowest := least(model)):
         raise UserError(
@@ -71,7 +71,7 @@ def prune_weights(
 
 def least(model: nn.Module) -> int:
     """The fewest parameters that pruning by weights can leave: one weight a layer, biases and normalizations."""
-    layers = weighted_layers(model)
+    layers = prunable_layers(model)
     return sum(p.numel() for p in model.parameters()) - sum(
         layer.weight.numel() - 1 for layer in layers
     )
@@ -87,13 +87,13 @@ def check(importance: str) -> None:
 
 def hold_zeros(model: nn.Module) -> None:
     """Keep weights that are zero at zero, whatever an optimizer does, until `release_zeros`."""
-    for layer in weighted_layers(model):
+    for layer in prunable_layers(model):
         parametrize.register_parametrization(layer, "weight", _Masked(layer.weight.detach().ne(0)))
 
 
 def release_zeros(model: nn.Module) -> None:
     """Make `model` a plain network again, with those zeros in it."""
-    for layer in weighted_layers(model):
+    for layer in prunable_layers(model):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
