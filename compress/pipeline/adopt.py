@@ -35,7 +35,7 @@ def adopt(
     network: ModelSpec | str,
     data: str,
     *,
-    size: int | None = None,
+    image_size: int | None = None,
     mean: Sequence[float] = IMAGENET[0],
     std: Sequence[float] = IMAGENET[1],
 ) -> tuple[Checkpoint, float]:
@@ -46,7 +46,7 @@ def adopt(
             script's checkpoint. No code in a file is run.
         network: what it was built from: a name that recipes know, or ``package.module:function``.
         data: the data set that it learned from, as recipes name it; its classes are those of the logits, in order.
-        size: the side of the images that it takes, in pixels; the data's own if left out.
+        image_size: the side of the images that it takes, in pixels; the data's own if left out.
         mean, std: how its images were normalized, by channel, for pixels scaled to 0..1. One value is for all three.
 
     Returns:
@@ -62,7 +62,7 @@ def adopt(
     laid = _unwrapped(
         checkpoint.read_tensors(tensors) if isinstance(tensors, str | Path) else tensors, named
     )
-    opened = open_dataset(data, size=size)
+    opened = open_dataset(data, size=image_size)
     opened = replace(opened, mean=mean, std=std)
     model = build(replace(network, pretrained=False), len(opened.classes))
     due = model.state_dict()

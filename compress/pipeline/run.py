@@ -22,7 +22,7 @@ from compress.pipeline.context import Given, Guide, Rehearsals, StageContext, on
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan, Step, make_plan, origin
 from compress.pipeline.pretrained import load_step
-from compress.pipeline.run_dir import RunDirectory, StageResult, open_run
+from compress.pipeline.run_dir import RunDirectory, StageResult, default_run_dir, open_run
 from compress.pipeline.stages import pack, perform
 from compress.recipe import load as recipes
 from compress.recipe.overrides import apply_overrides
@@ -34,7 +34,7 @@ from compress.training.trainer import accuracy
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """A finished run: the weights file, and a result of every stage."""
 
     model: Path
@@ -49,10 +49,10 @@ def run(
     device: str = "auto",
     quick: bool = False,
     fresh: bool = False,
-    answers: Path | None = None,
+    logits_dir: Path | None = None,
     events: RunEvents | None = None,
     **overrides: Any,
-) -> Result:
+) -> RunResult:
     """Do the stages of `recipe` in the directory `out`, or go on where an earlier run of it stopped.
 
     Args:
@@ -61,7 +61,7 @@ def run(
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         quick: the same stages in a few minutes, for trying out.
         fresh: throw away what an earlier run left in `out`.
-        answers: the folder for what teachers answered, of a caller who shares it among runs and then removes it; one of
+        logits_dir: the folder for what teachers answered, of a caller who shares it among runs and then removes it; one of
             the run's own, removed at its end, if left out.
         events: who is told of progress.
         overrides: recipe keys to lay over the file's, as ``budget="50k"`` or ``teacher="resnet34"``; see
@@ -83,13 +83,7 @@ def run(
             apply_overrides(recipes.recipe_to_dict(recipe), overrides)
         )
     recipe = recipe.quick() if quick else recipe
-    if out is None:
-        budgets = [
-            a.text + ("" if axis == "params" else f"-{axis}")
-            for axis, a in recipe.budgets().items()
-        ]
-        name = "-".join([title, *(["quick"] if quick else []), *budgets, f"seed{recipe.seed}"])
-        out = Path("runs") / name.replace("%", "pc")
+    out = default_run_dir(title, recipe, quick) if out is None else out
     plan = make_plan(recipe, device)
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
     if data != distributed.broadcast(data):
@@ -99,8 +93,8 @@ def run(
     begun = {"recipe": recipes.recipe_to_dict(recipe), "seed": recipe.seed, "data": data}
     with open_run(Path(out), begun, fresh) as rundir:
         if not distributed.broadcast(rundir.done):
-            _Run(plan, rundir, answers or rundir.answers, events).go_on()
-        return Result(rundir.model, tuple(rundir.results))
+            _Run(plan, rundir, logits_dir or rundir.answers, events).go_on()
+        return RunResult(rundir.model, tuple(rundir.results))
 
 
 @dataclass(frozen=True)

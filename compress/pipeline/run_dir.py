@@ -14,6 +14,7 @@ from typing import Any, cast
 import filelock
 
 from compress.recipe import load as recipes
+from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, write_text
@@ -96,6 +97,16 @@ class RunDirectory:
             (self.path / result.checkpoint).with_suffix(".state").unlink(missing_ok=True)
 
 
+def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
+    """Return the run directory of a recipe called `name`: ``runs/`` and its name, budgets and seed."""
+    budgets = [
+        amount.text + ("" if axis == "params" else f"-{axis}")
+        for axis, amount in recipe.budgets().items()
+    ]
+    parts = [name, *(["quick"] if quick else []), *budgets, f"seed{recipe.seed}"]
+    return Path("runs") / "-".join(parts).replace("%", "pc")
+
+
 @contextmanager
 def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator[RunDirectory]:
     """Open the run directory `path` for the run that `begun` describes: "recipe", "seed", "data", as in `run.json`.
@@ -137,7 +148,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
         raise UserError(f"{file}: damaged: {error}; choose another --out") from error
 
 
-def check_place(path: Path) -> None:
+def check_run_dir(path: Path) -> None:
     """Refuse a path where something else is than a run.
 
     Raises:
@@ -153,14 +164,14 @@ def check_place(path: Path) -> None:
 
 def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
     """The manifest that is there, if any; refused unless it is of the run that `begun` describes, or unwanted."""
-    check_place(path)
+    check_run_dir(path)
     if not (path / MANIFEST).is_file():
         return None
     manifest, _ = read_results(path)
     if fresh:
         return manifest
-    theirs, ours = _decisive(today(manifest.get("recipe", {}))), _decisive(begun["recipe"])
-    own = _decisive(today(recipes.read_run_recipe(path / MANIFEST)))
+    theirs, ours = _decisive(normalize_recipe(manifest.get("recipe", {}))), _decisive(begun["recipe"])
+    own = _decisive(normalize_recipe(recipes.read_run_recipe(path / MANIFEST)))
     if ours not in (theirs, own):  # begun so, or from its own run.json
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
         raise UserError(
@@ -194,7 +205,7 @@ def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
     return decisive
 
 
-def today(recipe: dict[str, Any]) -> dict[str, Any]:
+def normalize_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe of a run that may be older than some keys: those have their defaults."""
     try:
         plain: dict[str, Any] = json.loads(
