@@ -24,7 +24,7 @@ from compress.models.cost import measure_cost
 from compress.pipeline.context import Guide, StageContext, on_device, sample, side
 from compress.pipeline.plan import make_plan
 from compress.pipeline.pretrained import load_step
-from compress.pipeline.run import Result, run
+from compress.pipeline.run import RunResult, run
 from compress.pipeline.stages import finetune_stage
 from compress.recipe.model_spec import ModelSpec, Stem
 from compress.recipe.schema import Prune, Recipe, Train
@@ -47,7 +47,7 @@ class Setting:
 
     budget: int
     folder: Path
-    result: Result
+    result: RunResult
     ctx: StageContext
     stages: tuple[Prune | Train, ...]
 

@@ -130,8 +130,9 @@ def sweep(
 def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
     """Run recipes over a grid of keys and seeds.
 
-    FILE names recipe keys with their values; every combination is run with every seed. Runs that are finished are not repeated. Writes tables (table.md, table.csv) and a picture
-    (table.png) beside the runs. The exit code is 1 if a run failed.
+    FILE names recipe keys with their values; every combination is run with every seed. Runs that
+    are finished are not repeated. Writes tables (table.md, table.csv) and a picture (table.png)
+    beside the runs. The exit code is 1 if a run failed.
     """
     from compress.cli.terminal import Terminal
     from compress.experiments.experiment import run_experiment
