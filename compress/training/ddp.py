@@ -1,4 +1,5 @@
-"""A step of training shared by several processes, so that it comes to what one would do with the whole batch."""
+"""A step of training shared by several processes, so that it comes to what one would do with the
+whole batch."""
 
 from __future__ import annotations
 
@@ -22,13 +23,15 @@ if TYPE_CHECKING:
 def shared(
     model: nn.Module, student: Forward, objective: Objective
 ) -> Callable[[Batch, float], Tensor]:
-    """The loss of `student`, the forward pass of `model`, on this process's share of a batch, at a progress (0 to 1).
+    """The loss of `student`, the forward pass of `model`, on this process's share of a batch, at a
+    progress (0 to 1).
 
-    The gradients that its backward pass leaves, in the model's parameters and in the objective's own, are those of the
-    whole batch, in every process. `model` is left as it is, but has the first process's weights.
+    The gradients that its backward pass leaves, in the model's parameters and in the objective's
+    own, are those of the whole batch, in every process. `model` is left as it is, but has the first
+    process's weights.
     """
-    # Objectives of several phases leave a part of the parameters out, and so may anyone's network: DDP has to look
-    # which.
+    # Objectives of several phases leave a part of the parameters out, and so may anyone's network:
+    # DDP has to look which.
     shares = _Share(model, student, objective)
     step = DistributedDataParallel(
         shares, find_unused_parameters=True, gradient_as_bucket_view=True
@@ -45,7 +48,8 @@ def shared(
 
 
 class _Share(nn.Module):
-    """DDP wraps the loss, not the network: an objective may look into the network and has parameters of its own."""
+    """DDP wraps the loss, not the network: an objective may look into the network and has
+    parameters of its own."""
 
     def __init__(self, model: nn.Module, student: Forward, objective: Objective) -> None:
         super().__init__()
@@ -61,7 +65,8 @@ class _Share(nn.Module):
 
 
 class _WholeBatchNorm(TorchFunctionMode):
-    """Within this, batch norms that learn take their statistics from the whole batch; no module is touched."""
+    """Within this, batch norms that learn take their statistics from the whole batch; no module is
+    touched."""
 
     def __torch_function__(
         self,
@@ -85,7 +90,8 @@ def _batch_norm(
 ) -> Tensor:
     """As `torch.nn.functional.batch_norm`, of this process's share (B, C, …) of a batch.
 
-    torch's own SyncBatchNorm has no code for CPUs, and on a GPU it waits at each layer to see which shares are empty.
+    torch's own SyncBatchNorm has no code for CPUs, and on a GPU it waits at each layer to see which
+    shares are empty.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

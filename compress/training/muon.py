@@ -1,8 +1,9 @@
 """Muon: convolutions learn by orthogonal steps, everything else by SGD.
 
-Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon), with
-what Jordan 2024 ("94 % on CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498) adds for convolutions: their
-weights keep their norm, which in front of a normalization has no meaning but slows learning down as it grows.
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
+(kellerjordan.github.io/posts/muon), with what Jordan 2024 ("94 % on CIFAR-10 in 3.29 seconds on a
+single GPU", arXiv:2404.00498) adds for convolutions: their weights keep their norm, which in front
+of a normalization has no meaning but slows learning down as it grows.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """An optimizer with SGD's learning rates: at the `lr` that suits SGD, convolutions turn by ``TURN * lr`` a step.
+    """An optimizer with SGD's learning rates: at the `lr` that suits SGD, convolutions turn by
+    ``TURN * lr`` a step.
 
-    Convolutions (four-dimensional parameters) take the direction of their momentum with all singular values made equal,
-    and keep their norm, so that weight decay means nothing to them. All else is SGD with Nesterov's momentum.
+    Convolutions (four-dimensional parameters) take the direction of their momentum with all
+    singular values made equal, and keep their norm, so that weight decay means nothing to them. All
+    else is SGD with Nesterov's momentum.
 
     Args:
-        groups: parameters, or groups of them with their own `weight_decay`, as for any torch optimizer; and with `turn`
-            false for convolutions whose norm matters, since no normalization follows.
+        groups: parameters, or groups of them with their own `weight_decay`, as for any torch
+            optimizer; and with `turn` false for convolutions whose norm matters, since no
+            normalization follows.
     """
 
     def __init__(self, groups: Iterable[Any], lr: float) -> None:
@@ -81,16 +85,19 @@ def _sgd(parameters: list[Tensor], directions: list[Tensor], lr: float) -> None:
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    """Of what may be divided by: a layer behind a scale of zero has gradients of zero, and stays where it is."""
+    """Of what may be divided by: a layer behind a scale of zero has gradients of zero, and stays
+    where it is."""
     norms = list(torch._foreach_norm(tensors))
     torch._foreach_clamp_min_(norms, 1e-12)
     return norms
 
 
 def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
-    """Each matrix with its singular values drawn towards 1 (to about 0.7 ... 1.2), by Newton and Schulz's iteration.
+    """Each matrix with its singular values drawn towards 1 (to about 0.7 ... 1.2), by Newton and
+    Schulz's iteration.
 
-    Matrices are padded with zeros to powers of two, which changes nothing but lets those of like shape be done at once.
+    Matrices are padded with zeros to powers of two, which changes nothing but lets those of like
+    shape be done at once.
     """
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]

@@ -19,11 +19,13 @@ AS_CALLED = [
 
 
 class SinglePixels(TorchFunctionMode):
-    """Inside this context, which is for a CPU, convolutions that make maps of one pixel are products of matrices.
+    """Inside this context, which is for a CPU, convolutions that make maps of one pixel are
+    products of matrices.
 
-    Small images end in such maps, half of a ResNet50's weights at 28 pixels meet no others; oneDNN learns them at a
-    quarter of the speed of its matrix products. Its convolutions in bfloat16 also leave the gradients of taps that see
-    nothing but padding as the memory happened to be; here they are zero.
+    Small images end in such maps, half of a ResNet50's weights at 28 pixels meet no others; oneDNN
+    learns them at a quarter of the speed of its matrix products. Its convolutions in bfloat16 also
+    leave the gradients of taps that see nothing but padding as the memory happened to be; here they
+    are zero.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,7 +45,8 @@ def _as_product(
     dilation: Pair,
     groups: int,
 ) -> Tensor | None:
-    """The convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1, 1), or None."""
+    """The convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1,
+    1), or None."""
     if dilation != (1, 1) or images.dim() != 4:
         return None
     sides, kernel = images.shape[2:], weight.shape[2:]
