@@ -6,7 +6,7 @@ No image is read to make a plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,7 @@ from compress.pruning.limits import resolve_limits, weight_limit
 from compress.pruning.pruner import narrowest, prune
 from compress.recipe.budget import Cost, Limits, describe_budgets
 from compress.recipe.load import TRAINED_BY
-from compress.recipe.schema import Prune, Recipe
+from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError
@@ -118,7 +118,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     _check_world_size(recipe, data)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
-    steps = [*trained_steps(recipe, trained), *_stage_steps(recipe, data, set(trained))]
+    steps = [*trained_steps(recipe, trained), *stage_steps(recipe, data, trained)]
     check_images(recipe, steps, data)
     student = student_model(recipe, trained.get("student"), len(data.classes))
     check_methods(recipe, number_steps(steps), data)
@@ -145,7 +145,7 @@ def _check_world_size(recipe: Recipe, data: Dataset) -> None:
         )
 
 
-def _stage_steps(recipe: Recipe, data: Dataset, trained: set[str]) -> list[Step]:
+def stage_steps(recipe: Recipe, data: Dataset, trained: Iterable[str] = ()) -> list[Step]:
     """Return a step for each stage whose network is not trained already."""
     replaced = {TRAINED_BY[role] for role in trained}
     return [

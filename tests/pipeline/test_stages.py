@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
-from compress.pipeline.stages import run_stage
+from compress.pipeline.stages import STAGES, run_stage
 from compress.pruning.pruner import prune
 from compress.recipe.budget import Limits
 from compress.recipe.load import load_recipe
 from compress.recipe.schema import STAGE_TYPES, Prune, Train
-from compress.pipeline.stages import STAGES
 
 # Parameters of the tiny student with half of its channels.
 HALF = 3_820
