@@ -31,7 +31,8 @@ BLOCK = 16
 
 
 class LogitsCache:
-    """Teacher logits in half precision: computed in a view's first epoch, read from a file afterwards.
+    """Teacher logits in half precision: computed in a view's first epoch, read from a file
+    afterwards.
 
     Logits are written in blocks, each with a checksum, when the last batch of a block has been
     seen; a torn or damaged block is ignored. Computed logits are rounded to half precision too, so
