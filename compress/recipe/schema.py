@@ -154,7 +154,7 @@ class Train:
     """Distillation method. Each adds a loss of its own to the base, which is the cross-entropy
     with the labels and, by `alpha`, Hinton's KD."""
     temperature: Positive = 4.0
-    """Temperature of the softmax in KD."""
+    """Temperature of the softmax in KD and DKD."""
     alpha: Fraction | None = None
     """Weight of KD in the base, against the labels. Default: 0.5 for `kd` and `fitnets`, 0 for the
     other methods."""
@@ -233,7 +233,7 @@ class Recipe:
     title: str = ""
     """One line for `compress recipes`."""
     data: DataName = "fashion-mnist"
-    """Name of a data set, or `folder:PATH`."""
+    """Data set: a name, or a folder of images as `folder:PATH`."""
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
     """Side in pixels to which images are resized. Default: the data set's own; 224 for folders."""
     max_images: Count | None = None
