@@ -23,8 +23,9 @@ from compress.pipeline.run_dir import StageResult
 from compress.pipeline.stages import pack
 from compress.pipeline.teachers import check_methods, guide_of
 from compress.pruning import unstructured as weights
-from compress.pruning.limits import limits_of, params_alone
-from compress.pruning.pruner import narrowest, prune
+from compress.pruning.file_size import resolve_file_limits
+from compress.pruning.limits import require_params_only
+from compress.pruning.pruner import prune, prune_to_minimum
 from compress.recipe import load as recipes
 from compress.recipe.budget import Cost, Limits, describe_budgets
 from compress.recipe.model_spec import ModelSpec
@@ -135,7 +136,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     check_methods(recipe, stages, data)
     final = (3, side(stages[-1], data), side(stages[-1], data))
     whole, example = measure_cost(student, final), torch.zeros(1, *final)
-    limits, file = limits_of(
+    limits, file = resolve_file_limits(
         recipe.budgets(), whole, lambda: _last(recipe, stages, data, student), SPARE
     )
     stages = _rounds(stages, limits, whole)
@@ -239,17 +240,17 @@ def _check_reach(
     channels = [target for stage, target in rounds if target and stage.mode == "channels"]
     singly = [target for stage, target in rounds if target and stage.mode == "weights"]
     if singly:
-        params_alone(singly[-1])
+        require_params_only(singly[-1])
     if channels:
-        lowest = narrowest(student, example)[1]
+        lowest = prune_to_minimum(student, example)[1]
         if not channels[-1].fits(lowest):
             first = f" to {channels[-1]} by channels first" if singly else ""
             raise UserError(
                 f"{budget}: out of reach{first}, {least} {channels[-1].describe(lowest)}"
             )
         if singly:  # about what that round will leave
-            student = prune(student, example, channels[-1].params, whole=student)
-    if singly and not singly[-1].fits(lowest := Cost(weights.least(student), 0, 0)):
+            student = prune(student, example, channels[-1].params, original=student)
+    if singly and not singly[-1].fits(lowest := Cost(weights.count_min_params(student), 0, 0)):
         raise UserError(f"{budget}: out of reach, {least} {singly[-1].describe(lowest)}")
 
 
@@ -264,7 +265,7 @@ def _check_names(recipe: Recipe) -> None:
             skeleton(network, 10)
     for stage in recipe.stages:
         if isinstance(stage, Prune) and stage.mode == "weights":
-            weights.check(stage.importance)
+            weights.check_weight_importance(stage.importance)
 
 
 def _names(stages: Stages) -> list[str]:

@@ -15,11 +15,12 @@ from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
 from compress.pipeline.context import Given, StageContext, on_device, sample, side
 from compress.pipeline.train_stage import learn
-from compress.pruning.file_size import prune_to
-from compress.pruning.importance import IMPORTANCES
-from compress.pruning.pruner import reestimate_batchnorm
+from compress.pruning.batch_norm import reestimate_batchnorm
+from compress.pruning.file_size import prune_to_file_size
+from compress.pruning.pruner import PruneOptions
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
 from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import IMPORTANCES
 from compress.recipe.schema import Prune, Stage, Train
 from compress.runtime.errors import UserError
 from compress.training.trainer import forward
@@ -45,7 +46,7 @@ def prune_stage(model: nn.Module | None, stage: Prune, ctx: StageContext) -> nn.
         measure_cost(model, final, ctx.sparse)
     ):  # an earlier round went a step further than it had to
         return model
-    few = IMPORTANCES[stage.importance].batch or ctx.recipe.batch_size
+    few = IMPORTANCES.load(stage.importance).batch_size or ctx.recipe.batch_size
     losses = [_loss_on(batch, size) for batch in sample(ctx, stage.samples, few)]
     if stage.mode == "weights":
         pruned = prune_weights(
@@ -53,16 +54,13 @@ def prune_stage(model: nn.Module | None, stage: Prune, ctx: StageContext) -> nn.
         )
         pruned = on_device(pruned, ctx.device)
     else:
-        pruned = prune_to(
+        pruned = prune_to_file_size(
             model,
             torch.zeros(1, *final, device=ctx.device),
             ctx.target,
-            room=ctx.room,
-            importance=stage.importance,
-            losses=losses,
-            whole=ctx.uncut,
-            round_to=stage.round_to,
-            note=lambda text: ctx.events.log(f"  {text}"),
+            ctx.room,
+            PruneOptions(stage.importance, losses, ctx.uncut, stage.round_to),
+            log=lambda line: ctx.events.log(f"  {line}"),
         )
     images = (batch.images for batch in sample(ctx, stage.samples, ctx.recipe.batch_size))
     reestimate_batchnorm(pruned, forward(pruned, size), images)
