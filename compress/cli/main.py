@@ -165,9 +165,9 @@ def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: 
     check_data_name(data)
 
     from compress.cli.terminal import Terminal, sides_table
-    from compress.deployment.compare import compare
+    from compress.reporting.compare import compare_models
 
-    Terminal().show(sides_table(compare(files, data, device, own)))
+    Terminal().show(sides_table(compare_models(files, data, device, own)))
 
 
 @main.command()
@@ -358,7 +358,7 @@ def predict(
 
     terminal = Terminal()
     if not images:
-        right, total = inference.score_test(kept, data, device)
+        right, total = inference.score_test_split(kept, data, device)
         terminal.show(classes_table(kept.classes, right.tolist(), total.tolist()))
         return 0
     found = list(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from compress.models.head import head_of
+from compress.models.head import find_head
 from compress.runtime.errors import UserError, did_you_mean
 
 # The stages of torchvision's ResNet, ResNeXt and Wide ResNet.
@@ -111,7 +111,7 @@ def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
         return tuple(
             name for name in RESIDUAL_STAGES if not isinstance(getattr(network, name), nn.Identity)
         )
-    head = head_of(network)
+    head = find_head(network)
     trunk = {
         path: module
         for path, module in _iter_trunk(network)
