@@ -48,11 +48,11 @@ def resolve_file_limits(
     if "bytes" not in budgets:
         return resolve_limits(budgets, full), None
     unpruned = make_checkpoint()
-    file_size = budgets["bytes"].resolve(checkpoint.file_size(unpruned))
-    tensors = file_size - checkpoint.overhead(unpruned)
+    file_size = budgets["bytes"].resolve(checkpoint.measure_file_bytes(unpruned))
+    tensors = file_size - checkpoint.bound_overhead_bytes(unpruned)
     if tensors < full.bytes:
         model, lowest = prune_to_minimum(unpruned.model, torch.zeros(1, *unpruned.input_size))
-        smallest = checkpoint.file_size(replace(unpruned, model=model)) + reserve
+        smallest = checkpoint.measure_file_bytes(replace(unpruned, model=model)) + reserve
         if file_size < smallest:
             raise UserError(
                 f"a file of {budgets['bytes'].text} is out of reach; the smallest for this network"

@@ -51,7 +51,7 @@ def prune_file(
     before = measure_cost(source.model, source.input_size, source.sparse)
     # Resolved before the origin below makes the file longer.
     if size := budgets.get("bytes"):
-        number = size.resolve(checkpoint.file_size(source))
+        number = size.resolve(checkpoint.measure_file_bytes(source))
         budgets = {**budgets, "bytes": replace(size, number=number)}
     pruned = {
         "budget": " ".join(amount.text for amount in budgets.values()),
@@ -66,7 +66,7 @@ def prune_file(
     limits, file_size = resolve_file_limits(budgets, before, lambda: unpruned)
 
     def free_bytes(model: nn.Module) -> int:
-        return (file_size or 0) - checkpoint.file_size(replace(unpruned, model=model))
+        return (file_size or 0) - checkpoint.measure_file_bytes(replace(unpruned, model=model))
 
     if mode == "weights":
         model = prune_weights(source.model, require_params_only(limits), importance=importance)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
-from compress.models.cost import weighted_layers
+from compress.models.cost import prunable_layers
 from compress.pruning.importance import Loss, accumulate_gradients
 from compress.runtime.errors import UserError
 
@@ -47,7 +47,7 @@ def prune_weights(
     check_weight_importance(importance)
     # torch's pruning flattens weights as views, which needs them contiguous.
     model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    layers = weighted_layers(model)
+    layers = prunable_layers(model)
     total = sum(p.numel() for p in model.parameters())
     if budget < (minimum := count_min_params(model)):
         raise UserError(
@@ -77,7 +77,7 @@ def count_min_params(model: nn.Module) -> int:
 
     These are one weight for each layer, all biases, and the normalization layers.
     """
-    removable = sum(layer.weight.numel() - 1 for layer in weighted_layers(model))
+    removable = sum(layer.weight.numel() - 1 for layer in prunable_layers(model))
     return sum(p.numel() for p in model.parameters()) - removable
 
 
@@ -96,13 +96,13 @@ def check_weight_importance(importance: str) -> None:
 
 def hold_zeros(model: nn.Module) -> None:
     """Keep zero weights at zero while `model` is trained, until `release_zeros`."""
-    for layer in weighted_layers(model):
+    for layer in prunable_layers(model):
         parametrize.register_parametrization(layer, "weight", _Masked(layer.weight.detach().ne(0)))
 
 
 def release_zeros(model: nn.Module) -> None:
     """Undo `hold_zeros`: turn `model` into a plain network whose zeros stay in its weights."""
-    for layer in weighted_layers(model):
+    for layer in prunable_layers(model):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 

@@ -174,7 +174,7 @@ def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny)
     )
     student = build(load_recipe(str(recipe)).student, 4)
     alone, channels = (
-        unstructured.least_parameters(student),
+        unstructured.count_min_params(student),
         narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
     )
     assert (
