@@ -1,14 +1,14 @@
-"""An image classifier and a budget in, an accurate network that fits out.
+"""Compress an image classifier to a budget.
 
     compress.run("default", budget="100k", out="runs/mine")     # the whole pipeline
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
-    compress.prune(model, example, "100k")                      # one cut, no training
-    compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere, to prune or to learn from
-    compress.save(checkpoint, "trained.pth")                    # as a weights file
-    compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds, by torchinfo
+    compress.prune(model, example, "100k")                      # one cut, without training
+    compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
+    compress.save(checkpoint, "trained.pth")                    # to a weights file
+    compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
 
-torch is imported when one of these is first used, not before.
+Importing the package does not import torch; the first use of one of these functions does.
 """
 
 from __future__ import annotations
@@ -28,19 +28,24 @@ if TYPE_CHECKING:
 
 __all__ = ["UserError", "adopt", "load", "predict", "prune", "run", "save", "summarize"]
 
-_HOMES = {
-    "adopt": ("compress.pipeline.adopt", "adopt"),
-    "load": ("compress.models.checkpoint", "load"),
-    "predict": ("compress.deployment.predict", "predict"),
-    "prune": ("compress.pruning.pruner", "prune"),
-    "run": ("compress.pipeline.run", "run"),
-    "save": ("compress.models.checkpoint", "save"),
-    "summarize": ("compress.models.cost", "count"),
+# Where each public function is defined, as "module:attribute".
+_DEFINITIONS = {
+    "adopt": "compress.pipeline.adopt:adopt",
+    "load": "compress.models.checkpoint:load",
+    "predict": "compress.deployment.predict:predict",
+    "prune": "compress.pruning.pruner:prune",
+    "run": "compress.pipeline.run:run",
+    "save": "compress.models.checkpoint:save",
+    "summarize": "compress.models.cost:measure_cost",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _DEFINITIONS:
         raise AttributeError(f"module 'compress' has no attribute {name!r}")
-    module, attribute = _HOMES[name]
+    module, _, attribute = _DEFINITIONS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

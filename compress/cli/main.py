@@ -165,9 +165,9 @@ def compare(files: tuple[Path, ...], data: str | None, own: str | None, device: 
     check_data_name(data)
 
     from compress.cli.terminal import Terminal, sides_table
-    from compress.deployment.compare import compare
+    from compress.reporting.compare import compare_models
 
-    Terminal().show(sides_table(compare(files, data, device, own)))
+    Terminal().show(sides_table(compare_models(files, data, device, own)))
 
 
 @main.command()
@@ -244,7 +244,7 @@ def prune(
 
     from compress.pruning.prune_file import prune_file
 
-    before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
+    before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, log=click.echo)
     click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
     reached = replace(after, bytes=out.stat().st_size)
     for axis, amount in wanted.items():
@@ -298,7 +298,7 @@ def adopt(
     from compress.pipeline.adopt import adopt
 
     given = {key: values for key, values in seen.items() if values}
-    known, right = adopt(state_dict, ModelSpec(network, stem), data, size=image_size, **given)
+    known, right = adopt(state_dict, ModelSpec(network, stem), data, image_size=image_size, **given)
     save(known, out)
     click.echo(
         f"{out}: right about {100 * right:.2f} % of images held out of {known.data}'s training data"
@@ -355,10 +355,11 @@ def predict(
     from compress.cli.terminal import Terminal, classes_table, predictions_table
     from compress.data.decode import find_images
     from compress.deployment import predict as inference
+    from compress.reporting import evaluation
 
     terminal = Terminal()
     if not images:
-        right, total = inference.score_test(kept, data, device)
+        right, total = evaluation.score_test_split(kept, data, device)
         terminal.show(classes_table(kept.classes, right.tolist(), total.tolist()))
         return 0
     found = list(

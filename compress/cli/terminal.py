@@ -16,8 +16,8 @@ from compress.pipeline.events import RunEvents
 from compress.pipeline.run_dir import StageResult
 
 if TYPE_CHECKING:
-    from compress.deployment.compare import Side
     from compress.deployment.predict import Prediction
+    from compress.reporting.compare import ModelReport
 
 T = TypeVar("T")
 
@@ -156,7 +156,7 @@ def scatter(
     return "\n".join([*lines, f"{' ' * 9}└{'─' * width}", f"{' ' * 10}{about}"])
 
 
-def sides_table(sides: Sequence[Side]) -> Table:
+def sides_table(sides: Sequence[ModelReport]) -> Table:
     """Weights files side by side."""
     table = Table()
     for heading in ("file", "network"):

@@ -1,4 +1,4 @@
-"""Images in, classes out."""
+"""Predictions: images in, classes and probabilities out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,41 +17,51 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from compress.data.batches import Batch, plain_batches
-from compress.data.dataset import open_dataset
 from compress.data.decode import one_line_reasons, read_image, to_rgb
 from compress.models.checkpoint import Checkpoint, load
 from compress.models.fuse_bn import fuse_conv_bn
+from compress.models.memory_format import to_channels_last
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
 from compress.runtime.files import atomic_write
 
-# What shows through transparent places, not inverted and inverted: black to the network, either way.
-GROUND = ("black", "white")
-FOLDING = 256  # images from which on folding batch norms pays: it takes as long as some hundred
+# Path ("-" for standard input), Pillow image, or open binary file.
+ImageSource = str | Path | Image.Image | BinaryIO
+
+# Images from which fusing batch norms saves time; it takes as long as a few hundred of them.
+FUSE_FROM = 256
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one image."""
+    """Classes of one image.
 
-    image: str  # the path as it was found; "-" for standard input, and for an image without a name
-    top: tuple[tuple[str, float], ...]  # (class, probability), most likely first
-    error: str | None = None  # why the image could not be read, in one line; then `top` is empty
+    Args:
+        image: path of the image; "-" for standard input, and for an image without a name.
+        top: (class, probability), most likely first.
+        error: one line, if the image cannot be read; `top` is empty then.
+    """
+
+    image: str
+    top: tuple[tuple[str, float], ...]
+    error: str | None = None
 
 
 def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False) -> Tensor:
-    """The network's view of `image`: float32 (3, H, W), sized and normalised as the weights file says.
+    """Preprocess `image` for the network: float32 (3, H, W), resized and normalized.
 
-    The image is resized, with antialiasing, until it just covers H × W; what stands over is cut off evenly.
-    `invert` swaps light and dark: for dark on light, when the network learned from light on dark.
+    The image is resized, with antialiasing, until it just covers H × W, and cropped at the center.
+
+    Args:
+        invert: swap light and dark: for dark objects on a light background, if the network was
+            trained on light objects on a dark background.
 
     Raises:
-        UserError: the image's data turns out to be damaged; the text is the bare reason.
+        UserError: the image is damaged; the message is the reason alone.
     """
     _, height, width = checkpoint.input_size
     with one_line_reasons():
-        image = to_rgb(image, GROUND[invert])
+        image = to_rgb(image, _background(invert))
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     pixels = pil_to_tensor(image).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.mean, checkpoint.std))
@@ -61,118 +71,88 @@ def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False)
 
 def predict(
     checkpoint: Checkpoint | str | Path,
-    images: Iterable[str | Path | Image.Image | BinaryIO],
+    images: Iterable[ImageSource],
     *,
     top: int = 3,
     invert: bool = False,
     device: str = "auto",
-    batch: int = 256,
+    batch_size: int = 256,
 ) -> Iterator[Prediction]:
-    """Classify `images`, in their order, reading no more than one batch ahead.
+    """Classify images in their order, reading at most one batch ahead.
 
-    An image that cannot be read becomes a `Prediction` with an error, in its place.
+    An image that cannot be read gives a `Prediction` with an error.
 
     Args:
-        checkpoint: a loaded weights file, or the path of one; its model is left as it is.
+        checkpoint: weights file, or its path. The model does not change.
         images: paths ("-" is standard input), Pillow images, or open binary files.
-        top: classes per image, at most as many as there are.
-        invert: swap light and dark first, see `prepare`.
-        device: "auto" (a GPU if there is one), "cpu" or "cuda".
-        batch: images that go through the network at once.
+        top: number of classes per image, at most all.
+        invert: swap light and dark first; see `prepare`.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        batch_size: number of images that go through the network at once.
 
     Raises:
-        UserError: at once: the weights file cannot be loaded, no such device, `top` or `batch` below 1.
+        UserError: the weights file cannot be loaded, there is no such device, or `top` or
+            `batch_size` is below 1. It is raised at the call, before any image is read.
+
+    Example:
+        >>> shirt, bag = predict("model.pth", ["shirt.png", "bag.png"], top=1)
+        >>> shirt.top
+        (('shirt', 0.97),)
     """
-    if top < 1 or batch < 1:
-        raise UserError(f"top and batch must be at least 1, not {top} and {batch}")
-    place = pick_device(device)
+    if top < 1 or batch_size < 1:
+        raise UserError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
+    target = pick_device(device)
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
-    model = copy.deepcopy(checkpoint.model).to(place).eval()
+    model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
 
     def stream() -> Iterator[Prediction]:
-        waiting, network, seen = iter(images), model, 0
-        while sources := list(islice(waiting, batch)):
-            seen += len(sources)
-            if network is model and seen >= FOLDING:
+        remaining, network, count = iter(images), model, 0
+        while sources := list(islice(remaining, batch_size)):
+            count += len(sources)
+            if network is model and count >= FUSE_FROM:
                 network = fuse_conv_bn(model)
-            inputs = [_input(source, checkpoint, invert) for source in sources]
-            readable = [one for one in inputs if isinstance(one, Tensor)]
-            answers = iter(_classify(network, readable, checkpoint.classes, top, place))
-            for source, one in zip(sources, inputs, strict=True):
-                if isinstance(one, Tensor):
-                    yield Prediction(_name(source), next(answers))
+            inputs = [_prepare_source(source, checkpoint, invert) for source in sources]
+            readable = [each for each in inputs if isinstance(each, Tensor)]
+            results = iter(_classify(network, readable, checkpoint.classes, top, target))
+            for source, each in zip(sources, inputs, strict=True):
+                if isinstance(each, Tensor):
+                    yield Prediction(_source_name(source), next(results))
                 else:
-                    yield Prediction(_name(source), (), error=one)
+                    yield Prediction(_source_name(source), (), error=each)
 
     return stream()
 
 
-@torch.inference_mode()
-def score(model: nn.Module, batches: Iterable[Batch], classes: int) -> tuple[Tensor, Tensor]:
-    """How often `model`, in evaluation mode, is right, class by class.
-
-    Returns:
-        Correct answers per class and images per class, both int64 (classes,) on the CPU. An image's class is
-        the largest of its targets.
-    """
-    place = next(model.parameters()).device
-    correct, total = torch.zeros(2, classes, dtype=torch.int64, device=place)
-    for batch in batches:
-        truth = batch.targets.to(place).argmax(1)
-        hit = model(batch.images.to(place)).argmax(1) == truth
-        correct += torch.bincount(truth[hit], minlength=classes)
-        total += torch.bincount(truth, minlength=classes)
-    return correct.cpu(), total.cpu()
-
-
-def score_test(
-    checkpoint: Checkpoint, data: str | None = None, device: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    """`score` of a weights file on the test split of `data`, by default the data set it was trained on.
-
-    Raises:
-        UserError: the data cannot be had, or its classes are not the file's.
-    """
-    place = pick_device(device)
-    opened = open_dataset(data or checkpoint.data, size=checkpoint.input_size[-1])
-    if opened.classes != checkpoint.classes:
-        raise UserError(
-            f"{opened.name} has other classes than the weights file, which knows {checkpoint.data}'s"
-        )
-    opened = replace(opened, mean=checkpoint.mean, std=checkpoint.std)
-    pool = opened.test().to(place)
-    model = fuse_conv_bn(checkpoint.model).to(place)
-    return score(model, plain_batches(opened, pool, batch=500), len(checkpoint.classes))
-
-
 def to_json(predictions: Iterable[Prediction]) -> str:
-    """A JSON list of {"image", "top": [{"class", "probability"}]}, with "error" where there was one."""
+    """Return a JSON list of {"image", "top": [{"class", "probability"}]}, plus "error" if any."""
     rows = []
-    for one in predictions:
-        top = [{"class": name, "probability": probability} for name, probability in one.top]
-        row: dict[str, Any] = {"image": one.image, "top": top}
-        rows.append(row if one.error is None else row | {"error": one.error})
+    for prediction in predictions:
+        top = [{"class": name, "probability": value} for name, value in prediction.top]
+        row: dict[str, Any] = {"image": prediction.image, "top": top}
+        rows.append(row if prediction.error is None else row | {"error": prediction.error})
     return json.dumps(rows, indent=2)
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
-    """Write image, rank (from 1), class, probability, error: a line per class, or one for an error.
+    """Write image, rank, class, probability and error: a line per class, or one for an error.
 
-    `path` gets the whole table or stays as it was.
+    The most likely class has rank 1. The file is written completely or not at all. A symbolic link
+    stays one; its target is replaced.
 
     Raises:
         UserError: `path` cannot be written.
     """
-    target = Path(path).resolve()  # a link stays one, and what it points to is replaced
+    target = Path(path).resolve()
     if not target.parent.is_dir() or (target.exists() and not target.is_file()):
-        raise UserError(f"{path}: cannot be written, it is not a file in a folder that is there")
+        raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
     text = io.StringIO(newline="")
     table = csv.writer(text)
     table.writerow(("image", "rank", "class", "probability", "error"))
-    for one in predictions:
-        table.writerows((one.image, rank, *answer, "") for rank, answer in enumerate(one.top, 1))
-        if one.error is not None:
-            table.writerow((one.image, "", "", "", one.error))
+    for prediction in predictions:
+        for rank, (name, value) in enumerate(prediction.top, start=1):
+            table.writerow((prediction.image, rank, name, value, ""))
+        if prediction.error is not None:
+            table.writerow((prediction.image, "", "", "", prediction.error))
     try:
         with atomic_write(target) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
@@ -180,19 +160,22 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _input(
-    source: str | Path | Image.Image | BinaryIO, checkpoint: Checkpoint, invert: bool
-) -> Tensor | str:
-    """The prepared image, or why there is none."""
+def _background(invert: bool) -> str:
+    """Return the color behind transparent pixels: black to the network, inverted or not."""
+    return "white" if invert else "black"
+
+
+def _prepare_source(source: ImageSource, checkpoint: Checkpoint, invert: bool) -> Tensor | str:
+    """Return the preprocessed image, or the reason why it cannot be read."""
     try:
         if not isinstance(source, Image.Image):
-            source = read_image(source, GROUND[invert])
+            source = read_image(source, _background(invert))
         return prepare(source, checkpoint, invert=invert)
     except UserError as error:
         return str(error)
 
 
-def _name(source: str | Path | Image.Image | BinaryIO) -> str:
+def _source_name(source: ImageSource) -> str:
     if isinstance(source, str | Path):
         return str(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)
@@ -201,12 +184,16 @@ def _name(source: str | Path | Image.Image | BinaryIO) -> str:
 
 @torch.inference_mode()
 def _classify(
-    model: nn.Module, inputs: list[Tensor], classes: tuple[str, ...], top: int, place: torch.device
+    model: nn.Module,
+    inputs: list[Tensor],
+    classes: tuple[str, ...],
+    top: int,
+    device: torch.device,
 ) -> list[tuple[tuple[str, float], ...]]:
-    if not inputs:  # not one of the batch could be read
+    if not inputs:
         return []
     with full_precision():
-        probabilities = model(torch.stack(inputs).to(place)).float().softmax(1).cpu()
+        probabilities = model(torch.stack(inputs).to(device)).float().softmax(1).cpu()
     best = probabilities.topk(min(top, len(classes)))
     return [
         tuple((classes[index], value) for index, value in zip(indices, values, strict=True))

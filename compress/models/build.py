@@ -1,4 +1,4 @@
-"""From a network's name to a module: the one place where networks are built."""
+"""Networks from model specifications: the one place where networks are built."""
 
 from __future__ import annotations
 
@@ -8,170 +8,158 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import torch
-import torchvision.models
 from torch import nn
-from torchvision.models import EfficientNet, GoogLeNet, Inception3, ResNet
 
-from compress.models.head import ConcatPool, last_layer, replace_head, reset_classifier
-from compress.models.zoo import ADDITIONS, CONCAT, CONCAT_HIDDEN, WITH_CONCAT
-from compress.recipe.model_spec import ModelSpec, Stem
+from compress.models.head import replace_head
+from compress.models.stem import has_stem, replace_stem
+from compress.models.torchvision_networks import (
+    IMAGENET_CLASSES,
+    OWN_NORMALIZATION,
+    build_torchvision,
+    torchvision_names,
+    weights_normalization,
+)
+from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import NETWORKS
 from compress.runtime.errors import UserError, did_you_mean, one_line
 
 Builder = Callable[..., nn.Module]
-IMAGENET_CLASSES = 1000  # what pretrained weights tell apart
 
 
-def names() -> list[str]:
-    """The classification networks that can be asked for by name: torchvision's, and `compress.models.zoo`."""
-    return [*torchvision.models.list_models(module=torchvision.models), *ADDITIONS, *WITH_CONCAT]
+def network_names() -> list[str]:
+    """Return the names of all networks: torchvision's, the zoo's and those of plug-ins."""
+    return [*torchvision_names(), *NETWORKS.names()]
 
 
-def build(network: ModelSpec, classes: int, own: Builder | None = None) -> nn.Module:
-    """Build `network` for `classes` classes: images (B, 3, H, W) to logits (B, classes).
+def build(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.Module:
+    """Build a network: images (B, 3, H, W) to logits (B, classes).
 
-    Its head is fresh, unless `knows` says that it comes trained.
-    `own` stands in for the function that a ``package.module:function`` name points to; without it the
-    function is imported.
+    The classifier has random weights, unless `has_pretrained_head` returns True.
+
+    Args:
+        builder: function to build a ``custom`` network with; imported from the specification's
+            ``package.module:function`` if left out.
 
     Raises:
-        UserError: the name is unknown, the stem or the head does not suit the network, or weights cannot be had.
+        UserError: the name is unknown, the stem or the head does not suit the network, or its
+            pretrained weights are not available.
+
+    Example:
+        >>> build(ModelSpec("resnet18", stem="small"), classes=10)(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 10])
     """
-    if network.stem not in get_args(Stem):
-        raise UserError(
-            f"unknown stem {network.stem!r}{did_you_mean(str(network.stem), get_args(Stem))}"
-        )
-    if network.source == "custom":
-        if network.pretrained or network.stem != "imagenet" or network.head is not None:
-            raise UserError(
-                f"network {network.name!r} is your own: it takes neither a stem nor a head nor `pretrained`"
-            )
-        return (own or import_builder(network.name))(num_classes=classes)
-    if network.name not in names():
-        hint = did_you_mean(network.name, names())
-        raise UserError(
-            f"unknown network {network.name!r}{hint}; any torchvision classification model will do"
-        )
-    name = network.name.removesuffix(CONCAT)
-    model = (
-        _pretrained(name, network.pretrained, classes)
-        if network.pretrained
-        else _fresh(name, classes)
-    )
-    if network.stem != "imagenet":
-        _small_stem(model, network)
-    if network.name in WITH_CONCAT:
-        model.avgpool = ConcatPool()
-        hidden = CONCAT_HIDDEN if network.head is None else network.head
-        replace_head(model, hidden, classes, inputs=2 * last_layer(model)[1].in_features)
-    elif network.head is not None:
-        replace_head(model, network.head, classes)
-    return model
+    return SOURCES[str(spec.source)](spec, classes, builder)
 
 
-def skeleton(network: ModelSpec, classes: int, own: Builder | None = None) -> nn.Module:
-    """`network` as `build` builds it, never pretrained, on the meta device: all its shapes and no values."""
-    network = replace(network, pretrained=False)
+def skeleton(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.Module:
+    """Build a network on the meta device: all shapes, no values and no random draws."""
+    spec = replace(spec, pretrained=False)
     try:
         with torch.device("meta"):
-            return build(network, classes, own)
-    except NotImplementedError:  # a network that works its widths out with tensors, as RegNet does
+            return build(spec, classes, builder)
+    except NotImplementedError:
+        # RegNet computes its widths with tensors, and meta tensors have no values.
         with torch.random.fork_rng(devices=[]):
-            return build(network, classes, own).to("meta")
+            return build(spec, classes, builder).to("meta")
 
 
-def has_pretrained_head(network: ModelSpec, classes: int) -> bool:
-    """Whether `network` answers for `classes` classes without more training: all of it is pretrained, head too."""
-    own = network.stem == "imagenet" and network.head is None and network.name not in WITH_CONCAT
-    normal = network.name not in (
-        "googlenet",
-        "inception_v3",
-    )  # theirs is another normalization, which is taken out
-    return bool(network.pretrained) and own and normal and classes == IMAGENET_CLASSES
+def has_pretrained_head(spec: ModelSpec, classes: int) -> bool:
+    """Return True if the network is pretrained for `classes` classes, with its classifier."""
+    original = spec.source == "torchvision" and spec.stem == "imagenet" and spec.head is None
+    return (
+        bool(spec.pretrained)
+        and original
+        and spec.name not in OWN_NORMALIZATION
+        and classes == IMAGENET_CLASSES
+    )
 
 
-def normalization(network: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of the images that the pretrained weights of `network` learned from, by channel."""
-    offered = torchvision.models.get_model_weights(network.name)
-    seen = offered[
-        "DEFAULT" if network.pretrained is True else str(network.pretrained)
-    ].transforms()
-    return tuple(seen.mean), tuple(seen.std)
-
-
-def _fresh(name: str, classes: int) -> nn.Module:
-    if name in ADDITIONS:
-        return ADDITIONS[name](num_classes=classes)
-    builder = torchvision.models.get_model_builder(name)
-    options: dict[str, object] = {"num_classes": classes, "weights": None}
-    if name in ("googlenet", "inception_v3"):  # logits alone, no auxiliary heads
-        options |= {"aux_logits": False, "init_weights": True}
-    if name.startswith(("resnet", "resnext", "wide_resnet")):
-        options["zero_init_residual"] = (
-            True  # Goyal et al. 2017, arXiv:1706.02677: steadier first epochs
-        )
-    return builder(**options)  # type: ignore[no-any-return]
-
-
-def _pretrained(name: str, which: bool | str, classes: int) -> nn.Module:
-    if name in ADDITIONS:
-        raise UserError(
-            f"nobody offers pretrained weights of {name!r}: leave `pretrained` out, or take resnet18"
-        )
-    offered = torchvision.models.get_model_weights(name).__members__
-    if (which := "DEFAULT" if which is True else which) not in offered:
-        raise UserError(
-            f"no pretrained weights {which!r} of {name!r}: there are {', '.join(offered)}"
-        )
-    try:
-        model: nn.Module = torchvision.models.get_model(name, weights=which)
-    except (OSError, RuntimeError) as error:
-        reason = one_line(error)
-        raise UserError(
-            f"the pretrained weights of {name!r} cannot be downloaded: {reason}"
-        ) from error
-    if isinstance(
-        model, GoogLeNet | Inception3
-    ):  # as `_fresh` builds them: logits alone, of images as they come
-        model.transform_input = model.aux_logits = False
-        model.AuxLogits = None
-    if classes != IMAGENET_CLASSES:
-        reset_classifier(model, classes)
-    return model
-
-
-def _small_stem(model: nn.Module, network: ModelSpec) -> None:
-    stride = 1 if network.stem == "small" else 2
-    if isinstance(model, ResNet):
-        model.conv1 = nn.Conv2d(
-            3, model.conv1.out_channels, kernel_size=3, stride=stride, padding=1, bias=False
-        )
-        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-        model.maxpool = nn.Identity()
-    elif isinstance(model, EfficientNet):  # its stem is 3×3 without pooling already
-        model.features[0][0].stride = (stride, stride)
-    else:
-        raise UserError(
-            f"stem {network.stem!r} is for ResNets and EfficientNets, and {network.name!r} is neither"
-        )
+def pretrained_normalization(spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation, by channel, of the pretrained weights' images."""
+    return weights_normalization(spec.name, spec.pretrained)
 
 
 def import_builder(name: str) -> Builder:
-    """Import the function that a ``package.module:function`` name points to: installed, or in this folder."""
+    """Import ``package.module:function`` from an installed package or the current folder.
+
+    Raises:
+        UserError: it cannot be imported, or does not take ``num_classes``.
+    """
     module, _, function = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script looks only where it is installed
-        sys.path.append(here)
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        # A console script's path lacks the current folder.
+        sys.path.append(folder)
     try:
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the person's module may fail in any way
-        reason = one_line(error)
-        raise UserError(f"network {name!r} cannot be imported: {reason}") from error
+    except Exception as error:  # the user's module may fail in any way
+        raise UserError(f"network {name!r} cannot be imported: {one_line(error)}") from error
     if not callable(found) or "num_classes" not in _parameters(found):
         raise UserError(f"network {name!r} must be a function that takes num_classes")
     return found  # type: ignore[no-any-return]
+
+
+def _build_torchvision(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
+    if spec.name not in torchvision_names():
+        raise UserError(
+            f"unknown network {spec.name!r}{did_you_mean(spec.name, network_names())};"
+            " any torchvision classification model will do"
+        )
+    return _replace_ends(build_torchvision(spec.name, classes, spec.pretrained), spec, classes)
+
+
+def _build_zoo(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
+    """Pass a registered builder the options that it takes; apply the others to its result."""
+    registered: Builder = NETWORKS.load(spec.name)
+    options: dict[str, Any] = {}
+    if spec.stem != "imagenet":
+        options["stem"] = spec.stem
+    if spec.head is not None:
+        options["head"] = spec.head
+    if spec.pretrained:
+        options["pretrained"] = spec.pretrained
+    taken = {key: options[key] for key in options if key in _parameters(registered)}
+    if spec.pretrained and "pretrained" not in taken:
+        raise UserError(
+            f"no pretrained weights of {spec.name!r} exist; leave `pretrained` out, or use resnet18"
+        )
+    model = registered(num_classes=classes, **taken)
+    return _replace_ends(model, spec, classes, done=tuple(taken))
+
+
+def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
+    if spec.pretrained or spec.stem != "imagenet" or spec.head is not None:
+        raise UserError(
+            f"network {spec.name!r} is custom: it takes neither a stem nor a head nor `pretrained`"
+        )
+    return (builder or import_builder(spec.name))(num_classes=classes)
+
+
+# The function that builds the networks of each source.
+SOURCES: dict[str, Callable[[ModelSpec, int, Builder | None], nn.Module]] = {
+    "torchvision": _build_torchvision,
+    "zoo": _build_zoo,
+    "custom": _build_custom,
+}
+
+
+def _replace_ends(
+    model: nn.Module, spec: ModelSpec, classes: int, done: tuple[str, ...] = ()
+) -> nn.Module:
+    """Replace stem and head as `spec` says, except for what the builder has `done`; in place."""
+    if spec.stem != "imagenet" and "stem" not in done:
+        if not has_stem(model):
+            raise UserError(
+                f"stem {spec.stem!r} is for ResNets and EfficientNets, not for {spec.name!r}:"
+                " leave it out"
+            )
+        replace_stem(model, spec.stem)
+    if spec.head is not None and "head" not in done:
+        replace_head(model, spec.head, classes)
+    return model
 
 
 def _parameters(function: Builder) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""torchinfo's count of a model: the single place where a budget is checked."""
+"""Cost of a model: parameters, multiply-adds and bytes. Budgets are checked here only."""
 
 from __future__ import annotations
 
@@ -14,39 +14,50 @@ from compress.recipe.budget import Cost
 
 
 def measure_cost(model: nn.Module, input_size: tuple[int, int, int], sparse: bool = False) -> Cost:
-    """Count `model` on one image of `input_size` (C, H, W), by torchinfo. The model is left as it was.
+    """Count parameters and multiply-adds, by torchinfo, and the bytes of all tensors.
 
-    Of a `sparse` model, one pruned weight by weight, weights that are zero do not count (but their bytes do).
+    Args:
+        input_size: (C, H, W) of the image for which multiply-adds are counted.
+        sparse: do not count zero weights, for a model with pruned weights; their bytes do count.
+
+    Example:
+        >>> measure_cost(torchvision.models.resnet18(), (3, 224, 224)).params
+        11689512
     """
-    statistics = _torchinfo(_masked(model) if sparse else model, input_size, depth=1)
-    bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return Cost(params=statistics.total_params, macs=int(statistics.total_mult_adds), bytes=bytes)
+    statistics = _summarize(_mask_zeros(model) if sparse else model, input_size, depth=1)
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return Cost(params=statistics.total_params, macs=int(statistics.total_mult_adds), bytes=size)
 
 
 def summary_table(
     model: nn.Module, input_size: tuple[int, int, int], depth: int = 2, sparse: bool = False
 ) -> str:
-    """torchinfo's table of `model`, layer by layer down to `depth`, as text; `sparse` as for `count`."""
-    text = str(_torchinfo(_masked(model) if sparse else model, input_size, depth))
-    return re.sub(
-        r"Units\.(\w)\w+", r"\1", text
-    )  # torchinfo 1.8 means "(M)" and prints "(Units.MEGABYTES)"
+    """Return torchinfo's table of `model` as text.
+
+    Args:
+        input_size: (C, H, W) of the image for which multiply-adds are counted.
+        depth: how many levels of nested modules to show.
+        sparse: as for `measure_cost`.
+    """
+    text = str(_summarize(_mask_zeros(model) if sparse else model, input_size, depth))
+    # torchinfo 1.8 prints "(Units.MEGABYTES)" for "(M)".
+    return re.sub(r"Units\.(\w)\w+", r"\1", text)
 
 
-def weighted_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
-    """The layers whose single weights can be pruned: convolutions and linear layers."""
+def prunable_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
+    """Return the layers whose single weights can be pruned: convolutions and linear layers."""
     return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
 
 
-def _masked(model: nn.Module) -> nn.Module:
-    """A copy in which zero weights are masked in torch's own way, which torchinfo knows."""
+def _mask_zeros(model: nn.Module) -> nn.Module:
+    """Return a copy with its zero weights masked by torch's own pruning, as torchinfo expects."""
     model = copy.deepcopy(model)
-    for layer in weighted_layers(model):
+    for layer in prunable_layers(model):
         prune.custom_from_mask(layer, "weight", layer.weight != 0)  # type: ignore[no-untyped-call]
     return model
 
 
-def _torchinfo(
+def _summarize(
     model: nn.Module, input_size: tuple[int, int, int], depth: int
 ) -> torchinfo.ModelStatistics:
     modes = {module: module.training for module in model.modules()}

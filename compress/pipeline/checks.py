@@ -42,7 +42,7 @@ def check_networks(recipe: Recipe) -> None:
             skeleton(spec, 10)
     for stage in recipe.stages:
         if isinstance(stage, Prune) and stage.mode == "weights":
-            unstructured.check_importance(stage.importance)
+            unstructured.check_weight_importance(stage.importance)
 
 
 def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:

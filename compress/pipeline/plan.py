@@ -6,7 +6,7 @@ No image is read to make a plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,11 +26,12 @@ from compress.pipeline.pretrained import (
 from compress.pipeline.provenance import largest_checkpoint
 from compress.pipeline.step import Step, number_steps
 from compress.pruning import unstructured
-from compress.pruning.limits import resolve_limits, weight_limit
-from compress.pruning.pruner import narrowest, prune
+from compress.pruning.file_size import resolve_file_limits
+from compress.pruning.limits import require_params_only
+from compress.pruning.pruner import prune, prune_to_minimum
 from compress.recipe.budget import Cost, Limits, describe_budgets
 from compress.recipe.load import TRAINED_BY
-from compress.recipe.schema import Prune, Recipe
+from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError
@@ -94,7 +95,7 @@ class Plan:
 
         def free(model: nn.Module) -> int:
             final = largest_checkpoint(self.recipe, self.steps, self.data, model)
-            return available - checkpoint.file_size(final)
+            return available - checkpoint.measure_file_bytes(final)
 
         return free
 
@@ -118,13 +119,13 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     _check_world_size(recipe, data)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
-    steps = [*trained_steps(recipe, trained), *_stage_steps(recipe, data, set(trained))]
+    steps = [*trained_steps(recipe, trained), *stage_steps(recipe, data, trained)]
     check_images(recipe, steps, data)
     student = student_model(recipe, trained.get("student"), len(data.classes))
     check_methods(recipe, number_steps(steps), data)
     size = (3, steps[-1].image_size, steps[-1].image_size)
     cost = measure_cost(student, size)
-    limits, max_file_bytes = resolve_limits(
+    limits, max_file_bytes = resolve_file_limits(
         recipe.budgets(),
         cost,
         lambda: largest_checkpoint(recipe, number_steps(steps), data, student),
@@ -145,7 +146,7 @@ def _check_world_size(recipe: Recipe, data: Dataset) -> None:
         )
 
 
-def _stage_steps(recipe: Recipe, data: Dataset, trained: set[str]) -> list[Step]:
+def stage_steps(recipe: Recipe, data: Dataset, trained: Iterable[str] = ()) -> list[Step]:
     """Return a step for each stage whose network is not trained already."""
     replaced = {TRAINED_BY[role] for role in trained}
     return [
@@ -217,9 +218,9 @@ def _check_reachable(
 
     channels, weights = targets("channels"), targets("weights")
     if weights:
-        weight_limit(weights[-1])
+        require_params_only(weights[-1])
     if channels:
-        lowest = narrowest(student, example)[1]
+        lowest = prune_to_minimum(student, example)[1]
         if not channels[-1].fits(lowest):
             first = f" to {channels[-1]} by channels first" if weights else ""
             raise UserError(
@@ -228,6 +229,6 @@ def _check_reachable(
         if weights:  # about what the cuts by channels will leave
             student = prune(student, example, channels[-1].params, original=student)
     if weights:
-        lowest = Cost(unstructured.least_parameters(student), 0, 0)
+        lowest = Cost(unstructured.count_min_params(student), 0, 0)
         if not weights[-1].fits(lowest):
             raise UserError(f"{budget}: out of reach, {least} {weights[-1].describe(lowest)}")

@@ -20,11 +20,12 @@ from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
 from compress.pipeline.provenance import build_checkpoint
 from compress.pipeline.train_stage import train_model
-from compress.pruning.file_size import prune_to
-from compress.pruning.importance import load_importance
-from compress.pruning.pruner import reestimate_batchnorm
+from compress.pruning.batch_norm import reestimate_batchnorm
+from compress.pruning.file_size import prune_to_file_size
+from compress.pruning.pruner import PruneOptions
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
 from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import IMPORTANCES
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.training.forward import make_forward
@@ -123,7 +124,7 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
     if target.fits(measure_cost(model, size, step.sparse)):
         # An earlier round went a step further than it had to.
         return model
-    few = load_importance(stage.importance).batch_size or ctx.recipe.batch_size
+    few = IMPORTANCES.load(stage.importance).batch_size or ctx.recipe.batch_size
     losses = [_loss_on(batch, ctx) for batch in ctx.sample_batches(stage.samples, few)]
     if stage.mode == "weights":
         pruned = prune_weights(
@@ -131,16 +132,13 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
         )
         pruned = to_channels_last(pruned).to(ctx.device)
     else:
-        pruned = prune_to(
+        pruned = prune_to_file_size(
             model,
             torch.zeros(1, *size, device=ctx.device),
             target,
-            free_bytes=ctx.plan.free_bytes(step),
-            importance=stage.importance,
-            losses=losses,
-            original=ctx.original,
-            round_to=stage.round_to,
-            log=lambda text: ctx.events.log(f"  {text}"),
+            ctx.plan.free_bytes(step),
+            PruneOptions(stage.importance, losses, ctx.original, stage.round_to),
+            log=lambda line: ctx.events.log(f"  {line}"),
         )
     batches = ctx.sample_batches(stage.samples, ctx.recipe.batch_size)
     forward = make_forward(pruned, step.image_size)

@@ -8,8 +8,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,8 +50,8 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
     Raises:
         UserError: the loss is not finite.
     """
-    stage = ctx.step.train
-    assert stage is not None
+    assert ctx.step.train is not None
+    stage: Train = ctx.step.train
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if stage.freeze == "backbone":
@@ -59,19 +60,17 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
     if ctx.time is not None:
         steps = count_steps(ctx.data.train_count, ctx.recipe.batch_size)
         if stage.compile == "auto" and not needs_features(stage):
-            compiled = ctx.time.should_compile(
-                lambda compiled: probe_training(model, stage, ctx, compiled), stage.epochs * steps
-            )
-        epochs = ctx.time.fit_epochs(
-            lambda cached: probe_training(
-                model, _without_teacher(stage) if cached else stage, ctx, compiled
-            ),
-            steps,
-            _epochs_until_cached(stage, ctx),
-        )
+            probe = partial(probe_training, model, stage, ctx)
+            compiled = ctx.time.should_compile(probe, stage.epochs * steps)
+
+        def probe_epochs(cached: bool) -> AbstractContextManager[Trainer]:
+            timed = _without_teacher(stage) if cached else stage
+            return probe_training(model, timed, ctx, compiled)
+
+        epochs = ctx.time.fit_epochs(probe_epochs, steps, _epochs_until_cached(stage, ctx))
         if not epochs:  # no time is left, and the model has been trained before
             return TrainResult(model.eval(), 0.0)
-        stage = replace(stage, epochs=epochs)
+        return build_trainer(model, replace(stage, epochs=epochs), ctx, compiled).fit()
     return build_trainer(model, stage, ctx, compiled).fit()
 
 

@@ -199,7 +199,7 @@ def test_predict_for_programs(run: Compress, tiny: Tiny, finished: Path, tmp_pat
         run("predict", "-w", finished / "model.pth", *OWN, "--json", "--csv", table, folder).out
     )
     assert len(found) == 20 and all(set(row) == {"image", "top"} for row in found)
-    kept = checkpoint.load(finished / "model.pth", own=import_builder("tinynets:student"))
+    kept = checkpoint.load(finished / "model.pth", builder=import_builder("tinynets:student"))
     ours = compress.predict(kept, [row["image"] for row in found])
     assert [p.top[0][0] for p in ours] == [row["top"][0]["class"] for row in found]
     for row in found:

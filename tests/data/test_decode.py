@@ -192,7 +192,7 @@ def test_errors_are_one_line_each_in_their_place(tmp_path: Path) -> None:
     found = find_images(str(tmp_path / name) for name in order)
     assert found == [str(tmp_path / name) for name in order]
     for batch in (1, 3, 256):
-        predictions = list(predict(CORNER, found, batch=batch))
+        predictions = list(predict(CORNER, found, batch_size=batch))
         assert [one.image for one in predictions] == found
         for name, one in zip(order, predictions, strict=True):
             if name == "good.png":

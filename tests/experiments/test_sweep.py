@@ -18,7 +18,7 @@ from tiny import Compress, Tiny
 from torch import Tensor, nn
 
 from compress.cli.terminal import scatter
-from compress.deployment.compare import latencies
+from compress.deployment.latency import measure_latencies
 from compress.experiments.sweep import PUBLISHED, Point, _given, drawn, sweep
 from compress.pipeline import train_stage as learning
 from compress.pipeline.run import Result
@@ -284,7 +284,7 @@ def test_a_busy_machine_slows_all_that_are_compared_alike() -> None:
             time.sleep(0.004 if calls < 70 else 0)  # of 110
             return self.head(images.mean((2, 3)))  # type: ignore[no-any-return]
 
-    one, other = latencies([(Busy(), (3, 4, 4)), (Busy(), (3, 8, 8))])
+    one, other = measure_latencies([(Busy(), (3, 4, 4)), (Busy(), (3, 8, 8))])
     assert 0.5 < one / other < 2
 
 

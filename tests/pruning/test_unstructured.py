@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.models.cost import measure_cost, weighted_layers
+from compress.models.cost import measure_cost, prunable_layers
 from compress.pruning.unstructured import hold_zeros, least, prune_weights, release_zeros
 from compress.runtime.errors import UserError
 
@@ -35,7 +35,7 @@ WEIGHTS = 3 * 8 * 9 + 8 * 9 + 8 * 5
 
 
 def left(model: nn.Module) -> int:
-    zeros = sum(int((layer.weight == 0).sum()) for layer in weighted_layers(model))
+    zeros = sum(int((layer.weight == 0).sum()) for layer in prunable_layers(model))
     return sum(p.numel() for p in model.parameters()) - zeros
 
 
@@ -63,15 +63,15 @@ def test_exactly_the_budget_is_left_by_torchinfos_count_too(
     if smaller < budget:  # a second round takes what is left, not what is gone already
         again = prune_weights(pruned, smaller, importance=name, losses=[loss])
         assert left(again) == smaller
-        for a, b in zip(weighted_layers(again), weighted_layers(pruned), strict=True):
+        for a, b in zip(prunable_layers(again), prunable_layers(pruned), strict=True):
             assert bool((a.weight[b.weight == 0] == 0).all())
 
 
 def test_the_smallest_weights_of_the_whole_network_go() -> None:
     model = net()
     pruned = prune_weights(model, WHOLE - 100)
-    sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in weighted_layers(model)])
-    gone = torch.cat([layer.weight.detach().flatten() == 0 for layer in weighted_layers(pruned)])
+    sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in prunable_layers(model)])
+    gone = torch.cat([layer.weight.detach().flatten() == 0 for layer in prunable_layers(pruned)])
     assert sizes[gone].max() <= sizes[~gone].min()
 
 
@@ -79,7 +79,7 @@ def test_every_layer_keeps_its_best_weight() -> None:
     model = net()
     model[3].weight.data /= 1000  # type: ignore[index,union-attr,operator]
     pruned = prune_weights(model, least(model))
-    for a, b in zip(weighted_layers(pruned), weighted_layers(model), strict=True):
+    for a, b in zip(prunable_layers(pruned), prunable_layers(model), strict=True):
         assert a.weight.count_nonzero() == 1 and a.weight.abs().max() == b.weight.abs().max()
     model[3].weight.data.zero_()  # type: ignore[index,union-attr,operator]
     assert left(prune_weights(model, least(model))) == least(model)  # such a layer has none to keep
@@ -95,7 +95,7 @@ def test_zeros_stay_zeros_while_the_rest_learns() -> None:
         optimizer.step()
     release_zeros(model)
     assert model.state_dict().keys() == before.state_dict().keys() and left(model) == WHOLE - 150
-    for a, b in zip(weighted_layers(model), weighted_layers(before), strict=True):
+    for a, b in zip(prunable_layers(model), prunable_layers(before), strict=True):
         assert torch.equal(a.weight == 0, b.weight == 0) and not torch.equal(a.weight, b.weight)
 
 

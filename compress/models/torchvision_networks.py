@@ -1,0 +1,81 @@
+"""Networks of torchvision, fresh or pretrained, always without auxiliary heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torchvision.models
+from torch import nn
+from torchvision.models import GoogLeNet, Inception3
+
+from compress.models.head import reset_classifier
+from compress.runtime.errors import UserError, one_line
+
+# The number of classes that pretrained classifiers distinguish.
+IMAGENET_CLASSES = 1000
+
+# Networks that normalize their input themselves where they are pretrained; here they do not.
+OWN_NORMALIZATION = ("googlenet", "inception_v3")
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classification networks."""
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def build_torchvision(name: str, num_classes: int, pretrained: bool | str = False) -> nn.Module:
+    """Build a network of torchvision: images (B, 3, H, W) to logits (B, num_classes).
+
+    Args:
+        pretrained: load the best weights, or those of this name. The classifier is replaced unless
+            there are 1,000 classes.
+
+    Raises:
+        UserError: there are no such weights, or they cannot be downloaded.
+    """
+    if pretrained:
+        return _build_pretrained(name, pretrained, num_classes)
+    options: dict[str, Any] = {}
+    if name in OWN_NORMALIZATION:
+        options = {"aux_logits": False, "init_weights": True}
+    elif name.startswith(("resnet", "resnext", "wide_resnet")):
+        # Goyal et al. 2017, arXiv:1706.02677: steadier first epochs.
+        options = {"zero_init_residual": True}
+    builder = torchvision.models.get_model_builder(name)
+    model: nn.Module = builder(num_classes=num_classes, weights=None, **options)
+    return model
+
+
+def weights_normalization(
+    name: str, pretrained: bool | str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation, by channel, of the images of some weights.
+
+    Args:
+        pretrained: True for the best weights of network `name`, or the weights' name.
+    """
+    offered = torchvision.models.get_model_weights(name)
+    transforms = offered["DEFAULT" if pretrained is True else str(pretrained)].transforms()
+    return tuple(transforms.mean), tuple(transforms.std)
+
+
+def _build_pretrained(name: str, pretrained: bool | str, num_classes: int) -> nn.Module:
+    offered = torchvision.models.get_model_weights(name).__members__
+    weights = "DEFAULT" if pretrained is True else pretrained
+    if weights not in offered:
+        raise UserError(
+            f"no pretrained weights {weights!r} of {name!r}; choose from {', '.join(offered)}"
+        )
+    try:
+        model: nn.Module = torchvision.models.get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the pretrained weights of {name!r} cannot be downloaded: {one_line(error)}"
+        ) from error
+    if isinstance(model, GoogLeNet | Inception3):
+        # Logits alone, of images normalized by the data set, as in a fresh network.
+        model.transform_input = model.aux_logits = False
+        model.AuxLogits = None
+    if num_classes != IMAGENET_CLASSES:
+        reset_classifier(model, num_classes)
+    return model

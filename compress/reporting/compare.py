@@ -1,0 +1,85 @@
+"""Weights files side by side: size, latency and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from compress.deployment.latency import measure_latencies
+from compress.models.build import import_builder
+from compress.models.checkpoint import Checkpoint, load
+from compress.models.cost import measure_cost
+from compress.models.memory_format import to_channels_last
+from compress.recipe.budget import Cost
+from compress.reporting.evaluation import score_test_split
+from compress.runtime.device import pick_device
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """Measurements of one weights file.
+
+    Args:
+        size: cost by torchinfo. With pruned weights, zeros are left out of the parameters, but not
+            of the multiply-adds: they are computed too.
+        file_bytes: size of the file.
+        latency: median seconds for one image, in float32.
+        test: top-1 accuracy on the test split, 0 to 1.
+    """
+
+    file: Path
+    network: str
+    sparse: bool
+    size: Cost
+    file_bytes: int
+    latency: float
+    test: float
+
+
+def compare_models(
+    files: Iterable[str | Path],
+    data: str | None = None,
+    device: str = "auto",
+    builder: str | None = None,
+) -> list[ModelReport]:
+    """Measure weights files on this machine.
+
+    Args:
+        data: data set whose test split is scored; that of each file's training if left out.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        builder: ``package.module:function`` that builds the networks of files with ``custom`` ones.
+
+    Raises:
+        UserError: a file cannot be loaded, or the data is not available.
+    """
+    function = import_builder(builder) if builder else None
+    paths = [Path(file) for file in files]
+    checkpoints = [load(path, function) for path in paths]
+    scores = [score_test_split(checkpoint, data, device) for checkpoint in checkpoints]
+    latencies = measure_latencies(
+        [
+            (to_channels_last(each.model).to(pick_device(device)), each.input_size)
+            for each in checkpoints
+        ]
+    )
+    return [
+        ModelReport(
+            file=path,
+            network=checkpoint.network.name,
+            sparse=checkpoint.sparse,
+            size=_measure_size(checkpoint),
+            file_bytes=path.stat().st_size,
+            latency=latency,
+            test=int(correct.sum()) / max(int(total.sum()), 1),
+        )
+        for path, checkpoint, (correct, total), latency in zip(
+            paths, checkpoints, scores, latencies, strict=True
+        )
+    ]
+
+
+def _measure_size(checkpoint: Checkpoint) -> Cost:
+    dense = measure_cost(checkpoint.model, checkpoint.input_size)
+    counted = measure_cost(checkpoint.model, checkpoint.input_size, checkpoint.sparse)
+    return replace(counted, macs=dense.macs)
