@@ -54,7 +54,6 @@ def test_any_other_name_is_refused_in_one_line(registry: Registry, name: str) ->
     assert len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="entries are still being moved behind these names")
 @each_registry
 def test_every_built_in_entry_can_be_loaded(registry: Registry) -> None:
     assert all(registry.load(name) is not None for name in registry.builtin)
