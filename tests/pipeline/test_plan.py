@@ -35,7 +35,7 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
         ["--teacher", "tinynets:pair"],
         "'tinynets:pair' returns tuple for one image; expected logits (1, 4)",
     ),
-    (["--stem", "small"], "your own"),
+    (["--stem", "small"], "is custom"),
     (
         ["--student", "squeezenet1_1"],
         "8×8 pixels: use larger ones, --image-size 64 or the recipe's key `image_size = 64`",
