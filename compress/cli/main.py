@@ -244,7 +244,7 @@ def prune(
 
     from compress.pruning.prune_file import prune_file
 
-    before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, note=click.echo)
+    before, after = prune_file(kept, wanted, out, mode=mode, importance=importance, log=click.echo)
     click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
     reached = replace(after, bytes=out.stat().st_size)
     for axis, amount in wanted.items():
