@@ -21,7 +21,7 @@ from torch import nn
 import compress
 from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
-from compress.models.memory_format import convs_to_channels_last
+from compress.models.memory_format import to_channels_last
 from compress.models.tensor_file import read_tensors, write_tensors
 from compress.pruning.pruner import prune
 from compress.recipe.load import recipe_from_dict
@@ -89,7 +89,7 @@ def test_network_of_any_widths_comes_back_unchanged(
 def test_channels_last_network_is_saved_and_loaded_contiguous(tmp_path: Path) -> None:
     """Training lays convolutions out channels-last; a weights file is for any program."""
     saved = make_checkpoint("resnet18", "small", 28, 0.02)
-    convs_to_channels_last(saved.model)
+    to_channels_last(saved.model)
     before = {key: tensor.clone() for key, tensor in saved.model.state_dict().items()}
     checkpoint.save(saved, tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
