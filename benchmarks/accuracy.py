@@ -42,7 +42,7 @@ from compress.data.batches import plain_batches
 from compress.data.pool import Pool
 from compress.models.cost import measure_cost
 from compress.recipe import load as recipes
-from compress.reporting.tables import as_markdown, as_table
+from compress.reporting.tables import Table
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
 from compress.training.evaluate import measure_accuracy
@@ -202,8 +202,9 @@ def main(
         raise click.UsageError(str(error)) from error
 
     lines = [columns(row, [read(row, seed, out) for seed in seeds]) for row in rows]
-    console, text = Console(), as_markdown(HEADINGS, lines, left=2)
-    console.print(as_table(HEADINGS, lines, left=2))
+    console, table = Console(), Table(HEADINGS, lines, left=2)
+    text = table.as_markdown()
+    console.print(table.as_rich())
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     write_text(out / "accuracy.md", text)
 

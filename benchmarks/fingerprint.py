@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 import compress
-from compress.experiments.experiment import run as run_experiment
+from compress.experiments.experiment import run_experiment
 from compress.experiments.sweep import sweep
 from compress.models.build import build
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 
 RECIPE = """
@@ -172,13 +173,14 @@ def main() -> None:
                 f"{'run':24} {result.name:16} {result.params} {result.macs} {result.val:.6f} {result.test:.6f}"
             )
 
-        sweep(str(recipe), ["60k", "30k"], out=here / "sweep", max_images=256)
+        small = load_recipe(str(recipe), {"max_images": 256})
+        sweep(small, ["60k", "30k"], out=here / "sweep")
         for budget in ("60k", "30k"):
             tell(f"sweep {budget}", here / "sweep" / budget)
 
         (here / "rows.toml").write_text(METHODS.format(recipe=recipe))
-        for cell in run_experiment(here / "rows.toml", out=here / "rows"):
-            tell(f"experiment {cell.keys['name']}", cell.folder)
+        for trial in run_experiment(here / "rows.toml", out=here / "rows"):
+            tell(f"experiment {trial.label['name']}", trial.folder)
 
         for method in METHOD:
             alpha = 0.0 if method == "labels" else 0.3

@@ -54,7 +54,7 @@ from bursts import WARM, Setting, taking_turns
 from rich.console import Console
 
 from compress.recipe import load as recipes
-from compress.reporting.tables import as_markdown, as_table
+from compress.reporting.tables import Table
 from compress.runtime.device import can_compile, device_name, package_versions, pick_device
 from compress.runtime.errors import UserError, one_line
 
@@ -354,8 +354,9 @@ def main(
 
     how = f"{device_name(setting.device)}; torch {package_versions()['torch']}; batch {recipe.batch_size}; "
     how += f"{repeats} bursts of {steps} steps; the plain script's DataLoader has {workers} workers"
-    console.print(as_table(HEADINGS, lines, left=2))
-    text = as_markdown(HEADINGS, lines, left=2)
+    table = Table(HEADINGS, lines, left=2)
+    console.print(table.as_rich())
+    text = table.as_markdown()
     console.print(f"{how}:\n\n{text}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""`python -m compress`."""
+"""``python -m compress``: the same as the console script ``compress``."""
 
 from compress.cli.main import main
 

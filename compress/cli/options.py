@@ -1,115 +1,182 @@
-"""What the commands share: their flags, and how they answer a user's mistake. Free of torch."""
+"""Shared by the commands: the command class, which reports errors, and options. No torch here."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
+from compress.recipe.model_spec import Stem
+from compress.runtime.distributed import RESUME_HINT
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
+from compress.runtime.files import require_file
+
+if TYPE_CHECKING:
+    from compress.models.checkpoint import Checkpoint
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-def answers(stopped: str = "stopped") -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Make a user's mistake, or a full disk or memory, one line on standard error and exit code 2; Ctrl-C the line
-    `stopped` and 130."""
+class CommandError(click.ClickException):
+    """An error that ends a command: one line on standard error, and exit code 2."""
 
-    def decorate(command: Callable[..., int | None]) -> Callable[..., None]:
-        @wraps(command)
-        def wrapped(**flags: Any) -> None:
-            try:
-                code = command(**flags)
-            except BrokenPipeError:  # nobody reads on, as with `| head`; click knows what to do
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.format_message()}", err=True)
+
+
+class Command(click.Command):
+    """A command that ends in one line if the user can mend what went wrong.
+
+    A user's mistake, a full disk and a lack of memory end it with exit code 2, Ctrl-C with 130. An
+    int that the function returns is the exit code.
+
+    Args:
+        resumes: whether the same command resumes after it was stopped.
+    """
+
+    def __init__(self, *args: Any, resumes: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **{"context_settings": CONTEXT_SETTINGS} | kwargs)
+        self.resumes = resumes
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            code = super().invoke(ctx)
+        except BrokenPipeError:
+            # Nothing reads the output any more, as with `| head`; click ends quietly then.
+            raise
+        except (UserError, OSError) as error:
+            raise CommandError(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
-            except (UserError, OSError) as error:
-                click.echo(f"error: {error}", err=True)
-                sys.exit(2)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                click.echo(
-                    f"error: out of memory; with a smaller `batch` a recipe needs less ({one_line(error)})",
-                    err=True,
-                )
-                sys.exit(2)
-            except KeyboardInterrupt:
-                click.echo(stopped, err=True)
-                sys.exit(130)
-            sys.exit(code or 0)
-
-        return wrapped
-
-    return decorate
+            raise CommandError(
+                f"out of memory; use a smaller batch_size in the recipe ({one_line(error)})"
+            ) from error
+        except KeyboardInterrupt:
+            click.echo(f"stopped; {RESUME_HINT}" if self.resumes else "stopped", err=True)
+            ctx.exit(130)
+        ctx.exit(code or 0)
 
 
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that several commands have, in this order."""
+def require_free(out: Path) -> None:
+    """Check that the file `out` can be created without replacing one.
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+    Raises:
+        UserError: it exists, if only as a link to nothing.
+    """
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out}: already exists; choose another --out")
+
+
+def load_weights(weights: Path, builder: str | None) -> Checkpoint:
+    """Load a weights file. torch is imported once the file is known to exist.
+
+    Args:
+        builder: ``package.module:function`` that builds the file's network, if it is a custom one.
+
+    Raises:
+        UserError: the file or the function does not exist, or the file is not a weights file.
+    """
+    require_file(weights)
+
+    from compress.models.build import import_builder
+    from compress.models.checkpoint import load
+
+    return load(weights, import_builder(builder) if builder else None)
+
+
+def combine(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Combine options into one decorator that lists them in this order."""
+
+    def decorate(function: F) -> F:
         for option in reversed(options):
-            command = option(command)
-        return command
+            function = option(function)
+        return function
 
     return decorate
 
 
-def values(
-    context: click.Context, parameter: click.Parameter, text: str | None
+def parse_floats(
+    ctx: click.Context, parameter: click.Parameter, text: str | None
 ) -> tuple[float, ...] | None:
-    """A number, or some with commas between."""
+    """Parse a number, or several separated by commas."""
     try:
         return tuple(float(part) for part in text.split(",")) if text else None
     except ValueError as error:
-        raise click.BadParameter(
-            f"{text!r}: write a number, or three with commas between"
-        ) from error
+        raise click.BadParameter(f"{text!r}: write one number, or three with commas") from error
 
 
-own = click.option(
-    "--own", help="the function that builds the network, as package.module:function, if it is yours"
+builder_option = click.option(
+    "--builder",
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="Function that builds the network, if it is a custom one.",
 )
-weights = _options(
+
+weights_options = combine(
     click.option(
         "-w",
         "--weights",
         required=True,
         type=click.Path(path_type=Path),
-        help="a weights file, as model.pth",
+        help="Weights file, as the model.pth of a run.",
     ),
-    own,
+    builder_option,
 )
-budgets = _options(
-    click.option("--budget", help="parameters: 100k, 0.1M, 100_000, or 5% of the network's"),
-    click.option("--macs", help="multiply-adds for one image: 5M, 0.5G, or 5% of the network's"),
-    click.option("--file-size", help="the weights file's size: 400KB, 0.4MB, 400KiB, or 30% of it"),
+
+budget_options = combine(
+    click.option(
+        "--budget", help="Parameters, at most: 100k, 0.1M, 100_000, or 5% of the network's."
+    ),
+    click.option(
+        "--macs", help="Multiply-adds for one image, at most: 5M, 0.5G, or 5% of the network's."
+    ),
+    click.option(
+        "--file-size",
+        help="Size of the weights file, at most: 400KB, 0.4MB, 400KiB, or 30% of the network's.",
+    ),
 )
-device = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to compute; auto takes a GPU if there is one.",
 )
-setup = _options(
-    click.option("--data", help="fashion-mnist, cifar10, imagenette, … or folder:PATH"),
-    click.option("--teacher", help="a network's name, or a trained teacher's weights file (*.pth)"),
+
+quick_option = click.option(
+    "--quick", is_flag=True, help="Run a small version, in minutes, to try it out."
+)
+
+recipe_options = combine(
+    click.option("--data", help="Data set: fashion-mnist, cifar10, imagenette, … or folder:PATH."),
+    click.option("--teacher", help="Teacher: a network's name, or its weights file (*.pth)."),
     click.option(
-        "--student", help="a network's name, or the weights file of a trained one, its own teacher"
+        "--student",
+        help="Student: a network's name; or its weights file (*.pth), and it is its own teacher.",
     ),
     click.option(
-        "--stem", type=click.Choice(["imagenet", "half", "small"]), help="small suits small images"
+        "--stem",
+        type=click.Choice(get_args(Stem)),
+        help="First layers of the student; small suits small images.",
     ),
-    click.option("--image-size", type=int, help="resize images to a side of this many pixels"),
-    click.option("--max-images", type=int, help="train on this many images"),
-    click.option("--data-fraction", type=float, help="train on this share of the images, as 0.25"),
+    click.option("--image-size", type=int, help="Resize images to a side of this many pixels."),
+    click.option("--max-images", type=int, help="Train on at most this many images."),
     click.option(
-        "--minutes",
-        type=float,
-        help="what training and pruning are to take; epochs are fitted to it",
+        "--data-fraction", type=float, help="Train on this fraction of the images, as 0.25."
     ),
-    click.option("--seed", type=int),
-    device,
-    click.option("--quick", is_flag=True, help="the same stages in minutes, for trying out"),
+    click.option("--batch-size", type=int, help="Images in a batch."),
     click.option(
-        "--fresh", is_flag=True, help="throw away what an earlier run left in the run directory"
+        "--minutes", type=float, help="Time for training and pruning; epochs are fitted to it."
     ),
+    click.option("--seed", type=int, help="Seed of everything random."),
+    device_option,
+    quick_option,
+    click.option("--fresh", is_flag=True, help="Discard what an earlier run left in --out."),
 )

@@ -1,6 +1,7 @@
-"""An experiment: every row of a grid over recipe keys, with every seed, is a run of its own; and what came of them.
+"""Experiments: every row of a grid over recipe keys, with every seed, is a run.
 
-Free of torch until there is something to train, so that a finished experiment, or a typo, is shown at once.
+torch is only imported when something is to be trained: a finished experiment, and a typo, are shown
+at once.
 """
 
 from __future__ import annotations
@@ -8,244 +9,215 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress.experiments.grid import load, rows, title
-from compress.experiments.results import write_picture, write_tables
+from compress.experiments.grid import describe_row, expand_rows, load_experiment
+from compress.experiments.ledger import Entry, read_ledger, write_entry
+from compress.experiments.results import write_plot, write_tables
+from compress.experiments.trial import Trial
 from compress.pipeline.events import RunEvents
-from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results, normalize_recipe
-from compress.recipe import load as recipes
+from compress.pipeline.run_dir import MANIFEST, StageResult, locked, normalize_recipe, read_results
+from compress.recipe.load import load_recipe, recipe_to_dict, shipped_recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import write_text
-
-LEDGER = "experiment.json"
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run of an experiment.
+def plan_experiment(
+    file: str | Path, *, out: str | Path | None = None, quick: bool = False
+) -> list[Trial]:
+    """Return the trials of an experiment, seed by seed, with the results that exist.
+
+    A trial is recognized by its recipe: values and keys may be added to the file, and runs that
+    they do not change are not repeated.
 
     Args:
-        keys: what sets its row apart from the others, as text.
-        recipe: what is to be done, before the teacher of another cell takes the place of its own.
-        folder: its run directory.
-        results: of its stages, once all of them are done.
-        error: what it failed with, in one line.
-    """
-
-    keys: dict[str, str]
-    recipe: Recipe
-    folder: Path
-    results: tuple[StageResult, ...] = ()
-    error: str | None = None
-
-    @property
-    def seconds(self) -> float:
-        """What its stages took, but for the teacher, who may be another cell's."""
-        return sum(result.seconds for result in self.results if result.kind != "teach")
-
-
-def plan(
-    file: str | Path, *, out: str | Path | None = None, quick: bool = False
-) -> tuple[Path, list[Cell]]:
-    """The directory of the experiment in `file`, and its cells, seed by seed, as far as they are done.
-
-    A cell is known again by its recipe: values and keys may be added to the file, and what they leave as it was is
-    not done again.
+        file, out, quick: as for `run_experiment`.
 
     Raises:
-        UserError: the file, or the recipe that a combination comes to, is wrong; or `out` holds something else.
+        UserError: the file, or the recipe of a row, is wrong; or `out` holds something else.
     """
-    experiment, path = load(file), Path(file)
-    beside = path.parent / experiment.recipe
-    name = (
-        str(beside)
-        if experiment.recipe not in recipes.shipped_recipes() and beside.is_file()
-        else experiment.recipe
-    )
-    folder = Path(out or f"{experiment.out or f'runs/{path.stem}'}{'-quick' if quick else ''}")
-    wanted: list[tuple[dict[str, str], Recipe]] = []
-    for seed, (keys, overrides) in itertools.product(experiment.seeds, rows(experiment)):
+    path, experiment = Path(file), load_experiment(file)
+    default = experiment.out or f"runs/{path.stem}"
+    folder = Path(out or f"{default}{'-quick' if quick else ''}")
+    name = _find_recipe(experiment.recipe, path.parent)
+    planned: list[tuple[dict[str, str], Recipe]] = []
+    for seed, (label, keys) in itertools.product(experiment.seeds, expand_rows(experiment)):
         try:
-            recipe = recipes.load_recipe(name, experiment.keys | overrides | {"seed": seed})
+            recipe = load_recipe(name, experiment.keys | keys | {"seed": seed})
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         recipe = recipe.quick() if quick else recipe
-        if any(recipe == other or (keys, seed) == (those, other.seed) for those, other in wanted):
-            raise UserError(
-                f"{path}: {title(keys)}: there is another row like it, and each is due once"
-            )
-        wanted.append((keys, recipe))
-    return folder, list(_placed(folder, wanted))
+        for other_label, other in planned:
+            if recipe == other or (label, seed) == (other_label, other.seed):
+                raise UserError(
+                    f"{path}: {describe_row(label)}: another row is the same; change or drop one"
+                )
+        planned.append((label, recipe))
+    return list(_assign_folders(folder, planned))
 
 
-def run(
+def run_experiment(
     file: str | Path,
     *,
     out: str | Path | None = None,
     device: str = "auto",
     quick: bool = False,
     events: RunEvents | None = None,
-) -> list[Cell]:
-    """Do what is missing of the experiment in `file`, every row with the first seed before any with the second.
+) -> list[Trial]:
+    """Run the trials of an experiment that are not finished: all rows with the first seed, then
+    with the second, and so on.
 
-    Where all that a teacher learns from is equal (its network and stage, data, size, limit, share, batch, seed), it
-    is trained once, by the first cell, and the others are given its weights: what they come to is the same. A recipe
-    with `minutes` trains its own, because the teacher's share of them depends on the rest.
+    A teacher is trained once and shared by all trials that would train the same one: with an equal
+    network and stage, data, image size, number of images, batch size and seed. Their results are
+    what they would be without sharing. A recipe with `minutes` trains its own teacher, because the
+    teacher's part of the time depends on the other stages.
 
-    A cell that fails does not keep the others from being done, and is tried again by the next call. Each can be run
-    once more from its ``run.json``. The table is in `out`, after every cell: see `compress.experiments.results`.
+    A trial that fails does not stop the others, and is tried again by the next call. Each trial can
+    be repeated from its ``run.json``. Tables are written after every trial: see
+    `compress.experiments.results`.
 
     Args:
-        out, device, quick, events: as for `compress.pipeline.run.run`.
+        file: the experiment file.
+        out: directory of the runs; the file's, or ``runs/`` and the file's name, if left out.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        quick: run small versions, to try them out.
+        events: receive progress.
+
+    Returns:
+        The trials, seed by seed.
 
     Raises:
-        UserError: the file or a combination cannot be carried out. Nothing has been trained or written by then.
+        UserError: the file or one of its rows cannot be carried out; nothing has been trained or
+            written by then.
     """
     distributed.require_single_process("an experiment")
     events = events or RunEvents()
-    folder, cells = plan(file, out=out, quick=quick)
-    if not all(cell.results for cell in cells):
-        _check(cells, device)
+    trials = plan_experiment(file, out=out, quick=quick)
+    folder = trials[0].folder.parent
+    if not all(trial.results for trial in trials):
+        _check_rows(trials, device)
         with locked(folder):
-            folder, cells = plan(
-                file, out=out, quick=quick
-            )  # again: it may have been another's to write until now
-            places = [
-                place for place, cell in enumerate(cells) if not cell.results
-            ]  # what is left to do
-            for number, place in enumerate(places, start=1):
-                events.log(f"\n{cells[place].folder.name} ({number} of {len(places)})")
-                cells[place] = _do(cells[place], cells, device, events)
-                write_tables(cells, folder)
-    write_tables(cells, folder)
-    write_picture(cells, folder)
-    return cells
+            # Again: another process may have written until now.
+            trials = plan_experiment(file, out=out, quick=quick)
+            unfinished = [index for index, trial in enumerate(trials) if not trial.results]
+            for number, index in enumerate(unfinished, start=1):
+                events.log(f"\n{trials[index].folder.name} ({number} of {len(unfinished)})")
+                trials[index] = _run_trial(trials[index], trials, device, events)
+                write_tables(trials, folder)
+    write_tables(trials, folder)
+    write_plot(trials, folder)
+    return trials
 
 
-def _placed(folder: Path, wanted: Sequence[tuple[dict[str, str], Recipe]]) -> Iterator[Cell]:
-    """A cell for each recipe: in the directory where it was begun, or in one that is free."""
-    begun = _begun(folder)
-    known = [(name, normalize_recipe(entry["recipe"]), entry["error"]) for name, entry in begun.items()]
-    taken = set(begun)
-    for keys, recipe in wanted:
-        ours = json.loads(json.dumps(recipes.recipe_to_dict(recipe)))
-        name, error = next(
-            ((name, error) for name, theirs, error in known if theirs == ours), (None, None)
-        )
-        if name is None:
-            said = {key: value for key, value in keys.items() if value != "-"} | {
-                "seed": str(recipe.seed)
-            }
-            called = re.sub(
-                r"[^\w.+=,]+", "-", ",".join(f"{key}={value}" for key, value in said.items())
-            )[-100:]
-            names = (
-                called if number == 1 else f"{called}-{number}" for number in itertools.count(1)
-            )
-            name = next(name for name in names if name not in taken)
-            taken.add(name)
-        results = _finished(folder / name)
-        yield Cell(keys, recipe, folder / name, results, None if results else error)
+def _find_recipe(name: str, folder: Path) -> str:
+    """Return the name under which `load_recipe` finds an experiment's recipe."""
+    beside = folder / name
+    return str(beside) if name not in shipped_recipes() and beside.is_file() else name
 
 
-def _begun(folder: Path) -> dict[str, dict[str, Any]]:
-    """The cells begun so far, by name: recipe, and error if it failed."""
-    file = folder / LEDGER
-    if not file.is_file():
-        if folder.exists() and (
-            not folder.is_dir() or any(not one.name.startswith(".") for one in folder.iterdir())
-        ):
-            raise UserError(
-                f"{folder}: not empty, and not an experiment's directory; choose another --out"
-            )
-        return {}
-    try:
-        begun: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
-        return {
-            name: {"recipe": entry["recipe"], "error": entry["error"]}
-            for name, entry in begun.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: damaged: {one_line(error)}; choose another --out") from error
+def _assign_folders(
+    folder: Path, planned: Iterable[tuple[dict[str, str], Recipe]]
+) -> Iterator[Trial]:
+    """Yield a trial for each recipe: in the directory where it was started, or in a new one."""
+    ledger = read_ledger(folder)
+    started = {name: normalize_recipe(entry.recipe) for name, entry in ledger.items()}
+    taken = set(ledger)
+    for label, recipe in planned:
+        table = _to_json(recipe)
+        name = next((name for name, other in started.items() if other == table), None)
+        error = ledger[name].error if name else None
+        name = name or _choose_name(label, recipe.seed, taken)
+        taken.add(name)
+        results = _read_finished(folder / name)
+        yield Trial(label, recipe, folder / name, results, None if results else error)
 
 
-def _finished(folder: Path) -> tuple[StageResult, ...]:
+def _to_json(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain data with JSON's types: lists for tuples."""
+    table: dict[str, Any] = json.loads(json.dumps(recipe_to_dict(recipe)))
+    return table
+
+
+def _choose_name(label: dict[str, str], seed: int, taken: set[str]) -> str:
+    """Return a directory's name that is not taken, as ``distill.alpha=0.9,seed=0``."""
+    keys = {key: value for key, value in label.items() if value != "-"} | {"seed": str(seed)}
+    text = ",".join(f"{key}={value}" for key, value in keys.items())
+    base = re.sub(r"[^\w.+=,]+", "-", text)[-100:]
+    names = (base if number == 1 else f"{base}-{number}" for number in itertools.count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _read_finished(folder: Path) -> tuple[StageResult, ...]:
+    """Return the results of a finished run; none if it is not finished."""
     try:
         manifest, results = read_results(folder)
-    except UserError:  # not begun; or damaged, and then the run says so
+    except UserError:
+        # Not started; or damaged, which the run itself will report.
         return ()
     return tuple(results) if manifest.get("status") == "done" else ()
 
 
-def _check(cells: Sequence[Cell], device: str) -> None:
-    """Find what is wrong with a combination before any is trained."""
+def _check_rows(trials: list[Trial], device: str) -> None:
+    """Plan one trial of each unfinished row, to find what is wrong before any is trained."""
     from compress.pipeline.plan import make_plan
 
     checked: list[dict[str, str]] = []
-    for cell in cells:
-        if not cell.results and cell.keys not in checked:
-            checked.append(cell.keys)
-            try:
-                make_plan(cell.recipe, device)
-            except UserError as error:
-                raise UserError(f"{title(cell.keys)}: {error}") from error
+    for trial in trials:
+        if trial.results or trial.label in checked:
+            continue
+        checked.append(trial.label)
+        try:
+            make_plan(trial.recipe, device)
+        except UserError as error:
+            raise UserError(f"{describe_row(trial.label)}: {error}") from error
 
 
-def _do(cell: Cell, cells: Sequence[Cell], device: str, events: RunEvents) -> Cell:
-    """Run `cell`, or go on with it; in the ledger it is before it begins, and its error after it failed."""
+def _run_trial(trial: Trial, trials: list[Trial], device: str, events: RunEvents) -> Trial:
+    """Run or resume `trial`. The ledger has it before it starts, and its error after it failed."""
     from compress.pipeline.run import run
 
-    begun, file = _begun(cell.folder.parent), cell.folder.parent / LEDGER
-
-    def note(failed: str | None) -> None:
-        begun[cell.folder.name] = {"recipe": recipes.recipe_to_dict(cell.recipe), "error": failed}
-        write_text(file, json.dumps(begun, indent=1) + "\n")
-
-    note(None)
+    folder, entry = trial.folder.parent, Entry(recipe_to_dict(trial.recipe))
+    write_entry(folder, trial.folder.name, entry)
     try:
-        recipe = replace(
-            cell.recipe, teacher=replace(cell.recipe.teacher, weights=_weights(cell, cells))
-        )
-        return replace(
-            cell,
-            results=run(recipe, out=cell.folder, device=device, events=events).results,
-            error=None,
-        )
-    except Exception as error:  # whatever it is that ends one cell, the others are wanted
-        failed = one_line(error)
-        note(failed)
-        events.log(f"failed: {failed}")
-        return replace(cell, error=failed)
+        teacher = replace(trial.recipe.teacher, weights=_teacher_weights(trial, trials))
+        recipe = replace(trial.recipe, teacher=teacher)
+        result = run(recipe, out=trial.folder, device=device, events=events)
+    # Whatever ends one trial, the others are wanted.
+    except Exception as error:
+        message = one_line(error)
+        write_entry(folder, trial.folder.name, replace(entry, error=message))
+        events.log(f"failed: {message}")
+        return replace(trial, error=message)
+    return replace(trial, results=result.results, error=None)
 
 
-def _weights(cell: Cell, cells: Sequence[Cell]) -> str | None:
-    """The weights file that takes the place of the teacher's training; None if there is none yet."""
-    if (cell.folder / MANIFEST).is_file():  # a run goes on with what it began with, its own copy
-        return recipes.load_recipe(str(cell.folder / MANIFEST)).teacher.weights
-    teaching = _teaching(cell.recipe)
-    for other in cells:
-        if (
-            teaching is not None
-            and _teaching(other.recipe) == teaching
-            and (other.folder / MANIFEST).is_file()
-        ):
-            for result in read_results(other.folder)[1]:
-                file = (other.folder / result.checkpoint).resolve()
-                if result.kind == "teach" and file.is_file():
-                    return str(file)
-    return cell.recipe.teacher.weights
+def _teacher_weights(trial: Trial, trials: list[Trial]) -> str | None:
+    """Return the weights file of a teacher that another trial has trained, or the recipe's own."""
+    manifest = trial.folder / MANIFEST
+    if manifest.is_file():
+        # A resumed run keeps its own copy of the teacher.
+        return load_recipe(str(manifest)).teacher.weights
+    wanted = _teacher_recipe(trial.recipe)
+    if wanted is None:
+        return trial.recipe.teacher.weights
+    for other in trials:
+        if _teacher_recipe(other.recipe) != wanted or not (other.folder / MANIFEST).is_file():
+            continue
+        for result in read_results(other.folder)[1]:
+            file = (other.folder / result.checkpoint).resolve()
+            if result.kind == "teach" and file.is_file():
+                return str(file)
+    return None
 
 
-def _teaching(recipe: Recipe) -> Recipe | None:
-    """The recipe without all that comes after its teach stage; None if no teacher can be shared."""
-    stages = tuple(stage for stage in recipe.stages if stage.kind == "teach")
-    if not stages or recipe.teacher.weights or recipe.student.weights or recipe.minutes:
+def _teacher_recipe(recipe: Recipe) -> Recipe | None:
+    """Return the part of a recipe that determines its teacher; None if it cannot be shared."""
+    teach = tuple(stage for stage in recipe.stages if stage.kind == "teach")
+    if not teach or recipe.teacher.weights or recipe.student.weights or recipe.minutes:
         return None
     return replace(
         recipe,
@@ -254,5 +226,5 @@ def _teaching(recipe: Recipe) -> Recipe | None:
         macs=None,
         file_size=None,
         student=recipe.teacher,
-        stages=stages,
+        stages=teach,
     )

@@ -1,10 +1,9 @@
-"""An experiment's file: a grid over recipe keys, and the rows that it comes to. Free of torch."""
+"""Experiment files: a grid over recipe keys, and the rows it expands to. Does not import torch."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,114 +11,113 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from compress.recipe import load as recipes
+from compress.recipe.load import read_toml, validate_table
 from compress.recipe.schema import CONFIG
 from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
 
 
-def _flat(keys: Any, above: str = "") -> Any:
-    """Tables in tables as dotted keys: ``distill.alpha`` is written with quotes or without."""
-    if not isinstance(keys, dict):
-        return keys
+def _flatten(table: Any, prefix: str = "") -> Any:
+    """Flatten nested tables to dotted keys: TOML reads `distill.alpha` without quotes as tables."""
+    if not isinstance(table, dict):
+        return table
     flat: dict[str, Any] = {}
-    for key, value in keys.items():
-        flat |= (
-            _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-        )
+    for key, value in table.items():
+        nested = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
 
 
-def _each(seeds: Any) -> Any:
+def _count_seeds(seeds: Any) -> Any:
     return list(range(seeds)) if type(seeds) is int else seeds
 
 
-def _once(values: list[Any]) -> list[Any]:
-    if not values or any(value in values[:place] for place, value in enumerate(values)):
+def _check_distinct(values: list[Any]) -> list[Any]:
+    if not values or any(value in values[:index] for index, value in enumerate(values)):
         raise ValueError("must name one value or more, each once")
     return values
 
 
-Keys = Annotated[dict[str, Any], BeforeValidator(_flat)]
-Values = Annotated[list[Any], AfterValidator(_once)]
-Seeds = Annotated[list[int], BeforeValidator(_each), AfterValidator(_once)]
+Keys = Annotated[dict[str, Any], BeforeValidator(_flatten)]
+Values = Annotated[list[Any], AfterValidator(_check_distinct)]
+Grid = Annotated[dict[str, Values], BeforeValidator(_flatten)]
+Seeds = Annotated[list[int], BeforeValidator(_count_seeds), AfterValidator(_check_distinct)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Experiment:
-    """What an experiment's file says. As in a recipe, paths among the keys are seen from the folder one is in.
+    """The content of an experiment file.
 
-    Args:
-        recipe: a shipped recipe's name, or a TOML file, as seen from this file or from here.
-        out: the directory that holds the runs; ``runs/`` and this file's name if left out.
-        seeds: which, or how many, counted from 0.
-        keys: recipe keys for every run, as in `compress.recipe.schema.load`: ``limit``, ``teacher.stem``, ``distill.alpha``.
-        grid: recipe keys, each with the list of its values: every combination is a row of the table.
-        rows: keys that go together, under a `name` if they have one; each is combined with all of the grid.
+    Recipe keys are written as for `compress.recipe.overrides.apply_overrides`: `max_images`,
+    `teacher.stem`, `distill.alpha`. Paths in them are relative to the current directory.
     """
 
     recipe: str = "default"
+    """Name of a shipped recipe, or a TOML file, relative to the experiment file or to the current
+    directory."""
     out: str | None = None
+    """Directory of the runs; `runs/` and the experiment file's name if left out."""
     seeds: Seeds = field(default_factory=lambda: [0])
+    """Seeds, or how many of them, counted from 0."""
     keys: Keys = field(default_factory=dict)
-    grid: Annotated[dict[str, Values], BeforeValidator(_flat)] = field(default_factory=dict)
+    """Recipe keys for every run."""
+    grid: Grid = field(default_factory=dict)
+    """Recipe keys, each with a list of values; every combination is a row."""
     rows: list[Keys] = field(default_factory=list)
+    """Recipe keys that are set together, with an optional `name`; each row is combined with the
+    whole grid."""
 
 
-def load(file: str | Path) -> Experiment:
-    """Read an experiment's file.
+def load_experiment(file: str | Path) -> Experiment:
+    """Load and validate an experiment file.
 
     Raises:
-        UserError: it is not there or not TOML, or something in it is wrong: the key, and the nearest right one.
+        UserError: the file does not exist or is not TOML, or a key or value is wrong.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise UserError(f"{file}: there is no such file")
-    plain = recipes.read_toml(path)
-    if "stages" in plain and "recipe" not in plain:
-        raise UserError(f"{path}: this is a recipe: `compress run {path}`")
-    experiment = recipes.validate_table(Experiment, plain, str(path))
-    for where, keys in (
-        ("keys", experiment.keys),
-        ("grid", experiment.grid),
-        *(("rows", r) for r in experiment.rows),
-    ):
+    path = require_file(file)
+    table = read_toml(path)
+    if "stages" in table and "recipe" not in table:
+        raise UserError(f"{path}: is a recipe; run `compress run {path}`")
+    experiment = validate_table(Experiment, table, str(path))
+    tables = [("keys", experiment.keys), ("grid", experiment.grid)]
+    for name, keys in [*tables, *(("rows", row) for row in experiment.rows)]:
         if "seed" in keys:
             raise UserError(
-                f"{path}: {where}.seed: seeds have a key of their own: write seeds = [0, 1, 2] at the top"
+                f"{path}: {name}.seed: use the key seeds at the top, as seeds = [0, 1, 2]"
             )
-        if where == "rows" and (both := experiment.grid.keys() & keys.keys()):
-            raise UserError(
-                f"{path}: grid.{min(both)}: a row says what it is, and the grid does too"
-            )
+    for row in experiment.rows:
+        if both := experiment.grid.keys() & row.keys():
+            raise UserError(f"{path}: grid.{min(both)}: is set in a row too; keep one of them")
     return experiment
 
 
-def rows(experiment: Experiment) -> Iterator[tuple[dict[str, str], dict[str, Any]]]:
-    """Of every row: the keys that set it apart, as text; and the recipe keys that it lays over the others'."""
-    found = []
-    for given in experiment.rows or [{}]:
-        overrides = {key: value for key, value in given.items() if key != "name"}
-        named = {"name": given["name"]} if "name" in given else overrides
+def expand_rows(experiment: Experiment) -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Expand an experiment to its rows.
+
+    Returns:
+        For each row, its label and its recipe keys. The label has the keys that tell the rows
+        apart, as text; "-" stands for a key that the row does not set.
+    """
+    rows: list[tuple[dict[str, str], dict[str, Any]]] = []
+    for row in experiment.rows or [{}]:
+        overrides = {key: value for key, value in row.items() if key != "name"}
+        label = {"name": row["name"]} if "name" in row else overrides
         for values in itertools.product(*experiment.grid.values()):
             chosen = dict(zip(experiment.grid, values, strict=True))
-            found.append(
-                ({key: _text(value) for key, value in (named | chosen).items()}, overrides | chosen)
-            )
-    columns = dict.fromkeys(key for keys, _ in found for key in keys)
-    if len(found) > 1:
-        columns = dict.fromkeys(
-            key for key in columns if len({keys.get(key) for keys, _ in found}) > 1
-        )
-    for keys, overrides in found:
-        yield {key: keys.get(key, "-") for key in columns}, overrides
+            text = {key: _as_text(value) for key, value in (label | chosen).items()}
+            rows.append((text, overrides | chosen))
+    columns = list(dict.fromkeys(key for label, _ in rows for key in label))
+    if len(rows) > 1:
+        columns = [key for key in columns if len({label.get(key) for label, _ in rows}) > 1]
+    return [({key: label.get(key, "-") for key in columns}, keys) for label, keys in rows]
 
 
-def title(keys: dict[str, str]) -> str:
-    """What a row is called in an error."""
-    return ", ".join(f"{key} {value}" for key, value in keys.items()) or "the recipe"
+def describe_row(label: dict[str, str]) -> str:
+    """Describe a row in messages."""
+    return ", ".join(f"{key} {value}" for key, value in label.items()) or "the recipe"
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, dict | list):
-        return " ".join(map(_text, value.values() if isinstance(value, dict) else value))
+        return " ".join(map(_as_text, value.values() if isinstance(value, dict) else value))
     return value if isinstance(value, str) else json.dumps(value)

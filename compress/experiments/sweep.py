@@ -1,4 +1,4 @@
-"""Many budgets from one distilled student: each goes on from the network of the one above it, and the best teaches."""
+"""Sweeps: many budgets from one student, each pruned from the network of the budget above."""
 
 from __future__ import annotations
 
@@ -7,66 +7,41 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run import RunResult, run
-from compress.pipeline.run_dir import MANIFEST, MODEL, check_run_dir, read_results
-from compress.recipe import load as recipes
+from compress.pipeline.run_dir import MANIFEST, MODEL, StageResult, check_run_dir, read_results
 from compress.recipe.budget import parse_descending
-from compress.recipe.schema import Prune
-from compress.reporting.tables import as_markdown
+from compress.recipe.load import override_recipe
+from compress.recipe.schema import Prune, Recipe
+from compress.reporting.plots import plot_sweep, save_figure
+from compress.reporting.published import PUBLISHED
+from compress.reporting.tables import Table
+from compress.reporting.units import format_accuracy, format_bytes, format_macs
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
-from compress.runtime.files import atomic_write, write_text
+from compress.runtime.files import write_text
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Networks that others trained on the same data: name, parameters, test accuracy as they report it.
-PUBLISHED = {
-    "fashion-mnist": (
-        ("2 conv layers", 100_000, 0.925),
-        ("CNN", 113_000, 0.922),
-        ("CNN, augmented", 500_000, 0.934),
-        ("DenseNet-BC", 768_000, 0.954),
-        ("CNN", 1_800_000, 0.932),
-        ("ResNet18", 11_200_000, 0.949),
-        ("ResNet50, fine-tuned", 23_500_000, 0.931),
-        ("WRN-28-10", 36_500_000, 0.963),
-    )
-}
-
-
-HEADINGS = ("budget", "parameters", "multiply-adds", "file", "val %", "test %")
+TABLE, PLOT = "sweep.md", "sweep.png"
 
 
 @dataclass(frozen=True)
-class Point:
-    """What came of one budget."""
+class SweepResult:
+    """The finished run of one budget."""
 
     budget: str
-    result: RunResult
+    run: RunResult
 
     @property
-    def params(self) -> int:
-        """As torchinfo counts them."""
-        return self.result.results[-1].params
-
-    @property
-    def macs(self) -> int:
-        """For one image."""
-        return self.result.results[-1].macs
-
-    @property
-    def test(self) -> float:
-        """Top-1 accuracy on the test split, 0 to 1."""
-        return self.result.results[-1].test or 0.0
+    def final(self) -> StageResult:
+        """The result of the last stage."""
+        return self.run.results[-1]
 
 
 def sweep(
-    recipe: str | Path,
+    recipe: Recipe,
     budgets: Sequence[str],
     *,
     out: str | Path,
@@ -74,150 +49,121 @@ def sweep(
     quick: bool = False,
     fresh: bool = False,
     events: RunEvents | None = None,
-    **overrides: Any,
-) -> list[Point]:
-    """Run `recipe` for each of `budgets` (in parameters), the largest first, each in a directory of its own in `out`.
+) -> list[SweepResult]:
+    """Run `recipe` for each of `budgets`, the largest first, each in its own directory in `out`.
 
-    The first run trains the teacher and distills the student; each of the others prunes the network that the one
-    before it left. Their teacher is whichever network has the highest validation accuracy by then, and it is asked
-    nothing that it was asked before, as far as there is room for answers. A sweep that was killed goes on where it
-    stopped; what is there is not done again. After each budget, table and picture of those so far are `sweep.md`
-    and `sweep.png` in `out`.
+    The first run trains the teacher and distills the student; each of the others prunes the network
+    of the one before it. Its teacher is the network with the best validation accuracy so far. All
+    runs share one logits cache. A sweep that was stopped resumes where it was. After each budget,
+    the table and the picture of those so far are written to ``sweep.md`` and ``sweep.png`` in
+    `out`.
 
     Args:
-        recipe, device, quick, fresh, events, overrides: as for `compress.pipeline.run.run`, for every run.
+        recipe: its other budgets, such as `macs`, hold for every run.
+        budgets: numbers of parameters, which replace the recipe's.
+        out, device, quick, fresh, events: as for `compress.pipeline.run.run`, for every run.
 
     Raises:
-        UserError: a budget is no number, comes twice, or is out of reach, or where a run is to be there is something
-            else; nothing has been trained by then. Or, later: a run failed.
+        UserError: a budget is not a number, comes twice or is out of reach, or `out` holds
+            something else; nothing has been trained by then. Or, later: a run failed.
+
+    Example:
+        >>> results = sweep(load_recipe("default"), ["300k", "100k"], out="runs/sweep")
+        >>> results[-1].final.test
+        0.9489
     """
     distributed.require_single_process("a sweep")
     out, events = Path(out), events or RunEvents()
     ordered = parse_descending(budgets)
-    last = recipes.load_recipe(str(recipe), overrides | {"budget": ordered[-1]})
-    if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in last.stages):
+    recipe = recipe.quick() if quick else recipe
+    if any(isinstance(stage, Prune) and stage.mode == "weights" for stage in recipe.stages):
         raise UserError(
-            "mode 'weights' is the end of a pipeline: what it leaves cannot be pruned further"
+            "stages: a network pruned in mode 'weights' cannot be pruned further; use 'channels'"
         )
-    make_plan(
-        last.quick() if quick else last, device
-    )  # what is out of reach is said before the first is trained
-    _check_places(out, ordered, fresh)
-    points: list[Point] = []
-    answers = out / ".answers"
-    for number, text in enumerate(ordered, start=1):
-        events.log(f"\nbudget {text} ({number} of {len(ordered)})")
-        given = overrides | _given(points) | {"budget": text}
-        done = run(
-            recipe,
-            out=out / text,
+    # The smallest budget is the one that may be out of reach.
+    make_plan(_derive_recipe(recipe, ordered[-1], []), device)
+    _check_run_dirs(out, ordered, fresh)
+    results: list[SweepResult] = []
+    # Hidden, so that it is not a directory of the user's.
+    logits_dir = out / ".logits_cache"
+    for number, budget in enumerate(ordered, start=1):
+        events.log(f"\nbudget {budget} ({number} of {len(ordered)})")
+        finished = run(
+            _derive_recipe(recipe, budget, results),
+            out=out / budget,
             device=device,
-            quick=quick,
             fresh=fresh,
-            answers=answers,
+            logits_dir=logits_dir,
             events=events,
-            **given,
         )
-        points.append(Point(text, done))
-        write_text(out / "sweep.md", as_markdown(HEADINGS, [cells(each) for each in points]))
-        picture(points, PUBLISHED.get(last.data, ()), out / "sweep.png")
-    shutil.rmtree(answers, ignore_errors=True)
-    return points
+        results.append(SweepResult(budget, finished))
+        write_text(out / TABLE, sweep_table(results).as_markdown())
+        figure = plot_sweep([each.final for each in results], PUBLISHED.get(recipe.data, ()))
+        save_figure(figure, out / PLOT)
+    shutil.rmtree(logits_dir, ignore_errors=True)
+    return results
 
 
-def _given(points: Sequence[Point]) -> dict[str, Any]:
-    """What a run takes over from those before it."""
-    if not points:
-        return {}
-    given: dict[str, Any] = {"student.weights": str(points[-1].result.model)}
-    results = [point.result for point in points]
-    trained = [(result.results[-1], result.model) for result in results]
-    taught = [
-        (r, results[0].model.parent / r.checkpoint) for r in results[0].results if r.kind == "teach"
+def sweep_table(results: Sequence[SweepResult]) -> Table:
+    """Return the final network of each budget."""
+    headings = ["budget", "parameters", "multiply-adds", "file", "val %", "test %"]
+    rows = [
+        [
+            result.budget,
+            f"{result.final.params:,}",
+            format_macs(result.final.macs),
+            format_bytes(result.run.model.stat().st_size),
+            format_accuracy(result.final.val),
+            format_accuracy(result.final.test),
+        ]
+        for result in results
     ]
-    if taught:
-        best, file = max(taught + trained, key=lambda pair: pair[0].val)
-        given |= {"teacher": {"name": best.network, "weights": str(file)}}
-    return given
+    return Table(headings, rows)
 
 
-def _check_places(out: Path, ordered: Sequence[str], fresh: bool) -> None:
-    """Refuse a directory in which something else lies than these runs, or, if not `fresh`, one that was begun below
-    another budget than it would be now.
+def _derive_recipe(recipe: Recipe, budget: str, results: Sequence[SweepResult]) -> Recipe:
+    """Return the recipe of a budget: it continues from the last of the `results` above it."""
+    # A budget among the overrides replaces all of the recipe's.
+    budgets = {"budget": budget, "macs": recipe.macs, "file_size": recipe.file_size}
+    return override_recipe(recipe, budgets | _continue_from(results))
+
+
+def _continue_from(results: Sequence[SweepResult]) -> dict[str, Any]:
+    """Return the recipe keys by which a budget continues from those above it: the trained student,
+    and the best network so far as teacher."""
+    if not results:
+        return {}
+    keys: dict[str, Any] = {"student.weights": str(results[-1].run.model)}
+    first = results[0].run
+    teachers = [
+        (stage, first.model.parent / stage.checkpoint)
+        for stage in first.results
+        if stage.kind == "teach"
+    ]
+    if teachers:
+        students = [(result.final, result.run.model) for result in results]
+        best, file = max(teachers + students, key=lambda pair: pair[0].val)
+        keys["teacher"] = {"name": best.network, "weights": str(file)}
+    return keys
+
+
+def _check_run_dirs(out: Path, budgets: Sequence[str], fresh: bool) -> None:
+    """Check that the directories of all runs are free, or hold runs of this sweep.
 
     Raises:
-        UserError: there is such a file, directory or run.
+        UserError: one is taken; or, if not `fresh`, its run continues from another budget.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file, a sweep needs a directory")
-    for text in ordered:
-        check_run_dir(out / text)
-    for above, text in itertools.pairwise(ordered):
-        if not fresh and (out / text / MANIFEST).is_file():
-            begun = read_results(out / text)[0].get("recipe", {}).get("student", {}).get("weights")
-            if begun is None or Path(begun).resolve() != (out / above / MODEL).resolve():
-                raise UserError(
-                    f"{out / text}: begun from {begun or 'no other budget'}, not from {above}; choose another --out"
-                )
-
-
-def cells(point: Point) -> tuple[str, ...]:
-    """A row of the table, under `HEADINGS`."""
-    size, val = point.result.model.stat().st_size, point.result.results[-1].val
-    counts = (f"{point.params:,}", f"{point.macs / 1e6:,.2f} M", f"{size / 1e3:,.0f} KB")
-    return (point.budget, *counts, f"{100 * val:.2f}", f"{100 * point.test:.2f}")
-
-
-def picture(
-    points: Sequence[Point], published: Sequence[tuple[str, int, float]], file: Path
-) -> None:
-    """Accuracy against parameters and against multiply-adds, both on logarithmic axes, as a PNG."""
-    with atomic_write(file) as stream:
-        drawn(points, published).savefig(stream, format="png", dpi=120)
-
-
-def drawn(points: Sequence[Point], published: Sequence[tuple[str, int, float]]) -> Figure:
-    """What `picture` shows."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    by_params, by_macs = figure.subplots(1, 2, sharey=True)
-    accuracies = [100 * point.test for point in points]
-    by_params.plot(
-        [point.params for point in points], accuracies, "o-", color="tab:blue", label="this sweep"
-    )
-    by_macs.plot([point.macs for point in points], accuracies, "o-", color="tab:blue")
-    for axes, of in ((by_params, "params"), (by_macs, "macs")):
-        for point, accuracy, smaller in zip(
-            points, accuracies, [*accuracies[1:], 0.0], strict=True
-        ):
-            place, side = (
-                ((-5, 4), "right") if accuracy >= smaller else ((5, 4), "left")
-            )  # off the line to the smaller
-            at = (getattr(point, of), accuracy)
-            axes.annotate(f"{accuracy:.1f}", at, place, textcoords="offset points", ha=side)
-        axes.set_xscale("log")
-        axes.margins(x=0.15, y=0.1)  # for the names
-        axes.grid(alpha=0.3)
-    if published:
-        by_params.plot(
-            [p for _, p, _ in published],
-            [100 * a for *_, a in published],
-            "x",
-            color="tab:gray",
-            label="published",
-        )
-        for name, params, accuracy in published:
-            by_params.annotate(
-                name,
-                (params, 100 * accuracy),
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7,
-                color="gray",
+        raise UserError(f"{out}: is a file, a sweep needs a directory; choose another --out")
+    for budget in budgets:
+        check_run_dir(out / budget)
+    for above, budget in itertools.pairwise(budgets):
+        if fresh or not (out / budget / MANIFEST).is_file():
+            continue
+        manifest, _ = read_results(out / budget)
+        start = manifest.get("recipe", {}).get("student", {}).get("weights")
+        if start is None or Path(start).resolve() != (out / above / MODEL).resolve():
+            raise UserError(
+                f"{out / budget}: continues from {start or 'no other budget'}, not from {above};"
+                " choose another --out, or --fresh"
             )
-    by_params.set(xlabel="parameters", ylabel="test accuracy, %")
-    by_macs.set(xlabel="multiply-adds for one image")
-    by_params.legend(loc="lower right")
-    return figure

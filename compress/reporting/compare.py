@@ -21,7 +21,7 @@ class ModelReport:
     """Measurements of one weights file.
 
     Args:
-        size: cost by torchinfo. With pruned weights, zeros are left out of the parameters, but not
+        cost: by torchinfo. With pruned weights, zeros are left out of the parameters, but not
             of the multiply-adds: they are computed too.
         file_bytes: size of the file.
         latency: median seconds for one image, in float32.
@@ -31,7 +31,7 @@ class ModelReport:
     file: Path
     network: str
     sparse: bool
-    size: Cost
+    cost: Cost
     file_bytes: int
     latency: float
     test: float
@@ -68,7 +68,7 @@ def compare_models(
             file=path,
             network=checkpoint.network.name,
             sparse=checkpoint.sparse,
-            size=_measure_size(checkpoint),
+            cost=_measure_model_cost(checkpoint),
             file_bytes=path.stat().st_size,
             latency=latency,
             test=int(correct.sum()) / max(int(total.sum()), 1),
@@ -79,7 +79,7 @@ def compare_models(
     ]
 
 
-def _measure_size(checkpoint: Checkpoint) -> Cost:
+def _measure_model_cost(checkpoint: Checkpoint) -> Cost:
     dense = measure_cost(checkpoint.model, checkpoint.input_size)
     counted = measure_cost(checkpoint.model, checkpoint.input_size, checkpoint.sparse)
     return replace(counted, macs=dense.macs)

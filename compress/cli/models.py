@@ -1,0 +1,188 @@
+"""Commands on weights files: `summary`, `prune`, `adopt` and `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from compress.cli.options import (
+    Command,
+    budget_options,
+    builder_option,
+    device_option,
+    load_weights,
+    parse_floats,
+    require_free,
+    weights_options,
+)
+from compress.recipe.budget import describe_cost, parse_budgets
+from compress.recipe.model_spec import ModelSpec, Stem
+from compress.recipe.registry import IMPORTANCES, check_data_name
+from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
+
+# torch takes seconds to import: a function imports what needs it after its checks.
+
+
+@click.command(cls=Command)
+@weights_options
+@click.option(
+    "--depth",
+    type=click.IntRange(1, 10),
+    default=2,
+    show_default=True,
+    help="Levels of nested modules to show.",
+)
+def summary(weights: Path, builder: str | None, depth: int) -> None:
+    """Show the layers of a weights file, by torchinfo."""
+    checkpoint = load_weights(weights, builder)
+
+    from compress.models.cost import summary_table
+
+    table = summary_table(checkpoint.model, checkpoint.input_size, depth, checkpoint.sparse)
+    click.echo(table)
+    network = f"{checkpoint.network.name}, stem {checkpoint.network.stem}"
+    click.echo(f"{network}, trained on {checkpoint.data}, {len(checkpoint.classes)} classes")
+
+
+@click.command(cls=Command)
+@weights_options
+@budget_options
+@click.option(
+    "--mode",
+    type=click.Choice(["channels", "weights"]),
+    default="channels",
+    show_default=True,
+    help="Remove whole channels, or set single weights to zero.",
+)
+@click.option(
+    "--importance",
+    default="magnitude",
+    show_default=True,
+    help="Score that ranks channels or weights: bn-scale, lamp, …",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="pruned.pth",
+    show_default=True,
+    help="Weights file to write.",
+)
+def prune(
+    weights: Path, builder: str | None, mode: str, importance: str, out: Path, **budgets: str | None
+) -> None:
+    """Prune a weights file once, without training."""
+    amounts = parse_budgets(budgets)
+    IMPORTANCES.check_name(importance)
+    if not amounts:
+        raise UserError("no budget given; pass --budget, --macs or --file-size")
+    require_free(out)
+    checkpoint = load_weights(weights, builder)
+
+    from compress.pruning.prune_file import prune_file
+
+    before, after = prune_file(
+        checkpoint, amounts, out, mode=mode, importance=importance, note=click.echo
+    )
+    click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
+    cost = replace(after, bytes=out.stat().st_size)
+    for axis, amount in amounts.items():
+        click.echo(f"budget {amount.text}: {describe_cost(cost, axis)}")
+
+
+@click.command(cls=Command)
+@click.argument("state_dict", type=click.Path(path_type=Path))
+@click.option(
+    "--network",
+    required=True,
+    help="Network that it belongs to: resnet50, … or package.module:function.",
+)
+@click.option(
+    "--stem",
+    type=click.Choice(get_args(Stem)),
+    default="imagenet",
+    show_default=True,
+    help="First layers of the network.",
+)
+@click.option(
+    "--data",
+    required=True,
+    help="Data set it was trained on, its classes in order: cifar10, … or folder:PATH.",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    help="Side of the images it takes, in pixels; the data set's if left out.",
+)
+@click.option(
+    "--mean",
+    callback=parse_floats,
+    help="Mean of each channel in its training: 0.5, or 0.49,0.48,0.45; ImageNet's if left out.",
+)
+@click.option(
+    "--std",
+    callback=parse_floats,
+    help="Standard deviation of each channel; ImageNet's if left out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="adopted.pth",
+    show_default=True,
+    help="Weights file to write.",
+)
+def adopt(
+    state_dict: Path,
+    network: str,
+    stem: Stem,
+    data: str,
+    image_size: int | None,
+    out: Path,
+    **normalization: Any,
+) -> None:
+    """Make a weights file of your own network.
+
+    STATE_DICT is a file written by torch.save(model.state_dict(), …), or a checkpoint that contains
+    one. Pass the weights file as --student or --teacher to other commands.
+    """
+    require_file(state_dict)
+    check_data_name(data)
+    require_free(out)
+
+    from compress.models.checkpoint import save
+    from compress.pipeline.adopt import adopt
+
+    given = {key: values for key, values in normalization.items() if values}
+    checkpoint, accuracy = adopt(
+        state_dict, ModelSpec(network, stem), data, image_size=image_size, **given
+    )
+    save(checkpoint, out)
+    held_out = f"images held out of the training data of {checkpoint.data}"
+    click.echo(f"{out}: {100 * accuracy:.2f} % accuracy on {held_out}")
+    click.echo("if that is too low, check --image-size, --mean, --std and the order of the classes")
+
+
+@click.command(cls=Command)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--data", help="Data set whose test split is scored; that of each file's training if left out."
+)
+@builder_option
+@device_option
+def compare(files: tuple[Path, ...], data: str | None, builder: str | None, device: str) -> None:
+    """Compare weights files side by side.
+
+    Shows the parameters, multiply-adds, size, latency and test accuracy of FILES.
+    """
+    for file in files:
+        require_file(file)
+    check_data_name(data)
+
+    from compress.cli.terminal import Terminal
+    from compress.reporting.compare import compare_models
+    from compress.reporting.tables import compare_table
+
+    Terminal().show(compare_table(compare_models(files, data, device, builder)))

@@ -1,0 +1,79 @@
+"""The command `predict`, which is also a console script of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compress.cli.options import Command, device_option, load_weights, weights_options
+from compress.recipe.registry import check_data_name
+from compress.runtime.errors import UserError
+
+
+@click.command(cls=Command)
+@click.argument("images", nargs=-1)
+@weights_options
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Classes to show for each image.",
+)
+@click.option(
+    "--invert",
+    is_flag=True,
+    help="Swap light and dark, for dark objects on light ground if it was trained on the reverse.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write CSV to this file.")
+@click.option(
+    "--data",
+    help="Without IMAGES: data set whose test split is scored; that of the training if left out.",
+)
+@device_option
+def predict(
+    images: tuple[str, ...],
+    weights: Path,
+    builder: str | None,
+    top: int,
+    invert: bool,
+    as_json: bool,
+    csv: Path | None,
+    data: str | None,
+    device: str,
+) -> int:
+    """Classify images with a weights file.
+
+    IMAGES are files, folders, globs, or - for standard input. Without any, the test split of the
+    data set is scored class by class. The exit code is 1 if an image cannot be read.
+    """
+    if not images and (as_json or csv or invert):
+        raise UserError("--json, --csv and --invert need IMAGES; name files, folders or globs")
+    check_data_name(data)
+    checkpoint = load_weights(weights, builder)
+
+    from compress.cli.terminal import Terminal
+    from compress.data.decode import find_images
+    from compress.deployment.predict import predict, score_test_split, to_json, write_csv
+    from compress.reporting.tables import classes_table, predictions_table
+
+    terminal = Terminal()
+    if not images:
+        correct, total = score_test_split(checkpoint, data, device)
+        terminal.show(classes_table(checkpoint.classes, correct.tolist(), total.tolist()))
+        return 0
+    predictions = list(
+        predict(checkpoint, find_images(images), top=top, invert=invert, device=device)
+    )
+    if csv:
+        write_csv(predictions, csv)
+    if as_json:
+        click.echo(to_json(predictions))
+    elif not csv:
+        terminal.show(predictions_table(predictions))
+    unreadable = [prediction for prediction in predictions if prediction.error]
+    for prediction in unreadable:
+        click.echo(f"{prediction.image}: {prediction.error}", err=True)
+    return 1 if unreadable else 0

@@ -1,0 +1,148 @@
+"""Commands that train: `run`, `sweep` and `experiment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compress.cli.options import (
+    Command,
+    budget_options,
+    device_option,
+    quick_option,
+    recipe_options,
+)
+from compress.recipe.budget import parse_descending
+from compress.recipe.load import load_recipe
+from compress.recipe.registry import check_data_name
+from compress.recipe.schema import Recipe
+from compress.runtime import distributed
+from compress.runtime.files import require_file
+
+# torch takes seconds to import: a function imports what needs it after its checks.
+
+
+def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
+    """Load a recipe, and check everything about it that does not need torch."""
+    recipe = load_recipe(name, overrides)
+    for file in filter(None, (recipe.teacher.weights, recipe.student.weights)):
+        require_file(file)
+    check_data_name(recipe.data)
+    return recipe
+
+
+@click.command(cls=Command, resumes=True)
+@click.argument("recipe", default="default")
+@budget_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Run directory; in runs, named after recipe, budget and seed, if left out.",
+)
+@recipe_options
+@distributed.process_group()
+def run(
+    recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any
+) -> None:
+    """Train, distill and prune to the budget.
+
+    Trains a teacher, distills a student from it, and prunes the student in rounds.
+
+    RECIPE is a name that `compress recipes` lists, or a TOML file. Run the same command again to
+    resume after an interruption.
+    """
+    loaded = _load_checked_recipe(recipe, overrides)
+
+    from compress.cli.terminal import Terminal
+    from compress.pipeline.run import run as run_pipeline
+    from compress.pipeline.run_dir import default_run_dir
+    from compress.reporting.tables import stages_table
+
+    terminal = Terminal()
+    result = run_pipeline(
+        loaded,
+        out=out or default_run_dir(Path(recipe).stem, loaded, quick),
+        device=device,
+        quick=quick,
+        fresh=fresh,
+        events=terminal,
+    )
+    if distributed.is_main():
+        terminal.show(stages_table(result.results))
+        terminal.show(str(result.model))
+
+
+@click.command(cls=Command, resumes=True)
+@click.argument("recipe", default="default")
+@click.option(
+    "--budgets", required=True, help="Numbers of parameters with commas: 1M,300k,100k,30k,10k."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="runs/sweep",
+    show_default=True,
+    help="Directory that holds the run directory of each budget.",
+)
+@recipe_options
+def sweep(
+    recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh: bool, **overrides: Any
+) -> None:
+    """Run one recipe for many budgets.
+
+    Each budget continues from the network of the one above it, with the best network so far as
+    teacher. Writes a table (sweep.md) and a picture (sweep.png) to
+    --out. With --minutes, each budget gets that much time.
+    """
+    ordered = parse_descending(budgets.split(","))
+    loaded = _load_checked_recipe(recipe, overrides | {"budget": ordered[-1]})
+
+    from compress.cli.terminal import Terminal
+    from compress.experiments.sweep import PLOT, sweep_table
+    from compress.experiments.sweep import sweep as run_sweep
+    from compress.reporting.plots import scatter_text
+    from compress.reporting.published import PUBLISHED
+
+    terminal = Terminal()
+    results = run_sweep(
+        loaded, ordered, out=out, device=device, quick=quick, fresh=fresh, events=terminal
+    )
+    terminal.show(sweep_table(results))
+    finals = [(result.final, result.final.test or 0.0, result.budget) for result in results]
+    by_params = [(final.params, test, budget) for final, test, budget in finals]
+    by_macs = [(final.macs, test, budget) for final, test, budget in finals]
+    terminal.show(scatter_text(by_params, "parameters", PUBLISHED.get(loaded.data, ())))
+    terminal.show(scatter_text(by_macs, "multiply-adds"))
+    terminal.show(str(out / PLOT))
+
+
+@click.command(cls=Command, resumes=True)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Directory of the runs; the file's, or one in runs named after it, if left out.",
+)
+@device_option
+@quick_option
+def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
+    """Run recipes over a grid of keys and seeds.
+
+    FILE names recipe keys with their values; every combination is run with every seed. Runs that
+    are finished are not repeated. Writes tables (table.md, table.csv) and a picture (table.png)
+    beside the runs. The exit code is 1 if a run failed.
+    """
+    from compress.cli.terminal import Terminal
+    from compress.experiments.experiment import run_experiment
+    from compress.experiments.results import PLOT, experiment_table
+
+    terminal = Terminal()
+    trials = run_experiment(file, out=out, device=device, quick=quick, events=terminal)
+    terminal.show(experiment_table(trials))
+    terminal.show(str(trials[0].folder.parent / PLOT))
+    failed = [trial for trial in trials if trial.error]
+    for trial in failed:
+        click.echo(f"{trial.folder}: {trial.error}", err=True)
+    return 1 if failed else 0
