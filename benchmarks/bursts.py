@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 import plain
 import torch
 from busy import covered, kernels
-from compress.distillation.method import Teacher
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from compress.data.cache import cache_root
+from compress.distillation.method import Teacher
 from compress.models.build import build
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext

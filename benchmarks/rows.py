@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 
 import torch
 from bursts import time_burst
-from compress.distillation.method import Teacher
 from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruning_cut
 from torch import nn
 
 from compress.data.batches import plain_batches
+from compress.distillation.method import Teacher
 from compress.distillation.methods import uses_logits
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last

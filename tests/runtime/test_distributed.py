@@ -160,9 +160,8 @@ def find_process(torchrun: int, rank: int) -> int:
 
 def train_cases(recipe: str, out: Path) -> None:
     """Train a student in each of the cases; every process saves its own weights."""
-    from compress.distillation.method import Teacher
-
     from compress.distillation import logits_cache
+    from compress.distillation.method import Teacher
     from compress.models.build import build
     from compress.pipeline.context import StageContext
     from compress.pipeline.events import RunEvents

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.runtime.device import has_fast_bfloat16
-from compress.training.single_pixel_conv import SinglePixels
 from compress.training.forward import make_forward
+from compress.training.single_pixel_conv import SinglePixels
 
 
 def learned(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:

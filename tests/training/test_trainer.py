@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress.training.schedule import count_steps, find_phase, learning_rate
 from tiny import Interrupted, Tiny
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from compress.training.evaluate import measure_accuracy
 from compress.training.events import Events
 from compress.training.forward import make_forward
 from compress.training.objective import Forward, Losses, Objective
+from compress.training.schedule import count_steps, find_phase, learning_rate
 from compress.training.task import Classification
 from compress.training.trainer import Trainer, TrainResult
 
