@@ -1,24 +1,26 @@
 """Ours against the other ways to a network of this size: what each scores, over several seeds.
 
-    python benchmarks/accuracy.py                   # the default recipe, three seeds: more than a day on two CPU cores
-    python benchmarks/accuracy.py --quick           # a small version
-    python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k    # a classifier that is there
+    python benchmarks/accuracy.py                   # the default recipe, three seeds: more than a
+    day on two CPU cores python benchmarks/accuracy.py --quick           # a small version python
+    benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k    # a classifier
+    that is there
 
-All rows of a seed have the same data. Those that begin with a network begin with the distilled student of our run, and
-listen to its teacher if to any; those that cut it in rounds have as many as we have, to the same targets, and are
-fine-tuned as our recipe's `finetune` stages say. Networks from scratch train for as many epochs as all those stages
-together, as those after the last cut say (rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha,
-to the end (ours stops where it has outgrown its teacher); at alpha 0.5 and temperature 4 where it has none. Only ours
-may be compiled, where that pays. Row 5 wants nvidia-modelopt and what that does not bring along (huggingface_hub,
-requests, transformers, torchprofile 0.0.4); without it, its line says so. A row's minutes are those from nothing to its
-network, the teacher's and the student's training included where it needs them. All are scored in float32 in the end;
-nothing is chosen by the test split.
+All rows of a seed have the same data. Those that begin with a network begin with the distilled
+student of our run, and listen to its teacher if to any; those that cut it in rounds have as many as
+we have, to the same targets, and are fine-tuned as our recipe's `finetune` stages say. Networks
+from scratch train for as many epochs as all those stages together, as those after the last cut say
+(rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha, to the end (ours stops
+where it has outgrown its teacher); at alpha 0.5 and temperature 4 where it has none. Only ours may
+be compiled, where that pays. Row 5 wants nvidia-modelopt and what that does not bring along
+(huggingface_hub, requests, transformers, torchprofile 0.0.4); without it, its line says so. A row's
+minutes are those from nothing to its network, the teacher's and the student's training included
+where it needs them. All are scored in float32 in the end; nothing is chosen by the test split.
 
-With `--student` all rows but those from scratch begin with that network, which is their teacher too, and what it took
-to train it is not counted.
+With `--student` all rows but those from scratch begin with that network, which is their teacher
+too, and what it took to train it is not counted.
 
-Each row of each seed is written to `--out` when it is known, and each training's state after every epoch: the same
-command goes on where it was stopped, and does only what is missing.
+Each row of each seed is written to `--out` when it is known, and each training's state after every
+epoch: the same command goes on where it was stopped, and does only what is missing.
 """
 
 from __future__ import annotations
@@ -43,12 +45,13 @@ from compress.recipe import load as recipes
 from compress.reporting.tables import Table
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
-from compress.training.trainer import accuracy
+from compress.training.evaluate import measure_accuracy
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A row for one seed, as its file keeps it: without numbers, and with a reason, where a tool refuses.
+    """A row for one seed, as its file keeps it: without numbers, and with a reason, where a tool
+    refuses.
 
     `val` and `test` are top-1 accuracy, 0 to 1.
     """
@@ -65,7 +68,7 @@ class Cell:
 
 def fill(row: Row, setting: Setting, folder: Path) -> Cell:
     """Make the network of `row`, and measure it."""
-    seed, data, size = setting.ctx.recipe.seed, setting.ctx.data, setting.size
+    seed, data, size = setting.plan.recipe.seed, setting.plan.data, setting.image_size
     try:
         made = row.make(setting, folder)
     except Refused as refusal:
@@ -73,12 +76,12 @@ def fill(row: Row, setting: Setting, folder: Path) -> Cell:
     model = made.model
 
     def score(pool: Pool) -> float:
-        return accuracy(model, plain_batches(data, pool, batch=500), size=size)
+        batches = plain_batches(data, pool, batch_size=500)
+        return measure_accuracy(model, batches, setting.plan.task, image_size=size)
 
-    cost, test = (
-        measure_cost(model, (3, size, size), setting.sparse),
-        data.test().to(setting.ctx.device),
-    )
+    sparse = setting.plan.steps[-1].sparse
+    cost = measure_cost(model, (3, size, size), sparse)
+    test = data.test().to(setting.plan.device)
     return Cell(
         seed,
         cost.params,
@@ -92,7 +95,8 @@ def fill(row: Row, setting: Setting, folder: Path) -> Cell:
 
 
 def file_of(row: Row, seed: int, out: Path) -> Path:
-    """Where a cell is kept; the metrics of its epochs, and states while it trains, lie in a folder of that name."""
+    """Where a cell is kept; the metrics of its epochs, and states while it trains, lie in a folder
+    of that name."""
     return out / "rows" / row.key / f"seed{seed}.json"
 
 
@@ -102,7 +106,8 @@ def read(row: Row, seed: int, out: Path) -> Cell:
 
 
 def columns(row: Row, cells: list[Cell]) -> list[str]:
-    """A row of the table, over the seeds: the largest network, the mean and sample deviation of the rest."""
+    """A row of the table, over the seeds: the largest network, the mean and sample deviation of the
+    rest."""
     notes = "; ".join(dict.fromkeys(cell.note for cell in cells if cell.note))
     made = [cell for cell in cells if cell.params is not None]
     if not made:
@@ -180,9 +185,9 @@ def main(
             asked = recipes.load_recipe(
                 recipe, {"budget": budget, "seed": seed, "student": student}
             )
-            answers = out / "answers" / f"seed{seed}"
+            logits_dir = out / "logits_cache" / f"seed{seed}"
             setting = lay_out(
-                asked.quick() if quick else asked, out / f"seed{seed}", answers, events
+                asked.quick() if quick else asked, out / f"seed{seed}", logits_dir, events
             )
             for number, row in enumerate(rows, start=1):
                 file = file_of(row, seed, out)
@@ -192,7 +197,7 @@ def main(
                     write_text(file, json.dumps(asdict(cell), indent=2) + "\n")
                 for state in file.with_suffix("").glob("*.state"):
                     state.unlink()
-            shutil.rmtree(answers, ignore_errors=True)
+            shutil.rmtree(logits_dir, ignore_errors=True)
     except UserError as error:
         raise click.UsageError(str(error)) from error
 

@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 benchmarks/by_processes.py RECIPE WEIGHTS DEVICE STEPS BATCH KIND
 
-Each has its part of every batch; the first prints images a second, of all of them together. KIND is of a stage of
-RECIPE; WEIGHTS is the pruned network that fine-tuning learns, on the labels alone.
+Each has its part of every batch; the first prints images a second, of all of them together. KIND is
+of a stage of RECIPE; WEIGHTS is the pruned network that fine-tuning learns, on the labels alone.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from tempfile import TemporaryDirectory
 import torch
 from bursts import WARM, Setting
 
-from compress.recipe import load as recipes
+from compress.recipe.load import load_recipe
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
 
 
 def main() -> None:
     name, weights, device, steps, batch, kind = sys.argv[1:]
-    recipe = recipes.load_recipe(name, {"batch_size": int(batch)})
+    recipe = load_recipe(name, {"batch_size": int(batch)})
     recipe = replace(recipe, limit=(WARM + int(steps)) * recipe.batch_size)
     with distributed.process_group(), TemporaryDirectory() as folder:
         on = pick_device(device)

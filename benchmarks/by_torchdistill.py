@@ -1,12 +1,14 @@
-"""Distillation by torchdistill (Matsubara 2020, arXiv:2011.12913), for `speed.py`: its distillation box, set up as its
-shipped configurations for Hinton's distillation have it, in the loop of its example of image classification.
+"""Distillation by torchdistill (Matsubara 2020, arXiv:2011.12913), for `speed.py`: its distillation
+box, set up as its shipped configurations for Hinton's distillation have it, in the loop of its
+example of image classification.
 
-Without that loop's meters, for which it fetches the loss from the device at every step. torchdistill leaves the teacher
-in the mode in which it comes: here in evaluation mode.
+Without that loop's meters, for which it fetches the loss from the device at every step.
+torchdistill leaves the teacher in the mode in which it comes: here in evaluation mode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,22 +17,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchdistill.core.distillation import get_distillation_box
 
-from compress.training.events import Events
-
 
 def train(
     model: nn.Module,
     loader: DataLoader[tuple[Tensor, Tensor]],
     teacher: nn.Module,
-    events: Events,
     device: torch.device,
-) -> None:
-    """As `plain.train`, with a teacher."""
+) -> Iterator[int]:
+    """Train as `plain.train` does, with a teacher."""
     box = get_distillation_box(teacher.eval(), model, {}, _configuration(), device, None, False, 1)
     box.pre_epoch_process(epoch=0)
-    for inputs, labels in events.progress(epochs(loader), len(loader), "torchdistill"):
+    for inputs, labels in epochs(loader):
         loss = box.forward_process(inputs.to(device), labels.to(device), {})
         box.post_forward_process(loss=loss)
+        yield len(inputs)
 
 
 def _configuration() -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Print the SHA-256 of every tensor that a small pipeline, a sweep, an experiment and single cuts come to.
+"""Print the SHA-256 of every tensor that a small pipeline, a sweep, an experiment and single cuts
+come to.
 
     python benchmarks/fingerprint.py > after.txt        # four minutes on two CPU cores
 
-Run it before and after a change that must not touch what is computed: on one machine, with one version of torch, the
-two outputs are the same. Real images (Fashion-MNIST), every kind of stage, KD from kept views, Muon, a running average,
-every method of distillation, both modes of pruning.
+Run it before and after a change that must not touch what is computed: on one machine, with one
+version of torch, the two outputs are the same. Real images (Fashion-MNIST), every kind of stage, KD
+from kept views, Muon, a running average, every method of distillation, both modes of pruning.
 """
 
 from __future__ import annotations

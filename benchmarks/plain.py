@@ -1,7 +1,7 @@
 """The plain script that `speed.py` measures against: distillation as most research code has it.
 
-torchvision's own data set, one PIL image at a time through torchvision.transforms.v2 in a DataLoader, float32, and the
-teacher run on every step.
+torchvision's own data set, one PIL image at a time through torchvision.transforms.v2 in a
+DataLoader, float32, and the teacher run on every step.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from compress.training.events import Events
-
 BUILT_IN = {"fashion-mnist": (datasets.FashionMNIST, 28), "cifar10": (datasets.CIFAR10, 32)}
 TEMPERATURE, ALPHA, RATE = 4.0, 0.5, 1e-4
 
 
 def images(data: str, root: Path, size: int | None, crop: tuple[float, float]) -> Any:
-    """The training images of `data` (a key of `BUILT_IN`, found under `root`, or ``folder:PATH``), augmented one by one
-    and `size` pixels wide, by default their own width."""
+    """The training images of `data` (a key of `BUILT_IN`, found under `root`, or ``folder:PATH``),
+    augmented one by one and `size` pixels wide, by default their own width."""
     kind, side = BUILT_IN.get(data, (None, 224))
     transform = v2.Compose(
         [
@@ -57,32 +55,33 @@ def train(
     model: nn.Module,
     loader: DataLoader[tuple[Tensor, Tensor]],
     teacher: nn.Module | None,
-    events: Events,
     device: torch.device,
-) -> None:
-    """Train `model` until `events` ends it: on the labels, and on what `teacher` says if there is one."""
+) -> Iterator[int]:
+    """Train `model` without end, on the labels and on the logits of `teacher`, if there is one.
+
+    Yields the number of images after each step.
+    """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     if teacher is not None:
         teacher.to(device).eval()
-    for inputs, labels in events.progress(epochs(loader), len(loader), "plain"):
+    for inputs, labels in epochs(loader):
         inputs, labels = inputs.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels)
         if teacher is not None:
             with torch.no_grad():
-                answers = teacher(inputs)
-            soft = F.softmax(answers / TEMPERATURE, dim=1)
-            distance = F.kl_div(
-                F.log_softmax(logits / TEMPERATURE, dim=1), soft, reduction="batchmean"
-            )
+                targets = F.softmax(teacher(inputs) / TEMPERATURE, dim=1)
+            student = F.log_softmax(logits / TEMPERATURE, dim=1)
+            distance = F.kl_div(student, targets, reduction="batchmean")
             loss = (1 - ALPHA) * loss + ALPHA * TEMPERATURE**2 * distance
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
+        yield len(inputs)
 
 
 def epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batch after batch, without end."""
+    """Yield batch after batch, without end."""
     for epoch in repeat(loader):
         yield from epoch

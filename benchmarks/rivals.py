@@ -1,4 +1,5 @@
-"""The other ways to a small network: what torch-pruning and ModelOpt cut, and shapes to be trained from scratch."""
+"""The other ways to a small network: what torch-pruning and ModelOpt cut, and shapes to be trained
+from scratch."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Refused(Exception):
 
 
 def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
-    """torchvision's ResNet18 with stages of other `widths` than its own, initialised as `compress` does it."""
+    """torchvision's ResNet18 with stages of other `widths` than its own, initialised as `compress`
+    does it."""
     model = build(ModelSpec("resnet18", stem), classes)
     assert isinstance(model, ResNet)
     first = model.conv1
@@ -52,7 +54,8 @@ def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
 
 
 def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tuple[int, ...]:
-    """The widths `shape`, all narrowed by one ratio: the largest with which ResNet18 has at most `budget` parameters.
+    """The widths `shape`, all narrowed by one ratio: the largest with which ResNet18 has at most
+    `budget` parameters.
 
     Raises:
         Refused: one channel in every layer is too many already.
@@ -72,9 +75,9 @@ def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tup
 
 
 def torch_pruning_cut(model: nn.Module, example: Tensor, budget: int, classes: int) -> nn.Module:
-    """`model` cut by torch-pruning as its README does it: channels ranked globally by their group's L2 norm, the
-    classifier left alone. Its pruning ratio is halved in on, until the result is as near to `budget` parameters
-    as the tool comes without exceeding it.
+    """`model` cut by torch-pruning as its README does it: channels ranked globally by their group's
+    L2 norm, the classifier left alone. Its pruning ratio is halved in on, until the result is as
+    near to `budget` parameters as the tool comes without exceeding it.
 
     Raises:
         Refused: no ratio brings the model to the budget.
@@ -119,8 +122,8 @@ def fastnas(
     calibrate: Callable[[nn.Module], None],
     score: Callable[[nn.Module], float],
 ) -> tuple[nn.Module, str]:
-    """`model` cut by NVIDIA ModelOpt's FastNAS, and what it was asked for if it refuses `budget`: the first of the
-    budget's doubles that it takes.
+    """`model` cut by NVIDIA ModelOpt's FastNAS, and what it was asked for if it refuses `budget`:
+    the first of the budget's doubles that it takes.
 
     Args:
         calibrate: runs a network on training images, for its batch norms.

@@ -5,35 +5,40 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from bursts import Enough, Stopwatch
+from bursts import time_burst
 from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruning_cut
 from torch import nn
 
 from compress.data.batches import plain_batches
-from compress.distillation.methods import asks
+from compress.distillation.method import Teacher
+from compress.distillation.methods import uses_logits
 from compress.models.cost import measure_cost
-from compress.pipeline.context import Guide, StageContext, on_device, sample, side
-from compress.pipeline.plan import make_plan
-from compress.pipeline.pretrained import load_step
+from compress.models.memory_format import to_channels_last
+from compress.pipeline.context import StageContext
+from compress.pipeline.events import RunEvents
+from compress.pipeline.plan import Plan, make_plan
+from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.run import RunResult, run
-from compress.pipeline.stages import finetune_stage
+from compress.pipeline.stages import run_stage
+from compress.pipeline.step import Step
+from compress.pipeline.train_stage import build_trainer
 from compress.recipe.model_spec import ModelSpec, Stem
-from compress.recipe.schema import Prune, Recipe, Train
+from compress.recipe.schema import Recipe, Train
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
-from compress.training.events import Events
-from compress.training.trainer import accuracy, forward
+from compress.training.evaluate import measure_accuracy
+from compress.training.forward import make_forward
 
-STEPS, TURNS = 12, 5  # of the bursts that tell how long a step takes
+# Of the bursts that tell how long a step takes.
+STEPS, TURNS = 12, 5
 
 
 @dataclass(frozen=True)
@@ -42,88 +47,96 @@ class Setting:
 
     Args:
         folder: the directory of our run.
-        stages: the recipe's after `distill`, each with the epochs that our run took for it.
+        steps: the plan's after `distill`, each with the epochs that our run took for it.
     """
 
-    budget: int
     folder: Path
+    logits_dir: Path
+    events: RunEvents
     result: RunResult
-    ctx: StageContext
-    stages: tuple[Prune | Train, ...]
+    plan: Plan
+    teacher: Teacher | None
+    steps: tuple[Step, ...]
 
     @property
-    def finetunes(self) -> list[Train]:
-        """The stages that fine-tune."""
-        return [stage for stage in self.stages if isinstance(stage, Train)]
+    def budget(self) -> int:
+        """Parameters of the final network, at most."""
+        return self.plan.limits.params or 0
 
     @property
-    def ending(self) -> list[Train]:
-        """Those after the last cut."""
-        cuts = [place for place, stage in enumerate(self.stages) if isinstance(stage, Prune)]
-        return [stage for stage in self.stages[cuts[-1] :] if isinstance(stage, Train)]
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.plan.data.classes)
+
+    @property
+    def finetunes(self) -> list[Step]:
+        """The steps that fine-tune."""
+        return [step for step in self.steps if step.train]
+
+    @property
+    def ending(self) -> list[Step]:
+        """The steps after the last cut."""
+        cuts = [place for place, step in enumerate(self.steps) if step.prune]
+        return [step for step in self.steps[cuts[-1] :] if step.train]
 
     @property
     def epochs(self) -> float:
-        """Of all fine-tuning together."""
-        return sum(stage.epochs for stage in self.finetunes)
+        """Epochs of all fine-tuning together."""
+        return sum(step.train.epochs for step in self.finetunes if step.train)
 
     @property
-    def sparse(self) -> bool:
-        """Whether single weights become zero, which then do not count."""
-        return any(isinstance(stage, Prune) and stage.mode == "weights" for stage in self.stages)
-
-    @property
-    def size(self) -> int:
-        """The side of the images that the result of every row takes, in pixels."""
-        return side(self.finetunes[-1], self.ctx.data)
+    def image_size(self) -> int:
+        """Side of the images that the result of every row takes, in pixels."""
+        return self.finetunes[-1].image_size
 
     def seconds(self, *kinds: str) -> float:
-        """What the stages of these `kinds` took in our run; what all did, if none is named."""
-        return sum(
-            result.seconds for result in self.result.results if not kinds or result.kind in kinds
-        )
+        """Return the seconds that the stages of these `kinds` took in our run; of all, if none is
+        named."""
+        return sum(r.seconds for r in self.result.results if not kinds or r.kind in kinds)
 
     def student(self) -> nn.Module:
-        """The distilled student, as our first round of pruning finds it."""
+        """Return the distilled student, as our first round of pruning finds it."""
         distilled = next(result for result in self.result.results if result.kind == "distill")
-        return self._load(self.folder / distilled.checkpoint, self.ctx.recipe.student)
+        return self._load(self.folder / distilled.checkpoint, self.plan.recipe.student)
 
     def final(self) -> nn.Module:
-        """What our run ended with."""
-        return self._load(self.result.model, self.ctx.recipe.student)
+        """Return the final network of our run."""
+        return self._load(self.result.model, self.plan.recipe.student)
 
-    def _load(self, path: Path, network: ModelSpec) -> nn.Module:
-        return on_device(load_step(path, network).model, self.ctx.device)
+    def context(self, step: Step, state: Path) -> StageContext:
+        """Return the context in which a row trains `step`."""
+        return StageContext(
+            self.plan, step, state, self.logits_dir, self.events, teacher=self.teacher
+        )
+
+    def _load(self, path: Path, spec: ModelSpec) -> nn.Module:
+        return to_channels_last(load_checkpoint(path, spec).model).to(self.plan.device)
 
 
-def lay_out(recipe: Recipe, folder: Path, answers: Path, events: Events) -> Setting:
+def lay_out(recipe: Recipe, folder: Path, logits_dir: Path, events: RunEvents) -> Setting:
     """Do our run of `recipe` in `folder`, or take it from there if it is done.
 
     Raises:
-        UserError: it is not one that cuts a network and trains it on; nothing has been trained by then.
+        UserError: it is not one that cuts a network and trains it on; nothing has been trained by
+            then.
     """
     kinds = [stage.kind for stage in recipe.stages]
     if "prune" not in kinds[:-1] or kinds[-1] != "finetune":
-        raise UserError(
-            "the other ways end in a cut and what comes after it: give a recipe that prunes and fine-tunes"
-        )
+        raise UserError("give a recipe that ends in prune and finetune, as the other ways do")
     result = run(recipe, out=folder, events=events)
     plan = make_plan(recipe)
-    ctx = StageContext(plan.recipe, plan.data, plan.device, events, folder, answers)
-    for step, result in zip(plan.steps, result.results, strict=True):
-        if result.kind == "teach":
-            teacher = on_device(
-                load_step(folder / step.file, plan.recipe.teacher).model, plan.device
-            )
-            ctx = replace(ctx, guide=Guide(teacher, side(step.stage, plan.data), result.val))
-    as_run: list[Train | Prune] = []
-    for step, result in zip(plan.steps, result.results, strict=True):
-        stage = step.stage
-        if isinstance(stage, Prune):
-            as_run.append(stage)
-        elif stage.kind == "finetune" and result.epochs:  # 0: no time was left for it
-            as_run.append(replace(stage, epochs=result.epochs))
-    return Setting(plan.limits.params or 0, folder, result, ctx, tuple(as_run))
+    teacher = None
+    as_run: list[Step] = []
+    for step, done in zip(plan.steps, result.results, strict=True):
+        if step.kind == "teach":
+            model = load_checkpoint(folder / step.file, plan.recipe.teacher).model
+            model = to_channels_last(model).to(plan.device)
+            teacher = Teacher(model, step.image_size, done.val)
+        if step.prune:
+            as_run.append(step)
+        elif step.kind == "finetune" and step.train and done.epochs:  # 0: no time was left for it
+            as_run.append(replace(step, stage=replace(step.train, epochs=done.epochs)))
+    return Setting(folder, logits_dir, events, result, plan, teacher, tuple(as_run))
 
 
 @dataclass(frozen=True)
@@ -137,116 +150,121 @@ class Trained:
 
 
 def ours(setting: Setting, folder: Path) -> Trained:
-    """Our run's result."""
+    """Return our run's result."""
     return Trained(setting.final(), setting.seconds(), setting.epochs)
 
 
 def by_torch_pruning(setting: Setting, folder: Path, kd: bool) -> Trained:
-    """As many rounds as ours and to the same targets, each cut by torch-pruning."""
+    """Cut in as many rounds as ours, to the same targets, each by torch-pruning."""
     model, seconds = setting.student(), setting.seconds("teach", "distill")
-    whole, cuts = measure_cost(model, (3, setting.size, setting.size)).params, 0
-    rounds = len(setting.stages) - len(setting.finetunes)
-    for number, stage in enumerate(setting.stages, start=1):
-        if isinstance(stage, Train):
-            model, spent = learn(model, stage, setting, folder / f"{number}.state", kd)
+    size = setting.image_size
+    original, cuts = measure_cost(model, (3, size, size)).params, 0
+    rounds = len(setting.steps) - len(setting.finetunes)
+    for number, step in enumerate(setting.steps, start=1):
+        if step.train:
+            model, spent = learn(model, step, setting, folder / f"{number}.state", kd)
             seconds += spent
             continue
         cuts, started = cuts + 1, time.monotonic()
-        target = (
-            setting.budget
-            if cuts == rounds
-            else round(whole * (setting.budget / whole) ** (cuts / rounds))
-        )
-        size = side(stage, setting.ctx.data)
-        example = torch.zeros(1, 3, size, size, device=setting.ctx.device)
-        model = torch_pruning_cut(model, example, target, len(setting.ctx.data.classes))
+        target = setting.budget
+        if cuts < rounds:
+            target = round(original * (setting.budget / original) ** (cuts / rounds))
+        example = torch.zeros(1, 3, step.image_size, step.image_size, device=setting.plan.device)
+        model = torch_pruning_cut(model, example, target, setting.classes)
         seconds += time.monotonic() - started
     return Trained(model, seconds, setting.epochs)
 
 
 def by_fastnas(setting: Setting, folder: Path) -> Trained:
-    """One cut by FastNAS, scored on 500 validation images; then all fine-tuning stages, one after another."""
-    ctx, size, started = setting.ctx, side(setting.stages[0], setting.ctx.data), time.monotonic()
+    """Cut once by FastNAS, scored on 500 validation images; then run all fine-tuning stages, one
+    after another."""
+    plan, first, started = setting.plan, setting.steps[0], time.monotonic()
+    size = first.image_size
 
     @torch.no_grad()
     def calibrate(model: nn.Module) -> None:
-        for batch in sample(ctx, 50 * 64, 64):  # as many batches as ModelOpt keeps
-            forward(model, size)(batch.images)
+        ctx = setting.context(first, folder / "calibrate.state")
+        # As many batches as ModelOpt keeps.
+        for batch in ctx.sample_batches(50 * 64, 64):
+            make_forward(model, size)(batch.images)
 
     def score(model: nn.Module) -> float:
-        return accuracy(
-            model, islice(plain_batches(ctx.data, ctx.data.val, batch=500), 1), size=size
-        )
+        batches = islice(plain_batches(plan.data, plan.data.val, batch_size=500), 1)
+        return measure_accuracy(model, batches, plan.task, image_size=size)
 
-    example = torch.zeros(1, 3, size, size, device=ctx.device)
+    example = torch.zeros(1, 3, size, size, device=plan.device)
     model, note = fastnas(setting.student(), example, setting.budget, calibrate, score)
     seconds = setting.seconds("teach", "distill") + time.monotonic() - started
-    for number, stage in enumerate(setting.finetunes, start=1):
-        model, spent = learn(model, stage, setting, folder / f"{number}.state")
+    for number, step in enumerate(setting.finetunes, start=1):
+        model, spent = learn(model, step, setting, folder / f"{number}.state")
         seconds += spent
     return Trained(model, seconds, setting.epochs, note)
 
 
 def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
-    """ResNet18 with the student's stem, all its layers narrowed by one ratio, from scratch."""
-    stem = setting.ctx.recipe.student.stem
-    widths = narrow(RESNET18, setting.budget, stem, len(setting.ctx.data.classes))
+    """Train a ResNet18 with the student's stem, all its layers narrowed by one ratio, from scratch."""
+    stem = setting.plan.recipe.student.stem
+    widths = narrow(RESNET18, setting.budget, stem, setting.classes)
     trained = from_scratch(widths, stem, setting.epochs, setting, folder, kd)
     return replace(trained, seconds=trained.seconds + setting.seconds("teach")) if kd else trained
 
 
 def by_hand(setting: Setting, folder: Path) -> Trained:
-    """A ResNet18 narrowed by hand, from scratch on the labels."""
+    """Train a ResNet18 narrowed by hand, from scratch on the labels."""
     return from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder)
 
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
-    """The same for as long as our stages of these `kinds` took, at the pace of those after our last cut.
+    """Train it for as long as our stages of these `kinds` took, at the pace of those after our last
+    cut.
 
-    How many epochs that comes to is measured once and kept in `folder`: a row that was stopped goes on to the same end.
+    The number of epochs is measured once and kept in `folder`: an interrupted row resumes to the
+    same end.
     """
     kept = folder / "epochs.json"
     if not kept.is_file():
         write_text(kept, json.dumps(epochs_as_long(setting, kinds)))
-    return from_scratch(hand_shape(setting), "small", json.loads(kept.read_text()), setting, folder)
+    epochs = json.loads(kept.read_text())
+    return from_scratch(hand_shape(setting), "small", epochs, setting, folder)
 
 
 def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
-    """The epochs of the network by hand that fit into what our stages of these `kinds` took."""
-    trained = [
-        result for result in setting.result.results if result.kind == "finetune" and result.epochs
-    ]
+    """Return the epochs of the network by hand that fit into what our stages of these `kinds` took."""
+    trained = [r for r in setting.result.results if r.kind == "finetune" and r.epochs]
     last = trained[-len(setting.ending) :]
-    pace = (
-        sum(result.seconds for result in last)
-        / sum(result.epochs for result in last)
-        * longer(setting)
-    )
+    pace = sum(r.seconds for r in last) / sum(r.epochs for r in last) * relative_step(setting)
     return max(1, round(setting.seconds(*kinds) / pace))
 
 
-def longer(setting: Setting) -> float:
-    """How many times as long a step of the network by hand takes as one of our result: bursts in turns, the median."""
+def relative_step(setting: Setting) -> float:
+    """Return a step's duration of the network by hand, relative to our result's: the median of
+    bursts in turns."""
 
     def rate(model: nn.Module) -> float:
-        events = Stopwatch(STEPS, setting.ctx.device)
-        with suppress(Enough), TemporaryDirectory() as aside:
-            stage = replace(on_labels(setting.ending[0]), compile=False)
-            ctx = replace(setting.ctx, events=events, state=Path(aside) / "state")
-            finetune_stage(on_device(model, ctx.device), stage, ctx)
-        return events.rate
+        def training() -> Iterator[int]:
+            with TemporaryDirectory() as aside:
+                step = on_labels(setting.ending[0])
+                ctx = setting.context(step, Path(aside) / "state")
+                assert step.train is not None
+                laid_out = to_channels_last(model).to(setting.plan.device)
+                trainer = build_trainer(laid_out, replace(step.train, compile=False), ctx)
+                for epoch in count():
+                    for _ in trainer.steps(epoch):
+                        yield min(setting.plan.recipe.batch_size, setting.plan.data.train_count)
 
-    classes = len(setting.ctx.data.classes)
+        return time_burst(training, STEPS, setting.plan.device).rate
+
+    shape = hand_shape(setting)
     ratios = [
-        rate(setting.final()) / rate(resnet18(hand_shape(setting), "small", classes))
+        rate(setting.final()) / rate(resnet18(shape, "small", setting.classes))
         for _ in range(TURNS)
     ]
     return statistics.median(ratios)
 
 
 def hand_shape(setting: Setting) -> tuple[int, ...]:
-    """The widths by hand, evenly narrowed if the budget is too small for them."""
-    return narrow(HAND_SHAPED, setting.budget, "small", len(setting.ctx.data.classes))
+    """Return the widths by hand, evenly narrowed if the budget is too small for them."""
+    return narrow(HAND_SHAPED, setting.budget, "small", setting.classes)
 
 
 def from_scratch(
@@ -257,44 +275,57 @@ def from_scratch(
     folder: Path,
     kd: bool = False,
 ) -> Trained:
-    """A ResNet18 of these `widths`, trained as ours is after its last cut; the first of those stages gets what the
-    others leave of `epochs`."""
-    torch.manual_seed(setting.ctx.recipe.seed)
-    model: nn.Module = resnet18(widths, stem, len(setting.ctx.data.classes))
+    """Train a ResNet18 of these `widths` as ours is trained after its last cut.
+
+    The first of those stages gets what the others leave of `epochs`.
+    """
+    torch.manual_seed(setting.plan.recipe.seed)
+    model: nn.Module = resnet18(widths, stem, setting.classes)
     first, *rest = setting.ending
-    seconds, left = 0.0, max(1, epochs - sum(stage.epochs for stage in rest))
-    stages = [replace(first, epochs=left), *rest]
-    for number, stage in enumerate(stages, start=1):
-        model, spent = learn(model, stage, setting, folder / f"{number}.state", kd)
+    assert first.train is not None
+    others = sum(step.train.epochs for step in rest if step.train)
+    first = replace(first, stage=replace(first.train, epochs=max(1, epochs - others)))
+    seconds = total = 0.0
+    for number, step in enumerate([first, *rest], start=1):
+        model, spent = learn(model, step, setting, folder / f"{number}.state", kd)
         seconds += spent
-    return Trained(model, seconds, sum(stage.epochs for stage in stages))
+        total += step.train.epochs if step.train else 0
+    return Trained(model, seconds, total)
 
 
 def learn(
-    model: nn.Module, stage: Train, setting: Setting, state: Path, kd: bool = False
+    model: nn.Module, step: Step, setting: Setting, state: Path, kd: bool = False
 ) -> tuple[nn.Module, float]:
-    """Train `model` as `stage` says, on the labels alone or with KD; also the seconds that it took."""
+    """Train `model` as `step` says, on the labels alone or with KD; also return the seconds that it
+    took."""
+    assert step.train is not None
     if not kd:
-        stage = on_labels(stage)
-    elif not asks(stage):
-        stage = replace(stage, method="kd", alpha=0.5, temperature=4.0, fade=False)
+        step = on_labels(step)
+    elif not uses_logits(step.train):
+        stage = replace(step.train, method="kd", alpha=0.5, temperature=4.0, fade=False)
+        step = replace(step, stage=stage)
     else:
-        stage = replace(stage, stop_at_teacher=False)
-    model = finetune_stage(
-        on_device(model, setting.ctx.device), stage, replace(setting.ctx, state=state)
-    )
-    last = state.with_suffix(".jsonl").read_text().splitlines()[-1]
-    return model, json.loads(last)["seconds"]
+        step = replace(step, stage=replace(step.train, stop_at_teacher=False))
+    ctx = setting.context(step, state)
+    output = run_stage(to_channels_last(model).to(setting.plan.device), ctx)
+    return output.model, output.seconds
 
 
-def on_labels(stage: Train) -> Train:
-    """`stage` without anyone to listen to."""
-    return replace(stage, method="labels", alpha=0.0, stop_at_teacher=False, views=0)
+def on_labels(step: Step) -> Step:
+    """Return `step` without a teacher."""
+    assert isinstance(step.stage, Train)
+    stage = replace(step.stage, method="labels", alpha=0.0, stop_at_teacher=False, views=0)
+    return replace(step, stage=stage)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to a small network. `number` is what `--rows` asks for, `key` names its folder."""
+    """A way to a small network.
+
+    Args:
+        number: what `--rows` asks for.
+        key: name of its folder.
+    """
 
     number: int
     key: str

@@ -1,27 +1,35 @@
-"""Ours against a plain script (plain.py), side by side: the same networks, images and batch, on this machine.
+"""Ours against a plain script (plain.py), side by side: the same networks, images and batch, on
+this machine.
 
-    python benchmarks/speed.py                      # a quarter of an hour on two CPU cores
-    python benchmarks/speed.py --quick --rows 3     # seconds a row; the figures mean little
+    python benchmarks/speed.py                      # a quarter of an hour on two CPU cores python
+    benchmarks/speed.py --quick --rows 3     # seconds a row; the figures mean little
 
-Ours are the very stages of a run, with all that they do in a step; only their epochs' ends (validation, saving) are on
-neither side's clock. The two take turns in short bursts, so that whatever else the machine does hits both; shown are
-medians over the bursts, and the ratio's range. Networks are those of the recipe, with random weights: it makes no
-difference to time. Rows:
+Ours are the very stages of a run, with all that they do in a step; only their epochs' ends
+(validation, saving) are on neither side's clock. The two take turns in short bursts, so that
+whatever else the machine does hits both; shown are medians over the bursts, and the ratio's range.
+Networks are those of the recipe, with random weights: it makes no difference to time. Rows:
 
  1  train the teacher; then compiled
- 2  distill it into the student, the teacher asked live on both sides: as the recipe does it (at its own size of images,
+ 2  distill it into the student, the teacher asked live on both sides: as the recipe does it (at its
+     own size of images,
     against full size), then like for like
- 3  fine-tune a pruned network with the teacher's answers kept, against the teacher live; then ours live as well, as the
+ 3  fine-tune a pruned network with the teacher's logits cached, against the teacher live; then ours
+ live as well, as the
     first pass over a view is, and compiled
- 4  a step of fine-tuning with kept answers, against a step on labels alone
- 5  peak memory of a process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
-    imports on both sides, the plain script's workers left out; on a GPU what torch has allocated there
- 6  time from the start of `compress run` to the first training step, less importing torch and torchvision, and loading
+ 4  a step of fine-tuning with cached logits, against a step on labels alone 5  peak memory of a
+ process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
+    imports on both sides, the plain script's workers left out; on a GPU what torch has allocated
+    there
+ 6  time from the start of `compress run` to the first training step, less importing torch and
+ torchvision, and loading
     data
- 7  distill as in 2, like for like, against torchdistill on the plain script's batches (`pip install torchdistill`
+ 7  distill as in 2, like for like, against torchdistill on the plain script's batches (`pip install
+ torchdistill`
     first; a line says so if it is not there)
- 8  on a GPU: in which share of the time it is at work, in each kind of training, from a profiler's trace of its kernels
- 9  as many processes as there are GPUs, or cores, each with its part of every batch, against one on one GPU, or with as
+ 8  on a GPU: in which share of the time it is at work, in each kind of training, from a profiler's
+     trace of its kernels
+ 9  as many processes as there are GPUs, or cores, each with its part of every batch, against one on
+ one GPU, or with as
     many threads
 """
 
@@ -45,7 +53,6 @@ import torch
 from bursts import WARM, Setting, taking_turns
 from rich.console import Console
 
-from compress.pipeline.context import side
 from compress.recipe import load as recipes
 from compress.reporting.tables import Table
 from compress.runtime.device import can_compile, device_name, package_versions, pick_device
@@ -57,7 +64,8 @@ START_UP_SECONDS = 2.0  # the goal of row 6
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: pairs of what was measured of ours and of what it is held against, in `unit`."""
+    """A line of the table: pairs of what was measured of ours and of what it is held against, in
+    `unit`."""
 
     row: int
     work: str
@@ -89,13 +97,17 @@ def teach(setting: Setting) -> Iterator[Line]:
 
 
 def distill(setting: Setting) -> Iterator[Line]:
-    stage, student, full = setting.stage("distill"), setting.recipe.student, setting.data.size
+    stage, student, full = (
+        setting.stage("distill"),
+        setting.recipe.student,
+        setting.plan.data.image_size,
+    )
     work = f"distill {setting.recipe.teacher.name} into {student.name}"
     ways = [
         (
             stage,
             student,
-            f"as the recipe, {student.stem} stem at {side(stage, setting.data)} px; theirs {full} px",
+            f"as the recipe, {student.stem} stem at {round(setting.plan.data.image_size * stage.scale)} px; theirs {full} px",
         )
     ]
     whole = replace(stage, scale=1.0)
@@ -112,24 +124,24 @@ def distill(setting: Setting) -> Iterator[Line]:
 
 def finetune(setting: Setting) -> Iterator[Line]:
     stage = setting.stage("finetune")
-    setting.rate(setting.ours(stage, kept=True))  # the whole view is asked for
-    ways = [("answers kept", stage, True), ("ours live too", stage, False)]
+    setting.rate(setting.ours(stage, cached=True))  # the whole view is asked for
+    ways = [("logits cached", stage, True), ("ours live too", stage, False)]
     if setting.compiled and can_compile(setting.device):
-        ways.append(("answers kept, compiled", replace(stage, compile=True), True))
+        ways.append(("logits cached, compiled", replace(stage, compile=True), True))
     for how, stage, kept in ways:
-        pairs = taking_turns(setting, setting.ours(stage, kept=kept), setting.plain("finetune"))
+        pairs = taking_turns(setting, setting.ours(stage, cached=kept), setting.plain("finetune"))
         yield Line(
             3, f"fine-tune {setting.weights.stem}: {how}", pairs, "images/s", "≥ 10" if kept else ""
         )
 
 
-def answers(setting: Setting) -> Iterator[Line]:
+def cached_logits(setting: Setting) -> Iterator[Line]:
     stage = setting.stage("finetune")
-    distilled, labels = setting.ours(stage, kept=True), setting.ours(replace(stage, alpha=0.0))
+    distilled, labels = setting.ours(stage, cached=True), setting.ours(replace(stage, alpha=0.0))
     setting.rate(distilled)
     rates = taking_turns(setting, distilled, labels)
     pairs = [(1e6 / one, 1e6 / other) for one, other in rates]
-    yield Line(4, "fine-tune with kept answers, against labels alone", pairs, "µs/image", "≤ 1.1")
+    yield Line(4, "fine-tune with cached logits, against labels alone", pairs, "µs/image", "≤ 1.1")
 
 
 def peak(setting: Setting, which: str) -> int:
@@ -175,9 +187,7 @@ def start_up(setting: Setting) -> Iterator[Line]:
 
 def framework(setting: Setting) -> Iterator[Line]:
     teacher, student = setting.recipe.teacher, setting.recipe.student
-    work = (
-        f"distill {teacher.name} into {student.name}, {student.stem} stem at {setting.data.size} px"
-    )
+    work = f"distill {teacher.name} into {student.name}, {student.stem} stem at {setting.plan.data.image_size} px"
     try:
         import by_torchdistill
     except ImportError as error:
@@ -197,7 +207,7 @@ def busy(setting: Setting) -> Iterator[Line]:
         ("finetune", False),
         ("finetune", True),
     ):
-        ours, theirs = setting.ours(setting.stage(kind), kept=kept), setting.plain(kind)
+        ours, theirs = setting.ours(setting.stage(kind), cached=kept), setting.plain(kind)
         if kept:
             setting.rate(ours)  # the whole view is asked for
         pairs = [
@@ -205,7 +215,7 @@ def busy(setting: Setting) -> Iterator[Line]:
         ]
         yield Line(
             8,
-            f"the GPU is at work: {kind}{', answers kept' if kept else ''}",
+            f"the GPU is at work: {kind}{', logits cached' if kept else ''}",
             pairs,
             "% of the time",
         )
@@ -249,7 +259,7 @@ def together(setting: Setting) -> Iterator[Line]:
 
 
 ROWS = {
-    1: teach, 2: distill, 3: finetune, 4: answers, 5: memory, 6: start_up, 7: framework, 8: busy, 9: together,
+    1: teach, 2: distill, 3: finetune, 4: cached_logits, 5: memory, 6: start_up, 7: framework, 8: busy, 9: together,
 }  # fmt: skip
 HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
 

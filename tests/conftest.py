@@ -137,7 +137,7 @@ def run(start: Compress) -> Compress:
 def weights(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file whose network is torchvision's, and has learned nothing."""
     torch.manual_seed(0)
-    data = open_dataset(f"folder:{tiny.data}", size=16)
+    data = open_dataset(f"folder:{tiny.data}", image_size=16)
     network = ModelSpec("resnet18", "small")
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     model = build(network, 4).eval()

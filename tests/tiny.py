@@ -20,8 +20,8 @@ from PIL import Image
 from compress.models import checkpoint
 from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint
+from compress.pipeline.events import RunEvents
 from compress.pipeline.run_dir import read_results
-from compress.training.events import Events
 
 CLASSES = ("blob", "cross", "stripes", "wedge")
 SIDE = 16
@@ -118,7 +118,7 @@ ema = 0.9
 """
 
 NAMES = ["teach", "distill", "prune 1", "finetune 1", "prune 2", "finetune 2"]
-LEARNING = [name for name in NAMES if "prune" not in name]
+TRAINED = [name for name in NAMES if "prune" not in name]
 FILES = [f"stages/{n:02}-{name.replace(' ', '-')}.pth" for n, name in enumerate(NAMES, 1)]
 
 
@@ -278,12 +278,12 @@ def wait_for(what: Callable[[], Any], seconds: float = 30) -> None:
         time.sleep(0.01)
 
 
-class Stop(Exception):
+class Interrupted(Exception):
     """Stands in for a kill."""
 
 
-class StopIn(Events):
-    """Stops a run when stage `name` has finished its epoch number `epoch`."""
+class InterruptIn(RunEvents):
+    """Interrupts a run when stage `name` has finished its epoch number `epoch`."""
 
     def __init__(self, name: str, epoch: int) -> None:
         self.name, self.left, self.now = name, epoch, ""
@@ -294,4 +294,4 @@ class StopIn(Events):
     def on_epoch_end(self, epochs: float, history: list[dict[str, float]]) -> None:
         self.left -= self.now == self.name
         if self.left == 0:
-            raise Stop
+            raise Interrupted

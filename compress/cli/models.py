@@ -85,7 +85,7 @@ def prune(
     from compress.pruning.prune_file import prune_file
 
     before, after = prune_file(
-        checkpoint, amounts, out, mode=mode, importance=importance, note=click.echo
+        checkpoint, amounts, out, mode=mode, importance=importance, log=click.echo
     )
     click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
     cost = replace(after, bytes=out.stat().st_size)

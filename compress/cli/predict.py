@@ -56,7 +56,8 @@ def predict(
 
     from compress.cli.terminal import Terminal
     from compress.data.decode import find_images
-    from compress.deployment.predict import predict, score_test_split, to_json, write_csv
+    from compress.deployment.predict import predict, to_json, write_csv
+    from compress.reporting.evaluation import score_test_split
     from compress.reporting.tables import classes_table, predictions_table
 
     terminal = Terminal()

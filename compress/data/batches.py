@@ -1,26 +1,38 @@
-"""How images become batches: cropped, flipped, normalised, mixed, a whole batch at a time."""
+"""Batches: images cropped, flipped, normalized, erased and mixed, a whole batch at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
 from compress.data.dataset import Dataset
 from compress.data.pool import Pool
-from compress.data.random_views import seed_of, view_boxes, view_flips, view_holes, view_order
+from compress.data.random_views import (
+    derive_seed,
+    draw_boxes,
+    draw_flips,
+    draw_holes,
+    draw_order,
+)
 from compress.recipe.schema import Augment
 from compress.runtime.device import to_device
 
 
 class Batch(NamedTuple):
-    """`images` float32 (B, 3, S, S), normalised, channels last; `targets` float32 (B, classes), each a
-    distribution; `rows` int64 (B,), the samples' places in their pool; `start`, the batch's first place in
-    its view's order; `view`, the number of that view, -1 for images shown as they are; `elsewhere`, how many
-    more images the whole batch has, of which these are one process's part."""
+    """A batch of images.
+
+    Args:
+        images: float32 (B, 3, S, S), normalized, channels last.
+        targets: class numbers, int64 (B,); of training batches as the task encodes them, float32
+            (B, classes).
+        rows: places of the samples in their pool, int64 (B,).
+        start: the batch's first place in the order of its view.
+        view: the number of the view, -1 for images as they are.
+        elsewhere: the number of images of the batch that other processes have.
+    """
 
     images: Tensor
     targets: Tensor
@@ -30,88 +42,108 @@ class Batch(NamedTuple):
     elsewhere: int = 0
 
 
-def share(count: int, part: tuple[int, int]) -> tuple[int, int]:
-    """Where the part begins and where it ends of `count` things; (1, 3) is the second of three parts."""
-    number, parts = part
-    return count * number // parts, count * (number + 1) // parts
+def shard_range(count: int, shard: tuple[int, int]) -> tuple[int, int]:
+    """Return the start and the end of a shard of `count` things.
+
+    Args:
+        shard: its number, and of how many: (1, 3) is the second of three.
+    """
+    number, shards = shard
+    return count * number // shards, count * (number + 1) // shards
 
 
 def training_batches(
     data: Dataset,
     augment: Augment,
     *,
+    encode_targets: Callable[[Tensor], Tensor],
     seed: int,
     view: int,
-    batch: int,
+    batch_size: int,
     drop_last: bool = True,
-    part: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """One augmented view of ``data.train``, in batches of `batch` (a smaller pool is one batch), `part` of each.
+    """Yield one augmented *view* of the training images, batch by batch.
 
-    The view is a pure function of (seed, view): its order, each sample's crop, flip and erased part, each batch's
-    mixing. It is made at ``data.size``, whatever size a network wants, so that a teacher and a student of
-    different sizes see the same view. The global random state is left as it was.
+    A view is the whole training set under one drawing of the augmentation. It is a pure function of
+    (seed, view): its order, each sample's crop, flip and erased part, each batch's mixing. It is
+    made at the data's image size, so that a teacher and a student of different sizes see the same
+    view. The global random state stays as it was.
+
+    Args:
+        encode_targets: class numbers, int64 (B,), to targets that can be mixed, as a task encodes
+            them.
+        batch_size: images in a batch; a smaller pool is one batch.
+        drop_last: leave out a last batch that is smaller.
+        shard: yield this shard of every batch; see `shard_range`.
     """
-    count = len(data.train)
-    order = torch.split(view_order(count, seed, view), min(batch, count))
+    count, size = len(data.train), data.image_size
+    order = torch.split(draw_order(count, seed, view), min(batch_size, count))
     if drop_last and len(order[-1]) < len(order[0]):
         order = order[:-1]
-    boxes = None if augment.crop is None else view_boxes(count, data.size, augment.crop, seed, view)
-    flips = view_flips(count, seed, view) if augment.flip else None
-    holes = (
-        view_holes(count, data.size, augment.erase_prob, seed, view) if augment.erase_prob else None
-    )
+    boxes = None if augment.crop is None else draw_boxes(count, size, augment.crop, seed, view)
+    flips = draw_flips(count, seed, view) if augment.flip else None
+    holes = None
+    if augment.erase_prob:
+        holes = draw_holes(count, size, augment.erase_prob, seed, view)
     mixers = _mixers(augment)
-    bounds = [share(len(rows), part) for rows in order]
-    # torchvision mixes an image with the one before it, which for a part's first is another part's: -1 is the last
-    extra = int(bool(mixers) and part[1] > 1)
-    parts = [
+    bounds = [shard_range(len(rows), shard) for rows in order]
+    # torchvision mixes an image with the one before it. For the first image of a shard that is
+    # another shard's, which is therefore made too; -1 is the batch's last.
+    extra = int(bool(mixers) and shard[1] > 1)
+    shards = [
         rows[torch.arange(begin - extra, end)]
         for rows, (begin, end) in zip(order, bounds, strict=True)
     ]
     start = 0
-    for number, (rows, pixels) in enumerate(zip(parts, data.train.batches(parts), strict=True)):
+    for number, (rows, pixels) in enumerate(zip(shards, data.train.batches(shards), strict=True)):
         if flips is not None:
-            pixels = _flipped(pixels, flips[rows])
-        images = pixels.float() if boxes is None else _cropped(pixels, boxes[rows])
-        images = _normalised(images, data)
+            pixels = _flip(pixels, flips[rows])
+        images = pixels.float() if boxes is None else _crop(pixels, boxes[rows])
+        images = _normalize(images, data)
         if holes is not None:
-            images = _erased(images, holes[rows])
+            images = _erase(images, holes[rows])
         rows = to_device(rows, images.device)
-        targets = _one_hot(data, data.train, rows)
+        targets = encode_targets(data.train.targets[rows])
         if mixers:
-            images, targets = _mixed(
-                images, targets, mixers, augment.mix_prob, seed_of("mix", seed, view, number)
-            )
+            mix_seed = derive_seed("mix", seed, view, number)
+            images, targets = _mix(images, targets, mixers, augment.mix_prob, mix_seed)
         images, targets, rows = images[extra:], targets[extra:], rows[extra:]
         whole = len(order[number])
-        yield Batch(
-            _finished(images), targets, rows, start + bounds[number][0], view, whole - len(rows)
-        )
+        first = start + bounds[number][0]
+        yield Batch(_to_rgb(images), targets, rows, first, view, whole - len(rows))
         start += whole
 
 
 def plain_batches(
-    data: Dataset, pool: Pool, *, batch: int, part: tuple[int, int] = (0, 1)
+    data: Dataset, pool: Pool, *, batch_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
-    """Every image of `part` of `pool`, a pool of `data`, as it is and in order, the last batch perhaps smaller."""
-    start, end = share(len(pool), part)
-    order = [rows for rows in torch.split(torch.arange(start, end), batch) if len(rows)]
+    """Yield the images of a pool as they are and in order, normalized; the last batch may be
+    smaller.
+
+    Args:
+        pool: one of the data set's.
+        shard: yield this shard of the pool; see `shard_range`.
+    """
+    start, end = shard_range(len(pool), shard)
+    order = [rows for rows in torch.split(torch.arange(start, end), batch_size) if len(rows)]
     for rows, pixels in zip(order, pool.batches(order), strict=True):
-        images = _normalised(pixels.float(), data)
+        images = _normalize(pixels.float(), data)
         rows = to_device(rows, images.device)
-        yield Batch(_finished(images), _one_hot(data, pool, rows), rows, start)
+        yield Batch(_to_rgb(images), pool.targets[rows], rows, start)
         start += len(rows)
 
 
-def _flipped(pixels: Tensor, flips: Tensor) -> Tensor:
+def _flip(pixels: Tensor, flips: Tensor) -> Tensor:
     chosen = to_device(flips, pixels.device)[:, None, None, None]
     return torch.where(chosen, pixels.flip(3), pixels)
 
 
-def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """Crop boxes (B, 4) and scale them back to the images' side; a crop never shrinks, so one sample a
-    pixel is bilinear interpolation to the letter."""
+def _crop(pixels: Tensor, boxes: Tensor) -> Tensor:
+    """Crop boxes (B, 4) and resize them to the images' side.
+
+    A crop is never made smaller, so one sample a pixel is exact bilinear interpolation.
+    """
     numbers = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]
     regions = to_device(torch.cat([numbers, boxes], dim=1), pixels.device)
     images: Tensor = roi_align(
@@ -120,24 +152,20 @@ def _cropped(pixels: Tensor, boxes: Tensor) -> Tensor:
     return images
 
 
-def _normalised(images: Tensor, data: Dataset) -> Tensor:
-    """In place, from values of 0 to 255; a grey image needs the first channel's numbers only."""
+def _normalize(images: Tensor, data: Dataset) -> Tensor:
+    """Normalize values of 0 to 255 in place; a grey image takes the first channel's numbers."""
     mean = torch.tensor(data.mean[: images.shape[1]])[:, None, None]
     std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
     gain, shift = 1 / (255 * std), -mean / std
     return images.mul_(to_device(gain, images.device)).add_(to_device(shift, images.device))
 
 
-def _erased(images: Tensor, holes: Tensor) -> Tensor:
-    """In place, the inside of boxes (B, 4) in whole pixels to 0, which is the mean."""
+def _erase(images: Tensor, holes: Tensor) -> Tensor:
+    """Set the inside of boxes (B, 4), in whole pixels, to 0 in place: that is the mean."""
     holes = to_device(holes, images.device)
     place = torch.arange(images.shape[-1], device=images.device)
     across, down = ((place >= holes[:, i, None]) & (place < holes[:, i + 2, None]) for i in (0, 1))
     return images.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.0)
-
-
-def _one_hot(data: Dataset, pool: Pool, rows: Tensor) -> Tensor:
-    return F.one_hot(pool.targets[rows], len(data.classes)).float()
 
 
 def _mixers(augment: Augment) -> list[v2.Transform]:
@@ -145,10 +173,11 @@ def _mixers(augment: Augment) -> list[v2.Transform]:
     return mixers + ([v2.CutMix(alpha=augment.cutmix)] if augment.cutmix > 0 else [])
 
 
-def _mixed(
+def _mix(
     images: Tensor, targets: Tensor, mixers: list[v2.Transform], probability: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    # torchvision draws from the CPU's global generator; torch.manual_seed would touch the GPUs' as well
+    # torchvision draws from the CPU's global generator; torch.manual_seed would touch the GPUs' as
+    # well
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         chance, which = torch.rand(2).tolist()
@@ -157,6 +186,6 @@ def _mixed(
     return images, targets
 
 
-def _finished(images: Tensor) -> Tensor:
-    """Grey repeated to three channels, channels last."""
+def _to_rgb(images: Tensor) -> Tensor:
+    """Repeat grey to three channels, and lay the images out channels last."""
     return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

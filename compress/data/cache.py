@@ -16,9 +16,9 @@ from compress.runtime.files import PART
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-# Debian's package strips the name and time from each gzip header, so its files differ from those whose MD5s
-# torchvision lists, though the compressed bytes after the header are the same. The unpacked files are what
-# counts.
+# Debian's package strips the name and time from each gzip header, so its files differ from those
+# whose MD5s torchvision lists, though the compressed bytes after the header are the same. The
+# unpacked files are what counts.
 FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -35,8 +35,8 @@ def cache_root() -> Path:
 def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "") -> Path:
     """The cache directory, once it holds `folder`.
 
-    A missing folder is made by `fill`, which is given an empty directory to put it in; the folder is then
-    moved into the cache whole, and a second process waits for the first.
+    A missing folder is made by `fill`, which is given an empty directory to put it in; the folder
+    is then moved into the cache whole, and a second process waits for the first.
 
     Raises:
         UserError: the folder is missing and `fill` could not make it.
@@ -59,8 +59,8 @@ def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "
 
 
 def make_whole(target: Path, fill: Callable[[Path], object]) -> None:
-    """Have `fill` put the directory `target` into the empty one that it is given, beside it, and move it to its place:
-    unless it is there, by one process at a time, and whole or not at all."""
+    """Have `fill` put the directory `target` into the empty one that it is given, beside it, and
+    move it to its place: unless it is there, by one process at a time, and whole or not at all."""
     staging = target.with_name(f".{target.name}{PART}")
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists():

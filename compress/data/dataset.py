@@ -1,122 +1,200 @@
-"""A dataset by name, split and ready: the one place where training, validation and test part ways."""
+"""Data sets: a source that is split into training, validation and test images.
+
+Opening a data set reads no image files: pools are opened when they are first used.
+"""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from compress.data.pool import Pool, open_pool
-from compress.data.sources import open_source
+from compress.data.sources import Files, Pixels, open_source
 from compress.data.splits import split
 from compress.runtime.errors import UserError
 
-MEASURED_IMAGES = 4096  # enough for the mean and spread of a channel to three digits
+# Images on which mean and standard deviation are measured: enough for three digits.
+MEASURED_IMAGES = 4096
+
+# Mean and standard deviation of each channel, of pixels on a scale of 0 to 1.
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, split. Its pools hold square images of `size` pixels; networks see (B, 3, size, size).
+    """A data set, split into training, validation and test images.
 
-    `mean` and `std` are of the training pixels on a scale of 0 to 1, three values each (grey repeated).
-    `test` reads the test split when it is called, not before. `checksum` is that of the training pool. `mirrors`:
-    whether an image's mirror image shows the same class.
+    Images are square, of `image_size` pixels; networks see (B, 3, image_size, image_size).
+
+    Args:
+        classes: their names, in the order of the logits.
+        mirrors: True if an image's mirror image shows the same class.
+        train_count: the number of training images.
+        normalization: mean and standard deviation of each channel; measured if None.
+        device: the device of the pools.
     """
 
     name: str
     classes: tuple[str, ...]
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train: Pool
-    val: Pool
-    test: Callable[[], Pool]
-    checksum: str
+    image_size: int
+    train_images: Pixels | Files = field(repr=False)
+    val_images: Pixels | Files = field(repr=False)
+    test_images: Callable[[], Pixels | Files] = field(repr=False)
+    normalization: Normalization | None = None
     mirrors: bool = True
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def train_count(self) -> int:
+        """The number of training images."""
+        return len(self.train_images.targets)
+
+    @property
+    def train(self) -> Pool:
+        """The training images.
+
+        Raises:
+            UserError: an image file cannot be read.
+        """
+        return self._training[0]
+
+    @cached_property
+    def _training(self) -> tuple[Pool, Normalization, str]:
+        """The training images, their normalization and checksum, measured before they leave the CPU."""
+        pool = open_pool(self.train_images, self.image_size)
+        normalization = self.normalization or _measure_normalization(pool)
+        return pool.to(self.device), normalization, pool.checksum()
+
+    @cached_property
+    def val(self) -> Pool:
+        """The validation images.
+
+        Raises:
+            UserError: an image file cannot be read.
+        """
+        return open_pool(self.val_images, self.image_size).to(self.device)
+
+    def test(self) -> Pool:
+        """Open the test images; nothing of them is read before.
+
+        Raises:
+            UserError: an image file cannot be read.
+        """
+        return open_pool(self.test_images(), self.image_size).to(self.device)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel, of pixels on a scale of 0 to 1: three values, grey repeated."""
+        return (self.normalization or self._training[1])[0]
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation of each channel, of pixels on a scale of 0 to 1."""
+        return (self.normalization or self._training[1])[1]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the training images, as 64 hex digits; see `Pool.checksum`."""
+        return self._training[2]
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """Return the data set with its pools on `device`."""
+        return replace(self, device=torch.device(device))
+
+    def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
+        """Return the data set with another normalization, as a trained network expects it."""
+        return replace(self, normalization=(mean, std))
 
 
 def open_dataset(
     name: str,
     *,
-    size: int | None = None,
-    limit: int | None = None,
-    share: float = 1.0,
+    image_size: int | None = None,
+    max_images: int | None = None,
+    data_fraction: float = 1.0,
     seed: int = 0,
-    val_share: float = 0.1,
+    val_fraction: float = 0.1,
 ) -> Dataset:
-    """Open the dataset `name` (a source's name, or ``folder:PATH``) at `size` pixels, by default its own.
+    """Open a data set by name.
 
-    The validation split is cut from the training images first (`val_share` of them, unless the dataset
-    brings its own); `share` of the rest is then trained on, at most `limit` images. All three keep the
-    classes in proportion and depend on `seed` alone.
+    The validation split is taken from the training images first, unless the data set brings its
+    own. A fraction of the rest is trained on. Both keep the classes in proportion and depend on
+    `seed` alone.
+
+    Args:
+        name: of a source, or ``folder:PATH``.
+        image_size: side in pixels to which images are resized; the source's own if left out.
+        max_images: the number of training images, at most.
+        data_fraction: fraction of the training images to use.
+        val_fraction: fraction of the training images that are held out for validation.
 
     Raises:
-        UserError: no such dataset; it cannot be had or read; or a number that leaves nothing to train on.
+        UserError: there is no such data set, it cannot be had or listed, or a number leaves nothing
+            to train on.
+
+    Example:
+        >>> data = open_dataset("folder:photos", image_size=64)
+        >>> data.classes, data.train_count
+        (('cat', 'dog'), 900)
     """
-    _check(size, limit, share, val_share)
+    _check_numbers(image_size, max_images, data_fraction, val_fraction)
     source = open_source(name)
     classes = len(source.classes)
     if classes < 2:
         raise UserError(f"{name} has {classes} class; a classifier needs at least 2")
-    side = source.size if size is None else size
-
     val, rest = source.val, torch.arange(len(source.train.targets))
     if val is None:
-        held, rest = split(source.train.targets, round(val_share * len(rest)), seed)
-        val = source.train.take(held)
-    count = round(share * len(rest))
-    if limit is not None:
-        count = _limited(name, limit, count, classes)
+        held_out, rest = split(source.train.targets, round(val_fraction * len(rest)), seed)
+        val = source.train.take(held_out)
+    count = round(data_fraction * len(rest))
+    if max_images is not None:
+        count = _limit_count(name, max_images, count, classes)
     if count < classes or len(val.targets) == 0:
         raise UserError(
-            f"{name}: {count} training and {len(val.targets)} validation images are too few for "
-            f"{classes} classes; raise share or limit"
+            f"{name}: {count} training and {len(val.targets)} validation images are too few for"
+            f" {classes} classes; raise data_fraction or max_images"
         )
     chosen, _ = split(source.train.targets[rest], count, seed)
-    train, test = (
-        open_pool(source.train.take(rest[chosen]), side),
-        source.test,
-    )  # no more: `source` holds all images
-    mean, std = (source.mean, source.std) if source.mean and source.std else _measured(train)
+    known = source.mean and source.std
     return Dataset(
         name=source.name,
         classes=source.classes,
-        size=side,
-        mean=mean,
-        std=std,
-        train=train,
-        val=open_pool(val, side),
-        test=lambda: open_pool(test(), side),
-        checksum=train.checksum(),
+        image_size=source.size if image_size is None else image_size,
+        train_images=source.train.take(rest[chosen]),
+        val_images=val,
+        test_images=source.test,
+        normalization=(source.mean, source.std) if known else None,  # type: ignore[arg-type]
         mirrors=source.mirrors,
     )
 
 
-def _check(size: int | None, limit: int | None, share: float, val_share: float) -> None:
-    if size is not None and size < 1:
-        raise UserError(f"size = {size}: images need at least one pixel")
-    if limit is not None and limit < 1:
-        raise UserError(f"limit = {limit}: there must be at least one image to train on")
-    if not 0 < share <= 1:
+def _check_numbers(
+    image_size: int | None, max_images: int | None, data_fraction: float, val_fraction: float
+) -> None:
+    if image_size is not None and image_size < 1:
+        raise UserError(f"image_size = {image_size}: images need at least one pixel")
+    if max_images is not None and max_images < 1:
+        raise UserError(f"max_images = {max_images}: at least one image is needed to train on")
+    if not 0 < data_fraction <= 1:
+        raise UserError(f"data_fraction = {data_fraction}: must be above 0 and at most 1")
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction = {val_fraction}: must be between 0 and 1")
+
+
+def _limit_count(name: str, max_images: int, available: int, classes: int) -> int:
+    if max_images < classes:
         raise UserError(
-            f"share = {share}: the share of the training images used is above 0 and at most 1"
+            f"max_images = {max_images}: {name} has {classes} classes, and each needs an image"
         )
-    if not 0 < val_share < 1:
-        raise UserError(
-            f"val_share = {val_share}: the validation split's share lies between 0 and 1"
-        )
+    return min(max_images, available)
 
 
-def _limited(name: str, limit: int, available: int, classes: int) -> int:
-    if limit < classes:
-        raise UserError(
-            f"limit = {limit}: {name} has {classes} classes, and each needs an image at least"
-        )
-    return min(limit, available)
-
-
-def _measured(pool: Pool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, over images spread evenly through the pool."""
+def _measure_normalization(pool: Pool) -> Normalization:
+    """Measure mean and standard deviation of each channel, on images spread evenly over the pool."""
     rows = torch.linspace(0, len(pool) - 1, min(len(pool), MEASURED_IMAGES)).long()
     total = squares = torch.zeros(3, dtype=torch.float64)
     pixels = 0
@@ -126,6 +204,6 @@ def _measured(pool: Pool) -> tuple[tuple[float, ...], tuple[float, ...]]:
         squares = squares + values.square().sum(dim=(0, 2, 3))
         pixels += values[:, 0].numel()
     mean = total / pixels
-    # a flat channel has no spread to divide by
+    # A flat channel has no deviation to divide by.
     variance = (squares / pixels - mean.square()).clamp(min=1 / 255**2)
     return tuple(mean.tolist()), tuple(math.sqrt(value) for value in variance.tolist())

@@ -18,8 +18,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from compress.runtime.errors import UserError
 
-# What is read, and the suffixes by which a folder's images are known. Not every format Pillow has: some of
-# those hand the file to another program.
+# What is read, and the suffixes by which a folder's images are known. Not every format Pillow has:
+# some of those hand the file to another program.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 SUFFIXES = (
     ".png",
@@ -41,10 +41,11 @@ RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 
 def find_images(patterns: Iterable[str]) -> list[str]:
-    """The images that `patterns` name: files, folders (all below them, sorted), globs with `**`, or "-".
+    """The images that `patterns` name: files, folders (all below them, sorted), globs with `**`, or
+    "-".
 
-    A pattern that leads to nothing stays in the list as it is, so that it is reported when its turn comes to
-    be read, and the others go on. Hidden files are passed over, unless named.
+    A pattern that leads to nothing stays in the list as it is, so that it is reported when its turn
+    comes to be read, and the others go on. Hidden files are passed over, unless named.
     """
     found: list[str] = []
     for pattern in patterns:
@@ -62,10 +63,12 @@ def read_image(source: str | Path | BinaryIO, background: str = "black") -> Imag
 
     Args:
         source: a path, "-" for standard input, or an open binary file.
-        background: what shows through transparent places; black, as behind white-on-black training images.
+        background: what shows through transparent places; black, as behind white-on-black training
+            images.
 
     Raises:
-        UserError: there is no such file, it is no image, damaged, or too large; the text is the bare reason.
+        UserError: there is no such file, it is no image, damaged, or too large; the text is the
+            bare reason.
     """
     with one_line_reasons():
         if source == "-":
@@ -106,7 +109,8 @@ def _decode(file: BinaryIO, background: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, background: str) -> Image.Image:
-    """8-bit RGB, turned as EXIF says, deeper images scaled, transparent places filled with `background`."""
+    """8-bit RGB, turned as EXIF says, deeper images scaled, transparent places filled with
+    `background`."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
@@ -117,7 +121,8 @@ def to_rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16- or 32-bit image in 8 bits, by the range of "I;16", or for "I" and "F" the first that fits."""
+    """A 16- or 32-bit image in 8 bits, by the range of "I;16", or for "I" and "F" the first that
+    fits."""
     values = pil_to_tensor(image.convert("F")).nan_to_num(0.0, 0.0, 0.0)
     brightest = float(values.max())
     ranges = (65535.0,) if image.mode.startswith("I;16") else RANGES[image.mode]

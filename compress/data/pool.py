@@ -1,4 +1,5 @@
-"""Pools of images to draw batches from. Whether one lies in memory or on the disk is known only here."""
+"""Pools of images to draw batches from. Whether one lies in memory or on the disk is known only
+here."""
 
 import hashlib
 import os
@@ -42,7 +43,8 @@ class Pool(Protocol):
         ...
 
     def checksum(self) -> str:
-        """SHA-256, as 64 hex digits, of the images and targets, or of what is known of them without reading all."""
+        """SHA-256, as 64 hex digits, of the images and targets, or of what is known of them without
+        reading all."""
         ...
 
 
@@ -50,7 +52,8 @@ class Pool(Protocol):
 class MemoryPool:
     """Pixels uint8 (N, C, H, W) and targets int64 (N,), wholly in the memory of one device.
 
-    Batches are resized to `side` pixels as they are asked for: small images made large would take a lot of memory.
+    Batches are resized to `side` pixels as they are asked for: small images made large would take a
+    lot of memory.
     """
 
     pixels: Tensor
@@ -82,7 +85,8 @@ class MemoryPool:
 class DiskPool:
     """Image files decoded as they are asked for, by `workers` processes (0: by this one).
 
-    Each becomes RGB, its shorter side resized to `side` pixels, its longer one cropped at the centre.
+    Each becomes RGB, its shorter side resized to `side` pixels, its longer one cropped at the
+    centre.
     """
 
     files: Files
@@ -116,8 +120,9 @@ class DiskPool:
             yield images.to(device, non_blocking=True)
 
     def checksum(self) -> str:
-        """Of the files' names, their sizes in bytes, and the targets. A file that another of the same size replaces is
-        not noticed; times do not count, so that a copy of the folder is the same data."""
+        """Of the files' names, their sizes in bytes, and the targets. A file that another of the
+        same size replaces is not noticed; times do not count, so that a copy of the folder is the
+        same data."""
         digest = hashlib.sha256()
         targets = self.targets.tolist()
         for name, target in sorted(zip(self.files.names, targets, strict=True)):
@@ -127,8 +132,8 @@ class DiskPool:
 
 @dataclass(frozen=True)
 class _Decoder:
-    """What a DataLoader worker needs: rows in, their images out, or the error it met (raised there, it
-    would come back wrapped in the worker's traceback)."""
+    """What a DataLoader worker needs: rows in, their images out, or the error it met (raised there,
+    it would come back wrapped in the worker's traceback)."""
 
     root: Path
     names: tuple[str, ...]
@@ -160,9 +165,11 @@ def open_pool(
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     workers: int | None = None,
 ) -> Pool:
-    """The pool of `images` at `side` pixels: files lie in memory if they fit the limit decoded, else on the disk.
+    """The pool of `images` at `side` pixels: files lie in memory if they fit the limit decoded,
+    else on the disk.
 
-    Files are decoded by `workers` processes: by default one a core up to eight, and none for a few files.
+    Files are decoded by `workers` processes: by default one a core up to eight, and none for a few
+    files.
 
     Raises:
         UserError: an image file cannot be read.

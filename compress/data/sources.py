@@ -1,6 +1,7 @@
 """Where images come from: one function a source, each through torchvision's own dataset class.
 
-A new source is one function here and one line in `SOURCES`, and its name in `compress.recipe.registry`.
+A new source is one function here and one line in `SOURCES`, and its name in
+`compress.recipe.registry`.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from torchvision.datasets.utils import download_and_extract_archive
 
 from compress.data.cache import cache_root, make_whole, obtain, unpack_fashion_mnist
 from compress.data.splits import split
-from compress.recipe.registry import check_data_name
+from compress.recipe.registry import DATA_SOURCES, check_data_name
 from compress.runtime.errors import UserError, one_line
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -28,8 +29,8 @@ TEST_SHARE = 0.2  # of a folder that has no test split of its own
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images that are pixels already: uint8 (N, C, H, W) with C = 1 or 3, and one int64 class an image
-    (N,)."""
+    """Images that are pixels already: uint8 (N, C, H, W) with C = 1 or 3, and one int64 class an
+    image (N,)."""
 
     pixels: Tensor
     targets: Tensor
@@ -54,10 +55,11 @@ class Files:
 
 @dataclass(frozen=True)
 class Source:
-    """One dataset. `size` is the side in pixels its images are used at; `mean` and `std` are those of its
-    training pixels on a scale of 0 to 1, one value a channel (grey repeated), or None if nobody has
-    measured them; `val` is a validation split of the dataset's own, if it has one; `test` reads the test
-    split when called, not before. `mirrors`: whether an image's mirror image shows the same class."""
+    """One dataset. `size` is the side in pixels its images are used at; `mean` and `std` are those
+    of its training pixels on a scale of 0 to 1, one value a channel (grey repeated), or None if
+    nobody has measured them; `val` is a validation split of the dataset's own, if it has one;
+    `test` reads the test split when called, not before. `mirrors`: whether an image's mirror image
+    shows the same class."""
 
     name: str
     classes: tuple[str, ...]
@@ -71,7 +73,8 @@ class Source:
 
 
 def fashion_mnist() -> Source:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 grey 28×28 images of clothes."""
+    """Fashion-MNIST (Xiao et al. 2017, arXiv 1708.07747): 60,000 + 10,000 grey 28×28 images of
+    clothes."""
 
     def fill(staging: Path) -> None:
         if not unpack_fashion_mnist(staging):
@@ -150,14 +153,14 @@ IMAGEWOOF = {
 }
 
 
-def imagenette(suffix: str, size: int) -> Source:
+def _imagenette(suffix: str, size: int) -> Source:
     """Imagenette (Howard 2019): ten easy classes of ImageNet; `suffix` is "", "-320" or "-160"."""
     pixels = f"{suffix[1:]}px" if suffix else "full"
     fill = partial(datasets.Imagenette, size=pixels, download=True)
     return _ten_classes("imagenette", suffix, size, IMAGENETTE, fill)
 
 
-def imagewoof(suffix: str, size: int) -> Source:
+def _imagewoof(suffix: str, size: int) -> Source:
     """Imagewoof (Howard 2019): ten breeds of dog from ImageNet; `suffix` is "", "-320" or "-160"."""
     address = f"https://s3.amazonaws.com/fast-ai-imageclas/imagewoof2{suffix}.tgz"
     return _ten_classes(
@@ -184,8 +187,8 @@ def _ten_classes(
 
 
 def imagenet() -> Source:
-    """ImageNet-1k (Russakovsky et al. 2015, arXiv 1409.0575), from a copy the user has; its val split is
-    the test."""
+    """ImageNet-1k (Russakovsky et al. 2015, arXiv 1409.0575), from a copy the user has; its val
+    split is the test."""
     root = cache_root() / "imagenet"
     if not root.is_dir():
         raise UserError(
@@ -212,7 +215,8 @@ def imagenet() -> Source:
 
 
 def _unpacked(root: Path, split: str) -> datasets.ImageNet:
-    """torchvision's ImageNet; it would take an archive that it was killed while unpacking for a whole one."""
+    """torchvision's ImageNet; it would take an archive that it was killed while unpacking for a
+    whole one."""
     if not (root / split).is_dir():
         if not (root / imagenets.META_FILE).is_file():
             imagenets.parse_devkit_archive(root)
@@ -222,9 +226,11 @@ def _unpacked(root: Path, split: str) -> datasets.ImageNet:
 
 
 def folder(path: Path) -> Source:
-    """A directory of images: ``train/CLASS/…`` with ``val/`` and/or ``test/`` beside it, or just ``CLASS/…``.
+    """A directory of images: ``train/CLASS/…`` with ``val/`` and/or ``test/`` beside it, or just
+    ``CLASS/…``.
 
-    With only ``val/``, it is the test split; with neither, a fifth of each class is set aside for the test.
+    With only ``val/``, it is the test split; with neither, a fifth of each class is set aside for
+    the test.
     """
     name = f"folder:{path}"
     if not (path / "train").is_dir():
@@ -272,7 +278,8 @@ def _files(found: Any, root: Path) -> Files:
 
 
 def _read(name: str, root: Path, kind: Any, **options: Any) -> Any:
-    """The torchvision dataset under `root`; whatever keeps it from opening becomes one line for the user."""
+    """The torchvision dataset under `root`; whatever keeps it from opening becomes one line for the
+    user."""
     try:
         return kind(root, **options)
     except (OSError, RuntimeError, ValueError, EOFError, AssertionError, ImportError) as error:
@@ -282,26 +289,21 @@ def _read(name: str, root: Path, kind: Any, **options: Any) -> Any:
         ) from error
 
 
-SOURCES: dict[str, Callable[[], Source]] = {
-    "fashion-mnist": fashion_mnist,
-    "mnist": mnist,
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "imagenette": partial(imagenette, "", 224),
-    "imagenette-320": partial(imagenette, "-320", 224),
-    "imagenette-160": partial(imagenette, "-160", 128),
-    "imagewoof": partial(imagewoof, "", 224),
-    "imagewoof-320": partial(imagewoof, "-320", 224),
-    "imagewoof-160": partial(imagewoof, "-160", 128),
-    "imagenet": imagenet,
-}
+imagenette = partial(_imagenette, "", 224)
+imagenette_320 = partial(_imagenette, "-320", 224)
+imagenette_160 = partial(_imagenette, "-160", 128)
+imagewoof = partial(_imagewoof, "", 224)
+imagewoof_320 = partial(_imagewoof, "-320", 224)
+imagewoof_160 = partial(_imagewoof, "-160", 128)
 
 
 def open_source(name: str) -> Source:
-    """The dataset called `name`: a key of `SOURCES`, or ``folder:PATH``.
+    """Open a data source: one of `compress.recipe.registry.DATA_SOURCES`, or ``folder:PATH``.
 
     Raises:
-        UserError: no such dataset, or it cannot be had or read; the line says what was tried and what to do.
+        UserError: there is no such source, or it cannot be had or read; the line says what was
+            tried and what to do.
     """
     path = check_data_name(name)
-    return SOURCES[name]() if path is None else folder(path)
+    source: Source = DATA_SOURCES.load(name)() if path is None else folder(path)
+    return source

@@ -5,15 +5,15 @@ import heapq
 import torch
 from torch import Tensor
 
-from compress.data.random_views import generator
+from compress.data.random_views import make_generator
 
 
 def split(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """`count` rows chosen at random, each class in proportion, and the rows that are left.
 
-    Targets are int64 (N,); both results are int64 and ascending, and together they are ``range(N)``. Each
-    class's count is its exact proportion rounded up or down. With the same seed, a smaller choice is part
-    of a larger one.
+    Targets are int64 (N,); both results are int64 and ascending, and together they are
+    ``range(N)``. Each class's count is its exact proportion rounded up or down. With the same seed,
+    a smaller choice is part of a larger one.
     """
     if count == len(targets):
         return torch.arange(count), torch.arange(0)
@@ -22,14 +22,16 @@ def split(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def balanced_order(targets: Tensor, seed: int) -> Tensor:
-    """A random order of all rows, int64 (N,), every prefix of which holds each class in proportion, rounded.
+    """A random order of all rows, int64 (N,), every prefix of which holds each class in proportion,
+    rounded.
 
-    The r-th image of a class of n among N has to come after place (r-1)N/n, or the class would be over its
-    proportion, and by place rN/n, or it would be under. Serving the earliest deadline first meets them all
-    (Steiner and Yeomans 1993, "Level schedules for mixed-model, just-in-time processes").
+    The r-th image of a class of n among N has to come after place (r-1)N/n, or the class would be
+    over its proportion, and by place rN/n, or it would be under. Serving the earliest deadline
+    first meets them all (Steiner and Yeomans 1993, "Level schedules for mixed-model, just-in-time
+    processes").
     """
     total = len(targets)
-    random = generator("split", seed)
+    random = make_generator("split", seed)
     shuffled = torch.randperm(total, generator=random)
     rows = shuffled[
         targets.cpu()[shuffled].argsort(stable=True)

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,12 +17,10 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from compress.data.batches import Batch, plain_batches
-from compress.data.dataset import open_dataset
 from compress.data.decode import one_line_reasons, read_image, to_rgb
 from compress.models.checkpoint import Checkpoint, load
 from compress.models.fuse_bn import fuse_conv_bn
-from compress.models.memory_format import convs_to_channels_last
+from compress.models.memory_format import to_channels_last
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
 from compress.runtime.files import atomic_write
@@ -105,7 +103,7 @@ def predict(
         raise UserError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
     target = pick_device(device)
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
-    model = convs_to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
+    model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
 
     def stream() -> Iterator[Prediction]:
         remaining, network, count = iter(images), model, 0
@@ -123,57 +121,6 @@ def predict(
                     yield Prediction(_source_name(source), (), error=each)
 
     return stream()
-
-
-@torch.inference_mode()
-def score_per_class(
-    model: nn.Module, batches: Iterable[Batch], classes: int
-) -> tuple[Tensor, Tensor]:
-    """Count correct predictions of `model`, in evaluation mode, by class.
-
-    Args:
-        batches: images (B, 3, H, W), with their classes as targets, int64 (B,).
-
-    Returns:
-        Correct predictions and images of each class, both int64 (classes,) on the CPU.
-    """
-    device = next(model.parameters()).device
-    correct, total = torch.zeros(2, classes, dtype=torch.int64, device=device)
-    for batch in batches:
-        targets = batch.targets.to(device)
-        hits = model(batch.images.to(device)).argmax(1) == targets
-        correct += torch.bincount(targets[hits], minlength=classes)
-        total += torch.bincount(targets, minlength=classes)
-    return correct.cpu(), total.cpu()
-
-
-def score_test_split(
-    checkpoint: Checkpoint, data: str | None = None, device: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    """Count correct predictions on a test split, by class.
-
-    Args:
-        data: name of a data set; the one that the model was trained on if left out.
-        device: ``auto``, ``cpu`` or ``cuda``.
-
-    Returns:
-        As `score_per_class`.
-
-    Raises:
-        UserError: the data is not available, or has other classes than the weights file.
-    """
-    target = pick_device(device)
-    opened = open_dataset(data or checkpoint.data, size=checkpoint.input_size[-1])
-    if opened.classes != checkpoint.classes:
-        raise UserError(
-            f"{opened.name}: its classes are not those of the weights file, trained on"
-            f" {checkpoint.data}"
-        )
-    opened = replace(opened, mean=checkpoint.mean, std=checkpoint.std)
-    pool = opened.test().to(target)
-    model = convs_to_channels_last(fuse_conv_bn(checkpoint.model)).to(target)
-    batches = plain_batches(opened, pool, batch=500)
-    return score_per_class(model, batches, len(checkpoint.classes))
 
 
 def to_json(predictions: Iterable[Prediction]) -> str:

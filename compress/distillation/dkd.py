@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from compress.data.batches import Batch
 from compress.distillation.kd import kd_loss
-from compress.training.trainer import Forward, Objective
+from compress.distillation.method import LogitsInputs, Method
+from compress.training.objective import Forward, Losses
+
+# The loss is phased in over one twelfth of the stage: 20 of 240 epochs in the paper.
+PHASE_IN = 12
 
 
 def dkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, temperature: float, beta: float
 ) -> Tensor:
-    """T² times (TCKD + beta · NCKD), the mean over samples; equation 7 of the paper with its alpha at 1.
+    """Return T² times (TCKD + beta · NCKD), the mean over samples; equation 7 with its alpha at 1.
 
-    TCKD is the divergence of the two distributions over (target class, any other), NCKD that of the distributions
-    among the other classes.
+    TCKD is the divergence of the distributions over (target class, any other); NCKD that of the
+    distributions among the other classes.
 
     Args:
-        student, teacher: logits (B, classes), float32; two classes at least.
-        target: the target class of each sample, int64 (B,).
+        student, teacher: logits (B, classes), float32; at least two classes.
+        target: the class of each sample, int64 (B,).
     """
     target = target[:, None]
     rest = torch.arange(student.shape[1] - 1, device=target.device)
-    rest = rest + (
-        rest >= target
-    )  # by number: to choose by a mask, a GPU would have to tell how many there are
+    # By number: choosing by a mask would make a GPU report how many there are.
+    rest = rest + (rest >= target)
     others = [logits.gather(1, rest) for logits in (student, teacher)]
-    binary = [  # logits of the two: the target's, and one for all others together
+    # Logits of two classes: the target, and all others together.
+    binary = [
         torch.cat(
             [
                 logits.gather(1, target) / temperature,
@@ -45,25 +46,23 @@ def dkd_loss(
     return target_class + beta * kd_loss(others[0], others[1], temperature)
 
 
-@dataclass(frozen=True)
 class DKD:
-    """`base` + `dkd_loss`, which comes in over the first twelfth of the stage (20 of 240 epochs in the paper).
+    """The base plus `dkd_loss`, which is phased in over the first twelfth of the stage.
 
-    The target class of a mixed sample is the one it has most of.
-
-    Args:
-        teacher: a batch to the teacher's logits (B, classes), as `compress.distillation.logits_cache` keeps them.
-        base: the loss of the student's answers; the paper's is the labels alone.
-        beta: the weight of NCKD, 8 in the paper for residual networks on CIFAR-100.
+    The class of a mixed sample is the one it has most of. The paper's base is the labels alone.
     """
 
-    teacher: Callable[[Batch], Tensor]
-    base: Objective
-    beta: float
-    temperature: float
+    def __init__(self, inputs: LogitsInputs) -> None:
+        self.inputs = inputs
 
-    def __call__(self, student: Forward, batch: Batch, progress: float) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        logits, target = student(batch.images), batch.targets.argmax(1)
-        loss = dkd_loss(logits, self.teacher(batch), target, self.temperature, self.beta)
-        return self.base(lambda _: logits, batch, progress) + min(12 * progress, 1.0) * loss
+    def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        its = self.inputs
+        logits, target = student(batch.images), its.task.class_numbers(batch.targets)
+        loss = dkd_loss(logits, its.logits(batch), target, its.temperature, its.beta)
+        weight = min(PHASE_IN * progress, 1.0)
+        return its.base(lambda _: logits, batch, progress) | {"decoupled": weight * loss}
+
+
+# NCKD's weight of 8 is the paper's for residual networks on CIFAR-100.
+METHOD = Method(beta=8.0, on_logits=DKD)

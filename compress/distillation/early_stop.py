@@ -1,32 +1,30 @@
-"""Listening until the guide is outgrown: distillation stopped early, Cho and Hariharan 2019, arXiv:1910.01348."""
+"""Early-stopped distillation: Cho and Hariharan 2019, arXiv:1910.01348."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor
-
 from compress.data.batches import Batch
-from compress.training.trainer import Objective
+from compress.training.objective import Forward, Losses, Objective
 
 
-class Outgrown:
-    """`guided` while it `listens`: until the student is as good as its guide; from the next epoch on `alone`.
+class EarlyStoppedKD:
+    """Distills until the student is as good as its teacher; from the next epoch on, trains on
+    labels only.
 
     Args:
-        accuracy: the guide's, on the validation split, 0 to 1.
+        distilling, labels: the objectives before and after.
+        accuracy: the teacher's, on the validation split, 0 to 1.
     """
 
-    def __init__(self, guided: Objective, alone: Objective, accuracy: float) -> None:
-        self.guided, self.alone, self.accuracy = guided, alone, accuracy
-        self.begin(0.0)
+    def __init__(self, distilling: Objective, labels: Objective, accuracy: float) -> None:
+        self.distilling, self.labels, self.accuracy = distilling, labels, accuracy
+        self.on_epoch_start(0.0)
 
-    def begin(self, best: float) -> None:
-        """An epoch begins, before which the student's best validation accuracy was `best`, 0 to 1."""
-        self.listens = best < self.accuracy
+    def on_epoch_start(self, best: float) -> None:
+        """Decide for the next epoch; `best` is the student's best validation accuracy so far, 0 to
+        1."""
+        self.uses_teacher = best < self.accuracy
 
-    def __call__(
-        self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float
-    ) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        return (self.guided if self.listens else self.alone)(student, batch, progress)
+    def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        objective = self.distilling if self.uses_teacher else self.labels
+        return objective(student, batch, progress)

@@ -5,43 +5,50 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distillation.features import Tapped, map_loss
-from compress.training.trainer import Forward, Objective, phase
+from compress.distillation.features import map_loss
+from compress.distillation.method import FeatureInputs, Method
+from compress.training.objective import Forward, Losses
+from compress.training.schedule import find_phase
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Half the squared distance of two maps (B, C, H, W), equation 3, as a mean over all their values.
+    """Return half the squared distance of two maps (B, C, H, W), equation 3, as a mean over all
+    values.
 
-    If one map is larger, it is averaged down to the other's size.
+    The larger map is averaged down.
     """
     return map_loss(student, teacher) / 2
 
 
 class FitNets(nn.Module):
-    """First beta · `hint_loss`, which trains the student up to its guided layer; then `base`, which trains all of it.
+    """First beta · `hint_loss`, which trains the student up to its guided layer; then the base,
+    which trains all.
 
-    The guided layer is the middle one of the taps. Its regressor is a convolution, as in the paper, but always 1×1:
-    the paper's grows with the difference in size.
-
-    Args:
-        base: the loss of the student's answers; the paper's is knowledge distillation.
-        beta: 1 in the paper.
+    The guided layer is the middle one of the taps. Its regressor is a 1×1 convolution; the paper's
+    kernel grows with the difference in size. The paper's base is KD.
     """
 
-    phases = (0.25, 1.0)  # the paper trains each to its end
+    # The paper trains each phase to its end.
+    phases = (0.25, 1.0)
 
-    def __init__(self, teacher: Tapped, student: Tapped, base: Objective, beta: float) -> None:
+    def __init__(self, inputs: FeatureInputs) -> None:
         super().__init__()
-        self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
-        self.middle = (len(student.paths) - 1) // 2
-        widths = [tap.measure()[self.middle].shape[1] for tap in (student, teacher)]
+        self.inputs = inputs
+        self.middle = (len(inputs.student.paths) - 1) // 2
+        tapped = (inputs.student, inputs.teacher)
+        widths = [network.measure()[self.middle].shape[1] for network in tapped]
         self.regressor = nn.Conv2d(widths[0], widths[1], 1)
 
-    def forward(self, student: Forward, batch: Batch, progress: float) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        place, within = phase(progress, self.phases)
-        if place == 1:
-            return self.base(student, batch, within)
-        _, guides = self.teacher.look(batch.images)
-        _, maps = self.student.look(batch.images, student)
-        return self.beta * hint_loss(self.regressor(maps[self.middle]), guides[self.middle])
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        if phase == 1:
+            return its.base(student, batch, within)
+        _, targets = its.teacher.run(batch.images)
+        _, maps = its.student.run(batch.images, student)
+        hint = hint_loss(self.regressor(maps[self.middle]), targets[self.middle])
+        return {"features": its.beta * hint}
+
+
+# Beta is the paper's.
+METHOD = Method(alpha=0.5, beta=1.0, on_features=FitNets)

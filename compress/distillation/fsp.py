@@ -1,4 +1,5 @@
-"""The flow of the solution procedure: Yim, Joo, Bae and Kim, "A gift from knowledge distillation", CVPR 2017."""
+"""Flow of the solution procedure: Yim, Joo, Bae and Kim, "A gift from knowledge distillation", CVPR
+2017."""
 
 from __future__ import annotations
 
@@ -9,66 +10,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distillation.features import Tapped, projections
+from compress.distillation.features import make_projections
+from compress.distillation.method import FeatureInputs, Method
 from compress.runtime.errors import UserError
-from compress.training.trainer import Forward, Objective, phase
+from compress.training.objective import Forward, Losses
+from compress.training.schedule import find_phase
 
 
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """How two layers' maps (B, M, H, W) and (B, N, H, W) go together: their product's mean over places, (B, M, N).
+    """Return the product of two layers' maps, (B, M, H, W) and (B, N, H, W), averaged over
+    positions: (B, M, N).
 
-    Equation 1 of the paper. If one map is larger, it is max-pooled down to the other's size.
+    Equation 1 of the paper. The larger map is max-pooled down.
     """
-    side = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
+    size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
     first, second = (
-        m if m.shape[2:] == side else F.adaptive_max_pool2d(m, side) for m in (first, second)
+        m if m.shape[2:] == size else F.adaptive_max_pool2d(m, size) for m in (first, second)
     )
-    return torch.einsum("bmhw,bnhw->bmn", first, second) / (side[0] * side[1])
+    return torch.einsum("bmhw,bnhw->bmn", first, second) / (size[0] * size[1])
 
 
 def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """The squared distance of the two networks' matrices, added over neighbouring layers; equation 2 of the paper,
-    with a weight of one by the size of the matrix, so that wide layers count for no more than narrow ones.
+    """Return the squared distance of the networks' FSP matrices, added over neighbouring layers.
+
+    Equation 2 of the paper, weighted by one over the size of the matrix, so that wide layers count
+    no more than narrow ones.
 
     Args:
-        student, teacher: maps (B, C, H, W) of two layers or more, of the same widths in both.
+        student, teacher: maps (B, C, H, W) of at least two layers, of the same widths in both.
     """
     pairs = zip(pairwise(student), pairwise(teacher), strict=True)
-    return torch.stack(
-        [F.mse_loss(fsp_matrix(*ours), fsp_matrix(*theirs)) for ours, theirs in pairs]
-    ).sum()
+    losses = [F.mse_loss(fsp_matrix(*ours), fsp_matrix(*theirs)) for ours, theirs in pairs]
+    return torch.stack(losses).sum()
 
 
 class FSP(nn.Module):
-    """First beta · `fsp_loss`, then `base`, as the paper's two stages.
+    """First beta · `fsp_loss`, then the base, as the paper's two stages. The paper's base is the
+    labels alone.
 
-    The paper's networks are of the same widths. Where they are not, the student's maps go through a 1×1 convolution.
-
-    Args:
-        base: the loss of the student's answers; the paper's is the labels alone.
-        beta: 1 in the paper.
+    The paper's networks have equal widths. Where they differ, the student's maps go through a 1×1
+    convolution.
 
     Raises:
-        UserError: there is only one layer.
+        UserError: there is only one tap.
     """
 
-    phases = (0.25, 1.0)  # 21,000 iterations and 64,000 in the paper
+    # 21,000 iterations and 64,000 in the paper.
+    phases = (0.25, 1.0)
 
-    def __init__(self, teacher: Tapped, student: Tapped, base: Objective, beta: float) -> None:
+    def __init__(self, inputs: FeatureInputs) -> None:
         super().__init__()
-        if len(student.paths) < 2:
+        if len(inputs.student.paths) < 2:
+            tap = inputs.student.paths[0]
             raise UserError(
-                f"taps: method 'fsp' compares layers with each other: name one beside {student.paths[0]!r}"
+                f"taps: method 'fsp' compares layers with each other: add one to {tap!r}"
             )
-        self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
-        self.projections = projections(student.measure(), teacher.measure())
+        self.inputs = inputs
+        self.projections = make_projections(inputs.student.measure(), inputs.teacher.measure())
 
-    def forward(self, student: Forward, batch: Batch, progress: float) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        place, within = phase(progress, self.phases)
-        if place == 1:
-            return self.base(student, batch, within)
-        _, guides = self.teacher.look(batch.images)
-        _, maps = self.student.look(batch.images, student)
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        if phase == 1:
+            return its.base(student, batch, within)
+        _, targets = its.teacher.run(batch.images)
+        _, maps = its.student.run(batch.images, student)
         projected = [project(m) for project, m in zip(self.projections, maps, strict=True)]
-        return self.beta * fsp_loss(projected, guides)
+        return {"features": its.beta * fsp_loss(projected, targets)}
+
+
+# Beta is the paper's.
+METHOD = Method(beta=1.0, on_features=FSP)

@@ -1,52 +1,63 @@
-"""Logit distillation: Hinton, Vinyals and Dean 2015, arXiv:1503.02531."""
+"""Knowledge distillation on logits: Hinton, Vinyals and Dean 2015, arXiv:1503.02531."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data.batches import Batch
+from compress.distillation.method import Logits, Method
+from compress.training.objective import Forward, Losses
+from compress.training.task import Classification
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² times the mean over samples of KL(softmax(teacher / T) ‖ softmax(student / T)).
+    """Return T² times the mean over samples of KL(softmax(teacher / T) ‖ softmax(student / T)).
 
     Args:
         student, teacher: logits (B, classes), float32.
-        temperature: T. The factor T² keeps the gradient's size independent of it (section 2 of the paper).
+        temperature: T. The factor T² keeps the size of the gradient independent of it (section 2 of
+            the paper).
+
+    Example:
+        >>> kd_loss(torch.randn(8, 10), torch.randn(8, 10), temperature=4.0).shape
+        torch.Size([])
     """
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
-    return (
-        F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
-    )
+    divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
 
 
 @dataclass(frozen=True)
 class KD:
-    """(1 - alpha) · cross-entropy with the targets + alpha · `kd_loss` against the teacher.
-
-    With `fade`, alpha falls linearly to zero over the stage: a teacher that the student outgrows should be heard
-    early and then no more (Cho and Hariharan 2019, arXiv:1910.01348).
+    """(1 - alpha) · loss on the labels + alpha · `kd_loss`.
 
     Args:
-        teacher: a batch to the teacher's logits (B, classes), as `compress.distillation.logits_cache` keeps them.
+        logits: the teacher's.
+        temperature: of both softmaxes.
+        alpha: weight of `kd_loss`, 0 to 1.
+        fade: let alpha fall linearly to zero over the stage. A student that overtakes its teacher
+            gains from it early only (Cho and Hariharan 2019, arXiv:1910.01348).
+        label_smoothing: of the targets, 0 to 1.
     """
 
-    teacher: Callable[[Batch], Tensor]
+    task: Classification
+    logits: Logits
     temperature: float
     alpha: float
     fade: bool = False
-    smoothing: float = 0.0
+    label_smoothing: float = 0.0
 
-    def __call__(
-        self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float
-    ) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
+    def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
         logits = student(batch.images)
-        labels = F.cross_entropy(logits, batch.targets, label_smoothing=self.smoothing)
+        labels = self.task.label_loss(logits, batch.targets, self.label_smoothing)
         alpha = self.alpha * (1 - progress) if self.fade else self.alpha
-        return (1 - alpha) * labels + alpha * kd_loss(logits, self.teacher(batch), self.temperature)
+        distillation = kd_loss(logits, self.logits(batch), self.temperature)
+        return {"labels": (1 - alpha) * labels, "distillation": alpha * distillation}
+
+
+METHOD = Method(alpha=0.5)

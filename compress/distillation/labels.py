@@ -1,24 +1,30 @@
-"""Learning from the labels alone."""
+"""Training on the labels alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from compress.data.batches import Batch
+from compress.distillation.method import Method
+from compress.training.objective import Forward, Losses
+from compress.training.task import Classification
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Cross-entropy with the batch's targets, which may be soft, smoothed by `smoothing`."""
+    """The task's loss on the labels.
 
-    smoothing: float = 0.0
+    Args:
+        label_smoothing: of the targets, 0 to 1.
+    """
 
-    def __call__(
-        self, student: Callable[[Tensor], Tensor], batch: Batch, progress: float
-    ) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        return F.cross_entropy(student(batch.images), batch.targets, label_smoothing=self.smoothing)
+    task: Classification
+    label_smoothing: float = 0.0
+
+    def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`."""
+        logits = student(batch.images)
+        return {"labels": self.task.label_loss(logits, batch.targets, self.label_smoothing)}
+
+
+METHOD = Method()

@@ -1,7 +1,8 @@
-"""The teacher's answers, kept: each augmented view of the training data is shown to the teacher once, if there is room.
+"""The logits cache: a teacher sees each augmented view of the training data once, if there is room.
 
-A view is a pure function of (seed, view, sample), mixing included, so what the teacher said of it the first time
-holds for every later epoch, stage, round, budget of a sweep and resumed run, on a device of the same arithmetic.
+A *view* is the whole training set under one drawing of the augmentation: a pure function of (seed,
+view, sample), mixing included. So the teacher's logits for a view hold for every later epoch,
+stage, round, budget of a sweep and resumed run, on a device with the same arithmetic.
 """
 
 from __future__ import annotations
@@ -23,27 +24,30 @@ from compress.runtime.device import to_device
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, atomic_write
 
-ROOM = 4 * 2**30
-BLOCK = (
-    16  # batches whose answers are written together, and asked for again if a stage ends among them
-)
+# Bytes that all cached logits of a run may take.
+CAPACITY = 4 * 2**30
+# Batches whose logits are written together; they are computed again if a stage ends among them.
+BLOCK = 16
 
 
-class Targets:
-    """Teacher logits in half precision, answered live the first time and from the file afterwards.
+class LogitsCache:
+    """Teacher logits in half precision: computed in a view's first epoch, read from a file
+    afterwards.
 
-    Answers are written in blocks, each with a checksum, when the last batch of a block has been seen; whatever is torn
-    or damaged is not used. Live answers are rounded to half precision too, so that an epoch is the same whichever way
-    they came. Several processes each ask for their part of a batch, and the first one writes what all of them were
-    told. If they cannot be written, no more are kept; if the disk is full, none.
+    Logits are written in blocks, each with a checksum, when the last batch of a block has been
+    seen; a torn or damaged block is ignored. Computed logits are rounded to half precision too, so
+    that an epoch is the same either way. In a distributed run each process computes its shard of a
+    batch, and the main process writes all of them. If a block cannot be written, nothing more is
+    cached; if the disk is full, what this stage has cached is removed.
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
-        folder: where the views lie; one folder for one (teacher, data, augmentation, seed, batch, arithmetic).
-        samples: how many samples a view has in its batches, which are all of one size.
+        folder: of the views; one folder for one (teacher, data, augmentation, seed, batch size,
+            arithmetic).
+        samples: the number of a view's samples that are in its batches, which all have one size.
         classes: the number of logits.
-        room: bytes that all views in this folder and in those beside it may take. Those beside it, of other stages,
-            make way, the oldest first; what finds no room even so is not kept.
+        capacity: bytes that all views in this folder and its siblings may take. Siblings, which
+            belong to other stages, make way, the oldest first.
     """
 
     def __init__(
@@ -52,131 +56,138 @@ class Targets:
         folder: Path,
         samples: int,
         classes: int,
-        room: int = ROOM,
+        capacity: int = CAPACITY,
     ) -> None:
-        self.teacher, self.folder, self.room = teacher, folder, room
+        self.teacher, self.folder, self.capacity = teacher, folder, capacity
         self.samples, self.classes = samples, classes
-        self._path: Path | None = None  # of the block that this is about
-        self._kept: np.ndarray | None = None
-        self._fresh: Tensor | None = (
-            None  # the answers to a block that is to be kept; 0 in other processes' parts
-        )
-        self._next = -1  # where in it the batch begins that continues those so far
+        # Of the current block: its file, and its logits if they are cached.
+        self._path: Path | None = None
+        self._cached: np.ndarray | None = None
+        # The logits computed so far if they are to be cached, 0 in other processes' shards; and the
+        # row at which the next batch continues them.
+        self._computed: Tensor | None = None
+        self._next = -1
         self._last: tuple[Batch, Tensor] | None = None
-        self._left = (
-            0  # of the room, in bytes, when it was last looked at, less what was written since
-        )
+        # Bytes left of the capacity, as of the last look, less those written since.
+        self._left = 0
 
     def __call__(self, batch: Batch) -> Tensor:
-        """The teacher's logits on `batch`: (B, classes) float32, on the batch's device."""
-        if self._last is not None and self._last[0] is batch:  # two losses may ask for one batch
+        """Return the teacher's logits on `batch`: (B, classes) float32, on the batch's device."""
+        # Two losses may need the same batch.
+        if self._last is not None and self._last[0] is batch:
             return self._last[1]
-        answers = self._answer(batch)
-        self._last = (batch, answers)
-        return answers
+        logits = self._get_logits(batch)
+        self._last = (batch, logits)
+        return logits
 
-    def _answer(self, batch: Batch) -> Tensor:
+    def _get_logits(self, batch: Batch) -> Tensor:
         whole = len(batch.images) + batch.elsewhere
         block, start = divmod(batch.start, BLOCK * whole)
         path = self.folder / f"view-{batch.view}-{block}.npy"
         if path != self._path:
             left = self.samples - (batch.start - start)
-            self._open(path, (min(BLOCK * whole, left), self.classes), batch.images.device)
+            shape = (min(BLOCK * whole, left), self.classes)
+            self._open_block(path, shape, batch.images.device)
         rows = slice(start, start + len(batch.images))
-        if self._kept is not None:
-            return to_device(torch.from_numpy(self._kept[rows].copy()), batch.images.device).float()
+        if self._cached is not None:
+            cached = torch.from_numpy(self._cached[rows].copy())
+            return to_device(cached, batch.images.device).float()
         with torch.inference_mode():
             exact = self.teacher(batch.images)
-        logits = exact.half()  # outside, or no loss could use it
+        # Outside of inference mode, or no loss could use it.
+        logits = exact.half()
         if start < whole:
             self._next = start
-        if (
-            self._fresh is not None and start == self._next
-        ):  # in order from the first on, or it is not kept
-            self._fresh[rows].copy_(logits, non_blocking=True)
+        # A block is only cached if its batches come in order, from the first on.
+        if self._computed is not None and start == self._next:
+            self._computed[rows].copy_(logits, non_blocking=True)
             self._next += whole
-            if self._next >= len(self._fresh):
-                self._write(path, self._fresh)
+            if self._next >= len(self._computed):
+                self._write_block(path, self._computed)
         return logits.float()
 
-    def _open(self, path: Path, shape: tuple[int, int], device: torch.device) -> None:
-        self._path, self._next, self._kept, self._fresh = path, -1, _read(path, shape), None
-        if (
-            distributed.all_reduce_sum(torch.tensor(int(self._kept is not None)))
-            < distributed.world_size()
-        ):
-            self._kept = None  # for one that must ask, all ask: they write together
-        if self._kept is not None:
+    def _open_block(self, path: Path, shape: tuple[int, int], device: torch.device) -> None:
+        self._path, self._next, self._computed = path, -1, None
+        self._cached = _read_block(path, shape)
+        hits = distributed.all_reduce_sum(torch.tensor(int(self._cached is not None)))
+        if hits < distributed.world_size():
+            # If one process must compute, all do: they write together.
+            self._cached = None
+        if self._cached is not None:
             return
-        if distributed.broadcast(distributed.is_main() and self._has_room(2 * math.prod(shape))):
-            self._fresh = torch.zeros(shape, dtype=torch.half, pin_memory=device.type == "cuda")
+        if distributed.broadcast(distributed.is_main() and self._reserve(2 * math.prod(shape))):
+            pinned = device.type == "cuda"
+            self._computed = torch.zeros(shape, dtype=torch.half, pin_memory=pinned)
 
-    def _has_room(self, size: int) -> bool:
-        """Whether so many bytes more may be kept; if not, no more are kept from now on."""
-        if self.room and self._left < size:
+    def _reserve(self, size: int) -> bool:
+        """Make room for `size` more bytes; if there is none, nothing is cached from now on."""
+        if self.capacity and self._left < size:
             try:
                 self._left = self._make_room(size)
-            except OSError:  # as when writing
+            except OSError:
                 self._left = 0
-            self.room = self.room if self._left >= size else 0
-        return bool(self.room)
+            self.capacity = self.capacity if self._left >= size else 0
+        return bool(self.capacity)
 
     def _make_room(self, size: int) -> int:
-        """The bytes that are left, now that others may have made way for `size`."""
+        """Return the bytes left, after removing the oldest blocks of other stages if need be."""
         for torn in self.folder.parent.glob(f"*/.*{PART}"):  # its writer was killed
             torn.unlink()
-        kept = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
-        left = self.room - sum(stat.st_size for stat in kept.values())
-        others = sorted(
-            (file for file in kept if file.parent != self.folder),
-            key=lambda file: kept[file].st_mtime_ns,
-        )
-        if left + sum(kept[file].st_size for file in others) < size:
-            return 0  # whoever made way
-        for file in others:
+        blocks = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
+        left = self.capacity - sum(stat.st_size for stat in blocks.values())
+        others = [file for file in blocks if file.parent != self.folder]
+        if left + sum(blocks[file].st_size for file in others) < size:
+            return 0
+        for file in sorted(others, key=lambda file: blocks[file].st_mtime_ns):
             if left < size:
                 file.unlink()
-                left += kept[file].st_size
+                left += blocks[file].st_size
         return left
 
-    def _write(self, path: Path, fresh: Tensor) -> None:
-        if fresh.is_pinned():
-            torch.cuda.synchronize()  # the last answers may be on their way
-        answers = distributed.all_reduce_sum(fresh).numpy()
+    def _write_block(self, path: Path, computed: Tensor) -> None:
+        if computed.is_pinned():
+            # The last logits may still be on their way.
+            torch.cuda.synchronize()
+        logits = distributed.all_reduce_sum(computed).numpy()
         try:
             with atomic_write(path) as file:
-                np.save(file, answers)
-                file.write(_checksum(answers))
+                np.save(file, logits)
+                file.write(_checksum(logits))
                 self._left -= file.tell()
-        except (OSError, UserError) as error:  # all that keeping them saves is time
-            self.room = 0
-            if getattr(error.__cause__ or error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-                shutil.rmtree(self.folder, ignore_errors=True)  # others need the room more
-        self._path = None  # should the block come again, the file answers, or else the teacher
+        except (OSError, UserError) as error:  # a cache only saves time
+            self.capacity = 0
+            code = getattr(error.__cause__ or error, "errno", None)
+            if code in (errno.ENOSPC, errno.EDQUOT):
+                # The run's own files need the room more.
+                shutil.rmtree(self.folder, ignore_errors=True)
+        # Should the block come again, it is looked up in its file.
+        self._path = None
 
 
-def room_for(views: int, samples: int, classes: int) -> bool:
-    """Whether the answers to so many views find room, if nothing else takes any."""
-    return views * 2 * samples * classes <= ROOM
+def fits_cache(views: int, samples: int, classes: int) -> bool:
+    """Return True if the logits of so many views fit into the default capacity."""
+    return views * 2 * samples * classes <= CAPACITY
 
 
-def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+def _read_block(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the logits in a file, or None if there are none, or they are damaged."""
     if path.is_file():
         try:
-            kept = np.lib.format.open_memmap(path, mode="r")
-            checksum = _last_four(path)
+            cached = np.lib.format.open_memmap(path, mode="r")
+            checksum = _read_last_four(path)
         except (ValueError, OSError):  # not an array, or one cut short
             return None
-        if kept.shape == shape and kept.dtype == np.float16 and checksum == _checksum(kept):
-            return kept
+        intact = cached.shape == shape and cached.dtype == np.float16
+        if intact and checksum == _checksum(cached):
+            return cached
     return None
 
 
-def _checksum(answers: np.ndarray) -> bytes:
-    return zlib.crc32(np.ascontiguousarray(answers).data).to_bytes(4, "big")
+def _checksum(logits: np.ndarray) -> bytes:
+    return zlib.crc32(np.ascontiguousarray(logits).data).to_bytes(4, "big")
 
 
-def _last_four(path: Path) -> bytes:
+def _read_last_four(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(-4, 2)
         return file.read()

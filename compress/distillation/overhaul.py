@@ -6,62 +6,69 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distillation.features import Tapped, same_size
-from compress.training.trainer import Forward, Objective
+from compress.distillation.features import match_sizes
+from compress.distillation.method import FeatureInputs, Method
+from compress.training.objective import Forward, Losses
 
 
-def margins(teacher: Tensor) -> Tensor:
-    """The mean of the negative values of each channel of the teacher's maps (B, C, H, W) before ReLU, equation 2:
-    (1, C, 1, 1), never above zero, and zero for a channel without any."""
+def measure_margins(teacher: Tensor) -> Tensor:
+    """Return the mean of the negative values of each channel of the teacher's maps (B, C, H, W)
+    before ReLU.
+
+    Equation 2: (1, C, 1, 1), never above zero, and zero for a channel without negative values.
+    """
     negative = teacher.clamp(max=0).sum((0, 2, 3), keepdim=True)
     return negative / (teacher < 0).sum((0, 2, 3), keepdim=True).clamp(min=1)
 
 
 def overhaul_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """The partial squared distance of two maps (B, C, H, W) before ReLU, added over an image, the mean over images.
+    """Return the partial squared distance of two maps (B, C, H, W) before ReLU: added over an
+    image, averaged over images.
 
-    The teacher's values are raised to `margin`, (1, C, 1, 1), at least (margin ReLU, equation 1). Where both are
-    negative and the student's is the lower one, a ReLU hides the difference, and it costs nothing (equation 3). If one
-    map is larger, it is averaged down to the other's size.
+    The teacher's values are raised to at least `margin`, (1, C, 1, 1) (margin ReLU, equation 1).
+    Where both are negative and the student's is lower, a ReLU hides the difference, and it costs
+    nothing (equation 3). The larger map is averaged down.
     """
-    student, teacher = same_size(student, teacher)
+    student, teacher = match_sizes(student, teacher)
     teacher = torch.maximum(teacher, margin)
     hidden = (student <= teacher) & (teacher <= 0)
     return (student - teacher).square().masked_fill(hidden, 0).sum() / len(student)
 
 
 class Overhaul(nn.Module):
-    """`base` + beta · `overhaul_loss`, the last tap's in full, half of it for the one before, and so on.
+    """The base plus beta · `overhaul_loss`: the last tap's in full, half of it for the one before,
+    and so on.
 
-    The student's maps go through a 1×1 convolution with batch norm. The margins are measured on the example.
-
-    Args:
-        base: the loss of the student's answers.
-        beta: 0.001 in the paper, for CIFAR-100.
+    The student's maps go through a 1×1 convolution with batch norm. The margins are measured on the
+    example.
     """
 
-    def __init__(self, teacher: Tapped, student: Tapped, base: Objective, beta: float) -> None:
+    def __init__(self, inputs: FeatureInputs) -> None:
         super().__init__()
-        self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
-        guides, maps = teacher.measure(before_relu=True), student.measure(before_relu=True)
+        self.inputs = inputs
+        targets = inputs.teacher.measure(before_relu=True)
+        maps = inputs.student.measure(before_relu=True)
         self.projections = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(m.shape[1], guide.shape[1], 1, bias=False), nn.BatchNorm2d(guide.shape[1])
+                nn.Conv2d(m.shape[1], target.shape[1], 1, bias=False),
+                nn.BatchNorm2d(target.shape[1]),
             )
-            for m, guide in zip(maps, guides, strict=True)
+            for m, target in zip(maps, targets, strict=True)
         )
-        self.margins = [margins(guide) for guide in guides]
+        self.margins = [measure_margins(target) for target in targets]
 
-    def forward(self, student: Forward, batch: Batch, progress: float) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        _, guides = self.teacher.look(batch.images, before_relu=True)
-        logits, maps = self.student.look(batch.images, student, before_relu=True)
-        loss = self.base(lambda _: logits, batch, progress)
-        for place, (project, m, guide) in enumerate(
-            zip(self.projections, maps, guides, strict=True), start=1
-        ):
-            share = 0.5 ** (len(maps) - place)
-            loss = loss + self.beta * share * overhaul_loss(
-                project(m), guide, self.margins[place - 1]
-            )
-        return loss
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        its = self.inputs
+        _, targets = its.teacher.run(batch.images, before_relu=True)
+        logits, maps = its.student.run(batch.images, student, before_relu=True)
+        losses = its.base(lambda _: logits, batch, progress)
+        layers = zip(its.student.paths, self.projections, maps, targets, self.margins, strict=True)
+        for place, (path, project, m, target, margin) in enumerate(layers, start=1):
+            weight = its.beta * 0.5 ** (len(maps) - place)
+            losses[f"features.{path}"] = weight * overhaul_loss(project(m), target, margin)
+        return losses
+
+
+# Beta is the paper's for CIFAR-100.
+METHOD = Method(beta=1e-3, on_features=Overhaul)

@@ -1,4 +1,5 @@
-"""All feature maps at once: Kulkarni et al. 2019, arXiv:1911.06786, the rival of their stagewise training."""
+"""All feature maps at once: Kulkarni et al. 2019, arXiv:1911.06786, the rival of their stagewise
+training."""
 
 from __future__ import annotations
 
@@ -8,36 +9,39 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distillation.features import Tapped, map_loss, projections
-from compress.training.trainer import Forward, Objective
+from compress.distillation.features import make_projections, map_loss
+from compress.distillation.method import FeatureInputs, Method
+from compress.training.objective import Forward, Losses
 
 
 def simultaneous_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """The mean squared error of each pair of maps (B, C, H, W), added up.
+    """Return the mean squared error of each pair of maps (B, C, H, W), added up.
 
-    Maps of a pair have the same width; if one is larger, it is averaged down to the other's size.
+    Maps of a pair have the same width; the larger one is averaged down.
     """
     return torch.stack([map_loss(s, t) for s, t in zip(student, teacher, strict=True)]).sum()
 
 
 class Simultaneous(nn.Module):
-    """`base` + beta · `simultaneous_loss`. Where widths differ, the student's maps go through a 1×1 convolution.
+    """The base plus beta · `simultaneous_loss`.
 
-    Args:
-        base: the loss of the student's answers.
-        beta: 1 in the paper.
+    Where widths differ, the student's maps go through a 1×1 convolution.
     """
 
-    def __init__(self, teacher: Tapped, student: Tapped, base: Objective, beta: float) -> None:
+    def __init__(self, inputs: FeatureInputs) -> None:
         super().__init__()
-        self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
-        self.projections = projections(student.measure(), teacher.measure())
+        self.inputs = inputs
+        self.projections = make_projections(inputs.student.measure(), inputs.teacher.measure())
 
-    def forward(self, student: Forward, batch: Batch, progress: float) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        _, guides = self.teacher.look(batch.images)
-        logits, maps = self.student.look(batch.images, student)
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        its = self.inputs
+        _, targets = its.teacher.run(batch.images)
+        logits, maps = its.student.run(batch.images, student)
         projected = [project(m) for project, m in zip(self.projections, maps, strict=True)]
-        return self.base(lambda _: logits, batch, progress) + self.beta * simultaneous_loss(
-            projected, guides
-        )
+        features = its.beta * simultaneous_loss(projected, targets)
+        return its.base(lambda _: logits, batch, progress) | {"features": features}
+
+
+# Beta is the paper's.
+METHOD = Method(beta=1.0, on_features=Simultaneous)

@@ -1,4 +1,4 @@
-"""Block by block, the rest frozen, last of all the classifier: Kulkarni et al. 2019, arXiv:1911.06786."""
+"""Block by block, then the classifier: Kulkarni et al. 2019, arXiv:1911.06786."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress.data.batches import Batch
-from compress.distillation.features import Tapped, map_loss, projections
+from compress.distillation.features import Tapped, make_projections, map_loss
+from compress.distillation.method import FeatureInputs, Method
 from compress.runtime.errors import UserError
-from compress.training.trainer import Forward, Objective, phase
+from compress.training.objective import Forward, Losses
+from compress.training.schedule import find_phase
 
 
-def blocks(student: Tapped) -> list[set[nn.Parameter]]:
-    """The parameters up to the first tap, from there to the next, and so on; after the last tap, the classifier.
+def split_blocks(student: Tapped) -> list[set[nn.Parameter]]:
+    """Return the parameters up to the first tap, from there to the next, and so on; last, those of
+    the classifier.
 
-    A parameter lies before a tap if the tap's map depends on it.
+    A parameter belongs before a tap if the tap's feature map depends on it.
 
     Raises:
         UserError: there is nothing to train between two taps, or behind the last.
     """
     parameters = [p for p in student.network.parameters() if p.requires_grad]
     student.network.eval()
-    _, maps = student.look(student.example[:1])
+    _, maps = student.run(student.example[:1])
     found: list[set[nn.Parameter]] = []
     for path, image in zip(student.paths, maps, strict=True):
         gradients = torch.autograd.grad(
@@ -36,7 +39,7 @@ def blocks(student: Tapped) -> list[set[nn.Parameter]]:
         found.append(reached.difference(*found))
         if not found[-1]:
             raise UserError(
-                f"taps: there is nothing to train between {path!r} and what is tapped before it"
+                f"taps: there is nothing to train between {path!r} and the tap before it"
             )
     if not (classifier := set(parameters).difference(*found)):
         raise UserError(f"taps: there is no classifier to train behind {student.paths[-1]!r}")
@@ -44,16 +47,19 @@ def blocks(student: Tapped) -> list[set[nn.Parameter]]:
 
 
 @contextmanager
-def only(network: nn.Module, learning: set[nn.Parameter]) -> Iterator[None]:
-    """For a forward pass in which nothing but `learning` is to learn: the rest gets no gradients, which the optimizer
-    passes over, and its batch norms are in evaluation mode. Afterwards all is as before."""
-    frozen = [p for p in network.parameters() if p.requires_grad and p not in learning]
+def train_only(network: nn.Module, trained: set[nn.Parameter]) -> Iterator[None]:
+    """Freeze all parameters but `trained` for a forward pass.
+
+    The others get no gradients, so that the optimizer skips them, and their batch norms are in
+    evaluation mode.
+    """
+    frozen = [p for p in network.parameters() if p.requires_grad and p not in trained]
     resting = [
         module
         for module in network.modules()
         if module.training
         and (own := list(module.parameters(recurse=False)))
-        and learning.isdisjoint(own)
+        and trained.isdisjoint(own)
     ]
     try:
         for parameter in frozen:
@@ -69,29 +75,30 @@ def only(network: nn.Module, learning: set[nn.Parameter]) -> Iterator[None]:
 
 
 class Stagewise(nn.Module):
-    """One phase for each block, on beta · `map_loss`; then one for the classifier, on `base`.
+    """One phase for each block, on beta · `map_loss`; then one for the classifier, on the base.
 
-    The phases share the stage evenly. Where widths differ, a block's maps go through a 1×1 convolution that learns
-    with the block.
-
-    Args:
-        base: the loss of the student's answers.
-        beta: 1 in the paper.
+    The phases share the stage evenly. Where widths differ, a block's maps go through a 1×1
+    convolution that is trained with the block.
     """
 
-    def __init__(self, teacher: Tapped, student: Tapped, base: Objective, beta: float) -> None:
+    def __init__(self, inputs: FeatureInputs) -> None:
         super().__init__()
-        self.teacher, self.student, self.base, self.beta = teacher, student, base, beta
-        self.projections = projections(student.measure(), teacher.measure())
-        self.blocks = blocks(student)
+        self.inputs = inputs
+        self.projections = make_projections(inputs.student.measure(), inputs.teacher.measure())
+        self.blocks = split_blocks(inputs.student)
         self.phases = tuple((place + 1) / len(self.blocks) for place in range(len(self.blocks)))
 
-    def forward(self, student: Forward, batch: Batch, progress: float) -> Tensor:
-        """The loss of `student` on `batch`, a scalar; `progress` runs from 0 to 1 over the stage."""
-        place, within = phase(progress, self.phases)
-        with only(self.student.network, self.blocks[place]):
-            logits, maps = self.student.look(batch.images, student)
-        if place == len(maps):
-            return self.base(lambda _: logits, batch, within)
-        _, guides = self.teacher.look(batch.images)
-        return self.beta * map_loss(self.projections[place](maps[place]), guides[place])
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
+        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        with train_only(its.student.network, self.blocks[phase]):
+            logits, maps = its.student.run(batch.images, student)
+        if phase == len(maps):
+            return its.base(lambda _: logits, batch, within)
+        _, targets = its.teacher.run(batch.images)
+        loss = map_loss(self.projections[phase](maps[phase]), targets[phase])
+        return {"features": its.beta * loss}
+
+
+# Beta is the paper's.
+METHOD = Method(beta=1.0, on_features=Stagewise)

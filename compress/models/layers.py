@@ -75,10 +75,10 @@ def set_widths(model: nn.Module, widths: Mapping[str, Mapping[str, Any]]) -> Non
         if path not in modules:
             raise UserError(f"widths: {path!r} is not a layer of the network")
         for name, value in changed.items():
-            _set_width(modules[path], name, value)
+            _set_width(modules[path], path, name, value)
 
 
-def _set_width(module: nn.Module, name: str, value: Any) -> None:
+def _set_width(module: nn.Module, path: str, name: str, value: Any) -> None:
     full = vars(module).get(name) if name in WIDTHS else None
     value = tuple(value) if isinstance(value, list) else value
     sizes, limits = (value, full) if isinstance(value, tuple) else ((value,), (full,))
@@ -89,7 +89,7 @@ def _set_width(module: nn.Module, name: str, value: Any) -> None:
         and all(type(s) is int and 1 <= s <= limit for s, limit in zip(sizes, limits, strict=True))  # type: ignore[arg-type]
     )
     if not fits:
-        raise UserError(f"widths: {name} = {value!r} is not a width of this network")
+        raise UserError(f"widths: {path}.{name} = {value!r} is not a width of the network")
     setattr(module, name, value)
 
 

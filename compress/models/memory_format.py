@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 
-def convs_to_channels_last(model: nn.Module) -> nn.Module:
+def to_channels_last(model: nn.Module) -> nn.Module:
     """Convert the weights of all convolutions to channels-last, in place, and return `model`.
 
     It is their fastest format. On one CPU thread, a pruned ResNet-18 takes 7 to 14 % less time for

@@ -1,4 +1,4 @@
-"""A network that was trained elsewhere, as a checkpoint of this program's."""
+"""Adopting a network that was trained elsewhere, as a checkpoint of this package."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
-from compress.training.trainer import accuracy
+from compress.training.evaluate import measure_accuracy
+from compress.training.task import Classification
 
-IMAGENET = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # mean and deviation, as torchvision's networks see images
-INSIDE = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-)  # where training scripts keep the tensors, beside other things
-PREFIXES = ("module.", "_orig_mod.", "model.")  # what wrappers put before every name
+# Mean and standard deviation of ImageNet's channels, by which torchvision's networks are trained.
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# Keys under which training scripts keep the tensors, beside other things.
+STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
+# Prefixes that wrappers put before every name.
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def adopt(
@@ -39,72 +36,72 @@ def adopt(
     mean: Sequence[float] = IMAGENET[0],
     std: Sequence[float] = IMAGENET[1],
 ) -> tuple[Checkpoint, float]:
-    """A checkpoint of a trained network, and its accuracy on validation images: for `run` to prune or to learn from.
+    """Turn a trained network into a checkpoint, which `run` can prune or distill from.
 
     Args:
-        tensors: what ``model.state_dict()`` gave, or the file that it was saved to, by itself or in a training
-            script's checkpoint. No code in a file is run.
-        network: what it was built from: a name that recipes know, or ``package.module:function``.
-        data: the data set that it learned from, as recipes name it; its classes are those of the logits, in order.
-        image_size: the side of the images that it takes, in pixels; the data's own if left out.
-        mean, std: how its images were normalized, by channel, for pixels scaled to 0..1. One value is for all three.
+        tensors: ``model.state_dict()``, or the file that it was saved to, by itself or in a
+            training script's checkpoint. No code in the file is run.
+        network: the network's specification or name: ``resnet50``, ``package.module:function``.
+        data: the data set that it was trained on, as recipes name it; its classes are those of the
+            logits, in order.
+        image_size: side of the images that it takes, in pixels; the data's own if left out.
+        mean, std: normalization by channel, for pixels scaled to 0..1; a single value counts for
+            all three.
 
     Returns:
-        The checkpoint; and top-1 accuracy, 0 to 1, on images cut from the training data, which it may well have seen:
-        to find out whether it has been understood. The test split is not read.
+        The checkpoint; and its top-1 accuracy, 0 to 1, on images held out of the training data. The
+        network may have
+        seen them: the figure only shows that it has been understood. The test split is not read.
 
     Raises:
-        UserError: the file cannot be read, the tensors are not the network's, or the data cannot be had.
+        UserError: the file cannot be read, the tensors are not the network's, or the data is
+            missing.
+
+    Example:
+        >>> checkpoint, accuracy = compress.adopt("mine.pt", "resnet50", "folder:photos")
+        >>> compress.save(checkpoint, "adopted.pth")
     """
-    network = ModelSpec(network) if isinstance(network, str) else network
-    named = f"{tensors}: " if isinstance(tensors, str | Path) else ""
-    mean, std = _three(mean, "mean"), _three(std, "std")
-    laid = _unwrapped(
-        checkpoint.read_tensors(tensors) if isinstance(tensors, str | Path) else tensors, named
-    )
-    opened = open_dataset(data, size=image_size)
-    opened = replace(opened, mean=mean, std=std)
-    model = build(replace(network, pretrained=False), len(opened.classes))
-    due = model.state_dict()
-    counters = {
-        key: due[key] for key in due if key.endswith("num_batches_tracked")
-    }  # old files have none
+    spec = ModelSpec(network) if isinstance(network, str) else network
+    where = f"{tensors}: " if isinstance(tensors, str | Path) else ""
+    mean, std = _three_values(mean, "mean"), _three_values(std, "std")
+    kept = checkpoint.read_tensors(tensors) if isinstance(tensors, str | Path) else tensors
+    state_dict = _find_state_dict(kept, where)
+    opened = open_dataset(data, image_size=image_size).normalized(mean, std)
+    classes, size = opened.classes, (3, opened.image_size, opened.image_size)
+    model = build(replace(spec, pretrained=False), len(classes))
+    own = model.state_dict()
+    # Old files have no batch counters.
+    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
     try:
-        model.load_state_dict(counters | laid)
-        known = Checkpoint(
-            model, network, opened.classes, (3, opened.size, opened.size), mean, std, opened.name
-        )
-        known = checkpoint.from_dict(
-            checkpoint.to_dict(known),
-            import_builder(network.name) if network.source == "custom" else None,
-        )
-    except (RuntimeError, UserError) as error:  # torch's own tells which tensors, over many lines
+        model.load_state_dict(counters | state_dict)
+        adopted = Checkpoint(model, spec, classes, size, mean, std, opened.name)
+        builder = import_builder(spec.name) if spec.source == "custom" else None
+        adopted = checkpoint.from_dict(checkpoint.to_dict(adopted), builder)
+    except (RuntimeError, UserError) as error:
+        # torch lists the tensors, on many lines.
         raise UserError(
-            f"{named}not a {network.name} of {len(opened.classes)} classes: {one_line(error)}"
+            f"{where}not a {spec.name} of {len(classes)} classes: {one_line(error)}"
         ) from error
-    return known, accuracy(known.model, plain_batches(opened, opened.val, batch=500))
+    batches = plain_batches(opened, opened.val, batch_size=500)
+    return adopted, measure_accuracy(adopted.model, batches, Classification(len(classes)))
 
 
-def _unwrapped(kept: Any, named: str) -> dict[str, Tensor]:
-    """The tensors by the names that the network itself has for them."""
-    while isinstance(kept, Mapping) and (
-        inside := next((key for key in INSIDE if key in kept), None)
-    ):
+def _find_state_dict(kept: Any, where: str) -> dict[str, Tensor]:
+    """Return the tensors by the names that the network itself has for them."""
+    while isinstance(kept, Mapping):
+        inside = next((key for key in STATE_DICT_KEYS if key in kept), None)
+        if inside is None:
+            break
         kept = kept[inside]
-    if (
-        not isinstance(kept, Mapping)
-        or not kept
-        or not all(isinstance(one, Tensor) for one in kept.values())
-    ):
-        raise UserError(f"{named}holds no tensors by name; save what model.state_dict() gives")
-    while prefix := next(
-        (each for each in PREFIXES if all(key.startswith(each) for key in kept)), None
-    ):
-        kept = {key.removeprefix(prefix): one for key, one in kept.items()}
+    tensors = isinstance(kept, Mapping) and all(isinstance(each, Tensor) for each in kept.values())
+    if not kept or not tensors:
+        raise UserError(f"{where}holds no tensors by name; save what model.state_dict() returns")
+    while prefix := next((p for p in WRAPPER_PREFIXES if all(k.startswith(p) for k in kept)), None):
+        kept = {key.removeprefix(prefix): tensor for key, tensor in kept.items()}
     return dict(kept)
 
 
-def _three(values: Sequence[float], what: str) -> tuple[float, ...]:
+def _three_values(values: Sequence[float], name: str) -> tuple[float, ...]:
     if len(values) not in (1, 3):
-        raise UserError(f"{what} {', '.join(map(str, values))}: one value is due, or three")
+        raise UserError(f"{name} {', '.join(map(str, values))}: give one value, or three")
     return tuple(float(value) for value in values) * (3 // len(values))

@@ -1,8 +1,10 @@
-"""Networks are shown an image before any time is spent on them: whether they take it, and what to do if not."""
+"""Input checks: networks, image sizes and distillation methods, before any time is spent on
+training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -10,81 +12,150 @@ import torch
 from torch import nn
 
 from compress.data.dataset import Dataset
-from compress.models.build import build, skeleton
-from compress.pipeline.context import Given, side
+from compress.distillation.methods import check_method, check_taps, needs_features
+from compress.models.build import build, import_builder, skeleton
+from compress.models.checkpoint import Checkpoint
+from compress.pipeline.step import Step
+from compress.pruning import unstructured
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Prune, Recipe, Stage
+from compress.recipe.schema import Prune, Recipe
 from compress.runtime.errors import UserError, one_line
+from compress.training.task import Classification
 
-SIDES = (32, 64, 96, 128, 224)  # of the images that networks are made for, in pixels
+# Sides of the images that networks are made for, in pixels.
+COMMON_SIZES = (32, 64, 96, 128, 224)
 
 
-def try_images(network: ModelSpec, stages: Sequence[Stage | Given], data: Dataset) -> None:
-    """Show `network` one image of each side that its `stages` have, before any time is spent on it."""
-    sizes, classes = {side(stage, data) for stage in stages}, len(data.classes)
-    with suppress(
-        Exception
-    ):  # shapes alone are a second sooner than numbers, which are for networks that need them
-        if network.source != "custom" and all(
-            _answer(skeleton(network, classes), s) == (1, classes) for s in sizes
-        ):
+def check_networks(recipe: Recipe) -> None:
+    """Check that both networks can be built, and that importances suit the modes of pruning.
+
+    Raises:
+        UserError: a name, a stem or a head is wrong, or weights cannot be downloaded.
+    """
+    for spec in (recipe.teacher, recipe.student):
+        if spec.source == "custom":
+            import_builder(spec.name)
+        elif spec.pretrained and not spec.weights:
+            # The download succeeds, or is refused, now.
+            build(spec, 10)
+        else:
+            skeleton(spec, 10)
+    for stage in recipe.stages:
+        if isinstance(stage, Prune) and stage.mode == "weights":
+            unstructured.check_weight_importance(stage.importance)
+
+
+def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
+    """Show each network one image of every size that its steps have.
+
+    Raises:
+        UserError: a network does not take such images, or does not answer with the task's output.
+    """
+    for spec, own in _by_network(recipe, steps):
+        _check_image_sizes(spec, own, data)
+        _check_single_images(spec, own, recipe, data)
+
+
+def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
+    """Check that the networks can be distilled as the stages say.
+
+    Raises:
+        UserError: a method has no use for a key, or a layer to tap does not exist.
+    """
+    students = [step for step in steps if step.train and step.kind != "teach"]
+    for step in students:
+        assert step.train is not None
+        check_method(step.train, has_teacher=step.teacher is not None)
+    tapping = [step for step in students if step.train and needs_features(step.train)]
+    if not tapping:
+        return
+    task = Classification(len(data.classes))
+    specs = (replace(spec, pretrained=False) for spec in (recipe.teacher, recipe.student))
+    teacher, student = (build(spec, len(data.classes)) for spec in specs)
+    for step in tapping:
+        source = steps[step.teacher or 0]
+        # A teacher is frozen: a student that distills from itself is copied.
+        network = teacher if source.kind == "teach" else copy.deepcopy(student)
+        assert step.train is not None
+        check_taps(step.train, task, (network, source.image_size), (student, step.image_size))
+
+
+def _by_network(recipe: Recipe, steps: Sequence[Step]) -> Iterable[tuple[ModelSpec, list[Step]]]:
+    yield recipe.teacher, [step for step in steps if step.kind == "teach"]
+    yield recipe.student, [step for step in steps if step.kind != "teach"]
+
+
+def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) -> None:
+    classes = len(data.classes)
+    sizes, expected = {step.image_size for step in steps}, Classification(classes).output_shape(1)
+    # Shapes alone are a second faster than numbers, which only some networks need.
+    with suppress(Exception):
+        shapes = skeleton(spec, classes)
+        if spec.source != "custom" and all(_run_once(shapes, s) == expected for s in sizes):
             return
-    model = build(replace(network, pretrained=False), classes)
+    model = build(replace(spec, pretrained=False), classes)
     for size in sorted(sizes):
         try:
-            answer = _answer(model, size)
-        except Exception as error:  # whatever a network may raise, it does not take such images
-            remedy = _remedy(model, stages, data) or one_line(error)
+            answer = _run_once(model, size)
+        except Exception as error:  # a network may raise anything
+            remedy = _suggest_image_size(model, steps, data) or one_line(error)
             raise UserError(
-                f"network {network.name!r} does not take images of {size}×{size} pixels: {remedy}"
+                f"network {spec.name!r} does not take images of {size}×{size} pixels: {remedy}"
             ) from error
-        if answer != (1, classes):
+        if answer != expected:
             raise UserError(
-                f"network {network.name!r} answers {answer} to one image, where (1, {classes}) was due"
+                f"network {spec.name!r} returns {answer} for one image; expected logits {expected}"
             )
 
 
-def try_one_at_a_time(
-    network: ModelSpec, stages: Sequence[Stage | Given], recipe: Recipe, data: Dataset
+def _check_single_images(
+    spec: ModelSpec, steps: Sequence[Step], recipe: Recipe, data: Dataset
 ) -> None:
-    """Show `network` one image as in training, where its `stages` have one at a time: of maps of a single pixel a batch
-    norm has no spread to measure then."""
-    for stage in stages:
-        few = stage.samples if isinstance(stage, Prune) else recipe.batch_size
-        if isinstance(stage, Given) or min(few, recipe.batch_size) > 1:
+    """Run the network in training mode on one image, where batches have one: batch norms of 1×1
+    maps need more."""
+    for step in steps:
+        samples = step.prune.samples if step.prune else recipe.batch_size
+        if step.stage is None or min(samples, recipe.batch_size) > 1:
             continue
         try:
-            _answer(
-                build(replace(network, pretrained=False), len(data.classes)),
-                side(stage, data),
-                training=True,
-            )
-        except Exception as error:  # whatever a network may raise, it would raise it later
-            what = f"network {network.name!r} does not learn from one image at a time ({one_line(error)})"
-            key = "batch" if recipe.batch_size == 1 else "samples"
-            raise UserError(f"{stage.kind}: {what}: raise `{key}`") from error
+            model = build(replace(spec, pretrained=False), len(data.classes))
+            _run_once(model, step.image_size, training=True)
+        except Exception as error:  # a network may raise anything
+            key = "batch_size" if recipe.batch_size == 1 else "samples"
+            raise UserError(
+                f"{step.kind}: network {spec.name!r} cannot be trained on single images"
+                f" ({one_line(error)}): raise `{key}`"
+            ) from error
 
 
-def _remedy(model: nn.Module, stages: Sequence[Stage | Given], data: Dataset) -> str:
-    """What to do for a model that does not take the images of `stages`: the smallest of `SIDES` that it does take."""
+def _suggest_image_size(model: nn.Module, steps: Sequence[Step], data: Dataset) -> str:
+    """Return a remedy for images that the model does not take, or an empty string."""
 
     def takes(size: int) -> bool:
         with suppress(Exception):
-            return bool(_answer(model, size))
+            return bool(_run_once(model, size))
         return False
 
-    for size in SIDES:
-        if all(takes(side(stage, replace(data, size=size))) for stage in stages):
-            return f"give it larger ones, --image-size {size} or the recipe's key `size = {size}`"
-    if only := next(filter(takes, SIDES), None):
-        return f"it takes {only}×{only} pixels, in a recipe with `size = {only}` and `scale = 1` in its stages"
+    for size in COMMON_SIZES:
+        scaled = (max(1, round(size * step.image_size / data.image_size)) for step in steps)
+        if all(map(takes, scaled)):
+            return f"use larger ones, --image-size {size} or the recipe's key `image_size = {size}`"
+    if only := next(filter(takes, COMMON_SIZES), None):
+        return f"it takes {only}×{only} pixels; set `image_size = {only}` and `scale = 1` in its stages"
     return ""
 
 
 @torch.inference_mode()
-def _answer(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...] | str:
-    """The shape of what `model` makes of one image of `size` pixels; of what is no tensor, its type."""
-    answer = model.train(training)(
-        torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
-    )
+def _run_once(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...] | str:
+    """Return the shape of the model's output for one image of `size` pixels; of a non-tensor, its
+    type's name."""
+    image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
+    answer = model.train(training)(image)
     return tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+
+
+def student_model(recipe: Recipe, trained: Checkpoint | None, classes: int) -> nn.Module:
+    """Return the student to measure: the trained one, or one with random weights."""
+    if trained is not None:
+        return trained.model
+    return build(replace(recipe.student, pretrained=False), classes)

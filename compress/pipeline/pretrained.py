@@ -1,13 +1,13 @@
-"""Networks that are trained already: a recipe may bring its teacher, its student, or both."""
+"""Networks that are trained already: a recipe may name weights of its teacher, of its student, or
+of both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from compress.data.dataset import Dataset
-from compress.distillation.methods import listens
+from compress.distillation.methods import uses_teacher
 from compress.models import checkpoint
 from compress.models.build import (
     build,
@@ -16,79 +16,107 @@ from compress.models.build import (
     pretrained_normalization,
 )
 from compress.models.checkpoint import Checkpoint
-from compress.pipeline.context import Given
+from compress.pipeline.step import Step
+from compress.recipe.load import TRAINED_BY
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe, Train
 from compress.runtime.errors import UserError
 
-
-def load_step(path: Path, network: ModelSpec) -> Checkpoint:
-    """A weights file whose network the recipe vouches for: a person's own is the recipe's, whatever the file says."""
-    own = network.source == "custom"
-    kept = checkpoint.load(path, builder=import_builder(network.name) if own else None)
-    return replace(kept, network=network) if own and kept.network.source == "custom" else kept
+Trained = dict[str, Checkpoint]  # by role: "teacher", "student"
 
 
-def networks_given(recipe: Recipe) -> list[Given]:
-    """Networks that are trained already. A trained student is its own teacher, if no other is given."""
+def load_checkpoint(path: Path, spec: ModelSpec) -> Checkpoint:
+    """Load a weights file whose network the recipe vouches for.
+
+    The function that builds a custom network is the recipe's, whatever the file says.
+    """
+    builder = import_builder(spec.name) if spec.source == "custom" else None
+    kept = checkpoint.load(path, builder)
+    custom = builder is not None and kept.network.source == "custom"
+    return replace(kept, network=spec) if custom else kept
+
+
+def load_trained(recipe: Recipe) -> Trained:
+    """Load the trained networks that a recipe names; a trained student is its own teacher if there
+    is no other.
+
+    Raises:
+        UserError: a file cannot be loaded, or the student is pruned weight by weight.
+    """
     taught = any(stage.kind == "teach" for stage in recipe.stages)
-    teacher, student = (
-        recipe.teacher.weights or (recipe.student.weights if taught else None),
-        recipe.student.weights,
-    )
-    given = []
-    if teacher is not None:
-        network = recipe.teacher if recipe.teacher.weights else recipe.student
-        given.append(Given(load_step(Path(teacher), network), str(teacher), "teach"))
-    if student is not None:
-        given.append(Given(load_step(Path(student), recipe.student), str(student), "distill"))
-    for trained in given:
-        if trained.checkpoint.sparse and trained.kind == "distill":
+    trained: Trained = {}
+    if recipe.teacher.weights:
+        trained["teacher"] = load_checkpoint(Path(recipe.teacher.weights), recipe.teacher)
+    elif recipe.student.weights and taught:
+        trained["teacher"] = load_checkpoint(Path(recipe.student.weights), recipe.student)
+    if recipe.student.weights:
+        trained["student"] = load_checkpoint(Path(recipe.student.weights), recipe.student)
+        if trained["student"].sparse:
             raise UserError(
-                f"{trained.file}: pruned weight by weight, which is the end of a pipeline, not a beginning"
+                f"{recipe.student.weights}: pruned weight by weight, which only works as the last stage"
             )
-    return given
+    return trained
 
 
-def pretrained_teacher(recipe: Recipe, data: Dataset) -> Iterator[Given]:
-    """A pretrained teacher that stages listen to and none teaches: it has to know the classes already."""
-    network, classes = recipe.teacher, len(data.classes)
-    learning = [
-        stage
-        for stage in recipe.stages
-        if isinstance(stage, Train) and stage.distill_from == "teacher"
-    ]
-    if (
-        not network.pretrained
-        or recipe.teacher.weights
-        or any(stage.kind == "teach" for stage in learning)
-    ):
-        return
-    if any(listens(stage) for stage in learning):
-        if not has_pretrained_head(network, classes):
-            raise UserError(
-                f"the head of {network.name} is new to {data.name}'s classes: begin with a 'teach' stage"
-            )
-        model, size = build(network, classes).eval(), (3, data.size, data.size)
-        known = Checkpoint(model, network, data.classes, size, *pretrained_normalization(network), data.name)
-        yield Given(known, "torchvision", "teach")
+def load_published_teacher(recipe: Recipe, data: Dataset) -> Trained:
+    """Load torchvision's weights of a teacher that stages distill from and that none trains.
+
+    Raises:
+        UserError: the published network has another classifier than the data's.
+    """
+    spec, classes = recipe.teacher, len(data.classes)
+    stages = [s for s in recipe.stages if isinstance(s, Train) and s.distill_from == "teacher"]
+    if not spec.pretrained or spec.weights or any(stage.kind == "teach" for stage in stages):
+        return {}
+    if not any(uses_teacher(stage) for stage in stages):
+        return {}
+    if not has_pretrained_head(spec, classes):
+        raise UserError(
+            f"the classifier of {spec.name} is new to {data.name}'s classes: add a 'teach' stage"
+        )
+    model, size = build(spec, classes).eval(), (3, data.image_size, data.image_size)
+    mean, std = pretrained_normalization(spec)
+    return {"teacher": Checkpoint(model, spec, data.classes, size, mean, std, data.name)}
 
 
-def with_given(recipe: Recipe, data: Dataset, given: list[Given]) -> tuple[Recipe, Dataset]:
-    """The recipe with these networks in it; and the data as the teacher, or else the student, learned to see it."""
-    for trained in given:
-        kept, first = trained.checkpoint, given[0].checkpoint
+def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Recipe, Dataset]:
+    """Return the recipe with the specifications of trained networks, and the data with their
+    normalization.
+
+    Raises:
+        UserError: their classes are not the data's, or teacher and student are normalized
+            differently.
+    """
+    first = next(iter(trained.values()), None)
+    for role, kept in trained.items():
+        spec: ModelSpec = getattr(recipe, role)
+        file = spec.weights or recipe.student.weights or spec.name
         if kept.classes != data.classes:
             raise UserError(
-                f"{trained.file}: this network knows other classes than {data.name}'s; it was trained on {kept.data}"
+                f"{file}: its classes are not those of {data.name}; it was trained on {kept.data}"
             )
+        assert first is not None
         if (kept.mean, kept.std) != (first.mean, first.std):
-            raise UserError(
-                f"{trained.file}: its images are normalized in another way than {given[0].file}'s"
-            )
-        networks = {"teacher": recipe.teacher, "student": recipe.student} | {
-            trained.role: replace(kept.network, weights=getattr(recipe, trained.role).weights)
-        }
-        recipe = replace(recipe, teacher=networks["teacher"], student=networks["student"])
-        data = replace(data, mean=first.mean, std=first.std)
-    return recipe, data
+            raise UserError(f"{file}: its images are normalized differently from the teacher's")
+        network = replace(kept.network, weights=spec.weights)
+        recipe = (
+            replace(recipe, teacher=network)
+            if role == "teacher"
+            else replace(recipe, student=network)
+        )
+    return recipe, data if first is None else data.normalized(first.mean, first.std)
+
+
+def trained_steps(recipe: Recipe, trained: Trained) -> list[Step]:
+    """Return the steps of trained networks, which take the place of the stages that would train
+    them."""
+    return [
+        Step(
+            kind=TRAINED_BY[role],
+            stage=None,
+            network=replace(kept.network, weights=getattr(recipe, role).weights),
+            image_size=kept.input_size[-1],
+            trained=kept,
+        )
+        for role, kept in trained.items()
+    ]

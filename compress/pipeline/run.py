@@ -1,11 +1,9 @@
-"""A pipeline from end to end: each stage takes a model and gives back a model, and leaves a result."""
+"""Runs: a recipe from end to end. Each stage takes a model, gives back a model, and leaves a
+result."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,28 +12,35 @@ from typing import Any
 from torch import nn
 
 from compress.data.batches import plain_batches
+from compress.distillation.method import Teacher
 from compress.models import checkpoint
-from compress.models.build import import_builder
 from compress.models.cost import measure_cost, summary_table
-from compress.pipeline import time_budget as patience
-from compress.pipeline.context import Given, Guide, Rehearsals, StageContext, on_device, side
+from compress.models.memory_format import to_channels_last
+from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
-from compress.pipeline.plan import Plan, Step, make_plan, origin
-from compress.pipeline.pretrained import load_step
+from compress.pipeline.plan import Plan, make_plan
+from compress.pipeline.pretrained import load_checkpoint
+from compress.pipeline.provenance import build_checkpoint, describe_origin
 from compress.pipeline.run_dir import RunDirectory, StageResult, default_run_dir, open_run
-from compress.pipeline.stages import pack, perform
-from compress.recipe import load as recipes
-from compress.recipe.overrides import apply_overrides
-from compress.recipe.schema import Prune, Recipe, Train
+from compress.pipeline.stages import run_stage
+from compress.pipeline.step import Step
+from compress.pipeline.time_budget import StageTime, stage_costs, stage_seconds
+from compress.recipe.load import load_recipe, override_recipe, recipe_to_dict
+from compress.recipe.schema import Recipe
 from compress.runtime import distributed
-from compress.runtime.device import can_compile, device_name, package_versions
+from compress.runtime.device import device_name, package_versions
 from compress.runtime.errors import UserError
-from compress.training.trainer import accuracy
+from compress.training.evaluate import measure_accuracy
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: the weights file, and a result of every stage."""
+    """A finished run.
+
+    Args:
+        model: the final weights file.
+        results: of every stage.
+    """
 
     model: Path
     results: tuple[StageResult, ...]
@@ -53,277 +58,222 @@ def run(
     events: RunEvents | None = None,
     **overrides: Any,
 ) -> RunResult:
-    """Do the stages of `recipe` in the directory `out`, or go on where an earlier run of it stopped.
+    """Run the stages of a recipe in a run directory, or resume there.
 
     Args:
-        recipe: a shipped recipe's name, a path to a TOML file, or a recipe that is already read.
-        out: the run directory, made if need be; ``runs/`` and the recipe's name, budget and seed if left out.
+        recipe: a shipped recipe's name, a TOML file, or a loaded recipe.
+        out: the run directory; ``runs/`` and the recipe's name, budget and seed if left out.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-        quick: the same stages in a few minutes, for trying out.
-        fresh: throw away what an earlier run left in `out`.
-        logits_dir: the folder for what teachers answered, of a caller who shares it among runs and then removes it; one of
+        quick: run a small version, to try it out.
+        fresh: discard what an earlier run left in `out`.
+        logits_dir: folder of a logits cache that several runs share, and that the caller removes;
             the run's own, removed at its end, if left out.
-        events: who is told of progress.
-        overrides: recipe keys to lay over the file's, as ``budget="50k"`` or ``teacher="resnet34"``; see
-            `compress.recipe.schema.load`.
+        events: receive progress.
+        overrides: recipe keys, as ``budget="50k"`` or ``teacher="resnet34"``; see
+            `compress.recipe.overrides.apply_overrides`.
 
     Raises:
-        UserError: the budget cannot be met, a name is unknown, the data cannot be had, or `out` holds another run.
-            Nothing has been trained, and nothing written over, by then. Or, later: a stage failed.
+        UserError: the recipe cannot be carried out, or `out` holds something else; nothing has been
+            trained or
+            overwritten by then. Or, later: a stage failed.
+
+    Example:
+        >>> result = compress.run("default", budget="100k", out="runs/mine")
+        >>> result.results[-1].test
+        0.9492
     """
-    title, events = (
-        "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem,
-        events or RunEvents(),
-    )
-    events = events if distributed.is_main() else RunEvents()
-    if not isinstance(recipe, Recipe):
-        recipe = recipes.load_recipe(str(recipe), overrides)
-    elif overrides:
-        recipe = recipes.recipe_from_dict(
-            apply_overrides(recipes.recipe_to_dict(recipe), overrides)
-        )
+    name = "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem
+    if isinstance(recipe, Recipe):
+        recipe = override_recipe(recipe, overrides)
+    else:
+        recipe = load_recipe(str(recipe), overrides)
     recipe = recipe.quick() if quick else recipe
-    out = default_run_dir(title, recipe, quick) if out is None else out
+    out = Path(out) if out is not None else default_run_dir(name, recipe, quick)
+    events = events if events is not None and distributed.is_main() else RunEvents()
     plan = make_plan(recipe, device)
+    begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
+    with open_run(out, begun, fresh) as run_dir:
+        if not distributed.broadcast(run_dir.done):
+            _Run(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
+        return RunResult(run_dir.model, tuple(run_dir.results))
+
+
+def _identify_data(plan: Plan) -> dict[str, str]:
+    """Return the name and checksum of the training images, the same in all processes."""
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
     if data != distributed.broadcast(data):
         raise UserError(
-            f"{plan.data.name}: process {distributed.rank()} finds other images than the first process does"
+            f"{plan.data.name}: process {distributed.rank()} finds other images than the main process"
         )
-    begun = {"recipe": recipes.recipe_to_dict(recipe), "seed": recipe.seed, "data": data}
-    with open_run(Path(out), begun, fresh) as rundir:
-        if not distributed.broadcast(rundir.done):
-            _Run(plan, rundir, logits_dir or rundir.answers, events).go_on()
-        return RunResult(rundir.model, tuple(rundir.results))
+    return data
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A run that is under way: what is to be done, where it is kept, where teachers' answers are, and who is told."""
+    """A run under way."""
 
     plan: Plan
-    rundir: RunDirectory
-    answers: Path
+    run_dir: RunDirectory
+    logits_dir: Path
     events: RunEvents
 
-    def go_on(self) -> None:
-        """Do what is left to do."""
-        plan, rundir = self.plan, self.rundir
-        budget = plan.limits.as_dict() | ({} if plan.file is None else {"bytes": plan.file})
-        device, compiled = device_name(plan.device), rundir.manifest.get("compiled", {})
-        if rundir.manifest.get("device", device) != device:  # what paid there need not pay here
-            compiled = {
-                result.name: compiled[result.name]
-                for result in rundir.results
-                if result.name in compiled
-            }
-        rundir.manifest |= {
+    def resume(self) -> None:
+        """Run the stages that are left, score all of them on the test split, and write the final
+        model."""
+        plan, run_dir = self.plan, self.run_dir
+        self._describe_machine()
+        run_dir.write()
+        for result in run_dir.results:
+            self.events.log(
+                f"{result.name}: done, restored from {run_dir.path / result.checkpoint}"
+            )
+        for step in plan.steps[len(run_dir.results) :]:
+            self._run_step(step)
+        self._score_test_split()
+        last = load_checkpoint(run_dir.path / plan.steps[-1].file, plan.steps[-1].network)
+        checkpoint.save(replace(last, origin=self._origin()), run_dir.model)
+        run_dir.write("done")
+        run_dir.tidy(run_dir.logits_dir)
+
+    def _describe_machine(self) -> None:
+        plan, manifest = self.plan, self.run_dir.manifest
+        budget = plan.limits.as_dict()
+        if plan.max_file_bytes is not None:
+            budget["bytes"] = plan.max_file_bytes
+        device, compiled = device_name(plan.device), manifest.get("compiled", {})
+        if manifest.get("device", device) != device:
+            # What paid on another device is measured again, but for stages that are done.
+            done = {result.name for result in self.run_dir.results}
+            compiled = {name: choice for name, choice in compiled.items() if name in done}
+        manifest |= {
             "device": device,
             "versions": package_versions(),
             "budget": budget,
             "compiled": compiled,
         }
-        rundir.write()
-        for result in rundir.results:
-            self.events.log(
-                f"{result.name}: done before, taken from {rundir.path / result.checkpoint}"
-            )
-        for step in plan.steps[len(rundir.results) :]:
-            self._do(step)
-        self._test()
-        last = load_step(rundir.path / plan.steps[-1].file, plan.steps[-1].network)
-        known = origin(plan.recipe, plan.data, plan.device, rundir.results)
-        checkpoint.save(replace(last, origin=known), rundir.model)
-        rundir.write("done")
-        rundir.tidy(rundir.answers)
 
-    def _do(self, step: Step) -> None:
-        """One stage: a model in, a model and a result out."""
-        plan, rundir = self.plan, self.rundir
-        size = (3, side(step.stage, plan.data), side(step.stage, plan.data))
-        self.events.on_stage_start(
-            step.place + 1, len(plan.steps) + 1, step.name, _about(step, plan.recipe)
-        )
-        model, ctx = self._laid_out(step)
-        began = time.monotonic()
-        ctx = replace(
-            ctx, pays=self._pays(step), fit=self._fit(step, began) if plan.recipe.minutes else None
-        )
+    def _run_step(self, step: Step) -> None:
+        """Run one stage: a model in, a model and a result out."""
+        plan, run_dir = self.plan, self.run_dir
+        about = step.describe(plan.recipe.minutes)
+        self.events.on_stage_start(step.index + 1, len(plan.steps) + 1, step.name, about)
+        # Models come from the files of earlier stages, even if those have only just been written:
+        # so a resumed run computes what an uninterrupted one computes.
+        model = self._load_model(plan.steps[step.index - 1]) if step.index else None
+        ctx = self._context(step)
+        started = time.monotonic()
+        if step.train:
+            seconds = self._stage_seconds(step)
+            ctx = replace(ctx, time=StageTime(plan, step, run_dir, self.events, started, seconds))
         try:
-            model = _performed(model, step, ctx)
+            output = run_stage(model, ctx)
         except UserError as error:
             raise UserError(f"{step.name}: {error}") from error
-        cost = measure_cost(model, size, step.sparse)
+        size = (3, step.image_size, step.image_size)
+        cost = measure_cost(output.model, size, step.sparse)
         result = StageResult(
             name=step.name,
-            kind=step.stage.kind,
+            kind=step.kind,
             network=step.network.name,
             params=cost.params,
             macs=cost.macs,
-            val=ctx.validate(model, size[-1]),
-            seconds=round(max(time.monotonic() - began, _trained(ctx.state)), 1),
+            val=ctx.validate(output.model),
+            seconds=round(max(time.monotonic() - started, output.seconds), 1),
             checkpoint=step.file,
-            image_size=size[-1],
-            epochs=rundir.manifest.get("fitted", {}).get(
-                step.name, getattr(step.stage, "epochs", 0)
-            ),
+            image_size=step.image_size,
+            epochs=output.epochs,
         )
-        before = rundir.results[-1] if rundir.results else None
-        rundir.results.append(result)
-        known = origin(plan.recipe, plan.data, plan.device, rundir.results)
-        packed = pack(model, step.stage, step.network, plan.data, known, step.sparse)
-        checkpoint.save(packed, rundir.path / step.file)
+        before = run_dir.results[-1] if run_dir.results else None
+        self._save_result(step, output.model, result)
         if distributed.is_main():
-            rundir.results[-1] = replace(result, bytes=(rundir.path / step.file).stat().st_size)
-        rundir.results = distributed.broadcast(rundir.results)
-        rundir.write()
-        if distributed.is_main():  # who has the result on the disk by now
+            # The result is on the disk: the stage need not be resumed any more.
             ctx.state.unlink(missing_ok=True)
-        self.events.on_stage_end(
-            rundir.results[-1], before, summary_table(model, size, sparse=step.sparse)
-        )
+        table = summary_table(output.model, size, sparse=step.sparse)
+        self.events.on_stage_end(run_dir.results[-1], before, table)
 
-    def _laid_out(self, step: Step) -> tuple[nn.Module | None, StageContext]:
-        """The model that a stage begins with, and what it works with.
-
-        Models come from the files of earlier stages, whether or not those have only just been done: thus a run that was
-        interrupted computes what one in a single go computes.
-        """
-        plan, rundir = self.plan, self.rundir
-        ctx = StageContext(
-            plan.recipe,
-            plan.data,
-            plan.device,
-            self.events,
-            (rundir.path / step.file).with_suffix(".state"),
-            self.answers,
-            target=step.target,
-            room=plan.room(step),
-            sparse=step.sparse,
-            final=side(plan.steps[-1].stage, plan.data),
-        )
-
-        def result(of: Step) -> nn.Module:
-            return on_device(load_step(rundir.path / of.file, of.network).model, plan.device)
-
-        if isinstance(step.stage, Prune):
-            first = next(each.place for each in plan.steps if isinstance(each.stage, Prune))
-            ctx = replace(ctx, uncut=result(plan.steps[first - 1]))
-        if guide := plan.guide(step):
-            val, reached = rundir.results[guide.place].val, _reached(rundir.results[: step.place])
-            if isinstance(step.stage, Train) and step.stage.stop_at_teacher and reached > val:
-                self.events.log(f"  its guide ({guide.name}) is outgrown: the labels alone")
-            else:  # as good is not better: it may be the same network
-                ctx = replace(ctx, guide=Guide(result(guide), side(guide.stage, plan.data), val))
-        return (result(plan.steps[step.place - 1]) if step.place else None), ctx
-
-    def _pays(self, step: Step) -> Callable[[Rehearsals, float], bool]:
-        """What finds out whether to compile a stage; the manifest remembers it, and after a kill it is the same
-        on the same device."""
-
-        def pays(rehearsals: Rehearsals, steps: float) -> bool:
-            compiled: dict[str, bool] = self.rundir.manifest["compiled"]
-            if step.name not in compiled:
-                compiled[step.name] = False
-                if can_compile(self.plan.device):
-                    fitted = self.plan.recipe.minutes is not None
-                    seconds = self._share(step) if fitted else math.inf
-                    steps = math.inf if fitted else steps
-                    compiled[step.name] = patience.pays(rehearsals, steps, seconds, self.events.log)
-                self.rundir.write()
-            return compiled[step.name]
-
-        return pays
-
-    def _fit(self, step: Step, began: float) -> Callable[..., float]:
-        """What gives a stage that `began` then the epochs that fit; the manifest has them first, and a kill keeps
-        them."""
-
-        def fit(rehearsals: Rehearsals, steps: int, asked: float) -> float:
-            fitted: dict[str, float] = self.rundir.manifest.setdefault("fitted", {})
-            if step.name not in fitted:
-                seconds = distributed.broadcast(self._share(step) - (time.monotonic() - began))
-                epochs = patience.fit(seconds, rehearsals, steps, asked)
-                fitted[step.name] = patience.worthwhile(epochs, steps, _learned(step, self.plan))
-                self.rundir.write()
-                told = f"{fitted[step.name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
-                kept = "the network stays as it is"
-                self.events.log(f"  fitted to the time left: {told if fitted[step.name] else kept}")
-            return fitted[step.name]
-
-        return fit
-
-    def _share(self, step: Step) -> float:
-        """The seconds that a stage has of those that are left."""
-        left = 60 * (self.plan.recipe.minutes or 0) - sum(
-            result.seconds for result in self.rundir.results
-        )
-        return patience.share(left, self._prices[step.place :])
+    def _stage_seconds(self, step: Step) -> float | None:
+        """Return a stage's part of the time that is left, if the run has a time budget."""
+        minutes = self.plan.recipe.minutes
+        if minutes is None:
+            return None
+        left = 60 * minutes - sum(result.seconds for result in self.run_dir.results)
+        return stage_seconds(left, self._stage_costs[step.index :])
 
     @cached_property
-    def _prices(self) -> list[float]:
-        return patience.prices(self.plan)
+    def _stage_costs(self) -> list[float]:
+        return stage_costs(self.plan)
 
-    def _test(self) -> None:
-        """Read the test split, once, and score every stage's model on it."""
-        plan, rundir = self.plan, self.rundir
-        total = len(plan.steps) + 1
-        self.events.on_stage_start(
-            total, total, "test", "every stage's model on the test split, read once"
+    def _save_result(self, step: Step, model: nn.Module, result: StageResult) -> None:
+        """Write a stage's weights file, then its result."""
+        run_dir, file = self.run_dir, self.run_dir.path / step.file
+        run_dir.results.append(result)
+        checkpoint.save(build_checkpoint(model, step, self.plan.data, self._origin()), file)
+        if distributed.is_main():
+            run_dir.results[-1] = replace(result, bytes=file.stat().st_size)
+        run_dir.results = distributed.broadcast(run_dir.results)
+        run_dir.write()
+
+    def _context(self, step: Step) -> StageContext:
+        """Return everything that a stage works with."""
+        plan = self.plan
+        original = plan.original_of(step)
+        return StageContext(
+            plan,
+            step,
+            state=(self.run_dir.path / step.file).with_suffix(".state"),
+            logits_dir=self.logits_dir,
+            events=self.events,
+            teacher=self._load_teacher(step),
+            original=None if original is None else self._load_model(original),
         )
+
+    def _load_teacher(self, step: Step) -> Teacher | None:
+        """Load the network that a step distills from, unless the student was already better when
+        last trained."""
+        teacher = self.plan.teacher_of(step)
+        if teacher is None or step.train is None:
+            return None
+        val = self.run_dir.results[teacher.index].val
+        if step.train.stop_at_teacher and _student_accuracy(self.run_dir.results) > val:
+            self.events.log(
+                f"  student already beats its teacher ({teacher.name}): training on labels only"
+            )
+            return None
+        return Teacher(self._load_model(teacher), teacher.image_size, val)
+
+    def _load_model(self, step: Step) -> nn.Module:
+        """Load the model that a step has left."""
+        kept = load_checkpoint(self.run_dir.path / step.file, step.network)
+        return to_channels_last(kept.model).to(self.plan.device)
+
+    def _origin(self) -> dict[str, object]:
+        plan = self.plan
+        return describe_origin(plan.recipe, plan.data.checksum, plan.device, self.run_dir.results)
+
+    def _score_test_split(self) -> None:
+        """Read the test split, once, and score every stage's model on it."""
+        plan, run_dir = self.plan, self.run_dir
+        total = len(plan.steps) + 1
+        about = "every stage's model on the test split, read once"
+        self.events.on_stage_start(total, total, "test", about)
         pool = plan.data.test().to(plan.device)
         scored = []
-        pairs = list(zip(plan.steps, rundir.results, strict=True))
+        pairs = list(zip(plan.steps, run_dir.results, strict=True))
         for step, result in self.events.progress(pairs, len(pairs), "scoring"):
-            kept = load_step(rundir.path / step.file, step.network)
-            batches = plain_batches(plan.data, pool, batch=500, part=distributed.shard())
-            last = step is plan.steps[-1]  # the result is scored in float32, as it will be used
-            top1 = accuracy(
-                on_device(kept.model, plan.device), batches, size=kept.input_size[-1], exact=last
+            batches = plain_batches(plan.data, pool, batch_size=500, shard=distributed.shard())
+            top1 = measure_accuracy(
+                self._load_model(step),
+                batches,
+                plan.task,
+                image_size=step.image_size,
+                # The final model is scored in float32, as it will be used.
+                exact=step is plan.steps[-1],
             )
             scored.append(replace(result, test=top1))
-        rundir.results = scored
+        run_dir.results = scored
 
 
-def _performed(model: nn.Module | None, step: Step, ctx: StageContext) -> nn.Module:
-    """What a stage makes of `model`. Several processes train together; what to prune the first decides for all."""
-    if distributed.world_size() == 1 or not isinstance(step.stage, Prune):
-        return perform(model, step.stage, ctx)
-    cut = None
-    if distributed.is_main():
-        pruned = perform(model, step.stage, ctx)
-        cut = checkpoint.to_dict(pack(pruned, step.stage, step.network, ctx.data, {}, step.sparse))
-    own = import_builder(step.network.name) if step.network.source == "custom" else None
-    return on_device(checkpoint.from_dict(distributed.broadcast(cut or {}), own).model, ctx.device)
-
-
-def _reached(results: Sequence[StageResult]) -> float:
-    """The student's validation accuracy when it was last trained, 0 to 1; 0 if it never was."""
-    return next((r.val for r in reversed(results) if r.kind in ("distill", "finetune")), 0.0)
-
-
-def _learned(step: Step, plan: Plan) -> bool:
-    """Whether a stage begins with a network that has learned already, at its size of images."""
-    before = plan.steps[step.place - 1].stage
-    trained = step.stage.kind == "finetune" and before.kind in ("distill", "finetune")
-    return trained and side(before, plan.data) == side(step.stage, plan.data)
-
-
-def _about(step: Step, recipe: Recipe) -> str:
-    stage, name = step.stage, step.network.name
-    if isinstance(stage, Given):
-        return f"{name}, given by {stage.file}"
-    if isinstance(stage, Prune):
-        return f"to {step.target}, {stage.mode} by {stage.importance}"
-    what = f"{recipe.teacher.name} into {name}" if stage.kind == "distill" else name
-    if recipe.minutes:
-        return f"{what}, epochs fitted to {recipe.minutes:g} min in all"
-    return f"{what}, {stage.epochs:g} {'epoch' if stage.epochs == 1 else 'epochs'}"
-
-
-def _trained(state: Path) -> float:
-    """Seconds that a training stage has taken by its own account, which leaves interruptions out; 0 for others."""
-    lines = state.with_suffix(".jsonl")
-    return (
-        float(json.loads(lines.read_text().splitlines()[-1])["seconds"]) if lines.is_file() else 0.0
-    )
+def _student_accuracy(results: list[StageResult]) -> float:
+    """Return the student's validation accuracy when it was last trained, 0 to 1; 0 if it never was."""
+    trained = (r.val for r in reversed(results) if r.kind in ("distill", "finetune"))
+    return next(trained, 0.0)

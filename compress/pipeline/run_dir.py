@@ -1,4 +1,4 @@
-"""The run directory: what was done, what came of it, and where to go on after a kill."""
+"""The run directory: manifest, stage results, checkpoints, and resuming."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from typing import Any, cast
 
 import filelock
 
-from compress.recipe import load as recipes
+from compress.recipe.load import (
+    TRAINED_BY,
+    read_run_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+)
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
@@ -32,7 +37,8 @@ class StageResult:
         val, test: top-1 accuracy, 0 to 1; `test` is None until the end of the run.
         seconds: duration, without interruptions.
         checkpoint: its weights file, relative to the run directory.
-        image_size: side of the images that the model takes, in pixels; `macs` are for one such image.
+        image_size: side of the images that the model takes, in pixels; `macs` are for one such
+            image.
         epochs: epochs trained.
         bytes: size of the weights file.
     """
@@ -52,16 +58,20 @@ class StageResult:
 
 
 class RunDirectory:
-    """A run directory that this process alone writes to, or, of several that share a run, the first alone.
+    """A run directory that only this process writes to; in a distributed run, only the main
+    process.
 
-    `manifest` is what `run.json` holds, `results` those of the stages that are done. Everything is written whole or
-    not at all, and a stage's weights before its result: a result is the word that the stage need not be done again.
+    Every file is written completely or not at all, and a stage's weights before its result: a
+    result says that the stage need not be run again.
+
+    Args:
+        manifest: the content of `run.json`.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
         results = [StageResult(**entry) for entry in manifest["stages"]]
-        self.results = list(takewhile(lambda result: (path / result.checkpoint).is_file(), results))
+        self.results = list(takewhile(lambda r: (path / r.checkpoint).is_file(), results))
 
     @property
     def model(self) -> Path:
@@ -69,23 +79,25 @@ class RunDirectory:
         return self.path / MODEL
 
     @property
-    def answers(self) -> Path:
-        """The folder for what teachers answered, while the run lasts."""
-        return self.path / "answers"
+    def logits_dir(self) -> Path:
+        """Folder of the run's own logits cache, which exists while it runs."""
+        return self.path / "logits_cache"
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        whole = len(self.results) == len(self.manifest["stages"]) and self.model.is_file()
-        return whole and self.manifest["status"] == "done"
+        """True if nothing is left to do."""
+        complete = len(self.results) == len(self.manifest["stages"]) and self.model.is_file()
+        return complete and self.manifest["status"] == "done"
 
     def write(self, status: str = "running") -> None:
-        """Put the manifest and the results on the disk."""
-        self.manifest |= {"status": status, "stages": [asdict(result) for result in self.results]}
+        """Write the manifest with the results so far."""
+        stages = [asdict(result) for result in self.results]
+        self.manifest |= {"status": status, "stages": stages}
         write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def tidy(self, *folders: Path) -> None:
-        """Remove `folders`, and what a kill left: half-written files, and the state of stages that are done."""
+        """Remove `folders`, and what a kill left: half-written files, and the state of stages that
+        are done."""
         if not distributed.is_main():
             return
         for folder in folders:
@@ -109,35 +121,44 @@ def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
 
 @contextmanager
 def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator[RunDirectory]:
-    """Open the run directory `path` for the run that `begun` describes: "recipe", "seed", "data", as in `run.json`.
+    """Open the run directory `path`, and lock it.
+
+    Args:
+        begun: the run's "recipe", "seed" and "data", as in `run.json`.
+        fresh: discard what an earlier run left there.
 
     Raises:
-        UserError: it holds something else or another run, another process is at work in it, or it cannot be written.
-            Then it is as it was.
+        UserError: the directory holds something else or another run, another process works in it,
+            or it cannot be written. It is unchanged then.
     """
     if not distributed.is_main():
-        run = distributed.broadcast(cast(RunDirectory, None))
+        run_dir = distributed.broadcast(cast(RunDirectory, None))
         if not (path / LOCK).exists():
             raise UserError(
-                f"{path}: process {distributed.rank()} does not see it; --out must be where all machines do"
+                f"{path}: process {distributed.rank()} does not see it; --out must be on storage that all"
+                " machines share"
             )
-        yield run
+        yield run_dir
         return
     begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
-    _check(path, begun, fresh)
+    _check_same_run(path, begun, fresh)
     with locked(path):
-        manifest = _check(
-            path, begun, fresh
-        )  # again: it may have been another's to write until now
-        run = RunDirectory(path, begun if fresh or manifest is None else _going_on(manifest, begun))
-        run.tidy(*((path / "stages", run.answers) if fresh else ()))
+        # Again: another process may have written until now.
+        manifest = _check_same_run(path, begun, fresh)
+        resumes = manifest is not None and not fresh
+        run_dir = RunDirectory(path, _resume_manifest(manifest or {}, begun) if resumes else begun)
+        run_dir.tidy(*((path / "stages", run_dir.logits_dir) if fresh else ()))
         if fresh:
-            run.model.unlink(missing_ok=True)
-        yield distributed.broadcast(run)
+            run_dir.model.unlink(missing_ok=True)
+        yield distributed.broadcast(run_dir)
 
 
 def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
-    """The manifest of the run in `path`, and its stages so far."""
+    """Return the manifest of the run in `path`, and the results of its stages so far.
+
+    Raises:
+        UserError: there is no run, or its manifest is damaged.
+    """
     file = Path(path) / MANIFEST
     if not file.is_file():
         raise UserError(f"{path}: not a run directory, there is no {MANIFEST}")
@@ -149,7 +170,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
 
 
 def check_run_dir(path: Path) -> None:
-    """Refuse a path where something else is than a run.
+    """Check that `path` is a run directory, an empty one, or free.
 
     Raises:
         UserError: it is a file, or a directory with other things in it.
@@ -162,82 +183,86 @@ def check_run_dir(path: Path) -> None:
         raise UserError(f"{path}: not empty, and not a run directory; choose another --out")
 
 
-def _check(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
-    """The manifest that is there, if any; refused unless it is of the run that `begun` describes, or unwanted."""
-    check_run_dir(path)
-    if not (path / MANIFEST).is_file():
-        return None
-    manifest, _ = read_results(path)
-    if fresh:
-        return manifest
-    theirs, ours = _decisive(normalize_recipe(manifest.get("recipe", {}))), _decisive(begun["recipe"])
-    own = _decisive(normalize_recipe(recipes.read_run_recipe(path / MANIFEST)))
-    if ours not in (theirs, own):  # begun so, or from its own run.json
-        key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
-        raise UserError(
-            f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh"
-        )
-    if manifest.get("data") != begun["data"]:
-        raise UserError(
-            f"{path}: the data is not what this run began with; choose another --out, or --fresh"
-        )
-    return manifest
-
-
-def _going_on(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a run that goes on: what only concerns speed as it is wanted now, files as they were named."""
-    named = dict(begun["recipe"])
-    for role in recipes.TRAINED_BY:
-        if "weights" in manifest["recipe"].get(role, {}):
-            named[role] = named[role] | {"weights": manifest["recipe"][role]["weights"]}
-    return manifest | {"recipe": named}
-
-
-def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without what is a matter of speed, or of spelling a path: with another of those it is the same run."""
-    decisive: dict[str, Any] = json.loads(
-        json.dumps(recipe),
-        object_hook=lambda table: {key: table[key] for key in table if key != "compile"},
-    )
-    for role in recipes.TRAINED_BY:
-        if decisive.get(role, {}).get("weights"):
-            decisive[role]["weights"] = str(Path(decisive[role]["weights"]).resolve())
-    return decisive
-
-
 def normalize_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe of a run that may be older than some keys: those have their defaults."""
+    """Return the recipe of a stored run with the defaults of keys that it does not have."""
     try:
-        plain: dict[str, Any] = json.loads(
-            json.dumps(recipes.recipe_to_dict(recipes.recipe_from_dict(recipe)))
-        )
-        return plain
+        table: dict[str, Any] = json.loads(json.dumps(recipe_to_dict(recipe_from_dict(recipe))))
+        return table
     except UserError:
         return recipe
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Make the directory `path` this process's own for a while.
+    """Create the directory `path` and lock it against other processes.
 
     Raises:
-        UserError: another process is at work in it, or it cannot be written.
+        UserError: another process works in it, or it cannot be written.
     """
     lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(f"{path}: another run is at work in this directory") from error
+        raise UserError(f"{path}: another run is working in this directory") from error
     except FileExistsError as error:
         raise UserError(
-            f"{path}: leads to a place that a link names and that is not there; make it first"
+            f"{path}: is a link to a folder that does not exist; create it first"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another --out"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); choose another --out") from error
     try:
         yield
     finally:
         lock.release()
+
+
+def _check_same_run(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
+    """Return the manifest that exists, if any.
+
+    Raises:
+        UserError: it is of another run than `begun`, and not to be discarded.
+    """
+    check_run_dir(path)
+    if not (path / MANIFEST).is_file():
+        return None
+    manifest, _ = read_results(path)
+    if fresh:
+        return manifest
+    ours = _decisive_keys(begun["recipe"])
+    theirs = _decisive_keys(normalize_recipe(manifest.get("recipe", {})))
+    # A run that is repeated from its own run.json starts from its own copies of trained networks.
+    own = _decisive_keys(normalize_recipe(read_run_recipe(path / MANIFEST)))
+    if ours not in (theirs, own):
+        key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
+        raise UserError(
+            f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh"
+        )
+    if manifest.get("data") != begun["data"]:
+        raise UserError(
+            f"{path}: the data differs from what this run started with; choose another --out, or --fresh"
+        )
+    return manifest
+
+
+def _resume_manifest(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
+    """Return the manifest of a resumed run: keys about speed as they are now, files as they were
+    named."""
+    recipe = dict(begun["recipe"])
+    for role in TRAINED_BY:
+        weights = manifest["recipe"].get(role, {}).get("weights")
+        recipe[role] = recipe[role] | {"weights": weights}
+    return manifest | {"recipe": recipe}
+
+
+def _decisive_keys(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe without the keys that only concern speed, and with absolute paths."""
+    decisive: dict[str, Any] = json.loads(
+        json.dumps(recipe),
+        object_hook=lambda table: {key: table[key] for key in table if key != "compile"},
+    )
+    for role in TRAINED_BY:
+        if weights := decisive.get(role, {}).get("weights"):
+            decisive[role]["weights"] = str(Path(weights).resolve())
+    return decisive

@@ -1,127 +1,154 @@
-"""The stages of a pipeline: each takes a model and gives back a model, in a few lines that call the rooms below."""
+"""Stages: one function for each kind, which takes a model and gives back a model.
+
+To add a kind: its keys as a dataclass in `compress.recipe.schema.STAGE_TYPES`, and a function in
+`STAGES` below.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.data.dataset import Dataset
-from compress.models.build import build
-from compress.models.checkpoint import Checkpoint
+from compress.models import checkpoint
+from compress.models.build import build, import_builder
 from compress.models.cost import measure_cost
-from compress.pipeline.context import Given, StageContext, on_device, sample, side
-from compress.pipeline.train_stage import learn
-from compress.pruning.file_size import prune_to
-from compress.pruning.importance import IMPORTANCES
-from compress.pruning.pruner import reestimate_batchnorm
+from compress.models.memory_format import to_channels_last
+from compress.pipeline.context import StageContext
+from compress.pipeline.provenance import build_checkpoint
+from compress.pipeline.train_stage import train_model
+from compress.pruning.batch_norm import reestimate_batchnorm
+from compress.pruning.file_size import prune_to_file_size
+from compress.pruning.pruner import PruneOptions
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Prune, Stage, Train
+from compress.recipe.registry import IMPORTANCES
+from compress.runtime import distributed
 from compress.runtime.errors import UserError
-from compress.training.trainer import forward
+from compress.training.forward import make_forward
 
 
-def teach_stage(model: nn.Module | None, stage: Train, ctx: StageContext) -> nn.Module:
-    """Train the teacher, from scratch or from pretrained weights, on the labels."""
-    return learn(_build(ctx, ctx.recipe.teacher), stage, ctx)
+@dataclass(frozen=True)
+class StageOutput:
+    """The output of a stage.
+
+    Args:
+        model: in evaluation mode.
+        epochs: trained, if the stage trains.
+        seconds: spent on training, without interruptions.
+    """
+
+    model: nn.Module
+    epochs: float = 0
+    seconds: float = 0.0
 
 
-def distill_stage(model: nn.Module | None, stage: Train, ctx: StageContext) -> nn.Module:
-    """Train the student on the labels and on what the teacher says."""
-    return learn(_build(ctx, ctx.recipe.student), stage, ctx)
+def run_stage(model: nn.Module | None, ctx: StageContext) -> StageOutput:
+    """Run the context's stage on the model of the stage before it; the first stage gets None.
+
+    Raises:
+        UserError: the stage fails.
+    """
+    if ctx.step.trained is not None:
+        return StageOutput(to_channels_last(ctx.step.trained.model).to(ctx.device))
+    return STAGES[ctx.step.kind](model, ctx)
 
 
-def prune_stage(model: nn.Module | None, stage: Prune, ctx: StageContext) -> nn.Module:
-    """Remove channels, or single weights, until the round's target is met, then measure the batch norms anew."""
-    if model is None or ctx.target is None:
+def teach(model: nn.Module | None, ctx: StageContext) -> StageOutput:
+    """Train the teacher on the labels, from scratch or from pretrained weights."""
+    return _train(_build_network(ctx.recipe.teacher, ctx), ctx)
+
+
+def distill(model: nn.Module | None, ctx: StageContext) -> StageOutput:
+    """Train the student on the labels and the teacher's outputs."""
+    return _train(_build_network(ctx.recipe.student, ctx), ctx)
+
+
+def finetune(model: nn.Module | None, ctx: StageContext) -> StageOutput:
+    """Train a pruned network on the labels and its teacher's outputs; pruned weights stay zero."""
+    if model is None:
+        raise UserError("a finetune stage needs a model: put it after 'distill'")
+    if not ctx.step.sparse:
+        return _train(model, ctx)
+    hold_zeros(model)
+    output = _train(model, ctx)
+    release_zeros(output.model)
+    return output
+
+
+def prune(model: nn.Module | None, ctx: StageContext) -> StageOutput:
+    """Prune to the step's target, then re-estimate the batch norms.
+
+    In a distributed run the main process prunes, and sends the others the result.
+    """
+    if model is None or ctx.step.target is None:
         raise UserError("a prune stage needs a model and a target: put it after 'distill'")
+    if distributed.world_size() == 1:
+        return StageOutput(_prune_model(model, ctx))
+    kept = None
+    if distributed.is_main():
+        pruned = _prune_model(model, ctx)
+        kept = checkpoint.to_dict(build_checkpoint(pruned, ctx.step, ctx.data, {}))
+    spec = ctx.step.network
+    builder = import_builder(spec.name) if spec.source == "custom" else None
+    received = checkpoint.from_dict(distributed.broadcast(kept or {}), builder).model
+    return StageOutput(to_channels_last(received).to(ctx.device))
+
+
+STAGES: dict[str, Callable[[nn.Module | None, StageContext], StageOutput]] = {
+    "teach": teach,
+    "distill": distill,
+    "prune": prune,
+    "finetune": finetune,
+}
+
+
+def _train(model: nn.Module, ctx: StageContext) -> StageOutput:
+    result = train_model(model, ctx)
+    return StageOutput(result.model, result.epochs, result.seconds)
+
+
+def _build_network(spec: ModelSpec, ctx: StageContext) -> nn.Module:
     torch.manual_seed(ctx.recipe.seed)
-    size, final = side(stage, ctx.data), (3, ctx.final, ctx.final)
-    if ctx.target.fits(
-        measure_cost(model, final, ctx.sparse)
-    ):  # an earlier round went a step further than it had to
+    return to_channels_last(build(spec, len(ctx.data.classes))).to(ctx.device)
+
+
+def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
+    step, stage, target = ctx.step, ctx.step.prune, ctx.step.target
+    assert stage is not None and target is not None
+    torch.manual_seed(ctx.recipe.seed)
+    size = (3, ctx.plan.image_size, ctx.plan.image_size)
+    if target.fits(measure_cost(model, size, step.sparse)):
+        # An earlier round went a step further than it had to.
         return model
-    few = IMPORTANCES[stage.importance].batch or ctx.recipe.batch_size
-    losses = [_loss_on(batch, size) for batch in sample(ctx, stage.samples, few)]
+    few = IMPORTANCES.load(stage.importance).batch_size or ctx.recipe.batch_size
+    losses = [_loss_on(batch, ctx) for batch in ctx.sample_batches(stage.samples, few)]
     if stage.mode == "weights":
         pruned = prune_weights(
-            model, ctx.target.params or 0, importance=stage.importance, losses=losses
+            model, target.params or 0, importance=stage.importance, losses=losses
         )
-        pruned = on_device(pruned, ctx.device)
+        pruned = to_channels_last(pruned).to(ctx.device)
     else:
-        pruned = prune_to(
+        pruned = prune_to_file_size(
             model,
-            torch.zeros(1, *final, device=ctx.device),
-            ctx.target,
-            room=ctx.room,
-            importance=stage.importance,
-            losses=losses,
-            whole=ctx.uncut,
-            round_to=stage.round_to,
-            note=lambda text: ctx.events.log(f"  {text}"),
+            torch.zeros(1, *size, device=ctx.device),
+            target,
+            ctx.plan.free_bytes(step),
+            PruneOptions(stage.importance, losses, ctx.original, stage.round_to),
+            log=lambda line: ctx.events.log(f"  {line}"),
         )
-    images = (batch.images for batch in sample(ctx, stage.samples, ctx.recipe.batch_size))
-    reestimate_batchnorm(pruned, forward(pruned, size), images)
+    batches = ctx.sample_batches(stage.samples, ctx.recipe.batch_size)
+    forward = make_forward(pruned, step.image_size)
+    reestimate_batchnorm(pruned, forward, (batch.images for batch in batches))
     return pruned.eval()
 
 
-def finetune_stage(model: nn.Module | None, stage: Train, ctx: StageContext) -> nn.Module:
-    """Train what pruning left, on the labels and on what its guide says."""
-    if model is None:
-        raise UserError("a finetune stage needs a model: put it after 'distill'")
-    if not ctx.sparse:
-        return learn(model, stage, ctx)
-    hold_zeros(model)
-    trained = learn(model, stage, ctx)
-    release_zeros(trained)
-    return trained
+def _loss_on(batch: Batch, ctx: StageContext) -> Callable[[nn.Module], Tensor]:
+    def loss(model: nn.Module) -> Tensor:
+        logits = make_forward(model, ctx.step.image_size, exact=True)(batch.images)
+        return ctx.plan.task.label_loss(logits, batch.targets)
 
-
-def perform(model: nn.Module | None, stage: Stage | Given, ctx: StageContext) -> nn.Module:
-    """Do one stage: a model (none, for the first) in, a model out."""
-    if isinstance(stage, Given):
-        return on_device(stage.checkpoint.model, ctx.device)
-    if isinstance(stage, Prune):
-        return prune_stage(model, stage, ctx)
-    does = {"teach": teach_stage, "distill": distill_stage, "finetune": finetune_stage}
-    return does[stage.kind](model, stage, ctx)
-
-
-def pack(
-    model: nn.Module,
-    stage: Stage | Given,
-    network: ModelSpec,
-    data: Dataset,
-    origin: dict[str, object],
-    sparse: bool = False,
-) -> Checkpoint:
-    """A stage's model with all that it needs to be used."""
-    if isinstance(stage, Given):
-        return stage.checkpoint
-    return Checkpoint(
-        model=model,
-        network=network,
-        classes=data.classes,
-        input_size=(3, side(stage, data), side(stage, data)),
-        mean=data.mean,
-        std=data.std,
-        data=data.name,
-        origin=origin,
-        sparse=sparse,
-    )
-
-
-def _build(ctx: StageContext, network: ModelSpec) -> nn.Module:
-    torch.manual_seed(ctx.recipe.seed)
-    model = build(network, len(ctx.data.classes))
-    return on_device(model, ctx.device)
-
-
-def _loss_on(batch: Batch, size: int | None) -> Callable[[nn.Module], Tensor]:
-    return lambda model: F.cross_entropy(
-        forward(model, size, exact=True)(batch.images), batch.targets
-    )
+    return loss

@@ -1,239 +1,171 @@
-"""Patience: how many epochs fit into the time that is there, and whether to compile, as measured here."""
+"""Time budgets: how a run's minutes are shared among its stages, and what is decided by measuring.
+
+Decisions (epochs that fit, compiling) are kept in run.json, so that a resumed run ends as an
+uninterrupted one.
+"""
 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Literal
 
 import torch
 
-from compress.distillation.methods import asked_epochs
+from compress.distillation.methods import epochs_until_cached
 from compress.models.build import build
 from compress.models.cost import measure_cost
-from compress.pipeline.context import Given, Rehearsal, Rehearsals, side
+from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
+from compress.pipeline.run_dir import RunDirectory
+from compress.pipeline.step import Step
 from compress.recipe.budget import Cost
-from compress.recipe.schema import Prune, Train
 from compress.runtime import distributed
-from compress.runtime.errors import one_line
-from compress.training.events import Events, T
+from compress.runtime.device import can_compile
+from compress.training import timing
+from compress.training.timing import Probe
 
-RESERVE = 0.02  # of a stage's time, so that the end is on time
-LEAST = 0.02  # of the time left, for any stage: with less, finding its pace is all that a short one does
-HARDLY = (
-    20  # steps: fewer, with a rate that rises and falls within them, do a trained network no good
-)
-WARM, STEPS, SECONDS = (
-    2,
-    6,
-    2.0,
-)  # a rehearsal: steps that do not count, then at least so many steps and seconds
-FEW, SHORT = 1000, 120.0  # steps and seconds of training: with less, the compiler is not even tried
+# Fraction of a stage's time that is kept free, so that it ends on time.
+RESERVE = 0.02
+# Fraction of the time left that every stage gets at least: with less, a short stage does nothing
+# but measure.
+MIN_SHARE = 0.02
+# Steps: fewer of them, with a learning rate that rises and falls within them, do a trained network
+# no good.
+MIN_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Pace:
-    """What training takes on this machine, in seconds: a step, the validation (with saving) after an epoch, and what
-    the first steps take beyond their share: caches fill, networks compile."""
-
-    step: float
-    check: float
-    start: float = 0.0
-
-
-def prices(plan: Plan) -> list[float]:
-    """What a run's stages cost next to one another: epochs times multiply-adds of an image; 0 without training.
-
-    A guide's answers cost a forward pass, a third of a training step; one that may be outgrown is taken to be. A step
-    of a pruned student is taken to shrink as the root of what the tightest of its budgets leaves.
-    """
-    recipe, data = plan.recipe, plan.data
-
-    given = {
-        step.stage.kind: step.stage.checkpoint.model
-        for step in plan.steps
-        if isinstance(step.stage, Given)
-    }
-
-    @cache
-    def cost(kind: Literal["teach", "distill"], size: int) -> Cost:
-        if kind in given:
-            return measure_cost(given[kind], (3, size, size))
-        network = recipe.teacher if kind == "teach" else recipe.student
-        with torch.random.fork_rng(devices=[]):
-            return measure_cost(
-                build(replace(network, pretrained=False), len(data.classes)), (3, size, size)
-            )
-
-    found, kept = [], 1.0
-    forward: dict[str, float] = {}  # what an image costs the networks that steps come to
-    for step in plan.steps:
-        stage = step.stage
-        if isinstance(stage, Prune):
-            if step.target is not None and stage.mode == "channels":
-                kept = math.sqrt(
-                    1 / step.target.usage(cost("distill", side(plan.steps[-1].stage, data)))
-                )
-            found.append(0.0)
-            continue
-        own = cost("teach" if stage.kind == "teach" else "distill", side(stage, data))
-        forward[step.name] = kept * own.macs
-        price = 0.0
-        if isinstance(stage, Train):
-            guide = plan.guide(step)
-            price = stage.epochs * forward[step.name]
-            if guide and not stage.stop_at_teacher:
-                asked = asked_epochs(stage, len(data.train), len(data.classes))
-                price += min(asked, stage.epochs) * forward[guide.name] / 3
-        found.append(price)
-    return found
-
-
-def share(left: float, prices: Sequence[float]) -> float:
-    """Of the seconds `left`, those of the first of the stages that have these `prices`; it trains, so it has one."""
-    return (1 - RESERVE) * left * max(LEAST, prices[0] / sum(prices))
-
-
-def fit(seconds: float, rehearsals: Rehearsals, steps: int, asked: float = math.inf) -> float:
-    """How many epochs of `steps` steps fit into `seconds`, from which the time to find it out is taken: 0 if not one
-    step does. Several processes come to the same.
+class StageTime:
+    """The time of one training stage, and the decisions that depend on it.
 
     Args:
-        rehearsals: of an epoch in which a guide answers, and of one whose answers are kept.
-        asked: after how many epochs all answers are kept. A guide that is outgrown sooner leaves time over.
+        started: the time at which the stage started, of time.monotonic.
+        seconds: its part of the run's minutes; None if the run has no time budget.
     """
-    if seconds <= 0:
-        return 0.0
-    until = time.monotonic() + seconds
-    long = min(max(SECONDS, seconds / 100), seconds / 10)
 
-    def paced(kept: bool) -> tuple[Pace, float]:
-        pace = measure(rehearsals(kept), long)
-        return distributed.broadcast((pace, until - time.monotonic() - pace.start))
+    plan: Plan
+    step: Step
+    run_dir: RunDirectory
+    events: RunEvents
+    started: float
+    seconds: float | None = None
 
-    pace, left = paced(False)
-    epochs = epochs_in(left, pace, steps)
-    if epochs <= asked:
-        return epochs
-    later, left = paced(True)
-    return asked + epochs_in(left - asked * (steps * pace.step + pace.check), later, steps)
+    def should_compile(self, probe: Probe, steps: float) -> bool:
+        """Decide if the stage is compiled; it is measured once and remembered.
+
+        Args:
+            steps: of the stage, by the recipe.
+        """
+        decided: dict[str, bool] = self.run_dir.manifest["compiled"]
+        name = self.step.name
+        if name not in decided:
+            decided[name] = False
+            if can_compile(self.plan.device):
+                limits = (steps, math.inf) if self.seconds is None else (math.inf, self.seconds)
+                decided[name], measured = timing.compiling_pays(probe, *limits)
+                if measured:
+                    self.events.log(f"  {measured}")
+            self.run_dir.write()
+        return decided[name]
+
+    def fit_epochs(self, probe: Probe, steps: int, cached_after: float) -> float:
+        """Return the stage's epochs: the recipe's, or as many as fit into its time; measured once
+        and remembered.
+
+        Args:
+            steps: of an epoch.
+            cached_after: the number of epochs after which all of the teacher's logits are cached.
+        """
+        assert self.step.train is not None
+        if self.seconds is None:
+            return self.step.train.epochs
+        fitted: dict[str, float] = self.run_dir.manifest.setdefault("fitted", {})
+        name = self.step.name
+        if name not in fitted:
+            left = self.seconds - (time.monotonic() - self.started)
+            seconds = distributed.broadcast(left)
+            epochs = timing.fit_epochs(seconds, probe, steps, cached_after)
+            fitted[name] = round_epochs(epochs, steps, continues_training(self.step, self.plan))
+            self.run_dir.write()
+            planned = f"{fitted[name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
+            self.events.log(
+                f"  fitted to the time left: {planned if fitted[name] else 'no training'}"
+            )
+        return fitted[name]
 
 
-def epochs_in(seconds: float, pace: Pace, steps: int) -> float:
-    """How many epochs of `steps` steps `seconds` are enough for: whole ones, then a part; 0 for less than a step.
+def stage_seconds(left: float, costs: Sequence[float]) -> float:
+    """Return the seconds, of those left, that the first of the remaining stages gets.
 
-    Every epoch ends with a validation, a short one too, and a stage ends with another.
+    Args:
+        costs: of the remaining stages; the first trains, so its cost is above 0.
     """
-    whole, rest = divmod(max(seconds - pace.check, 0), steps * pace.step + pace.check)
-    part = max(rest - pace.check, 0) / (steps * pace.step)
-    epochs = whole + part
-    return (
-        float(f"{epochs:.4g}") if epochs * steps >= 1 else 0.0
-    )  # as many digits as a person reads
+    return (1 - RESERVE) * left * max(MIN_SHARE, costs[0] / sum(costs))
 
 
-def worthwhile(epochs: float, steps: int, learned: bool) -> float:
-    """`epochs` of `steps` steps, or what to do where they are next to none: nothing, with a network that has `learned`
-    already and would only be unsettled; one step, with one that is new or newly cut."""
-    if learned:
-        return epochs if epochs * steps >= HARDLY else 0.0
+def round_epochs(epochs: float, steps: int, trained: bool) -> float:
+    """Round a number of epochs that is next to nothing.
+
+    A trained network is left as it is: a few steps would only unsettle it. A new or newly cut one
+    gets one step.
+
+    Args:
+        steps: of an epoch.
+    """
+    if trained:
+        return epochs if epochs * steps >= MIN_STEPS else 0.0
     return max(epochs, float(f"{1 / steps:.4g}"))
 
 
-def pays(rehearsals: Rehearsals, steps: float, seconds: float, note: Callable[[str], None]) -> bool:
-    """Whether a training is over sooner if it is compiled, the compiler's time included.
+def continues_training(step: Step, plan: Plan) -> bool:
+    """Return True if a step starts from a network that has been trained at its image size."""
+    before = plan.steps[step.index - 1]
+    trained = step.kind == "finetune" and before.kind in ("distill", "finetune")
+    return trained and before.image_size == step.image_size
 
-    Args:
-        steps, seconds: how long it is to go on: until the first of the two is over.
-        note: is told what was measured.
+
+def stage_costs(plan: Plan) -> list[float]:
+    """Return the relative cost of each stage: epochs times multiply-adds for one image; 0 if it
+    does not train.
+
+    A teacher's forward pass costs a third of a training step. Early-stopped KD is assumed to stop
+    at once. The cost of a step of a pruned student shrinks as the square root of what the tightest
+    limit leaves.
     """
-    if steps < FEW or seconds < SHORT:
-        return False
-    plain = _watched(rehearsals(False), SECONDS, checks=False).step
-    steps = min(steps, seconds / plain)
-    if steps < FEW or steps * plain < SHORT:
-        return False
-    try:
-        watched = _watched(rehearsals(True), SECONDS, checks=False)
-    except Exception as error:  # whatever the compiler may raise, it cannot do this network
-        note(f"  not compiled: {one_line(error)}")
-        return False
-    better = watched.start + steps * watched.step < steps * plain
-    times = f"{plain / watched.step:.2g} times as fast, {watched.start:.0f} s to compile"
-    note(f"  compiled: {times}" if better else f"  not compiled: {times}")
-    return better
+    data = plan.data
+    trained = {step.kind: step.trained.model for step in plan.steps if step.trained}
 
+    @cache
+    def full_cost(kind: str, size: int) -> Cost:
+        if kind in trained:
+            return measure_cost(trained[kind], (3, size, size))
+        spec = plan.recipe.teacher if kind == "teach" else plan.recipe.student
+        with torch.random.fork_rng(devices=[]):
+            model = build(replace(spec, pretrained=False), len(data.classes))
+        return measure_cost(model, (3, size, size))
 
-def measure(rehearse: Rehearsal, seconds: float) -> Pace:
-    """The pace of the training that `rehearse` does, watched for `seconds` and some steps. It leaves no trace."""
-    watched = _watched(rehearse, seconds)
-    return Pace(watched.step, sum(watched.checks) / len(watched.checks), watched.start)
-
-
-def _watched(rehearse: Rehearsal, seconds: float, checks: bool = True) -> _Stopwatch:
-    stopwatch = _Stopwatch(seconds, checks)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        torch.random.fork_rng(devices=[]),
-        suppress(_Enough),
-    ):
-        rehearse(stopwatch, Path(folder))
-    return stopwatch
-
-
-class _Enough(Exception):
-    """Ends a rehearsal."""
-
-
-class _Stopwatch(Events):
-    """Takes the time of every step and every validation, and ends the training when it has seen enough: with a
-    validation if `checks`, else at once."""
-
-    def __init__(self, seconds: float, checks: bool) -> None:
-        self.seconds, self._checked = seconds, checks
-        self.steps: list[float] = []
-        self.checks: list[float] = []
-        self._last = 0.0
-
-    @property
-    def step(self) -> float:
-        """Seconds of a step, those left out that wait for compilation and cold caches."""
-        return sum(self.steps[WARM:]) / len(self.steps[WARM:])
-
-    @property
-    def start(self) -> float:
-        """Seconds that those left out took beyond their share."""
-        return max(sum(self.steps[:WARM]) - WARM * self.step, 0.0)
-
-    def progress(self, batches: Iterable[T], total: int, label: str) -> Iterator[T]:
-        self._lap()
-        for batch in batches:
-            yield batch
-            self.steps.append(self._lap())
-            if self._enough():
-                if not self._checked:
-                    raise _Enough
-                return
-
-    def on_epoch_end(self, epochs: float, history: list[dict[str, float]]) -> None:
-        self.checks.append(self._lap())
-        if self._enough():
-            raise _Enough
-
-    def _enough(self) -> bool:
-        enough = len(self.steps) >= WARM + STEPS and sum(self.steps[WARM:]) >= self.seconds
-        return distributed.broadcast(enough)  # all of them stop at one step
-
-    def _lap(self) -> float:
-        """Seconds since it was last asked."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # a GPU is given work long before it does it
-        last, self._last = self._last, time.monotonic()
-        return self._last - last
+    costs: list[float] = []
+    left = 1.0
+    # Multiply-adds for one image of each step's model.
+    macs: dict[int, float] = {}
+    for step in plan.steps:
+        if step.prune:
+            if step.target is not None and step.prune.mode == "channels":
+                student = full_cost("distill", plan.image_size)
+                left = math.sqrt(1 / step.target.usage(student))
+            costs.append(0.0)
+            continue
+        kind = "teach" if step.kind == "teach" else "distill"
+        macs[step.index] = left * full_cost(kind, step.image_size).macs
+        cost = 0.0
+        if step.train:
+            cost = step.train.epochs * macs[step.index]
+            teacher = plan.teacher_of(step)
+            if teacher and not step.train.stop_at_teacher:
+                uncached = epochs_until_cached(step.train, data.train_count, len(data.classes))
+                cost += min(uncached, step.train.epochs) * macs[teacher.index] / 3
+        costs.append(cost)
+    return costs

@@ -1,4 +1,5 @@
-"""A training stage: a model learns from the labels and from its guide, for as long as there is patience for."""
+"""Training stages: a network is trained on the labels and, if it has a teacher, on the teacher's
+outputs."""
 
 from __future__ import annotations
 
@@ -7,145 +8,175 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 from compress.data.batches import Batch, training_batches
-from compress.distillation.early_stop import Outgrown
+from compress.distillation.early_stop import EarlyStoppedKD
 from compress.distillation.labels import Labels
-from compress.distillation.logits_cache import Targets
-from compress.distillation.methods import METHODS, Sized, asked_epochs, asks, objective
+from compress.distillation.logits_cache import LogitsCache
+from compress.distillation.method import Teacher
+from compress.distillation.methods import (
+    build_objective,
+    epochs_until_cached,
+    needs_features,
+    uses_logits,
+)
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.head import freeze_backbone
-from compress.pipeline.context import Rehearsal, StageContext, sample, side
+from compress.pipeline.context import StageContext
+from compress.pipeline.events import RunEvents
 from compress.recipe.schema import Train
 from compress.runtime import distributed
 from compress.runtime.device import has_fast_bfloat16, package_versions
-from compress.training.events import Events
-from compress.training.trainer import Objective, Schedule, steps_of, teach, train
+from compress.training.forward import make_teacher
+from compress.training.objective import Objective
+from compress.training.schedule import count_steps
+from compress.training.trainer import Trainer, TrainResult
+
+# Epochs of a probe, which is stopped long before.
+ENDLESS = 1_000_000
 
 
-def learn(model: nn.Module, stage: Train, ctx: StageContext) -> nn.Module:
-    """Train `model` on the labels, and on what its guide says if there is one.
+def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
+    """Train `model` as the context's stage says.
 
     Raises:
         UserError: the loss is not finite.
     """
+    assert ctx.step.train is not None
+    stage: Train = ctx.step.train
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if stage.freeze == "backbone":
         freeze_backbone(model)
-    schedule = Schedule(
-        stage.epochs, stage.optimizer, stage.lr, stage.weight_decay, stage.warmup, stage.ema
-    )
-    steps = steps_of(len(ctx.data.train), ctx.recipe.batch_size)
     compiled = stage.compile is True
-    if stage.compile == "auto" and ctx.pays is not None and METHODS[stage.method].of_maps is None:
-        compiled = ctx.pays(
-            lambda so: _rehearsal(model, stage, schedule, ctx, so), stage.epochs * steps
-        )
-    if ctx.fit is not None:
-        unasked = replace(
-            stage, method="labels", alpha=0.0, stop_at_teacher=False
-        )  # to read an answer takes no time
-        asked = asked_epochs(stage, _samples(ctx), len(ctx.data.classes)) if ctx.guide else math.inf
+    if ctx.time is not None:
+        steps = count_steps(ctx.data.train_count, ctx.recipe.batch_size)
+        if stage.compile == "auto" and not needs_features(stage):
+            probe = partial(probe_training, model, stage, ctx)
+            compiled = ctx.time.should_compile(probe, stage.epochs * steps)
 
-        def rehearsals(kept: bool) -> Rehearsal:
-            return _rehearsal(model, unasked if kept else stage, schedule, ctx, compiled)
+        def probe_epochs(cached: bool) -> AbstractContextManager[Trainer]:
+            timed = _without_teacher(stage) if cached else stage
+            return probe_training(model, timed, ctx, compiled)
 
-        schedule = replace(schedule, epochs=ctx.fit(rehearsals, steps, asked))
-        if not schedule.epochs:  # no time is left, and `model` has learned before
-            return model.eval()
-    return _trained(model, stage, schedule, ctx, compiled)
+        epochs = ctx.time.fit_epochs(probe_epochs, steps, _epochs_until_cached(stage, ctx))
+        if not epochs:  # no time is left, and the model has been trained before
+            return TrainResult(model.eval(), 0.0)
+        return build_trainer(model, replace(stage, epochs=epochs), ctx, compiled).fit()
+    return build_trainer(model, stage, ctx, compiled).fit()
 
 
-def _rehearsal(
-    model: nn.Module, stage: Train, schedule: Schedule, ctx: StageContext, compiled: bool
-) -> Rehearsal:
-    """The training of a copy of `model`, without end."""
-
-    def rehearse(events: Events, folder: Path) -> None:
-        still = replace(
-            schedule, epochs=1_000_000, lr=0.0
-        )  # the time is the same, and no loss becomes infinite
-        aside = replace(ctx, events=events, state=folder / "rehearsal.state", answers=folder)
-        _trained(copy.deepcopy(model), stage, still, aside, compiled)
-
-    return rehearse
-
-
-def _trained(
-    model: nn.Module, stage: Train, schedule: Schedule, ctx: StageContext, compiled: bool
-) -> nn.Module:
-    recipe, data, size = ctx.recipe, ctx.data, side(stage, ctx.data)
-    goal, answered = goal_of(model, stage, ctx), asks(stage) and ctx.guide is not None
+def build_trainer(
+    model: nn.Module, stage: Train, ctx: StageContext, compiled: bool = False, lr_scale: float = 1.0
+) -> Trainer:
+    """Build the trainer of a stage; `compiled` and `lr_scale` as for
+    `compress.training.trainer.Trainer`."""
+    recipe, data = ctx.recipe, ctx.data
+    objective = _build_objective(model, stage, ctx)
+    views = stage.views if ctx.teacher is not None and uses_logits(stage) else 0
 
     def batches(epoch: int) -> Iterator[Batch]:
-        again = stage.views if answered and getattr(goal, "listens", True) else 0
-        view = epoch % again if again else epoch
-        augment, part = stage.augment(data.mirrors), distributed.shard()
+        cycle = views if getattr(objective, "uses_teacher", True) else 0
         return training_batches(
-            data, augment, seed=recipe.seed, view=view, batch=recipe.batch_size, part=part
+            data,
+            stage.augment(data.mirrors),
+            encode_targets=ctx.plan.task.encode_targets,
+            seed=recipe.seed,
+            view=epoch % cycle if cycle else epoch,
+            batch_size=recipe.batch_size,
+            shard=distributed.shard(),
         )
 
-    return train(
+    return Trainer(
         model,
-        batches,
-        goal,
-        schedule,
-        steps=steps_of(len(data.train), recipe.batch_size),
-        validate=lambda trained: ctx.validate(trained, size),
+        objective,
+        stage,
+        batches=batches,
+        steps_per_epoch=count_steps(data.train_count, recipe.batch_size),
+        validate=ctx.validate,
         seed=recipe.seed,
         state=ctx.state,
         events=ctx.events,
-        size=size,
+        image_size=ctx.step.image_size,
         compiled=compiled,
+        lr_scale=lr_scale,
     )
 
 
-def goal_of(student: nn.Module, stage: Train, ctx: StageContext) -> Objective:
-    """What `stage` trains `student` for."""
-    if ctx.guide is None:
-        return Labels(stage.label_smoothing)
-    torch.manual_seed(ctx.recipe.seed)  # an objective may have weights of its own
-    guide, learner = Sized(ctx.guide.model, ctx.guide.size), Sized(student, side(stage, ctx.data))
-    example = sample(ctx, ctx.recipe.batch_size, ctx.recipe.batch_size)
-    made = objective(stage, guide, learner, lambda: _answers(guide, stage, ctx), example)
+@contextmanager
+def probe_training(
+    model: nn.Module, stage: Train, ctx: StageContext, compiled: bool
+) -> Iterator[Trainer]:
+    """Open a trainer on a copy of `model`, to be timed: it learns nothing and leaves no trace."""
+    with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        aside = replace(
+            ctx, state=Path(folder) / "probe.state", logits_dir=Path(folder), events=RunEvents()
+        )
+        endless = replace(stage, epochs=ENDLESS)
+        yield build_trainer(copy.deepcopy(model), endless, aside, compiled, lr_scale=0.0)
+
+
+def _without_teacher(stage: Train) -> Train:
+    """Return `stage` on labels alone, which costs as much as one whose logits are cached."""
+    return replace(stage, method="labels", alpha=0.0, stop_at_teacher=False)
+
+
+def _epochs_until_cached(stage: Train, ctx: StageContext) -> float:
+    if ctx.teacher is None:
+        return math.inf
+    return epochs_until_cached(stage, _samples_per_view(ctx), len(ctx.data.classes))
+
+
+def _build_objective(student: nn.Module, stage: Train, ctx: StageContext) -> Objective:
+    task = ctx.plan.task
+    labels = Labels(task, stage.label_smoothing)
+    if ctx.teacher is None:
+        return labels
+    # An objective may have parameters of its own.
+    torch.manual_seed(ctx.recipe.seed)
+    teacher = ctx.teacher
+    objective = build_objective(
+        stage,
+        task,
+        teacher,
+        (student, ctx.step.image_size),
+        lambda: _open_logits_cache(teacher, stage, ctx),
+        ctx.sample_batches(ctx.recipe.batch_size, ctx.recipe.batch_size),
+    )
     if not stage.stop_at_teacher:
-        return made
-    return Outgrown(made, Labels(stage.label_smoothing), ctx.guide.val)
+        return objective
+    return EarlyStoppedKD(objective, labels, teacher.val_accuracy)
 
 
-def _answers(guide: Sized, stage: Train, ctx: StageContext) -> Targets:
+def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> LogitsCache:
+    """Open the cache of a teacher's logits, in a folder of its own for all that they depend on."""
     recipe, data = ctx.recipe, ctx.data
-    shown = [
-        data.checksum,
-        data.size,
-        data.mean,
-        data.std,
-        asdict(stage.augment(data.mirrors)),
-        recipe.seed,
-        recipe.batch_size,
-    ]
+    views = [data.checksum, data.image_size, data.mean, data.std]
+    views += [asdict(stage.augment(data.mirrors)), recipe.seed, recipe.batch_size]
+    network = [teacher.image_size, _fingerprint(teacher.model)]
     arithmetic = [ctx.device.type, has_fast_bfloat16(ctx.device), package_versions()]
-    what = distributed.broadcast([*shown, guide.size, _fingerprint(guide.network), *arithmetic])
-    folder = ctx.answers / hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
-    return Targets(
-        teach(fuse_conv_bn(guide.network), guide.size), folder, _samples(ctx), len(data.classes)
-    )
+    key = distributed.broadcast([*views, *network, *arithmetic])
+    folder = ctx.logits_dir / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    forward = make_teacher(fuse_conv_bn(teacher.model), teacher.image_size)
+    return LogitsCache(forward, folder, _samples_per_view(ctx), len(data.classes))
 
 
-def _samples(ctx: StageContext) -> int:
-    """Images of a view."""
-    batch, images = ctx.recipe.batch_size, len(ctx.data.train)
-    return steps_of(images, batch) * min(batch, images)
+def _samples_per_view(ctx: StageContext) -> int:
+    batch_size, images = ctx.recipe.batch_size, ctx.data.train_count
+    return count_steps(images, batch_size) * min(batch_size, images)
 
 
 def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.sha256(repr(model).encode())  # the same weights may stand in another network
+    # The same weights may belong to another architecture.
+    digest = hashlib.sha256(repr(model).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

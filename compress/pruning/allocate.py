@@ -1,4 +1,8 @@
-"""How to land on a budget: remove the units that are worth least for what they cost, and fill the room that is left."""
+"""Allocation of a budget: the number of units that each channel group keeps.
+
+Units with the lowest score per cost are removed until the network fits. The room that is left is
+then filled up.
+"""
 
 from __future__ import annotations
 
@@ -9,149 +13,231 @@ import math
 from torch import Tensor
 
 from compress.pruning.structure import Structure
-from compress.recipe.budget import Limits
+from compress.recipe.budget import Cost, Limits
+from compress.runtime.errors import UserError
 
-LANDED = 0.99  # of the budget: with this much of it used, nothing more is looked for
-CHOICES = 1000  # of widths, at most, that are tried out for one that lands
+# Every group keeps at least as many units: with fewer, next to nothing gets through a layer.
+MIN_UNITS = 4
+# Every group keeps as many units if floors of that height take no more than half of the budget.
+COMFORTABLE_UNITS = 8
+# The search ends at an allocation that uses this fraction of the budget.
+TARGET_USAGE = 0.99
+# The search gives up after as many allocations.
+MAX_ALLOCATIONS = 1000
 
 
-def widths(
+def allocate(
     structure: Structure,
-    worth: list[Tensor],
+    scores: list[Tensor],
     limits: Limits,
     floors: list[int],
-    whole: list[int],
+    original_units: list[int],
     round_to: int,
 ) -> list[int]:
-    """How many units each coupling keeps, so that the network fits into `limits`.
+    """Return the number of units that each group keeps so that the network fits `limits`.
 
-    Units go by `multiple` at a time as long as they can. At the end those that still fit into the room that is left
-    come back, and where less than `LANDED` of the budget is used then, units are exchanged: both one by one if need be.
+    Units are removed and restored `round_to` at a time as far as that goes, then one at a time. If
+    the result uses less than `TARGET_USAGE` of the budget, single units are exchanged between
+    groups.
 
     Args:
-        worth: of each unit of each coupling, (units,).
-        floors: units that each coupling keeps in any case.
-        whole: units that each coupling had before any pruning.
+        scores: importance of each unit of each group, (units,).
+        floors: units that each group keeps in any case.
+        original_units: units that each group had before any pruning.
+        round_to: widths stay multiples of this where the budget can be met so.
+
+    Returns:
+        Units to keep, one number for each group. They do not fit if even `floors` does not.
     """
-    choice = Choice(structure, worth, limits, floors, whole)
+    allocation = Allocation(structure, scores, limits, floors, original_units)
     steps = (round_to, 1) if round_to > 1 else (1,)
-    for units in steps:  # whole multiples as far as they go
-        choice.cut(units)
-    for units in steps:
-        choice.fill(units)
-    choice.exchange()
+    for step in steps:
+        allocation.shrink(step)
+    for step in steps:
+        allocation.fill(step)
+    allocation.exchange()
     structure.reset()
-    return choice.kept
+    return allocation.kept
 
 
-class Choice:
-    """How many units each coupling keeps, `kept` (all of them at first), and the network's size then, `total`."""
+def get_floors(structure: Structure, units: int) -> list[int]:
+    """Return `units` for each group, or all of its units where it has fewer."""
+    return [min(count, units) for count in structure.unit_counts()]
+
+
+def choose_floors(structure: Structure, limits: Limits) -> list[int]:
+    """Return the number of units that each group keeps in any case.
+
+    It is the highest one up to `COMFORTABLE_UNITS` that uses at most half of the budget, and at
+    least `MIN_UNITS`.
+
+    Raises:
+        UserError: not even the lowest floors fit.
+    """
+    lowest = structure.predict_cost(get_floors(structure, MIN_UNITS))
+    if not limits.fits(lowest):
+        raise UserError(
+            f"a budget of {limits} is out of reach; the minimum for this network is"
+            f" {limits.describe(lowest)}"
+        )
+    for units in range(COMFORTABLE_UNITS, MIN_UNITS, -1):
+        floors = get_floors(structure, units)
+        if limits.usage(structure.predict_cost(floors)) <= 0.5:
+            return floors
+    return get_floors(structure, MIN_UNITS)
+
+
+def find_smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Cost | None:
+    """Return the cost of the cheapest unit that can be restored; None if none was removed."""
+    unit_counts = structure.unit_counts()
+    for i, (units, keep) in enumerate(zip(unit_counts, kept, strict=True)):
+        structure.remove_units(i, units - keep)
+    steps = [
+        Cost(0, 0, 0) - structure.predict_saving(i, -1)
+        for i, (units, keep) in enumerate(zip(unit_counts, kept, strict=True))
+        if keep < units
+    ]
+    structure.reset()
+    return min(steps, key=limits.usage, default=None)
+
+
+class Allocation:
+    """The state of a search over widths.
+
+    Attributes:
+        kept: units that each group keeps; all of them at first.
+        total: predicted cost of the whole network at those widths.
+    """
 
     def __init__(
         self,
         structure: Structure,
-        worth: list[Tensor],
+        scores: list[Tensor],
         limits: Limits,
         floors: list[int],
-        whole: list[int],
+        original_units: list[int],
     ) -> None:
-        self.structure, self.limits, self.floors, self.whole = structure, limits, floors, whole
-        self.sizes, self.neighbours = structure.sizes(), structure.neighbours()
-        self.ranked = [w.sort().values.tolist() for w in worth]  # removal goes from the front
-        self.kept, self.total = list(self.sizes), structure.size(self.sizes)
+        self.structure, self.limits, self.floors = structure, limits, floors
+        self.original_units = original_units
+        self.unit_counts, self.neighbours = structure.unit_counts(), structure.find_neighbours()
+        # Units are removed in ascending order of their scores.
+        self.ranked = [score.sort().values.tolist() for score in scores]
+        self.kept = list(self.unit_counts)
+        self.total = structure.predict_cost(self.unit_counts)
 
-    def value(self, i: int, width: int, units: int) -> float:
-        """What the last `units` units are worth of the `width` that coupling i has.
+    def score(self, i: int, width: int, units: int) -> float:
+        """Return the score of the `units` lowest-ranked units of group i at `width` units.
 
-        That is their own score times the square of how far the layer has been narrowed: what few channels are left
-        carry what all of them carried before. The square is the least that keeps a balance: parameters are products
-        of two layers' widths, and with less than that one of the two is starved to feed the other.
+        This is their own score times the square of how far the group has been narrowed: the few
+        channels that are left carry what all of them carried before. The square is the smallest
+        power that keeps groups in balance. Parameters are products of two groups' widths; with less
+        than that, one of the two is starved to feed the other.
         """
-        gone = self.sizes[i] - width
-        return float(sum(self.ranked[i][gone : gone + units])) * (self.whole[i] / width) ** 2
+        removed = self.unit_counts[i] - width
+        own = sum(self.ranked[i][removed : removed + units])
+        return float(own) * (self.original_units[i] / width) ** 2
 
     def remove(self, i: int, units: int) -> float:
-        """Take `units` units of coupling i away (put them back if negative): what they are worth."""
-        width = max(self.kept[i], self.kept[i] - units)
-        self.total -= self.structure.remove(i, units)
-        self.kept[i] -= units
-        return math.copysign(self.value(i, width, abs(units)), units)
+        """Remove `units` units of group i, or restore them if negative.
 
-    def cut(self, most: int, but: int | None = None) -> float:
-        """Remove the unit that is worth least for what it costs until the network fits or every layer is at its
-        floor: at once as many, up to `most`, as leave a multiple of that, and none of coupling `but`. Returns what they
-        were worth.
-
-        Of several limits, the one that is furthest from holding sets the prices: one that holds anyway costs nothing.
+        Returns:
+            Their score, negative if they are restored.
         """
-        lost, tight = 0.0, self.limits.tightest(self.total)
+        width = max(self.kept[i], self.kept[i] - units)
+        self.total -= self.structure.remove_units(i, units)
+        self.kept[i] -= units
+        return math.copysign(self.score(i, width, abs(units)), units)
 
-        def step(i: int) -> int:
-            return self.kept[i] % most or most
+    def shrink(self, step: int, excluded: int | None = None) -> float:
+        """Remove the units with the lowest score per cost until the network fits.
 
-        def price(i: int) -> float:
-            units = step(i)
-            if i == but or self.kept[i] - units < self.floors[i]:
+        It stops short if every group is at its floor. Of several limits, the one that is exceeded
+        most defines the cost: a limit that holds anyway costs nothing.
+
+        Args:
+            step: a group loses units down to the next multiple of this at once.
+            excluded: a group that loses none.
+
+        Returns:
+            The score of all units removed.
+        """
+        lost, tightest = 0.0, self.limits.tightest(self.total)
+
+        def step_of(i: int) -> int:
+            return self.kept[i] % step or step
+
+        def score_per_cost(i: int) -> float:
+            units = step_of(i)
+            if i == excluded or self.kept[i] - units < self.floors[i]:
                 return float("inf")
-            return self.value(i, self.kept[i], units) / max(
-                tight.usage(self.structure.saving(i, units)), 1e-12
-            )
+            saving = tightest.usage(self.structure.predict_saving(i, units))
+            return self.score(i, self.kept[i], units) / max(saving, 1e-12)
 
-        prices = [price(i) for i in range(len(self.kept))]
-        while not self.limits.fits(self.total) and min(prices) < float("inf"):
-            i = min(range(len(prices)), key=prices.__getitem__)
-            lost += self.remove(i, step(i))
-            before, tight = tight, self.limits.tightest(self.total)
-            for j in self.neighbours[i] if tight == before else range(len(prices)):
-                prices[j] = price(j)
+        candidates = [score_per_cost(i) for i in range(len(self.kept))]
+        while not self.limits.fits(self.total) and min(candidates) < float("inf"):
+            i = min(range(len(candidates)), key=candidates.__getitem__)
+            lost += self.remove(i, step_of(i))
+            # Only the groups that share a layer with group i have new savings, unless another limit
+            # is the tightest now.
+            before, tightest = tightest, self.limits.tightest(self.total)
+            for j in self.neighbours[i] if tightest == before else range(len(candidates)):
+                candidates[j] = score_per_cost(j)
         return lost
 
-    def fill(self, units: int, but: int | None = None) -> float:
-        """Give back what fits, `units` units at a time and the most worthy for what they cost first, but none to
-        coupling `but`. Returns what they are worth."""
+    def fill(self, step: int, excluded: int | None = None) -> float:
+        """Restore the units with the highest score per cost while the network fits.
+
+        Args:
+            step: a group that has a multiple of this gets as many units at once.
+            excluded: a group that gets none.
+
+        Returns:
+            The score of all units restored.
+        """
         gained = 0.0
         while True:
-            fitting, tight = [], self.limits.tightest(self.total)
-            for i, (size, keep) in enumerate(zip(self.sizes, self.kept, strict=True)):
-                if i != but and keep + units <= size and keep % units == 0:
-                    more = self.structure.saving(
-                        i, -units
-                    )  # negative: putting back saves less than nothing
-                    if self.limits.fits(self.total - more):
-                        fitting.append(
-                            (self.value(i, keep + units, units) / max(-tight.usage(more), 1e-12), i)
-                        )
+            fitting, tightest = [], self.limits.tightest(self.total)
+            for i, (units, keep) in enumerate(zip(self.unit_counts, self.kept, strict=True)):
+                if i == excluded or keep + step > units or keep % step:
+                    continue
+                # Negative: restoring units saves less than nothing.
+                saving = self.structure.predict_saving(i, -step)
+                if self.limits.fits(self.total - saving):
+                    cost = max(-tightest.usage(saving), 1e-12)
+                    fitting.append((self.score(i, keep + step, step) / cost, i))
             if not fitting:
                 return gained
             _, i = max(fitting)
-            gained -= self.remove(i, -units)
+            gained -= self.remove(i, -step)
 
     def exchange(self) -> None:
-        """Where single units are too coarse to fill the room that is left, exchange some until others fit better.
+        """Exchange units between groups if single units are too coarse to fill what is left.
 
-        One coupling gets a unit more or less, and the others are cut and filled around it; from there another one, and
-        so on, always from those widths next that have lost least worth. The first that land are taken; if none do,
-        nothing changes.
+        A best-first search: one group gets or loses a unit, the others are shrunk and filled around
+        it, and the allocation that has lost the least score is expanded next. The first one that
+        reaches `TARGET_USAGE` is taken; if none does, nothing changes.
         """
         first = tuple(self.kept)
-        waiting, seen = [(0.0, first)], {first}
-        while waiting:
-            lost, start = heapq.heappop(waiting)
-            self._go(start)
-            if self.limits.usage(self.total) >= LANDED:
+        queue, seen = [(0.0, first)], {first}
+        while queue:
+            lost, start = heapq.heappop(queue)
+            self._move_to(start)
+            if self.limits.usage(self.total) >= TARGET_USAGE:
                 self.fill(1)
                 return
             for i, units in itertools.product(range(len(start)), (1, -1)):
-                if self.floors[i] <= start[i] - units <= self.sizes[i] and len(seen) < CHOICES:
-                    self._go(start)
-                    less = lost + self.remove(i, units) + self.cut(1, but=i) - self.fill(1, but=i)
-                    if (found := tuple(self.kept)) not in seen and self.limits.fits(self.total):
-                        seen.add(found)
-                        heapq.heappush(waiting, (less, found))
-        self._go(first)
+                allowed = self.floors[i] <= start[i] - units <= self.unit_counts[i]
+                if not allowed or len(seen) >= MAX_ALLOCATIONS:
+                    continue
+                self._move_to(start)
+                loss = lost + self.remove(i, units) + self.shrink(1, i) - self.fill(1, i)
+                found = tuple(self.kept)
+                if found not in seen and self.limits.fits(self.total):
+                    seen.add(found)
+                    heapq.heappush(queue, (loss, found))
+        self._move_to(first)
 
-    def _go(self, kept: tuple[int, ...]) -> None:
-        """Let each coupling keep as many units as that."""
+    def _move_to(self, kept: tuple[int, ...]) -> None:
         for i, keep in enumerate(kept):
             if self.kept[i] != keep:
                 self.remove(i, self.kept[i] - keep)

@@ -1,75 +1,119 @@
-"""How to land on the size of a file, of which only a part is the network's tensors: by looking at the file."""
+"""Budgets on the size of a weights file.
+
+A weights file holds more than tensors (names, widths, origin), and how much more depends on the
+network. The limit on tensors is therefore found by writing the file and looking at its size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
+from compress.models import checkpoint
+from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
-from compress.pruning.importance import Loss
-from compress.pruning.pruner import prune
-from compress.recipe.budget import Limits
+from compress.pruning.limits import resolve_limits
+from compress.pruning.pruner import PruneOptions, prune_to_limits, prune_to_minimum
+from compress.recipe.budget import Amount, Axis, Cost, Limits
+from compress.runtime.errors import UserError
+
+# How often a limit on tensors is tried that the file may turn out to exceed.
+MAX_ATTEMPTS = 8
 
 
-def prune_to(
+def resolve_file_limits(
+    budgets: Mapping[Axis, Amount],
+    full: Cost,
+    make_checkpoint: Callable[[], Checkpoint],
+    reserve: int = 0,
+) -> tuple[Limits, int | None]:
+    """Resolve `budgets`, of which `bytes` is the size of the weights file.
+
+    Args:
+        full: cost of the unpruned network.
+        make_checkpoint: returns the checkpoint that is written if the network stays unpruned. It is
+            called if there is a budget in bytes; a percentage is one of its file.
+        reserve: bytes of the file that must stay unused.
+
+    Returns:
+        Limits, in bytes the least that the file leaves to tensors; and the size of the file, or
+        None.
+
+    Raises:
+        UserError: the file is smaller than that of the smallest network that pruning can reach.
+    """
+    if "bytes" not in budgets:
+        return resolve_limits(budgets, full), None
+    unpruned = make_checkpoint()
+    file_size = budgets["bytes"].resolve(checkpoint.measure_file_bytes(unpruned))
+    tensors = file_size - checkpoint.bound_overhead_bytes(unpruned)
+    if tensors < full.bytes:
+        model, lowest = prune_to_minimum(unpruned.model, torch.zeros(1, *unpruned.input_size))
+        smallest = checkpoint.measure_file_bytes(replace(unpruned, model=model)) + reserve
+        if file_size < smallest:
+            raise UserError(
+                f"a file of {budgets['bytes'].text} is out of reach; the smallest for this network"
+                f" is {smallest:,} bytes"
+            )
+        # The overhead is an upper bound: that of the smallest network may be less.
+        tensors = max(tensors, lowest.bytes)
+    return replace(resolve_limits(budgets, full), bytes=tensors), file_size
+
+
+def prune_to_file_size(
     model: nn.Module,
     example: Tensor,
     limits: Limits,
-    *,
-    room: Callable[[nn.Module], int] | None = None,
-    importance: str = "magnitude",
-    losses: Sequence[Loss] | None = None,
-    whole: nn.Module | None = None,
-    round_to: int = 1,
-    note: Callable[[str], None] = lambda text: None,
+    free_bytes: Callable[[nn.Module], int] | None = None,
+    options: PruneOptions | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
-    """A copy of `model`, pruned by whole channels to `limits`; or `model` itself, if its file has room for it as it is.
+    """Return a copy of `model` pruned to `limits` whose weights file uses all of the room it has.
+
+    `limits.bytes` is a lower bound of what the file leaves to tensors. It is raised by the bytes
+    that turn out to be free, as long as the file still fits.
 
     Args:
-        room: the bytes that the budget of a file leaves with a network; below 0, it is too large. The limit of bytes
-            reckons with the most that what is not tensors can take: the tensors get the rest of it.
-        importance, losses, whole, multiple, note: as for `compress.pruning.pruner.prune`.
+        free_bytes: returns the bytes that the file of a network leaves unused, negative if it
+            exceeds its budget; None if there is no budget on the file.
+        options, log: as for `prune_to_limits`.
+
+    Returns:
+        The pruned copy, or `model` itself if its file and its other costs fit already.
 
     Raises:
-        UserError: the budget is out of the model's reach, or the model cannot be pruned.
+        UserError: the limits are out of reach, or the model cannot be pruned.
     """
     full = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
-    if room is not None and room(model) >= 0 and replace(limits, bytes=None).fits(full):
+    file_fits = free_bytes is not None and free_bytes(model) >= 0
+    if file_fits and replace(limits, bytes=None).fits(full):
         return model
 
-    def cut(bytes: int | None) -> tuple[nn.Module, list[str]]:
-        said: list[str] = []
-        pruned = prune(
-            model,
-            example,
-            limits.params,
-            macs=limits.macs,
-            bytes=bytes,
-            importance=importance,
-            losses=losses,
-            whole=whole,
-            round_to=round_to,
-            note=said.append,
-        )
-        return pruned, said
+    def prune_to_bytes(max_bytes: int | None) -> tuple[nn.Module, list[str]]:
+        lines: list[str] = []
+        limits_now = replace(limits, bytes=max_bytes)
+        return prune_to_limits(model, example, limits_now, options, lines.append), lines
 
-    done, said = cut(limits.bytes)
-    if limits.bytes is not None and room is not None:
-        most, left = limits.bytes, room(done)
-        for attempt in range(
-            8
-        ):  # a wider network's file tells of more than tensors: what is over then is taken back
-            more = max(min(most + left, full.bytes - 1), limits.bytes)
-            if more == most:
+    best, lines = prune_to_bytes(limits.bytes)
+    if limits.bytes is not None and free_bytes is not None:
+        tried, free = limits.bytes, free_bytes(best)
+        for attempt in range(MAX_ATTEMPTS):
+            # The file of a wider network has more overhead; what exceeds the budget is taken back
+            # in the next attempt.
+            wider = max(min(tried + free, full.bytes - 1), limits.bytes)
+            if wider == tried:
                 break
-            most, wider = more, cut(more)
-            left = room(wider[0])
-            if left >= 0:
-                done, said = wider
+            tried = wider
+            pruned, new_lines = prune_to_bytes(wider)
+            free = free_bytes(pruned)
+            if free >= 0:
+                best, lines = pruned, new_lines
                 break
-            left *= 2**attempt  # widths go in steps: as much again may be over the next time
-    for line in said:
-        note(line)
-    return done
+            # Widths go in steps: the next attempt may exceed the budget by as much again.
+            free *= 2**attempt
+    for line in lines:
+        log(line)
+    return best

@@ -1,4 +1,8 @@
-"""Which channels matter: torch-pruning's importances by name, asked for one score a unit."""
+"""Importances: torch-pruning's scores for channels, one number for each unit of a channel group.
+
+The names under which recipes and flags know them are registered in
+`compress.recipe.registry.IMPORTANCES`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,12 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from compress.pruning.structure import Structure
+from compress.recipe.registry import IMPORTANCES
 from compress.runtime.device import full_precision
-from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.errors import UserError
 
-Loss = Callable[[nn.Module], Tensor]  # one batch, already chosen: the model's mean loss on it
+# Maps a model to its mean loss on one batch, which the callable holds.
+Loss = Callable[[nn.Module], Tensor]
 
 
 @dataclass(frozen=True)
@@ -22,120 +28,121 @@ class Importance:
     """A way to score channels.
 
     Args:
-        scorer: torch-pruning's.
-        needs: what it needs of the gradients of the loss on data: nothing, their sum over all batches, or the mean of
-            their squares.
-        batch: images in a batch, where it matters: squares of gradients are to be those of a few images.
+        make_scorer: returns a torch-pruning importance, a callable from a group to one score for
+            each channel.
+        gradients: what the scorer reads from `grad` of each parameter: nothing, the gradients of
+            the loss summed over batches, or the mean of their squares.
+        batch_size: images in a batch of data, if that matters; None accepts any.
+
+    Example:
+        >>> L1 = Importance(lambda: tp.importance.GroupMagnitudeImportance(p=1))
     """
 
-    scorer: Callable[[], Any]
-    needs: Literal["nothing", "gradients", "squares"] = "nothing"
-    batch: int | None = None
+    make_scorer: Callable[[], Any]
+    gradients: Literal["none", "sum", "mean_square"] = "none"
+    batch_size: int | None = None
 
 
-# Sums over a coupling, without a normalizer, keep Taylor scores what they are: changes of one and the same loss,
-# comparable between layers. Norms of weights are not, so there each coupling's mean is made one.
-IMPORTANCES: dict[str, Importance] = {
-    # Li et al. 2017, arXiv:1608.08710, over the whole coupling
-    "magnitude": Importance(lambda: tp.importance.GroupMagnitudeImportance(p=2)),
-    # Molchanov et al. 2019, arXiv:1906.10771
-    "taylor": Importance(
-        lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None),
-        needs="gradients",
-    ),
-    # LeCun et al. 1989, "Optimal brain damage", with the Fisher information for the Hessian (Liu et al. 2021,
-    # arXiv:2108.00708)
-    "hessian": Importance(
-        lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None),
-        needs="squares",
-        batch=8,
-    ),
-    # Liu et al. 2017, arXiv:1708.06519
-    "bn-scale": Importance(tp.importance.BNScaleImportance),
-    # Lee et al. 2021, arXiv:2010.07611
-    "lamp": Importance(tp.importance.LAMPImportance),
-    "random": Importance(tp.importance.RandomImportance),
-}
+# Li et al. 2017, arXiv:1608.08710, over the whole group. Norms of weights cannot be compared
+# between layers: each group's mean is normalized to one.
+MAGNITUDE = Importance(lambda: tp.importance.GroupMagnitudeImportance(p=2))
+
+# Molchanov et al. 2019, arXiv:1906.10771. Scores are changes of one loss, comparable between
+# layers: they are summed over the group and not normalized.
+TAYLOR = Importance(
+    lambda: tp.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None),
+    gradients="sum",
+)
+
+# LeCun et al. 1989, "Optimal brain damage", with the Fisher information as the Hessian (Liu et al.
+# 2021, arXiv:2108.00708). Batches are small because it needs squared gradients of few images.
+HESSIAN = Importance(
+    lambda: tp.importance.GroupHessianImportance(group_reduction="sum", normalizer=None),
+    gradients="mean_square",
+    batch_size=8,
+)
+
+# Liu et al. 2017, arXiv:1708.06519.
+BN_SCALE = Importance(tp.importance.BNScaleImportance)
+
+# Lee et al. 2021, arXiv:2010.07611.
+LAMP = Importance(tp.importance.LAMPImportance)
+
+RANDOM = Importance(tp.importance.RandomImportance)
 
 
-def importance(name: str) -> Importance:
-    """The importance called `name`, or a UserError that names the nearest."""
-    if name not in IMPORTANCES:
-        known = ", ".join(IMPORTANCES)
-        raise UserError(
-            f"unknown importance {name!r}{did_you_mean(name, IMPORTANCES)}; known: {known}"
-        )
-    return IMPORTANCES[name]
-
-
-def worths(
-    name: str, model: nn.Module, structure: Structure, losses: Iterable[Loss] | None = None
+def score_units(
+    name: str, structure: Structure, losses: Iterable[Loss] | None = None
 ) -> list[Tensor]:
-    """What each unit of each coupling is worth, as (units,) float64, all positive, by the importance `name`.
+    """Score every unit of every channel group by the importance `name`.
 
     Args:
-        losses: for the importances that need data, one callable a batch; their gradients are summed.
+        losses: one callable for each batch of data, for importances that need gradients.
+
+    Returns:
+        For each group, scores of shape (units,), float64, all positive.
 
     Raises:
-        UserError: an importance that needs data got none, or looks at nothing that this model has, or the model's
-            weights are not finite.
+        UserError: the importance is unknown, needs data and gets none, or finds nothing to score in
+            this model; or the model's weights are not finite.
     """
-    chosen = importance(name)
+    importance: Importance = IMPORTANCES.load(name)
+    model = structure.model
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
-        raise UserError(
-            "the model's weights hold values that are not finite: nothing can be ranked by them"
-        )
-    if chosen.needs != "nothing":
-        gradients(model, name, losses, squares=chosen.needs == "squares")
-    scorer = chosen.scorer()
-    scored = [scorer(coupling.group) for coupling in structure.couplings]
+        raise UserError("the weights of the model are not finite: channels cannot be scored")
+    if importance.gradients != "none":
+        accumulate_gradients(model, name, losses, squared=importance.gradients == "mean_square")
+    scorer = importance.make_scorer()
+    scored = [scorer(group.tp_group) for group in structure.groups]
     if scored and all(scores is None for scores in scored):
         raise UserError(
-            f"importance {name!r} has nothing to rank by in this network; 'magnitude' has in any"
+            f"importance {name!r} finds no layer to score in this network; use 'magnitude'"
         )
-    found = []
-    for coupling, scores in zip(structure.couplings, scored, strict=True):
-        if (
-            scores is None
-        ):  # a coupling without a layer that this importance looks at, as batch norm for bn-scale
-            scores = torch.ones(coupling.units.numel())
-        scores = (
-            scores.detach().double().cpu().nan_to_num(0.0)
-        )  # the mean of a coupling of zeros divides by zero
-        found.append(scores[coupling.units].sum(dim=1).clamp_min(1e-12))
-    return found
+    result = []
+    for group, scores in zip(structure.groups, scored, strict=True):
+        # A group may have no layer of the kind that is scored: bn-scale reads batch norms only.
+        if scores is None:
+            scores = torch.ones(group.units.numel())
+        # The normalizer divides by zero in a group of zero weights.
+        scores = scores.detach().double().cpu().nan_to_num(0.0)
+        result.append(scores[group.units].sum(dim=1).clamp_min(1e-12))
+    return result
 
 
-def gradients(
-    model: nn.Module, name: str, losses: Iterable[Loss] | None, squares: bool = False
+def accumulate_gradients(
+    model: nn.Module, name: str, losses: Iterable[Loss] | None, squared: bool = False
 ) -> None:
-    """Leave in each parameter's `grad` the sum of its gradients over `losses`, or the mean of their squares; zeros if
-    the losses do not depend on it.
+    """Set `grad` of each parameter to the sum of its gradients over `losses`.
+
+    If `squared`, set it to the mean of their squares instead. Parameters that the losses do not
+    depend on get zeros.
+
+    Args:
+        name: the importance that needs the gradients, for messages.
 
     Raises:
-        UserError: there is no data for the importance `name`, or no finite gradient.
+        UserError: `losses` is None, or the gradients are all zero or not finite.
     """
     if losses is None:
-        raise UserError(f"importance {name!r} needs data to measure on; 'magnitude' needs none")
+        raise UserError(f"importance {name!r} needs data; use 'magnitude', which needs none")
     parameters = list(model.parameters())
     model.zero_grad(set_to_none=True)
     means = [torch.zeros_like(p) for p in parameters]
-    batches = 0
     for batches, loss in enumerate(losses, start=1):
         with full_precision():
             torch.autograd.backward(loss(model))
-        if squares:
+        if squared:
             for mean, parameter in zip(means, parameters, strict=True):
                 if parameter.grad is not None:
                     mean += (parameter.grad.square() - mean) / batches
             model.zero_grad(set_to_none=False)
     for mean, parameter in zip(means, parameters, strict=True):
-        if squares or parameter.grad is None:
+        if squared or parameter.grad is None:
             parameter.grad = mean
     found = [p.grad for p in parameters if p.grad is not None]
-    if not any(bool(grad.any()) for grad in found) or not all(
-        bool(torch.isfinite(grad).all()) for grad in found
-    ):
+    finite = all(bool(torch.isfinite(grad).all()) for grad in found)
+    if not finite or not any(bool(grad.any()) for grad in found):
         raise UserError(
-            f"importance {name!r} found no gradients to rank by: the loss is not finite, or has no data"
+            f"importance {name!r} got no usable gradients: the loss is not finite, or there is no"
+            " data"
         )

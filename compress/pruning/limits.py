@@ -1,53 +1,49 @@
-"""Budgets as limits: what a network has to fit into, as numbers."""
+"""Resolution of budgets, as users write them, to limits in numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 
-import torch
-
-from compress.models import checkpoint
-from compress.models.checkpoint import Checkpoint
-from compress.pruning.pruner import narrowest
-from compress.recipe.budget import Amount, Axis, Cost, Limits
+from compress.recipe.budget import Amount, Axis, Cost, Limits, parse_amount
 from compress.runtime.errors import UserError
 
 
-def limits_of(
-    budgets: Mapping[Axis, Amount], whole: Cost, packed: Callable[[], Checkpoint], spare: int = 0
-) -> tuple[Limits, int | None]:
-    """Budgets as numbers, for a student of the size `whole`; of bytes, what the file of `packed` leaves to tensors at
-    the least, and the whole file's, `spare` bytes of which stay empty. A share of bytes is one of the file as it is.
+def parse_limits(amounts: Mapping[Axis, int | str | None], full: Cost) -> Limits:
+    """Parse budgets given as numbers, or as text in the form of a recipe; None is no limit.
+
+    Args:
+        full: the cost of which percentages are taken.
 
     Raises:
-        UserError: the file is smaller than that of the narrowest network that pruning can reach.
+        UserError: no budget is given, or one is not understood.
+
+    Example:
+        >>> parse_limits({"params": "5%", "macs": 10**6}, Cost(2_000_000, 9_000_000, 8_000_000))
+        Limits(params=100000, macs=1000000, bytes=None)
     """
-    numbers: dict[Axis, int] = {
-        axis: amount.resolve(getattr(whole, axis)) for axis, amount in budgets.items()
+    budgets = {
+        axis: parse_amount(amount, axis) if isinstance(amount, str) else Amount(str(amount), amount)
+        for axis, amount in amounts.items()
+        if amount is not None
     }
-    file = None
-    if "bytes" in budgets:
-        full = packed()
-        file = budgets["bytes"].resolve(checkpoint.measure_file_bytes(full))
-        numbers["bytes"] = file - checkpoint.bound_overhead_bytes(full)
-        if numbers["bytes"] < whole.bytes:
-            narrow, lowest = narrowest(full.model, torch.zeros(1, *full.input_size))
-            smallest = checkpoint.measure_file_bytes(replace(full, model=narrow)) + spare
-            if file < smallest:
-                raise UserError(
-                    f"a file of {budgets['bytes'].text}: out of reach, the least is {smallest:,} bytes"
-                )
-            numbers["bytes"] = max(
-                numbers["bytes"], lowest.bytes
-            )  # what is not tensors may take less than reckoned
-    return Limits(**numbers), file
+    if not budgets:
+        raise UserError("no budget given; pass params, macs or bytes")
+    return resolve_limits(budgets, full)
 
 
-def params_alone(limits: Limits) -> int:
-    """The budget of pruning by weights."""
+def resolve_limits(budgets: Mapping[Axis, Amount], full: Cost) -> Limits:
+    """Resolve `budgets` to numbers, percentages of the cost `full`."""
+    return Limits(**{axis: amount.resolve(getattr(full, axis)) for axis, amount in budgets.items()})
+
+
+def require_params_only(limits: Limits) -> int:
+    """Return the limit in parameters, the only one that pruning single weights can meet.
+
+    Raises:
+        UserError: there is another limit, or none in parameters.
+    """
     if limits.params is None or len(limits.as_dict()) > 1:
         raise UserError(
-            "mode 'weights' leaves the network's shape as it is: its budget is in parameters alone"
+            "mode 'weights' keeps the shape of the network: give its budget in parameters only"
         )
     return limits.params

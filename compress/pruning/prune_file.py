@@ -7,69 +7,80 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
-from compress.pruning.file_size import prune_to
-from compress.pruning.limits import limits_of, params_alone
+from compress.pruning.file_size import prune_to_file_size, resolve_file_limits
+from compress.pruning.limits import require_params_only
+from compress.pruning.pruner import PruneOptions
 from compress.pruning.unstructured import prune_weights
 from compress.recipe.budget import Amount, Axis, Cost
 from compress.runtime.errors import UserError
 
 
 def prune_file(
-    kept: Checkpoint,
+    source: Checkpoint,
     budgets: Mapping[Axis, Amount],
     out: Path,
     *,
     mode: str = "channels",
     importance: str = "magnitude",
-    note: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Cost, Cost]:
-    """Cut a network down to `budgets` once, without training, into the file `out`: its size before and after.
+    """Prune a network to `budgets` once, without training, and write it to the file `out`.
 
-    The same file and budgets give the same network, by importance ``random`` too.
+    The same checkpoint and budgets give the same network, with importance ``random`` too.
+
+    Args:
+        budgets: `bytes` is the size of the file; a percentage is one of the file of `source`.
+        mode: ``channels`` or ``weights``.
+        importance: one that needs no data.
+        log: called with each line worth showing.
+
+    Returns:
+        The cost before and after.
 
     Raises:
         UserError: the budgets are out of reach, or the importance needs data.
     """
-    if kept.sparse and mode == "channels":
-        raise UserError(
-            "this network is pruned weight by weight: only mode 'weights' goes on from there"
-        )
+    if source.sparse and mode == "channels":
+        raise UserError("this network is pruned weight by weight; only mode 'weights' can go on")
     torch.manual_seed(0)
-    before = measure_cost(kept.model, kept.input_size, kept.sparse)
-    if size := budgets.get(
-        "bytes"
-    ):  # a share is one of the file as it is, before it tells of this cut
-        budgets = {
-            **budgets,
-            "bytes": replace(size, number=size.resolve(checkpoint.measure_file_bytes(kept))),
-        }
-    made = {
+    before = measure_cost(source.model, source.input_size, source.sparse)
+    # Resolved before the origin below makes the file longer.
+    if size := budgets.get("bytes"):
+        number = size.resolve(checkpoint.measure_file_bytes(source))
+        budgets = {**budgets, "bytes": replace(size, number=number)}
+    pruned = {
         "budget": " ".join(amount.text for amount in budgets.values()),
         "mode": mode,
         "importance": importance,
     }
-    kept = replace(
-        kept, origin={**kept.origin, "pruned": made}, sparse=kept.sparse or mode == "weights"
+    unpruned = replace(
+        source,
+        origin={**source.origin, "pruned": pruned},
+        sparse=source.sparse or mode == "weights",
     )
-    limits, file = limits_of(budgets, before, lambda: kept)
+    limits, file_size = resolve_file_limits(budgets, before, lambda: unpruned)
+
+    def free_bytes(model: nn.Module) -> int:
+        return (file_size or 0) - checkpoint.measure_file_bytes(replace(unpruned, model=model))
+
     if mode == "weights":
-        done = replace(
-            kept, model=prune_weights(kept.model, params_alone(limits), importance=importance)
-        )
+        model = prune_weights(source.model, require_params_only(limits), importance=importance)
     else:
-        example = torch.zeros(1, *kept.input_size)
-        room = (
-            None
-            if file is None
-            else lambda model: file - checkpoint.measure_file_bytes(replace(kept, model=model))
+        model = prune_to_file_size(
+            source.model,
+            torch.zeros(1, *source.input_size),
+            limits,
+            None if file_size is None else free_bytes,
+            PruneOptions(importance),
+            log,
         )
-        pruned = prune_to(kept.model, example, limits, room=room, importance=importance, note=note)
-        if pruned is kept.model:
-            raise UserError(f"nothing to prune: the file fits into {file:,} bytes as it is")
-        done = replace(kept, model=pruned)
+        if model is source.model:
+            raise UserError(f"nothing to prune: the file fits into {file_size:,} bytes already")
+    done = replace(unpruned, model=model)
     checkpoint.save(done, out)
-    return before, measure_cost(done.model, kept.input_size, kept.sparse)
+    return before, measure_cost(model, source.input_size, done.sparse)

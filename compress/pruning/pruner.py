@@ -1,22 +1,39 @@
-"""A network and a budget in, a narrower network that fits out: channels are scored, chosen and cut."""
+"""Channel pruning: a network and a budget in, a narrower network that fits out."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from compress.models.cost import measure_cost
-from compress.pruning.allocate import LANDED, widths
-from compress.pruning.importance import Loss, worths
-from compress.pruning.structure import Misread, Structure, check_answer
-from compress.recipe.budget import Axis, Cost, Limits, parse_amount
+from compress.pruning.allocate import (
+    MIN_UNITS,
+    TARGET_USAGE,
+    allocate,
+    choose_floors,
+    find_smallest_step,
+    get_floors,
+)
+from compress.pruning.importance import Loss, score_units
+from compress.pruning.limits import parse_limits
+from compress.pruning.structure import Structure, UnresolvedGroupError, check_classifier
+from compress.recipe.budget import Cost, Limits
 from compress.runtime.errors import UserError
 
-FLOOR = 4  # units: fewer than this in any layer, and next to nothing gets through it
-COMFORT = 8  # units a layer keeps as long as the floors leave the choice of most of the budget
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What decides which channels go, besides the budget; `prune` describes each."""
+
+    importance: str = "magnitude"
+    losses: Sequence[Loss] | None = None
+    original: nn.Module | None = None
+    round_to: int = 1
+    ignored_layers: tuple[str, ...] = ()
 
 
 def prune(
@@ -28,203 +45,225 @@ def prune(
     bytes: int | str | None = None,
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
-    whole: nn.Module | None = None,
+    original: nn.Module | None = None,
     round_to: int = 1,
-    note: Callable[[str], None] = lambda text: None,
+    ignored_layers: Iterable[str] = (),
+    log: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
-    """A copy of `model`, pruned by whole channels until it fits, by torchinfo's count.
+    """Return a copy of `model` from which whole channels are removed until it fits the budget.
+
+    At least one of `params`, `macs` and `bytes` must be given; the result satisfies all that are.
+    It uses at least 99 % of the tightest one, unless single channels are too coarse for that. Costs
+    are as torchinfo counts them.
 
     Args:
-        model: images (B, C, H, W) to logits (B, classes). It is left as it was.
-        example: one batch of input, (B, C, H, W); its values do not matter.
-        params: the budget in parameters, as a number or as a recipe has it: ``"100k"``, ``"5%"``. The result never
-            exceeds it, and lies below it by less than one per cent, or by less than the smallest step that is left.
-        macs, bytes: budgets in multiply-adds for one image and in bytes of all tensors; those that are given all hold.
-        importance: a name of `compress.pruning.importance.IMPORTANCES`.
-        losses: what importances that need data measure on.
-        whole: the network as it was before the first of several rounds, whose proportions are to be kept; a layer that
-            has lost much in earlier rounds is then spared in this one.
-        round_to: widths stay multiples of this where the budget can be met so: processors are faster at 8 or 16.
-        note: told what is worth a line: layers left alone, or a budget that single channels are too coarse for.
+        model: a classifier from images (B, C, H, W) to logits (B, classes). It is not modified.
+        example: one batch of input, (B, C, H, W). Multiply-adds are counted for its height and
+            width; its values do not matter.
+        params: budget in parameters, as a number or as in a recipe: ``"100k"``, or ``"5%"`` of the
+            model's.
+        macs: budget in multiply-adds for one image.
+        bytes: budget in bytes of all parameters and buffers.
+        importance: name of the importance that ranks channels, as in
+            `compress.recipe.registry.IMPORTANCES`.
+        losses: for importances that need data, one callable for each batch, from a model to its
+            mean loss.
+        original: the network before the first of several rounds of pruning. Layers that have been
+            narrowed more than others since then are spared.
+        round_to: keep widths multiples of this where the budget allows it. Processors are faster at
+            8 or 16.
+        ignored_layers: names of modules whose output channels stay, and with them all channels that
+            could only be removed together with these.
+        log: called with each line worth showing, for example about layers that cannot be pruned.
 
     Raises:
-        UserError: the budget is not understood or out of the model's reach, or the model cannot be pruned.
+        UserError: the budget is not understood or out of reach, or the model cannot be pruned.
+
+    Example:
+        >>> model = torchvision.models.resnet18(num_classes=10)
+        >>> pruned = prune(model, torch.zeros(1, 3, 64, 64), "1M", macs="20%")
     """
-    asked: dict[Axis, int | str | None] = {"params": params, "macs": macs, "bytes": bytes}
-    if all(amount is None for amount in asked.values()):
-        raise UserError("a budget is due: parameters, multiply-adds, bytes, or several of them")
-    check_answer(copy.deepcopy(model).eval(), example)
-    full = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
-    limits = Limits(
-        **{
-            a: parse_amount(n, a).resolve(getattr(full, a)) if isinstance(n, str) else n
-            for a, n in asked.items()
-        }
+    full = _measure_classifier(model, example)
+    limits = parse_limits({"params": params, "macs": macs, "bytes": bytes}, full)
+    options = PruneOptions(
+        importance,
+        None if losses is None else list(losses),
+        original,
+        round_to,
+        tuple(ignored_layers),
     )
+    return prune_to_limits(model, example, limits, options, log)
+
+
+def prune_to_limits(
+    model: nn.Module,
+    example: Tensor,
+    limits: Limits,
+    options: PruneOptions | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> nn.Module:
+    """Return a copy of `model` from which channels are removed until it fits `limits`.
+
+    Args:
+        options, log: as for `prune`.
+
+    Raises:
+        UserError: the limits are out of reach or hold already, or the model cannot be pruned.
+    """
+    options = options or PruneOptions()
+    full = _measure_classifier(model, example)
     if min(limits.as_dict().values()) < 1:
-        raise UserError(f"a budget of {limits} is out of reach: it must be 1 or more")
+        raise UserError(f"a budget of {limits} is out of reach; it must be 1 or more")
     if limits.fits(full):
         raise UserError(
             f"nothing to prune: the budget is {limits} and the model has {limits.describe(full)}"
         )
-    losses = None if losses is None else list(losses)
-
-    def best(structure: Structure) -> list[Tensor]:
-        worth = worths(importance, structure.model, structure, losses)
-        before = (
-            structure
-            if whole is None
-            else Structure(copy.deepcopy(whole), example, structure.leave)
-        )
-        keep = widths(
-            structure,
-            worth,
-            limits,
-            _comfortable_floors(structure, limits),
-            before.sizes(),
-            round_to,
-        )
-        return [
-            w.argsort(descending=True, stable=True)[:k] for w, k in zip(worth, keep, strict=True)
-        ]
-
-    structure, keep, seen = _cut(model, example, best)
-    pruned, used = structure.model, limits.usage(structure.size(keep))
-    if odd := [*structure.lost, *structure.leave]:
-        note(f"left as they are, since torch-pruning misreads what hangs on them: {', '.join(odd)}")
-    if not seen:
-        note(
-            "the cut could not be checked, for without its norms the network answers infinities: see how it scores"
-        )
-    if used < LANDED and (step := smallest_step(structure, keep, limits)) is not None:
-        note(
-            f"lands at {used:.1%} of the budget: the smallest step left is {limits.describe(step)}"
-        )
+    structure, kept, verified = _prune_verified(
+        model,
+        example,
+        lambda structure: _choose_units(structure, limits, options),
+        options.ignored_layers,
+    )
+    _log_result(structure, kept, verified, limits, log)
+    pruned = structure.model
     pruned.zero_grad(set_to_none=True)
-    for parameter, theirs in zip(pruned.parameters(), model.parameters(), strict=True):
-        parameter.requires_grad_(theirs.requires_grad)
-    for module, original in zip(pruned.modules(), model.modules(), strict=True):
-        module.training = original.training
+    for parameter, unpruned_parameter in zip(pruned.parameters(), model.parameters(), strict=True):
+        parameter.requires_grad_(unpruned_parameter.requires_grad)
+    for module, unpruned_module in zip(pruned.modules(), model.modules(), strict=True):
+        module.training = unpruned_module.training
     return pruned
 
 
-def narrowest(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost]:
-    """A copy of `model` with every layer at its floor, and its size.
+def prune_to_minimum(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost]:
+    """Return a copy of `model` with every group at its floor of `MIN_UNITS`, and its cost.
 
     Raises:
         UserError: the model cannot be pruned.
     """
-    structure, keep, _ = _cut(
-        model, example, lambda of: [torch.arange(units) for units in _floors(of, FLOOR)]
+    structure, kept, _ = _prune_verified(
+        model,
+        example,
+        lambda structure: [torch.arange(units) for units in get_floors(structure, MIN_UNITS)],
     )
-    return structure.model, structure.size(keep)
+    return structure.model, structure.predict_cost(kept)
 
 
-def _cut(
-    model: nn.Module, example: Tensor, choose: Callable[[Structure], list[Tensor]]
-) -> tuple[Structure, list[int], bool]:
-    """A copy of `model` of which each coupling keeps the units that `choose` gives, how many those are, and whether the
-    cut could be checked. Couplings that turn out to be misread stay as they are, and the others are chosen anew."""
-    leave: list[str] = []
-    while True:
-        structure = Structure(copy.deepcopy(model), example, leave)
-        chosen = choose(structure)
-        try:
-            return structure, [len(units) for units in chosen], structure.cut(chosen)
-        except Misread:
-            leave += misread(model, example, leave, chosen)
+def _measure_classifier(model: nn.Module, example: Tensor) -> Cost:
+    check_classifier(copy.deepcopy(model).eval(), example)
+    return measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
 
 
-def misread(
-    model: nn.Module, example: Tensor, leave: Iterable[str], chosen: list[Tensor]
-) -> list[str]:
-    """The root layers of couplings that torch-pruning misreads, as where channels are shuffled.
-
-    What goes wrong when all of `chosen` (see `Structure.cut`) is cut is done in halves, down to the couplings at fault.
-
-    Args:
-        leave: couplings that are left as they are anyway.
-
-    Raises:
-        UserError: there is no coupling that it reads right.
-    """
-    names = [
-        coupling.name for coupling in Structure(copy.deepcopy(model), example, leave).couplings
+def _choose_units(structure: Structure, limits: Limits, options: PruneOptions) -> list[Tensor]:
+    """Return the indices of the units that each group keeps, best first."""
+    scores = score_units(options.importance, structure, options.losses)
+    original = structure
+    if options.original is not None:
+        original = Structure(
+            copy.deepcopy(options.original),
+            structure.example,
+            structure.ignored_layers,
+            structure.unresolved_groups,
+        )
+    floors = choose_floors(structure, limits)
+    kept = allocate(structure, scores, limits, floors, original.unit_counts(), options.round_to)
+    return [
+        score.argsort(descending=True, stable=True)[:keep]
+        for score, keep in zip(scores, kept, strict=True)
     ]
 
-    def wrong(suspects: list[str]) -> list[str]:
-        structure = Structure(copy.deepcopy(model), example, leave)
-        pairs = zip(structure.couplings, chosen, strict=True)
+
+def _prune_verified(
+    model: nn.Module,
+    example: Tensor,
+    choose_units: Callable[[Structure], list[Tensor]],
+    ignored_layers: tuple[str, ...] = (),
+) -> tuple[Structure, list[int], bool]:
+    """Prune a copy of `model` to the units that `choose_units` returns.
+
+    Groups that turn out to be unresolved are excluded, and units are chosen again.
+
+    Returns:
+        The structure of the pruned copy, the number of units that each group keeps, and True if the
+        logits were verified.
+    """
+    unresolved: list[str] = []
+    while True:
+        structure = Structure(copy.deepcopy(model), example, ignored_layers, unresolved)
+        chosen = choose_units(structure)
         try:
-            structure.cut(
-                [kept if c.name in suspects else torch.arange(len(c)) for c, kept in pairs]
-            )
+            return structure, [len(units) for units in chosen], structure.prune(chosen)
+        except UnresolvedGroupError:
+            unresolved += _find_unresolved_groups(model, structure, chosen)
+
+
+def _find_unresolved_groups(model: nn.Module, failed: Structure, chosen: list[Tensor]) -> list[str]:
+    """Find the groups that torch-pruning gets wrong, as where channels are shuffled.
+
+    The failed cut is bisected: each half of the groups is pruned alone, down to single groups.
+
+    Args:
+        model: the unpruned model.
+        failed: its structure, whose cut to `chosen` failed.
+        chosen: units that each group keeps; see `Structure.prune`.
+
+    Returns:
+        Names of the groups.
+
+    Raises:
+        UserError: every group is wrong, or only several together are.
+    """
+
+    def find_among(suspects: list[str]) -> list[str]:
+        structure = Structure(
+            copy.deepcopy(model), failed.example, failed.ignored_layers, failed.unresolved_groups
+        )
+        kept = [
+            units if group.name in suspects else torch.arange(len(group))
+            for group, units in zip(structure.groups, chosen, strict=True)
+        ]
+        try:
+            structure.prune(kept)
             return []
-        except Misread as error:
+        except UnresolvedGroupError as error:
+            if len(suspects) == 1:
+                return suspects
             half = len(suspects) // 2
-            found = suspects if not half else [*wrong(suspects[:half]), *wrong(suspects[half:])]
-            if not found:  # each half is fine, and both together are not
+            found = [*find_among(suspects[:half]), *find_among(suspects[half:])]
+            if not found:
                 raise UserError(
-                    f"this network cannot be pruned at layers {', '.join(suspects)}: {error}"
+                    "this network cannot be pruned: layers"
+                    f" {', '.join(suspects)} fail only together ({error})"
                 ) from error
             return found
 
-    found = wrong(names)
+    names = [group.name for group in failed.groups]
+    found = find_among(names)
     if len(found) == len(names):
         raise UserError(
-            f"this network cannot be pruned: torch-pruning misreads what hangs on {', '.join(names[:3])}"
+            "this network cannot be pruned: torch-pruning cannot resolve the channel groups of"
+            f" {', '.join(names[:3])}"
         )
     return found
 
 
-def smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Cost | None:
-    """What the cheapest unit costs that could be put back; None if nothing is gone."""
-    steps = []
-    for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
-        structure.remove(i, size - keep)
-    for i, (size, keep) in enumerate(zip(structure.sizes(), kept, strict=True)):
-        if keep < size:
-            steps.append(Cost(0, 0, 0) - structure.saving(i, -1))
-    structure.reset()
-    return min(steps, key=limits.usage, default=None)
-
-
-def _floors(structure: Structure, units: int) -> list[int]:
-    return [min(size, units) for size in structure.sizes()]
-
-
-def _comfortable_floors(structure: Structure, limits: Limits) -> list[int]:
-    """The highest floors, between FLOOR and COMFORT, that by themselves take no more than half of the budget."""
-    lowest = structure.size(_floors(structure, FLOOR))
-    if not limits.fits(lowest):
-        raise UserError(
-            f"a budget of {limits} is out of reach: the least for this network is {limits.describe(lowest)}"
-        )
-    for units in range(COMFORT, FLOOR, -1):
-        if limits.usage(structure.size(_floors(structure, units))) <= 0.5:
-            return _floors(structure, units)
-    return _floors(structure, FLOOR)
-
-
-def reestimate_batchnorm(
-    model: nn.Module, forward: Callable[[Tensor], Tensor], batches: Iterable[Tensor]
+def _log_result(
+    structure: Structure,
+    kept: list[int],
+    verified: bool,
+    limits: Limits,
+    log: Callable[[str], None],
 ) -> None:
-    """Measure the running statistics of every batch norm of `model` anew: `forward` runs it on batches of images.
-
-    A cut changes what flows into each normalization; its old mean and variance describe a network that is gone. What
-    drops something at random while training lets all of it through, as it will when the network is used.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    training = model.training
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    with torch.no_grad():
-        for images in batches:
-            forward(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(training)
+    if layers := [*structure.unresolved_layers, *structure.unresolved_groups]:
+        log(
+            "not pruned, because torch-pruning cannot resolve their channel groups:"
+            f" {', '.join(layers)}"
+        )
+    if not verified:
+        log(
+            "the cut could not be verified: without normalization layers, the logits are infinite;"
+            " check the accuracy"
+        )
+    used = limits.usage(structure.predict_cost(kept))
+    step = find_smallest_step(structure, kept, limits) if used < TARGET_USAGE else None
+    if step is not None:
+        log(f"lands at {used:.1%} of the budget: the smallest step left is {limits.describe(step)}")

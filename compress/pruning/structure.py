@@ -1,9 +1,9 @@
-"""What can be removed from a network, and what is left of it then: its size is known for any choice of widths before a
-single tensor is cut, and the cut is checked."""
+"""The prunable structure of a network: its cost at any widths, and verified cuts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,208 +11,291 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from compress.models.cost import measure_cost
-from compress.pruning.groups import inward, trace
-from compress.pruning.layer_cost import Layer, crossed, places
+from compress.pruning.groups import ChannelGroup, is_input_removal, trace_channel_groups
+from compress.pruning.layer_cost import LayerCost, count_positions, mixes_channels
 from compress.recipe.budget import Cost
 from compress.runtime.device import full_precision
-from compress.runtime.errors import UserError, one_line
+from compress.runtime.errors import UserError, did_you_mean, one_line
+
+# Rounding may change a logit by this fraction of the largest logit when a cut is correct.
+TOLERANCE = 0.002
 
 
-class Misread(UserError):
-    """What was cut is not what torch-pruning takes it for: some couplings are not those of the network."""
+class UnresolvedGroupError(UserError):
+    """A cut showed that some channel groups are not those of the network."""
 
 
 class Structure:
-    """The couplings of a model, and its size as a function of how many units each one keeps.
+    """The channel groups of a model, and its cost as a function of the units that each group keeps.
 
     Args:
-        model: any network that autograd can trace; its parameters must require gradients.
+        model: a classifier that autograd can trace. It is set to evaluation mode, and its
+            parameters to require gradients.
         example: one batch of input, (B, C, H, W).
-        leave: names of the root layers of couplings that stay as they are.
+        ignored_layers: names of modules whose output channels are not pruned; see `prune`.
+        unresolved_groups: names of groups that torch-pruning is known to get wrong; they are not
+            pruned either.
+
+    Attributes:
+        groups: the groups that can be pruned.
+        unresolved_layers: layers that are not pruned because torch-pruning cannot follow their
+            channels.
 
     Raises:
-        UserError: the network is no classifier, or torch-pruning cannot trace it, or finds nothing in it to prune.
+        UserError: the model is not a classifier, torch-pruning cannot trace it, or no channel can
+            be pruned.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, leave: Iterable[str] = ()) -> None:
-        self.model, self.example, self.leave = model.eval(), example, tuple(leave)
-        check_answer(model, example)
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        ignored_layers: Iterable[str] = (),
+        unresolved_groups: Iterable[str] = (),
+    ) -> None:
+        self.model, self.example = model.eval(), example
+        self.ignored_layers = tuple(ignored_layers)
+        self.unresolved_groups = tuple(unresolved_groups)
+        check_classifier(model, example)
+        _check_layer_names(model, self.ignored_layers)
         for parameter in model.parameters():
             parameter.requires_grad_(True)
-        self.graph, found, self.lost = trace(model, example)
-        self.couplings = [coupling for coupling in found if coupling.name not in self.leave]
-        used = places(model, example)
-        unseen = [
+        trace = trace_channel_groups(model, example)
+        self.graph = trace.graph
+        found = [group for group in trace.groups if group.name not in self.unresolved_groups]
+        self.groups = [group for group in found if not _is_ignored(group, self.ignored_layers)]
+        positions = count_positions(model, example)
+        detached = [
             name
-            for name, m in model.named_modules()
-            if m in used and crossed(m) and m not in self.graph.module2node
+            for name, module in model.named_modules()
+            if module in positions
+            and mixes_channels(module)
+            and module not in trace.graph.module2node
         ]
-        self.lost += unseen
-        if not self.couplings and self.lost:
-            lost = ", ".join(self.lost[:3])
-            why = ", which runs without gradients, as under torch.no_grad()" if unseen else ""
-            raise UserError(
-                f"this network cannot be pruned: torch-pruning cannot follow the channels of layer {lost}{why}"
-            )
-        if not self.couplings:
-            raise UserError(
-                "this network cannot be pruned: every channel of it reaches the output unmixed"
-            )
-        layers: dict[int, Layer] = {}
-        self.links: list[list[tuple[Layer, int, int]]] = []
-        for coupling in self.couplings:
-            for touch in coupling.touches:
-                if id(touch.layer) not in layers:
-                    dim = self.graph.module2node[touch.layer].pruning_dim
-                    layers[id(touch.layer)] = Layer(touch.layer, used[touch.layer], dim)
-            self.links.append([(layers[id(t.layer)], t.side, t.channels) for t in coupling.touches])
-        self._layers = list(layers.values())
-        self._touched = [
-            list(dict.fromkeys(layer for layer, _, _ in links)) for links in self.links
-        ]
+        self.unresolved_layers = [*trace.unresolved_layers, *detached]
+        if not self.groups:
+            raise UserError(self._explain_no_groups(bool(found), bool(detached)))
+        self._link_layers(positions)
         self.input_size = (example.shape[1], example.shape[2], example.shape[3])
-        self._fixed = measure_cost(model, self.input_size) - self._sum(self._layers)
+        # The cost of everything that no group touches.
+        self._fixed = measure_cost(model, self.input_size) - _sum_costs(self._layers)
 
-    def sizes(self) -> list[int]:
-        """How many units each coupling has."""
-        return [len(coupling) for coupling in self.couplings]
+    def unit_counts(self) -> list[int]:
+        """Return the number of units of each group."""
+        return [len(group) for group in self.groups]
 
-    def size(self, kept: list[int]) -> Cost:
-        """The whole network's size if coupling i keeps `kept[i]` units."""
+    def predict_cost(self, kept: Sequence[int]) -> Cost:
+        """Return the cost of the whole network if group i keeps `kept[i]` units."""
         self.reset()
-        for i, (size, keep) in enumerate(zip(self.sizes(), kept, strict=True)):
-            self.remove(i, size - keep)
-        total = self._fixed + self._sum(self._layers)
+        for i, (units, keep) in enumerate(zip(self.unit_counts(), kept, strict=True)):
+            self.remove_units(i, units - keep)
+        total = self._fixed + _sum_costs(self._layers)
         self.reset()
         return total
 
     def reset(self) -> None:
-        """Forget every `remove`."""
+        """Undo every `remove_units`."""
         for layer in self._layers:
-            layer.left = list(layer.full)
+            layer.widths = list(layer.full_widths)
 
-    def remove(self, i: int, units: int) -> Cost:
-        """Take `units` units of coupling i away (put them back if negative): what this saves."""
-        before = self._sum(self._touched[i])
-        for layer, side, channels in self.links[i]:
-            layer.left[side] -= units * channels
-        return before - self._sum(self._touched[i])
-
-    def saving(self, i: int, units: int) -> Cost:
-        """What taking `units` units of coupling i away would save."""
-        saved = self.remove(i, units)
-        for layer, side, channels in self.links[i]:
-            layer.left[side] += units * channels
-        return saved
-
-    def neighbours(self) -> list[set[int]]:
-        """For each coupling, those whose costs change with its width (itself among them)."""
-        owners: dict[int, set[int]] = {}
-        for i, links in enumerate(self.links):
-            for layer, _, _ in links:
-                owners.setdefault(id(layer), set()).add(i)
-        return [set().union(*(owners[id(layer)] for layer, _, _ in links)) for links in self.links]
-
-    @staticmethod
-    def _sum(layers: list[Layer]) -> Cost:
-        sizes = [layer.size() for layer in layers]
-        return Cost(
-            sum(s.params for s in sizes), sum(s.macs for s in sizes), sum(s.bytes for s in sizes)
-        )
-
-    def cut(self, kept: list[Tensor]) -> bool:
-        """Prune the model itself, in place: coupling i keeps its units `kept[i]` (int64 indices).
-
-        Channels are cut off from all that reads them first: then taking them out must not change what the network
-        answers. Where it does, the couplings are not what torch-pruning takes them for.
+    def remove_units(self, i: int, units: int) -> Cost:
+        """Count `units` units of group i as removed, or as restored if negative.
 
         Returns:
-            Whether this could be seen: a network may answer with infinite values while its norms are set aside. Then it
-            is only known to run, and to be of the size due.
+            The cost that is saved. The model itself stays as it is.
+        """
+        before = _sum_costs(self._layers_of[i])
+        self._narrow(i, units)
+        return before - _sum_costs(self._layers_of[i])
+
+    def predict_saving(self, i: int, units: int) -> Cost:
+        """Return the cost that `remove_units(i, units)` would save."""
+        saved = self.remove_units(i, units)
+        self._narrow(i, -units)
+        return saved
+
+    def find_neighbours(self) -> list[set[int]]:
+        """Return, for each group, itself and all groups whose savings depend on its width."""
+        owners: dict[int, set[int]] = {}
+        for i, links in enumerate(self._links):
+            for layer, _, _ in links:
+                owners.setdefault(id(layer), set()).add(i)
+        return [set().union(*(owners[id(layer)] for layer, _, _ in links)) for links in self._links]
+
+    def prune(self, kept: list[Tensor]) -> bool:
+        """Prune the model in place and verify the result.
+
+        Before anything is removed, the layers that read the removed channels get zero weights for
+        them. The removal itself must then leave the logits unchanged. If it does not,
+        torch-pruning's groups are wrong.
+
+        Args:
+            kept: for each group, the indices of the units that stay, int64.
+
+        Returns:
+            True if the logits could be compared. They cannot if they are infinite with
+            normalization layers bypassed; then only the cost is verified, and that the network
+            runs.
 
         Raises:
-            Misread: what is left does not run, or is not the network without those channels, or not of the size due.
+            UnresolvedGroupError: the pruned network does not run, or its logits or its cost are not
+                as predicted.
         """
-        due = self.size([len(keep) for keep in kept])
-        removals: list[tuple[Any, list[int]]] = []
-        for coupling, keep in zip(self.couplings, kept, strict=True):
-            gone = torch.ones(len(coupling), dtype=torch.bool)
-            gone[keep.cpu()] = False
-            if channels := sorted(coupling.units[gone].flatten().tolist()):
-                removals.append((coupling.group, channels))
-        probe = (
-            torch.rand(2, *self.example.shape[1:], generator=torch.Generator().manual_seed(0)) * 2
-            - 1
-        )
+        expected = self.predict_cost([len(keep) for keep in kept])
+        removals = _list_removals(self.groups, kept)
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.rand(2, *self.example.shape[1:], generator=generator) * 2 - 1
         probe = probe.to(self.example)
+        # A layer that is cut in the wrong place may raise anything.
         try:
-            for group, channels in removals:
-                self._silence(group, channels)
-            before = _without_norms(self.model, probe)
-            for group, channels in removals:
-                group.prune(channels, record_history=False)
-            if isinstance(self.model, VisionTransformer):  # it reshapes to a width of its own
+            for tp_group, channels in removals:
+                self._silence(tp_group, channels)
+            before = _run_without_norms(self.model, probe)
+            for tp_group, channels in removals:
+                tp_group.prune(channels, record_history=False)
+            # The forward pass of a vision transformer reshapes to this width.
+            if isinstance(self.model, VisionTransformer):
                 self.model.hidden_dim = self.model.conv_proj.out_channels
-            after = _without_norms(self.model, probe)
-            same = bool((after - before).abs().max() <= 0.002 * before.abs().max() + 1e-6)
-        except Exception as error:  # a layer that is cut at the wrong place may do anything
-            raise Misread(f"this network does not run after a cut ({one_line(error)})") from error
-        seen = bool(torch.isfinite(before).all())
-        if seen and not same:
-            raise Misread("torch-pruning misreads which channels of this network hang together")
-        left = measure_cost(self.model, self.input_size)
-        if (left.params, left.macs) != (due.params, due.macs) or left.bytes > due.bytes:
-            raise Misread("torch-pruning removes other channels of this network than it says")
-        return seen
+            after = _run_without_norms(self.model, probe)
+            same = bool((after - before).abs().max() <= TOLERANCE * before.abs().max() + 1e-6)
+        except Exception as error:
+            raise UnresolvedGroupError(
+                f"the network does not run after a cut ({one_line(error)})"
+            ) from error
+        comparable = bool(torch.isfinite(before).all())
+        if comparable and not same:
+            raise UnresolvedGroupError("a cut changes logits that it should leave unchanged")
+        cost = measure_cost(self.model, self.input_size)
+        as_predicted = (cost.params, cost.macs) == (expected.params, expected.macs)
+        if not as_predicted or cost.bytes > expected.bytes:
+            raise UnresolvedGroupError("a cut removes more or fewer channels than predicted")
+        return comparable
+
+    def _link_layers(self, positions: Counter[Any]) -> None:
+        """Create one `LayerCost` for each layer, shared by all groups that it belongs to."""
+        layers: dict[int, LayerCost] = {}
+        self._links: list[list[tuple[LayerCost, int, int]]] = []
+        for group in self.groups:
+            for member in group.members:
+                if id(member.layer) not in layers:
+                    dim = self.graph.module2node[member.layer].pruning_dim
+                    layer = LayerCost(member.layer, positions[member.layer], dim)
+                    layers[id(member.layer)] = layer
+            self._links.append([(layers[id(m.layer)], m.side, m.channels) for m in group.members])
+        self._layers = list(layers.values())
+        self._layers_of = [
+            list(dict.fromkeys(layer for layer, _, _ in links)) for links in self._links
+        ]
+
+    def _narrow(self, i: int, units: int) -> None:
+        for layer, side, channels in self._links[i]:
+            layer.widths[side] -= units * channels
 
     @torch.no_grad()
-    def _silence(self, group: Any, channels: list[int]) -> None:
-        """Let no layer read these channels of the group's root, or what else goes with them."""
-        root = group[0].dep
+    def _silence(self, tp_group: Any, channels: list[int]) -> None:
+        """Zero the weights that read `channels` of the group's root, or channels tied to them."""
+        root = tp_group[0].dep
         for dep, idxs in self.graph.get_pruning_group(root.target.module, root.handler, channels):
             module = dep.target.module
-            if inward(self.graph, dep) and crossed(module):
-                shares = module.weight.unflatten(
-                    0, (getattr(module, "groups", 1), -1)
-                )  # a group reads its own inputs
-                gone = torch.tensor(idxs, device=shares.device)
-                shares[gone // shares.shape[2], :, gone % shares.shape[2]] = 0
+            if is_input_removal(self.graph, dep) and mixes_channels(module):
+                # Each part of a grouped convolution reads its own inputs.
+                parts = module.weight.unflatten(0, (getattr(module, "groups", 1), -1))
+                removed = torch.tensor(idxs, device=parts.device)
+                parts[removed // parts.shape[2], :, removed % parts.shape[2]] = 0
+
+    def _explain_no_groups(self, ignored: bool, detached: bool) -> str:
+        if ignored:
+            return (
+                "this network cannot be pruned: ignored_layers leaves nothing to prune; name fewer"
+            )
+        if self.unresolved_layers:
+            layers = ", ".join(self.unresolved_layers[:3])
+            why = ", which runs without gradients, as under torch.no_grad()" if detached else ""
+            return (
+                "this network cannot be pruned: torch-pruning cannot follow the channels of layer"
+                f" {layers}{why}"
+            )
+        return "this network cannot be pruned: all of its channels are logits or inputs"
 
 
-def check_answer(model: nn.Module, example: Tensor) -> None:
-    """Refuse a model that is no classifier, or does not take such images."""
+def check_classifier(model: nn.Module, example: Tensor) -> None:
+    """Check that `model` maps `example` (B, C, H, W) to finite logits (B, classes).
+
+    Raises:
+        UserError: it does not.
+    """
     try:
         with torch.no_grad():
-            answer = model(example)
+            logits = model(example)
     except Exception as error:
-        reason = one_line(error)
         raise UserError(
-            f"the model does not run on images of shape {tuple(example.shape)}: {reason}"
+            f"the model does not run on images of shape {tuple(example.shape)}: {one_line(error)}"
         ) from error
-    if not isinstance(answer, Tensor) or answer.dim() != 2 or len(answer) != len(example):
-        found = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
-            f"the model is not a classifier: it answers {found} where ({len(example)}, classes) was due"
+            f"the model is not a classifier: it returns {found}, not logits of shape"
+            f" ({len(example)}, classes)"
         )
-    if not bool(torch.isfinite(answer).all()):
-        raise UserError(
-            "the model answers with values that are not finite: look for such values in its weights"
-        )
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError("the logits of the model are not finite; check its weights for NaN")
+
+
+def _check_layer_names(model: nn.Module, names: Iterable[str]) -> None:
+    known = [name for name, _ in model.named_modules() if name]
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"ignored_layers: this network has no layer {name!r}{did_you_mean(name, known)}"
+            )
+
+
+def _is_ignored(group: ChannelGroup, ignored_layers: Iterable[str]) -> bool:
+    return any(
+        layer == ignored or layer.startswith(f"{ignored}.")
+        for ignored in ignored_layers
+        for layer in group.output_layers
+    )
+
+
+def _list_removals(groups: list[ChannelGroup], kept: list[Tensor]) -> list[tuple[Any, list[int]]]:
+    """Return the groups that lose channels, as torch-pruning's, and those of the root layer."""
+    removals: list[tuple[Any, list[int]]] = []
+    for group, keep in zip(groups, kept, strict=True):
+        removed = torch.ones(len(group), dtype=torch.bool)
+        removed[keep.cpu()] = False
+        if channels := sorted(group.units[removed].flatten().tolist()):
+            removals.append((group.tp_group, channels))
+    return removals
+
+
+def _sum_costs(layers: Iterable[LayerCost]) -> Cost:
+    costs = [layer.predict_cost() for layer in layers]
+    return Cost(
+        sum(c.params for c in costs), sum(c.macs for c in costs), sum(c.bytes for c in costs)
+    )
 
 
 @torch.no_grad()
-def _without_norms(model: nn.Module, images: Tensor) -> Tensor:
-    """What the model answers if layers that mix all their channels pass on what they get."""
+def _run_without_norms(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits with every layer that mixes all of its channels replaced by the identity.
+
+    Such a layer depends on the number of its channels, so removing silent ones would change the
+    logits.
+    """
     mixing = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
     hooks = [
-        m.register_forward_hook(lambda _, x, y: x[0])
-        for m in model.modules()
-        if isinstance(m, mixing)
+        module.register_forward_hook(lambda _, inputs, output: inputs[0])
+        for module in model.modules()
+        if isinstance(module, mixing)
     ]
     attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
-    hooks += [m.register_forward_hook(lambda _, x, y: (x[0], None)) for m in attentions]
+    hooks += [
+        m.register_forward_hook(lambda _, inputs, output: (inputs[0], None)) for m in attentions
+    ]
     try:
-        with full_precision():  # widths decide how a GPU rounds otherwise
+        # In reduced precision, a GPU rounds differently at different widths.
+        with full_precision():
             return model(images).float()  # type: ignore[no-any-return]
     finally:
         for hook in hooks:

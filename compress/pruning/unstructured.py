@@ -1,7 +1,7 @@
-"""Pruning weight by weight: single weights become zero, the shape of the network stays as it was.
+"""Unstructured pruning: single weights become zero, and the shape of the network stays.
 
-It keeps more accuracy at a given count than whole channels do, and buys neither a smaller file nor a faster network:
-that is why channels are the default.
+At a given number of parameters it keeps more accuracy than channel pruning, but it makes neither
+the file smaller nor the network faster. Channels are therefore the default.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from compress.models.cost import prunable_layers
-from compress.pruning.importance import Loss, gradients
+from compress.pruning.importance import Loss, accumulate_gradients
 from compress.runtime.errors import UserError
 
-IMPORTANCES = ("magnitude", "taylor")
+# The importances that rank single weights.
+WEIGHT_IMPORTANCES = ("magnitude", "taylor")
 
 
 def prune_weights(
@@ -28,71 +29,79 @@ def prune_weights(
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
 ) -> nn.Module:
-    """A copy of `model` with exactly `budget` parameters left: the others are zero, those worth least in the whole
-    network (torch's own global unstructured pruning; Han et al. 2015, arXiv:1506.02626).
+    """Return a copy of `model` with exactly `budget` parameters that are not zeroed.
 
-    Biases and normalizations are kept whole, and counted; of every layer at least the best weight stays.
+    The weights with the lowest scores in the whole network become zero (torch's global unstructured
+    pruning; Han et al. 2015, arXiv:1506.02626). Biases and normalization layers stay and count.
+    Every layer keeps its best weight.
 
     Args:
-        importance: ``magnitude`` of the weight, or ``taylor``, the magnitude of weight times gradient (Molchanov et al.
-            2019, arXiv:1906.10771).
-        losses: what ``taylor`` measures on, one callable a batch.
+        importance: ``magnitude`` of the weight, or ``taylor``, the magnitude of weight times
+            gradient (Molchanov et al. 2019, arXiv:1906.10771).
+        losses: for ``taylor``, one callable for each batch, from a model to its mean loss.
 
     Raises:
-        UserError: the budget leaves no weight at all, or nothing to prune, or the weights are not finite.
+        UserError: the budget is out of reach or holds already, the importance does not rank weights
+            or needs data, or the weights are not finite.
     """
-    check(importance)
-    model = copy.deepcopy(model).to(
-        memory_format=torch.contiguous_format
-    )  # torch's pruning flattens by view
+    check_weight_importance(importance)
+    # torch's pruning flattens weights as views, which needs them contiguous.
+    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     layers = prunable_layers(model)
-    whole = sum(p.numel() for p in model.parameters())
-    if budget < (lowest := least(model)):
+    total = sum(p.numel() for p in model.parameters())
+    if budget < (minimum := count_min_params(model)):
         raise UserError(
-            f"a budget of {budget:,} is out of reach: the least for this network, by weights, is {lowest:,}"
+            f"a budget of {budget:,} parameters is out of reach; the minimum for this network, by"
+            f" weights, is {minimum:,}"
         )
-    if budget >= whole - sum(int(layer.weight.eq(0).sum()) for layer in layers):
+    if budget >= total - sum(int(layer.weight.eq(0).sum()) for layer in layers):
         raise UserError(
-            f"nothing to prune: the budget is {budget:,} and the model has no more parameters than that"
+            f"nothing to prune: the budget is {budget:,} parameters and the model has no more"
         )
-    scores = _scores(importance, model, layers, losses)
+    scores = _score_weights(importance, model, layers, losses)
     torch_prune.global_unstructured(
         [(layer, "weight") for layer in layers],
         pruning_method=torch_prune.L1Unstructured,
         importance_scores={
             (layer, "weight"): score for layer, score in zip(layers, scores, strict=True)
         },
-        amount=whole - budget,
+        amount=total - budget,
     )
     for layer in layers:
         torch_prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
     return model
 
 
-def least(model: nn.Module) -> int:
-    """The fewest parameters that pruning by weights can leave: one weight a layer, biases and normalizations."""
-    layers = prunable_layers(model)
-    return sum(p.numel() for p in model.parameters()) - sum(
-        layer.weight.numel() - 1 for layer in layers
-    )
+def count_min_params(model: nn.Module) -> int:
+    """Return the fewest parameters that `prune_weights` can keep.
+
+    These are one weight for each layer, all biases, and the normalization layers.
+    """
+    removable = sum(layer.weight.numel() - 1 for layer in prunable_layers(model))
+    return sum(p.numel() for p in model.parameters()) - removable
 
 
-def check(importance: str) -> None:
-    """Refuse an importance that does not rank weights."""
-    if importance not in IMPORTANCES:
+def check_weight_importance(importance: str) -> None:
+    """Check that `importance` ranks single weights.
+
+    Raises:
+        UserError: it ranks channels only.
+    """
+    if importance not in WEIGHT_IMPORTANCES:
         raise UserError(
-            f"importance {importance!r} ranks channels; weights are ranked by {' or '.join(IMPORTANCES)}"
+            f"importance {importance!r} ranks channels; for mode 'weights' use"
+            f" {' or '.join(WEIGHT_IMPORTANCES)}"
         )
 
 
 def hold_zeros(model: nn.Module) -> None:
-    """Keep weights that are zero at zero, whatever an optimizer does, until `release_zeros`."""
+    """Keep zero weights at zero while `model` is trained, until `release_zeros`."""
     for layer in prunable_layers(model):
         parametrize.register_parametrization(layer, "weight", _Masked(layer.weight.detach().ne(0)))
 
 
 def release_zeros(model: nn.Module) -> None:
-    """Make `model` a plain network again, with those zeros in it."""
+    """Undo `hold_zeros`: turn `model` into a plain network whose zeros stay in its weights."""
     for layer in prunable_layers(model):
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
@@ -107,24 +116,26 @@ class _Masked(nn.Module):
         return weight * self.mask
 
 
-def _scores(
-    name: str, model: nn.Module, layers: list[nn.Conv2d | nn.Linear], losses: Iterable[Loss] | None
+def _score_weights(
+    importance: str,
+    model: nn.Module,
+    layers: list[nn.Conv2d | nn.Linear],
+    losses: Iterable[Loss] | None,
 ) -> list[Tensor]:
-    """What each weight is worth; what is zero already is worth less than anything else."""
+    """Score every weight: zero weights lowest, the best weight of each layer infinite."""
     if not all(bool(torch.isfinite(layer.weight).all()) for layer in layers):
-        raise UserError(
-            "the model's weights hold values that are not finite: nothing can be ranked by them"
-        )
-    if name == "taylor":
-        gradients(model, name, losses)
-    found = []
+        raise UserError("the weights of the model are not finite: they cannot be scored")
+    if importance == "taylor":
+        accumulate_gradients(model, importance, losses)
+    scores = []
     for layer in layers:
         weight: Tensor = layer.weight.detach()
-        grad = layer.weight.grad if name == "taylor" else None
+        grad = layer.weight.grad if importance == "taylor" else None
         score = weight.abs() if grad is None else (weight * grad).abs()
         score = score.clamp_min(torch.finfo(score.dtype).tiny) * (weight != 0)
-        if bool(score.any()):  # nothing would get through a layer without any weight
+        # Nothing would get through a layer without any weight.
+        if bool(score.any()):
             score[torch.unravel_index(score.argmax(), score.shape)] = torch.inf
-        found.append(score)
+        scores.append(score)
     model.zero_grad(set_to_none=True)
-    return found
+    return scores

@@ -33,18 +33,18 @@ _UNITS: dict[Axis, _Unit] = {
     ),
 }
 
-# The keys of a recipe, and the flags of a command, that are budgets.
+# Recipe keys and command-line flags that are budgets.
 BUDGET_KEYS: dict[str, Axis] = {"budget": "params", "macs": "macs", "file_size": "bytes"}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """The cost of a network.
 
     Args:
-        params: weights and biases.
+        params: number of weights and biases.
         macs: multiply-adds for one image.
-        bytes: size of its tensors.
+        bytes: size of the tensors.
     """
 
     params: int
@@ -63,7 +63,7 @@ assert tuple(_UNITS) == tuple(field.name for field in fields(Cost))
 
 @dataclass(frozen=True)
 class Limits:
-    """Upper limits on a network's cost; None is no limit.
+    """Upper limits on a network's cost; None means no limit.
 
     Example:
         >>> Limits(params=100_000).fits(Cost(params=99_938, macs=13_150_000, bytes=412_000))
@@ -79,7 +79,7 @@ class Limits:
         return self.usage(cost) <= 1
 
     def usage(self, cost: Cost) -> float:
-        """Return the fraction of the tightest limit that `cost` uses: above 1 if it exceeds it."""
+        """Return the fraction of the tightest limit that `cost` uses: above 1 is over the limit."""
         return max(self.usages(cost).values(), default=0.0)
 
     def usages(self, cost: Cost) -> dict[Axis, float]:
@@ -98,7 +98,10 @@ class Limits:
         return {axis: limit for axis, limit in pairs if limit is not None}
 
     def interpolate(self, start: Cost, fraction: float) -> Limits:
-        """Return limits on the way from the cost `start` to these, evenly in ratio: every step shrinks alike."""
+        """Return limits on the way from the cost `start` to these.
+
+        Equal steps of `fraction`, from 0 to 1, shrink the network by equal ratios.
+        """
         full = {axis: getattr(start, axis) for axis in self.as_dict()}
         return Limits(
             **{
@@ -119,22 +122,25 @@ class Limits:
 
 @dataclass(frozen=True)
 class Amount:
-    """One budget as the user wrote it: an absolute number, or a fraction of the student's cost."""
+    """One budget as the user wrote it: a number, or a fraction of the student's cost."""
 
     text: str
     number: int | None = None
     fraction: Fraction | None = None
 
     def resolve(self, total: int) -> int:
-        """Return the number for a student whose cost is `total`; at least 1."""
+        """Return the limit for a student whose cost is `total`; at least 1."""
         return self.number if self.number is not None else max(int((self.fraction or 0) * total), 1)
 
 
 def parse_amount(text: str, axis: Axis = "params") -> Amount:
-    """Parse ``100k``, ``0.1M``, ``100_000``, ``100000`` or ``5%`` (of the student's); bytes as ``400KB`` or ``400KiB``.
+    """Parse a budget: ``100k``, ``0.1M``, ``100_000``, or ``5%`` of the student's.
+
+    Multiply-adds may also be written as ``0.5G``, bytes as ``400KB`` or ``400KiB``.
 
     Raises:
-        UserError: the text is none of these, or not above zero (or not below 100 %).
+        UserError: the text is none of these, the number is not a whole number above zero, or the
+            percentage is not between 0 and 100.
 
     Example:
         >>> parse_amount("0.1M").number
@@ -160,7 +166,7 @@ def parse_amount(text: str, axis: Axis = "params") -> Amount:
 
 
 def parse_budgets(texts: Mapping[str, str | int | None]) -> dict[Axis, Amount]:
-    """Parse the budgets among a recipe's keys or a command's flags; a network must satisfy all of them.
+    """Parse the budgets among a recipe's keys or a command's flags.
 
     Raises:
         UserError: one is not understood.
@@ -176,12 +182,12 @@ def parse_descending(texts: Sequence[str]) -> list[str]:
     """Check the budgets of a sweep, in parameters, and return them with the largest first.
 
     Raises:
-        UserError: one is not understood, is a percentage, comes twice, or is so close to the next that one network
-            would satisfy both (a result uses at least 99 % of its budget).
+        UserError: one is not understood, is a percentage, comes twice, or is so close to the next
+            that one network would satisfy both (a result uses at least 99 % of its budget).
     """
     numbers = {text.strip(): parse_amount(text).number or 0 for text in texts}
     if len(set(numbers.values())) < len(texts) or 0 in numbers.values():
-        raise UserError(f"budgets {','.join(texts)}: give numbers of parameters, each once")
+        raise UserError(f"budgets {','.join(texts)}: write numbers of parameters, each once")
     ordered = sorted(numbers, key=lambda text: numbers[text], reverse=True)
     for above, text in itertools.pairwise(ordered):
         if numbers[text] > 0.99 * numbers[above]:
@@ -200,10 +206,10 @@ def describe_budgets(budgets: Mapping[Axis, Amount]) -> str:
 
 
 def describe_cost(cost: Cost, axis: Axis) -> str:
-    """Describe one number of `cost`, as ``11,173,962 parameters``."""
+    """Describe the cost along one axis, as ``11,173,962 parameters``."""
     return f"{getattr(cost, axis):,} {_UNITS[axis].name}"
 
 
 def budget_examples(axis: Axis) -> str:
-    """Return examples of how a budget is written."""
+    """Return examples of budgets along `axis`, for messages."""
     return _UNITS[axis].examples

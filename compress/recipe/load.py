@@ -1,4 +1,4 @@
-"""Loading and validating recipes: TOML or run.json in, a `Recipe` out. Does not import torch."""
+"""Loading and validation: TOML or run.json in, a `Recipe` out. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress.runtime.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
-# Which stage a role's trained weights replace.
+# The stage that is skipped if a role comes with trained weights.
 TRAINED_BY = {"teacher": "teach", "student": "distill"}
 
 
@@ -35,8 +35,8 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
 
     Args:
         name: a shipped recipe, a TOML file, or the ``run.json`` of a run that is to be repeated.
-        overrides: keys that replace the file's, as ``{"budget": "50k", "teacher": "resnet34"}``; see
-            `compress.recipe.overrides.apply_overrides`.
+        overrides: keys that replace the file's, as ``{"budget": "50k", "teacher": "resnet34"}``;
+            see `compress.recipe.overrides.apply_overrides`.
 
     Raises:
         UserError: there is no such recipe, or a key or value is wrong.
@@ -53,7 +53,7 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     if "stages" not in table and not table.keys().isdisjoint(
         ("recipe", "seeds", "keys", "grid", "rows")
     ):
-        raise UserError(f"{path}: this is an experiment: `compress experiment {path}`")
+        raise UserError(f"{path}: is an experiment; run `compress experiment {path}`")
     return recipe_from_dict(apply_overrides(table, overrides or {}, str(path)), str(path))
 
 
@@ -63,11 +63,9 @@ def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     Raises:
         UserError: a key or value is wrong.
     """
-    return (
-        recipe_from_dict(apply_overrides(recipe_to_dict(recipe), overrides))
-        if overrides
-        else recipe
-    )
+    if not overrides:
+        return recipe
+    return recipe_from_dict(apply_overrides(recipe_to_dict(recipe), overrides))
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -79,14 +77,14 @@ def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
     """Validate a recipe that `tomllib` or `json` read.
 
     Args:
-        where: what messages call the recipe.
+        where: name of the recipe in messages.
 
     Raises:
-        UserError: a key is unknown or missing, a value has the wrong type or range, or the order of the
-            stages makes no sense.
+        UserError: a key is unknown or missing, a value has the wrong type or range, or the order
+            of the stages makes no sense.
     """
     recipe = validate_table(Recipe, table, where)
-    _check_order(recipe, where)
+    _check_stage_order(recipe, where)
     _check_distill_from(recipe, where)
     _check_frozen(recipe, where)
     modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
@@ -97,7 +95,7 @@ def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if modes and not budgets:
-        raise UserError(f"{where}: budget: is missing; give budget, macs or file_size")
+        raise UserError(f"{where}: budget: is missing; set budget, macs or file_size")
     return recipe
 
 
@@ -129,7 +127,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 def read_run_recipe(path: Path) -> dict[str, Any]:
     """Read the recipe in the ``run.json`` of a run.
 
-    Trained networks that the run started from are taken from its own copies, which move with the run.
+    Weights files that the run started from are replaced by its own copies, which move with it.
 
     Raises:
         UserError: it is not the run.json of a run.
@@ -142,18 +140,19 @@ def read_run_recipe(path: Path) -> dict[str, Any]:
             if table[role].get("weights") and kind in copies and copies[kind].is_file():
                 table[role]["weights"] = str(copies[kind])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the run.json of a run: it holds no recipe") from error
+        raise UserError(f"{path}: not the run.json of a run: no recipe in it") from error
     return table
 
 
-def _check_order(recipe: Recipe, where: str) -> None:
+def _check_stage_order(recipe: Recipe, where: str) -> None:
     kinds = [stage.kind for stage in recipe.stages]
     if "distill" not in kinds:
-        raise UserError(f"{where}: stages: there is no 'distill' stage, so there is no student")
+        raise UserError(f"{where}: stages: no 'distill' stage, so there is no student; add one")
     for kind in ("teach", "distill"):
         if kinds.count(kind) > 1:
             raise UserError(
-                f"{where}: stages: {kind!r} comes twice, and each starts from a new network"
+                f"{where}: stages: {kind!r} comes twice, and each starts from a new network;"
+                " use 'finetune' to train further"
             )
     student_at = kinds.index("distill")
     early = {"prune", "finetune"} & set(kinds[:student_at])
@@ -164,13 +163,14 @@ def _check_order(recipe: Recipe, where: str) -> None:
 
 
 def _check_distill_from(recipe: Recipe, where: str) -> None:
+    """Refuse to distill from a network that does not exist before the first pruning."""
     pruned = False
     for place, stage in enumerate(recipe.stages, start=1):
         pruned = pruned or isinstance(stage, Prune)
         if isinstance(stage, Train) and stage.distill_from != "teacher" and not pruned:
             raise UserError(
-                f"{where}: stages.{place}.distill_from: {stage.distill_from!r} needs a 'prune' stage before;"
-                " use 'teacher'"
+                f"{where}: stages.{place}.distill_from: {stage.distill_from!r} needs an earlier"
+                " 'prune' stage; use 'teacher'"
             )
 
 
@@ -185,7 +185,8 @@ def _check_frozen(recipe: Recipe, where: str) -> None:
         # An EfficientNet's stem keeps its weights.
         new_stem = spec.stem != "imagenet" and not spec.name.startswith("efficientnet")
         if new_stem or not spec.pretrained:
-            remedy = "leave its stem as it is" if spec.pretrained else "set pretrained = true"
+            remedy = "leave stem out" if spec.pretrained else "set pretrained = true"
             raise UserError(
-                f"{where}: stages.{place}.freeze: the first layers of {spec.name} are random here: {remedy}"
+                f"{where}: stages.{place}.freeze: the first layers of {spec.name} have random"
+                f" weights; {remedy}"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -11,10 +12,12 @@ import pydantic
 from compress.recipe.budget import BUDGET_KEYS, budget_examples
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import STAGE_TYPES
-from compress.runtime.errors import did_you_mean
+from compress.runtime.errors import UserError, did_you_mean
 
-# pydantic's error types, in our words.
-MESSAGES = {
+KINDS = f"a stage is one of {', '.join(STAGE_TYPES)}"
+
+# pydantic's error types, in the words of TOML.
+TYPES = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
     "float_type": "must be a number",
@@ -25,6 +28,12 @@ MESSAGES = {
     "dict_type": "must be a table",
 }
 
+# Keys that accept values of several types: pydantic reports an error for each type.
+UNIONS = {
+    **{key: f"write {budget_examples(axis)}" for key, axis in BUDGET_KEYS.items()},
+    "pretrained": "must be true, false or the name of weights in quotes",
+}
+
 
 def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
     """Describe the first error, as ``stages.2.epoch: unknown key (did you mean 'epochs'?)``.
@@ -33,49 +42,49 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
         owner: the dataclass that was validated.
     """
     first, *others = error.errors()
-    path, value, kind = list(first["loc"]), first["input"], first["type"]
-    kinds = f"a stage is one of {', '.join(STAGE_TYPES)}"
-    if path[0] in ("teacher", "student") and len(path) > 1:
+    path = list(first["loc"])
+    if path[:1] in (["teacher"], ["student"]) and len(path) > 1:
         owner = ModelSpec
-    elif path[0] == "stages" and len(path) > 2:
+    elif path[:1] == ["stages"] and len(path) > 2:
         # pydantic puts the stage's kind, which is no key of the file, into the path.
         owner = STAGE_TYPES[str(path.pop(2))]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        reason = (
-            f"unknown key{did_you_mean(str(path[-1]), [f.name for f in dataclasses.fields(owner)])}"
-        )
-    elif path[0] in BUDGET_KEYS:  # two errors for one value: neither text nor a number
-        path, others = path[:1], others[1:]
-        reason = f"write {budget_examples(BUDGET_KEYS[str(path[0])])}, not {_as_toml(value)}"
-    elif path[-2:-1] == ["pretrained"]:  # two errors for one value as well
+    if len(path) > 1 and path[-2] in UNIONS:
         path, others = path[:-1], others[1:]
-        reason = f"must be true, false or the name of weights in quotes, not {_as_toml(value)}"
-    elif kind == "missing":
-        reason = "is missing"
-    elif kind == "union_tag_not_found":
+        reason = f"{UNIONS[str(path[-1])]}, not {_as_toml(first['input'])}"
+    elif first["type"] in ("union_tag_not_found", "union_tag_invalid"):
         path.append("kind")
-        reason = f"is missing: {kinds}"
-    elif kind == "union_tag_invalid":
-        path.append("kind")
-        reason = (
-            f"unknown {value['kind']!r}{did_you_mean(str(value['kind']), STAGE_TYPES)}; {kinds}"
-        )
-    elif kind == "literal_error":
-        expected = re.sub(
-            r"\b(True|False)\b", lambda word: word[0].lower(), first["ctx"]["expected"]
-        )
-        hint = (
-            did_you_mean(value, re.findall("'(.*?)'", expected)) if isinstance(value, str) else ""
-        )
-        reason = f"must be {expected}, not {_as_toml(value)}{hint}"
-    elif first["msg"].startswith("Value error, unknown "):  # a registry's
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = _describe_kind(first["input"])
     else:
-        text = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        reason = f"{MESSAGES.get(kind) or text}, not {_as_toml(value)}"
+        reason = _describe(first, [field.name for field in dataclasses.fields(owner)])
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
     more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {reason}{more}"
+
+
+def _describe_kind(stage: Mapping[str, Any]) -> str:
+    if "kind" not in stage:
+        return f"is missing: {KINDS}"
+    kind = stage["kind"]
+    return f"unknown {kind!r}{did_you_mean(str(kind), STAGE_TYPES)}; {KINDS}"
+
+
+def _describe(error: Any, keys: list[str]) -> str:
+    """Describe one of pydantic's errors; `keys` are those of the table that it is in."""
+    kind, value, text = error["type"], error["input"], error["msg"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key{did_you_mean(str(error['loc'][-1]), keys)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "literal_error":
+        expected = error["ctx"]["expected"].replace("True", "true").replace("False", "false")
+        choices = re.findall("'(.*?)'", expected)
+        hint = did_you_mean(value, choices) if isinstance(value, str) else ""
+        return f"must be {expected}, not {_as_toml(value)}{hint}"
+    if kind == "value_error" and isinstance(error["ctx"]["error"], UserError):
+        # Complete as it is: a registry's, which names the value and the closest known one.
+        return str(error["ctx"]["error"])
+    text = text.removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{TYPES.get(kind, text)}, not {_as_toml(value)}"
 
 
 def _as_toml(value: object) -> str:

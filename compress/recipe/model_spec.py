@@ -1,4 +1,4 @@
-"""Model specifications: what a network is built from. Does not import torch."""
+"""Model specifications: the network that is built for a role. Does not import torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from compress.recipe.registry import NETWORKS
+from compress.runtime.errors import UserError
 
 Source = Literal["torchvision", "zoo", "custom"]
 Stem = Literal["imagenet", "half", "small"]
@@ -20,34 +21,44 @@ FAMILIES_WITH_STEM = ("resnet", "resnext", "wide_resnet", "efficientnet")
 class ModelSpec:
     """A network to build, as a recipe names it and a weights file remembers it.
 
+    Raises:
+        ValidationError: a value has the wrong type, or the source does not suit the name.
+
     Example:
-        >>> ModelSpec("resnet18", stem="small")
-        >>> ModelSpec("mynets:build", source="custom")
+        >>> ModelSpec("resnet18", stem="small").source
+        'torchvision'
+        >>> ModelSpec("mynets:build").source
+        'custom'
     """
 
     name: str
-    """A network of the source: `resnet50`; for `custom`, `package.module:function`."""
+    """Name of the network: `resnet50`, or `package.module:function` for one of yours."""
     stem: Stem = "imagenet"
-    """First layers of a ResNet, ResNeXt or EfficientNet: `imagenet` (7×7 stride 2 and max-pool), `half`
-    (3×3 stride 2) or `small` (3×3 stride 1); the last two suit small images."""
+    """First layers of a ResNet, ResNeXt or EfficientNet: `imagenet` (7×7 stride 2 and max-pool),
+    `half` (3×3 stride 2) or `small` (3×3 stride 1). The last two suit small images. An
+    EfficientNet has 3×3 stride 2 with the first two."""
     pretrained: bool | str = False
-    """Start from torchvision's best weights, or from the named ones, as `IMAGENET1K_V1`. The classifier is
-    replaced unless the data has as many classes."""
+    """Start from torchvision's best weights, or from the named ones: `"IMAGENET1K_V1"`. The
+    classifier is replaced unless the data has as many classes."""
     head: tuple[int, ...] | None = None
     """Hidden widths of a perceptron in place of the classifier; `[]` is one linear layer."""
     source: Source | None = None
-    """`torchvision`; `zoo`, the networks of this package and of plug-ins; or `custom`, a function of yours
-    that is called with `num_classes`. Inferred from the name if left out."""
+    """`torchvision`; `zoo`, the networks of this package and of plug-ins; or `custom`, a function
+    of yours, called with `num_classes`. Default: inferred from the name."""
     weights: str | None = None
-    """Weights file of a trained network. Its training stage is then skipped."""
+    """Weights file of a trained network. The stage that would train it is skipped."""
 
     def __post_init__(self) -> None:
         if self.source is None:
             object.__setattr__(self, "source", infer_source(self.name))
+        elif (self.source == "custom") != (":" in self.name):
+            raise UserError(
+                f"source {self.source!r} does not suit the name {self.name!r}; leave source out"
+            )
 
 
 def infer_source(name: str) -> Source:
-    """Return the source that a bare network name belongs to.
+    """Return the source of a network from its name.
 
     Example:
         >>> infer_source("mynets:build")
@@ -55,4 +66,4 @@ def infer_source(name: str) -> Source:
     """
     if ":" in name:
         return "custom"
-    return "zoo" if name in NETWORKS.names() else "torchvision"
+    return "zoo" if name in NETWORKS else "torchvision"

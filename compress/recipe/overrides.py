@@ -1,7 +1,11 @@
-"""Overrides: what flags, experiments and Python arguments change in a recipe's plain data. Does not import torch."""
+"""Overrides: changes to a recipe by flags, experiments and Python arguments.
+
+They change plain data, before it is validated. Does not import torch.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from compress.recipe.schema import STAGE_TYPES
 from compress.runtime.errors import UserError, did_you_mean
 
 ROLES = ("teacher", "student")
+WEIGHTS_SUFFIXES = (".pth", ".pt")
 
 
 def apply_overrides(
@@ -19,47 +24,72 @@ def apply_overrides(
 ) -> dict[str, Any]:
     """Apply `overrides` to a recipe's plain data.
 
-    Keys may be dotted: ``teacher.name``; ``finetune.epochs``, of all stages of that kind; ``stages.2.alpha``, of
-    the second stage. As on the command line, a plain ``teacher`` or ``student`` is a network's name or a weights
-    file, and ``stem`` is the student's. A value of None is no override.
+    Keys may be dotted: ``teacher.name``; ``finetune.epochs``, of all stages of that kind;
+    ``stages.2.alpha``, of the second stage. As on the command line, a plain ``teacher`` or
+    ``student`` is a network's name or a weights file, and ``stem`` is the student's. A value of
+    None is no override.
 
     Args:
-        table: the recipe's plain data; nested tables are changed in place.
-        where: what messages call the recipe.
+        table: the recipe's plain data, which is left as it is.
+        where: name of the recipe in messages.
 
     Returns:
-        The new table. Budgets among the overrides replace all budgets of the recipe.
+        The new table. Budgets among the overrides replace all budgets of the recipe. A network's
+        name drops the weights and the source of the network it replaces.
 
     Raises:
         UserError: a key leads nowhere, or a trained student is combined with an untrained teacher.
+
+    Example:
+        >>> apply_overrides({"teacher": {"name": "resnet50"}}, {"teacher.head": [256]})
+        {'teacher': {'name': 'resnet50', 'head': [256]}}
     """
-    if any(overrides.get(key) is not None for key in BUDGET_KEYS):
-        table = {key: value for key, value in table.items() if key not in BUDGET_KEYS}
     changes = dict(_expand(key, value) for key, value in overrides.items() if value is not None)
-    teacher = changes.get("teacher", {"name": changes.get("teacher.name")})
-    weights = changes.get("teacher.weights") or teacher.get("weights")
-    if changes.get("student.weights") and teacher.get("name") and not weights:
-        raise UserError(
-            "a trained student is its own teacher; or pass the weights file of another one"
-        )
+    table, changes = copy.deepcopy(table), copy.deepcopy(changes)
+    if not changes.keys().isdisjoint(BUDGET_KEYS):
+        table = {key: value for key, value in table.items() if key not in BUDGET_KEYS}
+    _check_teacher(changes)
     for key, value in _names_first(changes):
         *path, leaf = key.split(".")
-        for target in _find_tables(table, path, f"{key}: there is nothing of that name in {where}"):
-            if leaf == "name" and path and path[0] in ROLES:
-                # A network that is named is built anew.
+        refusal = f"{key}: there is nothing of that name in {where}"
+        for target in _find_tables(table, path, refusal):
+            if leaf == "name" and path in (["teacher"], ["student"]):
+                # These belong to the network that had the role before.
                 target.pop("weights", None)
                 target.pop("source", None)
             target[leaf] = value
     return table
 
 
+def _check_teacher(changes: dict[str, Any]) -> None:
+    """Refuse a trained student with an untrained teacher: the student is its own teacher."""
+
+    def find(role: str, key: str) -> Any:
+        network = changes.get(role)
+        in_table = network.get(key) if isinstance(network, dict) else None
+        return changes.get(f"{role}.{key}") or in_table
+
+    teacher = find("teacher", "name") and not find("teacher", "weights")
+    if find("student", "weights") and teacher:
+        raise UserError(
+            "teacher: a trained student is its own teacher; leave the teacher out, or pass its"
+            " weights file"
+        )
+
+
 def _names_first(changes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield networks' names before their weights."""
-    return iter(sorted(changes.items(), key=lambda item: item[0].endswith(".weights")))
+    """Yield networks before their keys, and names before weights and sources."""
+    return iter(
+        sorted(changes.items(), key=lambda item: (item[0] not in ROLES, not _is_name(item[0])))
+    )
+
+
+def _is_name(key: str) -> bool:
+    return key in [f"{role}.name" for role in ROLES]
 
 
 def _find_tables(table: dict[str, Any], path: list[str], refusal: str) -> list[dict[str, Any]]:
-    """Return the tables at `path`: all stages of a kind, one stage by its number, or a nested table."""
+    """Return the tables at `path`: stages of a kind, the stage of a number, or a nested table."""
     first, known = path[:1], (*ROLES, "stages", *STAGE_TYPES)
     if first and first[0] not in known:
         raise UserError(refusal + did_you_mean(first[0], known))
@@ -86,9 +116,11 @@ def _expand(key: str, value: Any) -> tuple[str, Any]:
     if key == "stem":
         return "student.stem", value
     if key in ROLES and isinstance(value, str | Path):
-        if Path(value).suffix in (".pth", ".pt"):
-            return f"{key}.weights", str(value)
-        # Other families have no stem, whatever the recipe says.
-        has_stem = str(value).startswith(FAMILIES_WITH_STEM)
-        return (f"{key}.name", value) if has_stem else (key, {"name": str(value)})
+        name = str(value)
+        if Path(name).suffix in WEIGHTS_SUFFIXES:
+            return f"{key}.weights", name
+        if name.startswith(FAMILIES_WITH_STEM) and ":" not in name:
+            return f"{key}.name", name
+        # Other networks have no stem, whatever the recipe says.
+        return key, {"name": name}
     return key, value

@@ -1,8 +1,8 @@
-"""Registries: the names that recipes and flags accept, and where the object behind each name is defined.
+"""Registries: the names that recipes and flags accept, and where their objects are defined.
 
-Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch. Other packages add
-entries through the entry-point groups ``compress.methods``, ``compress.importances``, ``compress.data`` and
-``compress.networks``.
+Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch.
+Other packages add entries through the entry-point groups ``compress.methods``,
+``compress.importances``, ``compress.data`` and ``compress.networks``.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ from typing import Any
 
 from compress.runtime.errors import UserError, did_you_mean, one_line
 
+# The prefix of a data set that is a folder of images.
+FOLDER = "folder:"
+
 
 @dataclass(frozen=True)
 class Registry:
-    """Names of one kind of object.
+    """The names of one kind of object.
+
+    A built-in entry takes precedence over a plug-in's of the same name.
 
     Args:
-        kind: what an entry is called in messages, as ``method``.
-        group: the entry-point group in which other packages register entries.
+        kind: name of the kind in messages, as ``method``.
+        group: entry-point group in which other packages register entries.
         builtin: name to ``module:attribute``.
+
+    Example:
+        >>> "kd" in METHODS
+        True
     """
 
     kind: str
@@ -33,8 +42,11 @@ class Registry:
     builtin: Mapping[str, str]
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all entries, those of plug-ins last."""
-        return (*self.builtin, *(name for name in _plugins(self.group) if name not in self.builtin))
+        """Return the names of all entries, plug-ins last."""
+        return tuple(dict.fromkeys([*self.builtin, *_plugins(self.group)]))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.builtin or name in _plugins(self.group)
 
     def check_name(self, name: str) -> str:
         """Return `name` if it is registered.
@@ -42,12 +54,19 @@ class Registry:
         Raises:
             UserError: it is not; the message suggests the closest name.
         """
-        if name not in self.builtin and name not in _plugins(self.group):
-            known = self.names()
-            raise UserError(
-                f"unknown {self.kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(known)}"
-            )
+        if name not in self:
+            raise UserError(self.describe_unknown(name))
         return name
+
+    def describe_unknown(self, name: str, *also: str) -> str:
+        """Return a message that `name` is unknown, with the closest name and all known ones.
+
+        Args:
+            also: forms that are accepted besides the registered names, as ``folder:PATH``.
+        """
+        known = self.names()
+        hint = did_you_mean(name, known)
+        return f"unknown {self.kind} {name!r}{hint}; known: {', '.join([*known, *also])}"
 
     def load(self, name: str) -> Any:
         """Import and return the object registered as `name`.
@@ -59,11 +78,14 @@ class Registry:
         if name in self.builtin:
             module, _, attribute = self.builtin[name].partition(":")
             return getattr(importlib.import_module(module), attribute)
+        entry = _plugins(self.group)[name]
         try:
-            return _plugins(self.group)[name].load()
-        except Exception as error:  # a plug-in may fail in any way
+            return entry.load()
+        # A plug-in may fail in any way.
+        except Exception as error:
             raise UserError(
-                f"{self.kind} {name!r} cannot be imported: {one_line(error)}"
+                f"{self.kind} {name!r}: the plug-in {entry.value} cannot be imported:"
+                f" {one_line(error)}"
             ) from error
 
 
@@ -146,20 +168,18 @@ def check_data_name(data: str | None) -> Path | None:
     """Check that `data` is a registered data set, or ``folder:PATH``; None is accepted.
 
     Returns:
-        The folder, for ``folder:PATH``.
+        The folder for ``folder:PATH``, else None.
 
     Raises:
         UserError: there is no such data set, or no such folder.
     """
     if data is None:
         return None
-    if data.startswith("folder:"):
-        path = Path(data.removeprefix("folder:")).expanduser()
+    if data.startswith(FOLDER):
+        path = Path(data.removeprefix(FOLDER)).expanduser()
         if not path.is_dir():
             raise UserError(f"{data}: there is no folder {path}")
         return path
-    if data not in DATA_SOURCES.names():
-        known = ", ".join([*DATA_SOURCES.names(), "folder:PATH"])
-        hint = did_you_mean(data, DATA_SOURCES.names())
-        raise UserError(f"unknown data set {data!r}{hint}; known: {known}")
+    if data not in DATA_SOURCES:
+        raise UserError(DATA_SOURCES.describe_unknown(data, f"{FOLDER}PATH"))
     return None

@@ -1,26 +1,35 @@
 """Recipes as typed data: every key, its default, and what it means. Does not import torch.
 
-The text under a key is its documentation: ``docs/recipes.md`` and the JSON Schema are generated from it.
+The text under a key is its documentation: the tables in ``docs/recipes.md`` and the JSON Schema,
+``TypeAdapter(Recipe).json_schema()``, are generated from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from compress.recipe.budget import BUDGET_KEYS, Amount, Axis, parse_budgets
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.registry import IMPORTANCES, METHODS
+from compress.recipe.registry import (
+    DATA_SOURCES,
+    FOLDER,
+    IMPORTANCES,
+    METHODS,
+    Registry,
+    check_data_name,
+)
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 QUICK_IMAGES = 6_000
 
 
-def _check_order(crop: tuple[float, float]) -> tuple[float, float]:
+def _check_crop(crop: tuple[float, float]) -> tuple[float, float]:
     if crop[0] > crop[1]:
         raise ValueError("must name the smaller fraction first")
     return crop
@@ -37,30 +46,45 @@ def _to_int(number: float) -> float:
     return int(number) if number.is_integer() else number
 
 
+def _check_data(name: str) -> str:
+    # A folder is looked for when the data is opened: a run's recipe must load without it.
+    if not name.startswith(FOLDER):
+        check_data_name(name)
+    return name
+
+
+def _suggest(registry: Registry) -> Callable[[dict[str, Any]], None]:
+    """Return what adds a registry's names, those of plug-ins too, to a key's JSON Schema."""
+    return lambda schema: schema.update(enum=list(registry.names()))
+
+
+def _suggest_data(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"enum": list(DATA_SOURCES.names())}, {"pattern": f"^{FOLDER}"}]
+
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Area = Annotated[float, Field(gt=0, le=1)]
-Crop = Annotated[tuple[Area, Area], AfterValidator(_check_order)]
+Crop = Annotated[tuple[Area, Area], AfterValidator(_check_crop)]
 Auto = Annotated[Literal["auto", True, False], BeforeValidator(_refuse_number)]
 # Whole numbers stay whole in files.
 Epochs = Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_to_int)]
+DataName = Annotated[str, AfterValidator(_check_data), Field(json_schema_extra=_suggest_data)]
 MethodName = Annotated[
-    str,
-    AfterValidator(METHODS.check_name),
-    Field(json_schema_extra={"enum": list(METHODS.builtin)}),
+    str, AfterValidator(METHODS.check_name), Field(json_schema_extra=_suggest(METHODS))
 ]
 ImportanceName = Annotated[
-    str,
-    AfterValidator(IMPORTANCES.check_name),
-    Field(json_schema_extra={"enum": list(IMPORTANCES.builtin)}),
+    str, AfterValidator(IMPORTANCES.check_name), Field(json_schema_extra=_suggest(IMPORTANCES))
 ]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Augment:
-    """Augmentation of the training images; one drawing of it for the whole training set is a *view*.
+    """Augmentation of the training images.
+
+    One drawing of it for the whole training set is a *view*.
 
     Raises:
         ValidationError: a value is out of its range.
@@ -84,73 +108,78 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Train:
-    """A stage that trains: the teacher (`teach`), the student (`distill`), or a pruned network (`finetune`)."""
+    """A stage that trains the teacher (`teach`) or the student (`distill`, `finetune`)."""
 
     kind: Literal["teach", "distill", "finetune"]
-    """`teach`, `distill` or `finetune`."""
+    """`teach` trains the teacher on the labels. `distill` trains a new student. `finetune` trains
+    the student further, usually after a `prune` stage."""
     epochs: Epochs
-    """Passes over the training images; 0.7 is one that stops early."""
+    """Passes over the training images; 0.7 stops before the end of the first."""
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Image size in this stage, relative to the data's. Small images make the first epochs of a big network
-    affordable (progressive resizing)."""
+    """Image size in this stage, relative to the recipe's. Small images make the first epochs of a
+    big network affordable (progressive resizing)."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for the
-    rest)."""
+    """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for
+    the rest)."""
     lr: Positive = 0.1
-    """Peak learning rate: reached after the warm-up, then falling linearly to zero."""
+    """Peak learning rate, reached after the warm-up; it then falls linearly to zero."""
     weight_decay: NotNegative = 5e-4
-    """Weight decay of weights; biases and normalizations have none."""
+    """Weight decay of the weights; biases and normalizations have none."""
     warmup: Fraction = 0.2
     """Fraction of the steps in which the learning rate rises linearly from zero."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Label smoothing of the cross-entropy with the labels."""
+    """Smoothing of the labels in the cross-entropy."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of the exponential moving average of the weights, which becomes the result; 0 keeps the last
-    weights."""
+    """Decay of the exponential moving average of the weights, which becomes the result; 0 keeps
+    the last weights."""
     crop: Crop | None = (0.6, 1.0)
     """Range of the fraction of an image's area that a random crop keeps."""
     flip: Auto = "auto"
-    """Mirror half of the images. `auto` mirrors all data sets but `mnist`, whose digits have no mirror
-    image."""
+    """Mirror half of the images. `auto` mirrors every data set except `mnist`: a mirrored digit is
+    not a digit."""
     mixup: NotNegative = 0.0
     """Alpha of mixup; 0 is off."""
     cutmix: NotNegative = 0.0
     """Alpha of CutMix; 0 is off."""
     mix_prob: Fraction = 1.0
-    """Probability that a batch is mixed, by mixup or CutMix with equal chances."""
+    """Probability that a batch is mixed, by mixup or CutMix with equal chances if both are on."""
     erase_prob: Fraction = 0.0
     """Probability that a random rectangle of an image is erased."""
     distill_from: Literal["teacher", "student", "previous"] = "teacher"
-    """Network to distill from: the teacher; the distilled student as an assistant (Mirzadeh et al. 2019,
-    arXiv:1902.03393); or `previous`, the network as it was last trained: the uncut one right after a cut,
-    else itself (born again, Furlanello et al. 2018, arXiv:1805.04770). The last two need a `prune` stage
-    before."""
+    """Network to distill from: the teacher; the distilled student as an assistant (Mirzadeh et al.
+    2019, arXiv:1902.03393); or `previous`, the network as it was last trained. Right after a cut
+    `previous` is the network before the cut; otherwise it is the same network (born again,
+    Furlanello et al. 2018, arXiv:1805.04770). The last two need an earlier `prune` stage."""
     method: MethodName = "kd"
-    """Distillation method. Each adds a loss of its own to the base, which is the cross-entropy with the
-    labels and, by `alpha`, Hinton's KD."""
+    """Distillation method. Each adds a loss of its own to the base, which is the cross-entropy
+    with the labels and, by `alpha`, Hinton's KD."""
     temperature: Positive = 4.0
-    """Temperature of the softmax in KD."""
+    """Temperature of the softmax in KD and DKD."""
     alpha: Fraction | None = None
-    """Weight of KD in the base, against the labels; the method's own default if left out (0.5 for `kd` and
-    `fitnets`, 0 for the others)."""
+    """Weight of KD in the base, against the labels. Default: 0.5 for `kd` and `fitnets`, 0 for the
+    other methods."""
     beta: Positive | None = None
-    """Weight of the method's own loss; its paper's if left out."""
+    """Weight of the method's own loss. Default: its paper's."""
     taps: tuple[str, ...] = ()
     """Layers whose feature maps are compared: module paths that both networks have, or pairs
-    `teacher=student`. Left out: the stages of residual networks, else the last layer at each resolution."""
+    `teacher=student`. Default: the stages of residual networks, else the last layer at each
+    resolution."""
     fade: bool = False
-    """Let alpha fall linearly to zero over the stage."""
+    """Let `alpha` fall linearly to zero over the stage."""
     stop_at_teacher: bool = False
-    """Stop distilling once the student's validation accuracy reaches the teacher's (early-stopped KD, Cho
-    and Hariharan 2019, arXiv:1910.01348): from then on train on labels only."""
+    """Train on labels only once the student's validation accuracy reaches the teacher's
+    (early-stopped KD, Cho and Hariharan 2019, arXiv:1910.01348). A student that was better when it
+    was last trained does not distill at all."""
     views: Annotated[int, Field(ge=0)] = 0
-    """Number of augmented views of the training set that distilling epochs cycle through. The teacher sees
-    each view once; its logits are cached as far as there is room. 0 draws a new view every epoch."""
+    """Number of views that distilling epochs cycle through. The teacher sees each view once; its
+    logits are cached as long as there is room. 0 draws a new view every epoch, and the same ones
+    in every stage that augments alike."""
     freeze: Literal["backbone"] | None = None
-    """`backbone` trains the head only; everything else, running statistics too, stays as it is."""
+    """`backbone` trains only the head; everything else, running statistics included, stays as it
+    is."""
     compile: Auto = "auto"
-    """Run the network through torch.compile. `auto` measures whether that finishes the stage sooner. A
-    resumed run may change it."""
+    """Run the network through `torch.compile`. `auto` measures whether that finishes the stage
+    sooner. It changes only the speed and the last digits, so a resumed run may change it."""
 
     def augment(self, mirrors: bool) -> Augment:
         """Return the stage's augmentation; `mirrors` is what ``flip = "auto"`` stands for."""
@@ -158,23 +187,32 @@ class Train:
         return Augment(**keys | {"flip": mirrors if self.flip == "auto" else self.flip})
 
 
-@dataclass(frozen=True, kw_only=True, config=CONFIG)
+# The discriminator of the stages is required, although the Python class has a default.
+@dataclass(
+    frozen=True,
+    kw_only=True,
+    config=ConfigDict(**CONFIG, json_schema_extra={"required": ["kind"]}),
+)
 class Prune:
-    """A stage that prunes to its round's target. Targets are spaced evenly in ratio, from student to budget."""
+    """A stage that prunes to its round's target.
+
+    The targets are spaced evenly in ratio, from the student's cost to the budget.
+    """
 
     kind: Literal["prune"] = "prune"
-    """`prune`."""
+    """`prune` makes the network smaller, to this round's target."""
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Image size that the model was last trained at, relative to the data's."""
+    """Image size at which the network was last trained, relative to the recipe's."""
     mode: Literal["channels", "weights"] = "channels"
-    """`channels` removes whole channels: smaller and faster. `weights` sets single weights to zero: exactly
-    the budget is left, at the same size and speed."""
+    """`channels` removes whole channels: the network becomes smaller and faster. `weights` sets
+    single weights to zero: exactly the budget is left, at the same size and speed."""
     importance: ImportanceName = "taylor"
-    """Score by which channels, or weights, are ranked."""
+    """Score by which channels or weights are ranked."""
     samples: Count = 2048
-    """Training images on which importance and batch norms are measured."""
+    """Training images on which the importance and the batch norms are measured."""
     round_to: Count = 1
-    """Keep widths multiples of this where the budget allows it; processors are faster at 8 or 16."""
+    """Keep widths multiples of this where the budget allows it; processors are faster at 8 or
+    16."""
 
 
 Stage = Annotated[Train | Prune, Field(discriminator="kind")]
@@ -194,10 +232,10 @@ class Recipe:
 
     title: str = ""
     """One line for `compress recipes`."""
-    data: str = "fashion-mnist"
-    """Name of a data set, or `folder:PATH`."""
+    data: DataName = "fashion-mnist"
+    """Data set: a name, or a folder of images as `folder:PATH`."""
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    """Side in pixels to which images are resized; the data set's own if left out, 224 for folders."""
+    """Side in pixels to which images are resized. Default: the data set's own; 224 for folders."""
     max_images: Count | None = None
     """Train on at most this many images."""
     data_fraction: Area = 1.0
@@ -209,27 +247,34 @@ class Recipe:
     file_size: str | int | None = None
     """Bytes of the weights file: `400KB`, `0.4MB`, `400KiB`, or `30%` of the student's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of everything random: images, initial weights, views."""
+    """Seed of everything random: chosen images, initial weights, views."""
     batch_size: Count = 256
-    """Images in a batch; a distributed run shares them out."""
+    """Images in a batch; the processes of a distributed run share them."""
     minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
-    """Time budget for training and pruning together: epochs are fitted to it and only say how stages share
-    it. Each stage gets at least a fiftieth of the time left. A stage that continues from a trained network
-    is left out if there is hardly any. Rough for `fitnets`, `fsp` and `stagewise`, whose phases differ in
-    cost."""
+    """Time budget for training and pruning together. Epochs are fitted to it; those of the recipe
+    only say how the stages share it. Each stage gets at least a fiftieth of the time left. A stage
+    that continues from a trained network is skipped if hardly any is left. The fit is rough for
+    `fitnets`, `fsp` and `stagewise`, whose phases differ in cost."""
     teacher: ModelSpec
     """The teacher's network."""
     student: ModelSpec
     """The student's network."""
     stages: tuple[Stage, ...]
-    """The stages, in order."""
+    """The stages, in order: `teach`, `distill`, then `prune` and `finetune` in turns."""
 
     def budgets(self) -> dict[Axis, Amount]:
-        """Return the budgets that are given; the result satisfies all of them."""
+        """Return the budgets that are set; the result satisfies all of them.
+
+        Raises:
+            UserError: one is not understood.
+        """
         return parse_budgets({key: getattr(self, key) for key in BUDGET_KEYS})
 
     def quick(self) -> Recipe:
-        """Return a small version to try out: fewer images, a quarter of the epochs, nothing compiled."""
+        """Return a small version of the recipe to try out.
+
+        It has at most `QUICK_IMAGES` images, a quarter of the epochs, and compiles nothing.
+        """
         stages = tuple(
             replace(s, epochs=min(s.epochs, max(1, s.epochs // 4)), compile=False)
             if isinstance(s, Train)

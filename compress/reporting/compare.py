@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.deployment.latency import measure_latencies
-from compress.deployment.predict import score_test_split
 from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint, load
 from compress.models.cost import measure_cost
-from compress.models.memory_format import convs_to_channels_last
+from compress.models.memory_format import to_channels_last
 from compress.recipe.budget import Cost
+from compress.reporting.evaluation import score_test_split
 from compress.runtime.device import pick_device
 
 
@@ -59,7 +59,7 @@ def compare_models(
     scores = [score_test_split(checkpoint, data, device) for checkpoint in checkpoints]
     latencies = measure_latencies(
         [
-            (convs_to_channels_last(each.model).to(pick_device(device)), each.input_size)
+            (to_channels_last(each.model).to(pick_device(device)), each.input_size)
             for each in checkpoints
         ]
     )

@@ -1,4 +1,4 @@
-"""The machine at hand: its device, what the device supports, and the versions of the packages on it.
+"""The device of this machine, its abilities, and the versions of installed packages.
 
 torch is imported inside the functions, so that importing this module stays cheap.
 """
@@ -34,7 +34,8 @@ def pick_device(name: str) -> torch.device:
         raise UserError("device 'cuda': torch finds no GPU here; use --device cpu")
     use_gpu = name in ("auto", "cuda") and torch.cuda.is_available()
     device = torch.device("cuda" if use_gpu else "cpu")
-    if use_gpu and distributed.world_size() > 1:  # one GPU a process
+    if use_gpu and distributed.world_size() > 1:
+        # Each process has a GPU of its own.
         if distributed.local_rank() >= (gpus := torch.cuda.device_count()):
             raise UserError(
                 f"this machine has {gpus} GPUs: start at most {gpus} processes, or use --device cpu"
@@ -45,9 +46,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move `tensor` to `device`, through pinned memory if it is a GPU.
+    """Move `tensor` to `device`, through pinned memory if the device is a GPU.
 
-    A copy from pageable memory would wait for all work queued so far.
+    A copy from pageable memory would wait until the GPU has done all queued work.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -55,7 +56,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def full_precision() -> AbstractContextManager[None]:
-    """Return a context in which float32 convolutions on a GPU are not rounded to TF32."""
+    """Return a context in which a GPU does not round the inputs of float32 convolutions to TF32."""
     import torch
 
     if not torch.cuda.is_available():
@@ -79,7 +80,7 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 def can_compile(device: torch.device) -> bool:
     """Return True if torch.compile has a compiler here: C++ for CPU code, C for Triton on a GPU.
 
-    Always False in a distributed run, in which every batch norm would break the graph.
+    Always False in a distributed run: its batch norms communicate, and each would break the graph.
     """
     if distributed.world_size() > 1:
         return False
@@ -90,19 +91,14 @@ def can_compile(device: torch.device) -> bool:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the processor's name; for a CPU with the number of threads in use."""
+    """Return the name of the processor, for a CPU with the number of threads in use."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = (
-        torch.cpu.get_capabilities().get("cpu_name")
-        if hasattr(torch.cpu, "get_capabilities")
-        else None
-    )
-    return (
-        f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    name = has.get("cpu_name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def package_versions() -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""The processes of a distributed run, started by torchrun: each trains on its shard of every batch, the main one writes.
+"""The processes of a distributed run, started by torchrun.
 
-Without torchrun there is one process, and every function here returns at once. torch is only imported when there are
-several processes.
+Each process trains on its shard of every batch; the main one writes. Without torchrun there is one
+process, and every function here returns at once. torch is imported only if there are several
+processes.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ def process_group() -> Iterator[None]:
     Raises:
         UserError: another process is gone or does not answer, or torchrun sent SIGTERM.
     """
-    if _started() > 1:
-        # Set before torch is imported: DDP warns when it looks for unused parameters in vain.
+    if _launched() > 1:
+        # Set before torch is imported: DDP warns if it searches for unused parameters in vain.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if _started() < 2 or world_size() > 1:
+    if _launched() < 2 or world_size() > 1:
         yield
         return
     import torch
@@ -49,41 +50,44 @@ def process_group() -> Iterator[None]:
         raise UserError(
             f"WORLD_SIZE is set, but not {', '.join(missing)}: start the processes with torchrun"
         )
-    store, number, started = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    store, own_rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     gpus = torch.cuda.is_available() and dist.is_nccl_available()
     # Objects are broadcast, and counts are summed, on CPUs.
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    dist.init_process_group(backend, store=store, rank=number, world_size=started, timeout=TIMEOUT)
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
+    handler = signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         yield
     except (UserError, OSError, RuntimeError, KeyboardInterrupt, _Terminated) as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # this process is ending already
+        # This process is ending already.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         gone = isinstance(error, RuntimeError) and (
             isinstance(error, dist.DistError) or "gloo" in str(error)
         )
         if isinstance(error, RuntimeError) and not gone:
             raise
-        with suppress(RuntimeError):  # the store may be gone as well
+        # The store may be gone as well.
+        with suppress(RuntimeError):
             if store.add("failed", 1) > 1:
                 sys.exit(2)
         if gone:
-            what = (
-                f"another process of this run is gone or does not answer ({one_line(error)[:80]} …)"
-            )
-            raise UserError(f"{what}; {RESUME_HINT}") from error
+            reason = f"{one_line(error)[:80]} …"
+            raise UserError(
+                f"another process of this run is gone or does not answer ({reason}); {RESUME_HINT}"
+            ) from error
         if isinstance(error, _Terminated):
             raise UserError(
                 f"another process of this run is gone, or torchrun was stopped; {RESUME_HINT}"
             ) from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-    dist.destroy_process_group()  # not after an error: the others might never answer
+        signal.signal(signal.SIGTERM, handler)
+    # Not after an error: the others might never answer.
+    dist.destroy_process_group()
 
 
 class _Terminated(BaseException):
-    """SIGTERM: torchrun sends it to the remaining processes when one is lost, or when it is stopped itself."""
+    """SIGTERM: torchrun sends it when it loses another process, or when it is stopped itself."""
 
 
 def _raise_terminated(*_: object) -> None:
@@ -92,7 +96,7 @@ def _raise_terminated(*_: object) -> None:
 
 def world_size() -> int:
     """Return the number of processes in the run."""
-    if _started() < 2:
+    if _launched() < 2:
         return 1
     import torch.distributed as dist
 
@@ -100,22 +104,22 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return this process's number, counted from 0."""
+    """Return the rank of this process in the run."""
     return int(os.environ["RANK"]) if world_size() > 1 else 0
 
 
 def local_rank() -> int:
-    """Return this process's number among those on this machine, counted from 0."""
+    """Return the rank of this process among those on this machine."""
     return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Return True in the process that writes, prints and decides for all."""
+    """Return True in the process of rank 0, which writes, prints and decides for all."""
     return rank() == 0
 
 
 def shard() -> tuple[int, int]:
-    """Return this process's shard of every batch as (number, of how many); see `compress.data.batches.shard_range`."""
+    """Return this process's shard of every batch: its number, from 0, and how many there are."""
     return rank(), world_size()
 
 
@@ -125,9 +129,9 @@ def broadcast(value: T) -> T:
         return value
     import torch.distributed as dist
 
-    told = [value if is_main() else None]
-    dist.broadcast_object_list(told, src=0)
-    return told[0]  # type: ignore[return-value]
+    values = [value if is_main() else None]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]  # type: ignore[return-value]
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
@@ -147,12 +151,14 @@ def require_single_process(what: str) -> None:
     Raises:
         UserError: there are several processes.
     """
-    with process_group():  # so that only one of them reports it
+    # In the process group only one of them reports the error.
+    with process_group():
         if world_size() > 1:
             raise UserError(
-                f"{what} runs in one process: start it without torchrun, or start its runs one by one"
+                f"{what} runs in one process: start it without torchrun, or its runs one by one"
             )
 
 
-def _started() -> int:
+def _launched() -> int:
+    """Return the number of processes that torchrun started, before they join."""
     return int(os.environ.get("WORLD_SIZE") or 1)

@@ -27,6 +27,6 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if `error` is Python's MemoryError, or torch's message that a device is out of memory."""
+    """Return True if `error` is Python's MemoryError, or torch's error for a full device."""
     messages = ("out of memory", "can't allocate memory")
     return isinstance(error, MemoryError) or any(each in str(error) for each in messages)

@@ -1,9 +1,9 @@
-"""A step of training shared by several processes, so that it comes to what one would do with the whole batch."""
+"""Data parallelism: a training step shared among processes computes what one process would."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,54 +14,53 @@ from torch.overrides import TorchFunctionMode
 
 from compress.data.batches import Batch
 from compress.runtime import distributed
-
-if TYPE_CHECKING:
-    from compress.training.trainer import Forward, Objective
+from compress.training.objective import Forward, Losses, Objective, total_loss
 
 
-def shared(
+def share_step(
     model: nn.Module, student: Forward, objective: Objective
-) -> Callable[[Batch, float], Tensor]:
-    """The loss of `student`, the forward pass of `model`, on this process's share of a batch, at a progress (0 to 1).
+) -> Callable[[Batch, float], tuple[Tensor, Losses]]:
+    """Return a training step on this process's shard of a batch: the loss, and its named parts.
 
-    The gradients that its backward pass leaves, in the model's parameters and in the objective's own, are those of the
-    whole batch, in every process. `model` is left as it is, but has the first process's weights.
+    The backward pass leaves the gradients of the whole batch, in every process, in the model's
+    parameters and in the objective's own. All processes start from the main one's weights.
+
+    Args:
+        student: the forward pass of `model`.
     """
-    # Objectives of several phases leave a part of the parameters out, and so may anyone's network: DDP has to look
-    # which.
-    shares = _Share(model, student, objective)
+    # Objectives with phases leave some parameters out, and so may any network: DDP has to look for
+    # unused ones.
     step = DistributedDataParallel(
-        shares, find_unused_parameters=True, gradient_as_bucket_view=True
+        _ShardedLoss(model, student, objective),
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
     )
-    if all(
-        isinstance(module, _BatchNorm)
-        for module in model.modules()
-        if list(module.buffers(recurse=False))
-    ):
-        step.broadcast_buffers = (
-            False  # batch norms' statistics are of the whole batch, the same in all processes
-        )
+    with_buffers = [m for m in model.modules() if list(m.buffers(recurse=False))]
+    if all(isinstance(module, _BatchNorm) for module in with_buffers):
+        # Statistics are of the whole batch, the same in all processes.
+        step.broadcast_buffers = False
     return step
 
 
-class _Share(nn.Module):
-    """DDP wraps the loss, not the network: an objective may look into the network and has parameters of its own."""
+class _ShardedLoss(nn.Module):
+    """DDP wraps the loss, not the network: an objective may have parameters of its own."""
 
     def __init__(self, model: nn.Module, student: Forward, objective: Objective) -> None:
         super().__init__()
         self.model, self.student, self.objective = model, student, objective
 
-    def forward(self, batch: Batch, progress: float) -> Tensor:
+    def forward(self, batch: Batch, progress: float) -> tuple[Tensor, Losses]:
         with _WholeBatchNorm():
-            loss = self.objective(self.student, batch, progress)
-        # losses are means over images, and DDP takes the plain mean over processes
-        return loss * (
-            distributed.world_size() * len(batch.images) / (len(batch.images) + batch.elsewhere)
-        )
+            losses = self.objective(self.student, batch, progress)
+        # Losses are means over images, and DDP averages over processes.
+        images = len(batch.images)
+        weight = distributed.world_size() * images / (images + batch.elsewhere)
+        scaled = {name: loss.detach() * weight for name, loss in losses.items()}
+        return total_loss(losses) * weight, scaled
 
 
 class _WholeBatchNorm(TorchFunctionMode):
-    """Within this, batch norms that learn take their statistics from the whole batch; no module is touched."""
+    """Inside this context, batch norms in training mode use the statistics of the whole batch."""
 
     def __torch_function__(
         self,
@@ -83,20 +82,19 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """As `torch.nn.functional.batch_norm`, of this process's share (B, C, …) of a batch.
+    """Do what `torch.nn.functional.batch_norm` does, on this process's shard (B, C, …) of a batch.
 
-    torch's own SyncBatchNorm has no code for CPUs, and on a GPU it waits at each layer to see which shares are empty.
+    torch's SyncBatchNorm has no CPU kernel, and on a GPU it waits at each layer to see which shards
+    are empty.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     values = input.float()
     var, mean = torch.var_mean(values, [d for d in range(input.dim()) if d != 1], correction=0)
-    mean, var = (
-        mean.double(),
-        var.double(),
-    )  # so that subtracting the square of a mean leaves enough digits
+    # In float64, so that subtracting the square of a mean leaves enough digits.
+    mean, var = mean.double(), var.double()
     number = input.numel() // input.shape[1] * torch.ones_like(mean)
-    moments: Tensor = _Added.apply(
+    moments: Tensor = _AllReduceSum.apply(
         torch.stack([number, number * mean, number * (var + mean.square())])
     )
     number, mean, var = moments.unbind()
@@ -112,8 +110,8 @@ def _batch_norm(
     return (values * scale.float().view(shape) + shift.float().view(shape)).to(input.dtype)
 
 
-class _Added(torch.autograd.Function):
-    """`processes.added`, through which gradients flow."""
+class _AllReduceSum(torch.autograd.Function):
+    """`distributed.all_reduce_sum` with gradients."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class Events:
 
         Args:
             epochs: how many there will be; 2.5 are three, the last one short.
-            history: the metrics of each epoch so far: ``epoch``, ``loss``, every named loss, ``val`` (0 to 1)
-                and ``seconds`` since the stage began.
+            history: the metrics of each epoch so far: ``epoch``, ``loss``, every named loss,
+                ``val`` (0 to 1) and ``seconds`` since the stage began.
         """
 
     def log(self, text: str) -> None:

@@ -1,8 +1,11 @@
-"""Muon: convolutions learn by orthogonal steps, everything else by SGD.
+"""Muon: orthogonal steps for convolutions, SGD for everything else.
 
-Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon), with
-what Jordan 2024 ("94 % on CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498) adds for convolutions: their
-weights keep their norm, which in front of a normalization has no meaning but slows learning down as it grows.
+Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
+(kellerjordan.github.io/posts/muon), with the extension to convolutions of Jordan 2024 ("94 % on
+CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498): their weights keep their norm, which
+means nothing in front of a normalization but slows learning down as it grows.
+
+torch.optim.Muon only takes matrices.
 """
 
 from __future__ import annotations
@@ -16,20 +19,29 @@ import torch
 from torch import Tensor
 
 MOMENTUM = 0.9
-TURN = 0.1  # how far a convolution's weights turn in a step, in radians, at a learning rate of 1
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1
+# Rotation of a convolution's weights in one step, in radians, at a learning rate of 1.
+ROTATION = 0.1
+# Of the quintic that drives singular values towards 1.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """An optimizer with SGD's learning rates: at the `lr` that suits SGD, convolutions turn by ``TURN * lr`` a step.
+    """An optimizer at SGD's learning rates: at `lr`, a step rotates convolutions by ``ROTATION *
+    lr``.
 
-    Convolutions (four-dimensional parameters) take the direction of their momentum with all singular values made equal,
-    and keep their norm, so that weight decay means nothing to them. All else is SGD with Nesterov's momentum.
+    Convolutions (four-dimensional parameters) move in the direction of their momentum with all
+    singular values made equal, and keep their norm: weight decay means nothing to them. Everything
+    else is trained by SGD with Nesterov momentum.
 
     Args:
-        groups: parameters, or groups of them with their own `weight_decay`, as for any torch optimizer; and with `turn`
-            false for convolutions whose norm matters, since no normalization follows.
+        groups: parameters, or groups of them with their own `weight_decay`, as for any torch
+            optimizer; ``turn`` is False for convolutions whose norm matters, because no
+            normalization follows.
+        lr: the learning rate.
+
+    Example:
+        >>> optimizer = Muon(model.parameters(), lr=0.1)
     """
 
     def __init__(self, groups: Iterable[Any], lr: float) -> None:
@@ -37,18 +49,18 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step along the gradients that are there."""
+        """Take one step along the gradients; parameters without one stay as they are."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             filters = [p for p in parameters if group["turn"] and p.dim() == 4]
             others = [p for p in parameters if not group["turn"] or p.dim() != 4]
             if others:
-                _sgd(others, self._directions(others, group["weight_decay"]), group["lr"])
+                _sgd(others, self._nesterov(others, group["weight_decay"]), group["lr"])
             if filters:
-                self._turn(filters, group["lr"] * TURN)
+                self._rotate(filters, group["lr"] * ROTATION)
 
-    def _directions(self, parameters: list[Tensor], weight_decay: float = 0.0) -> list[Tensor]:
-        """Nesterov's look ahead: gradients, and the momentum as it will be."""
+    def _nesterov(self, parameters: list[Tensor], weight_decay: float = 0.0) -> list[Tensor]:
+        """Update the momenta, and return Nesterov's directions."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         if weight_decay:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=weight_decay))
@@ -60,13 +72,13 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_add_(momenta, gradients)
         return list(torch._foreach_add(gradients, momenta, alpha=MOMENTUM))
 
-    def _turn(self, filters: list[Tensor], angle: float) -> None:
+    def _rotate(self, filters: list[Tensor], angle: float) -> None:
         for p in filters:
             if "norm" not in self.state[p]:
                 norm = p.norm()
                 self.state[p]["norm"] = torch.where(norm > 0, norm, math.sqrt(len(p)))
         norms = [self.state[p]["norm"] for p in filters]
-        steps = orthogonal([d.flatten(1) for d in self._directions(filters)])
+        steps = orthogonalize([d.flatten(1) for d in self._nesterov(filters)])
         lengths = torch._foreach_div(_norms(steps), norms)
         steps = [
             s.view(p.shape)
@@ -81,16 +93,21 @@ def _sgd(parameters: list[Tensor], directions: list[Tensor], lr: float) -> None:
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    """Of what may be divided by: a layer behind a scale of zero has gradients of zero, and stays where it is."""
+    """Return norms that can be divided by.
+
+    A layer behind a scale of zero has zero gradients, and stays where it is.
+    """
     norms = list(torch._foreach_norm(tensors))
     torch._foreach_clamp_min_(norms, 1e-12)
     return norms
 
 
-def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
-    """Each matrix with its singular values drawn towards 1 (to about 0.7 ... 1.2), by Newton and Schulz's iteration.
+def orthogonalize(matrices: list[Tensor]) -> list[Tensor]:
+    """Return each matrix with its singular values near 1 (about 0.7 to 1.2), by Newton-Schulz
+    iteration.
 
-    Matrices are padded with zeros to powers of two, which changes nothing but lets those of like shape be done at once.
+    Matrices are padded with zeros to powers of two, which changes nothing, and those of one shape
+    are done at once.
     """
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]

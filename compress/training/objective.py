@@ -20,13 +20,13 @@ Losses = dict[str, Tensor]
 class Objective(Protocol):
     """Computes the named losses of a student on a batch.
 
-    The names are ``labels`` (loss on the labels), ``distillation`` (loss on the teacher's logits) and ``features``
-    (loss on feature maps), or a method's own. An objective may be an nn.Module: its parameters, such as
-    projections, are trained along with the model.
+    The names are ``labels`` (loss on the labels), ``distillation`` (loss on the teacher's logits)
+    and ``features`` (loss on feature maps), or a method's own. An objective may be an nn.Module:
+    its parameters, such as projections, are trained along with the model.
 
     Optional attributes:
-        phases: ends of its phases as fractions of the training, the last 1; the learning rate rises and falls once in
-            each.
+        phases: ends of its phases as fractions of the training, the last 1; the learning rate rises
+            and falls once in each.
         on_epoch_start: called before each epoch with the best validation accuracy so far, 0 to 1.
         uses_teacher: False while the objective needs nothing of its teacher.
     """

@@ -1,4 +1,4 @@
-"""Convolutions whose output is a single pixel, computed as the products of matrices that they are."""
+"""Convolutions whose output is a single pixel, computed as matrix products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
-AS_CALLED = [
+ARGUMENT_TYPES = [
     tuple,
     tuple,
     tuple,
@@ -19,15 +19,20 @@ AS_CALLED = [
 
 
 class SinglePixels(TorchFunctionMode):
-    """Inside this context, which is for a CPU, convolutions that make maps of one pixel are products of matrices.
+    """Inside this context, convolutions on a CPU that put out 1×1 maps are matrix products.
 
-    Small images end in such maps, half of a ResNet50's weights at 28 pixels meet no others; oneDNN learns them at a
-    quarter of the speed of its matrix products. Its convolutions in bfloat16 also leave the gradients of taps that see
-    nothing but padding as the memory happened to be; here they are zero.
+    Networks end in such maps on small images: half of a ResNet50's weights at 28 pixels see nothing
+    else. oneDNN trains them at a quarter of the speed of its matrix products. Its bfloat16
+    convolutions also leave the gradients of taps that only see padding uninitialized; here they are
+    zero.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.conv2d and not kwargs and [type(arg) for arg in args[3:]] == AS_CALLED:
+        if (
+            func is torch.conv2d
+            and not kwargs
+            and [type(arg) for arg in args[3:]] == ARGUMENT_TYPES
+        ):
             product = _as_product(*args)
             if product is not None:
                 return product
@@ -43,7 +48,8 @@ def _as_product(
     dilation: Pair,
     groups: int,
 ) -> Tensor | None:
-    """The convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1, 1), or None."""
+    """Return the convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1,
+    1), or None."""
     if dilation != (1, 1) or images.dim() != 4:
         return None
     sides, kernel = images.shape[2:], weight.shape[2:]
@@ -64,5 +70,5 @@ def _as_product(
 
 
 def _flat(maps: Tensor) -> Tensor:
-    """(N, C, H, W) as (N, H × W × C): a view, where the channels come last in memory."""
+    """Return maps (N, C, H, W) as (N, H × W × C): a view of channels-last memory."""
     return maps.permute(0, 2, 3, 1).flatten(1)

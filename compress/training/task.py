@@ -1,6 +1,7 @@
 """Tasks: what a target is, the loss on labels, the metric, and what the network must put out.
 
-Classification is the only task. A second one, such as segmentation, is a class with the same methods.
+Classification is the only task. A second one, such as segmentation, is a class with the same
+methods.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from torch import Tensor
 class Classification:
     """Single-label classification.
 
-    Targets are class numbers, int64 (B,), or distributions over classes, float32 (B, classes), as mixup and CutMix
-    make them.
+    Targets are class numbers, int64 (B,), or distributions over classes, float32 (B, classes), as
+    mixup and CutMix make them.
 
     Args:
         classes: the number of classes.
@@ -27,7 +28,8 @@ class Classification:
     metric = "top-1 accuracy"
 
     def encode_targets(self, targets: Tensor) -> Tensor:
-        """Encode class numbers, int64 (B,), as distributions that can be mixed: float32 (B, classes)."""
+        """Encode class numbers, int64 (B,), as distributions that can be mixed: float32 (B,
+        classes)."""
         return F.one_hot(targets, self.classes).float()
 
     def class_numbers(self, targets: Tensor) -> Tensor:

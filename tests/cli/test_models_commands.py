@@ -1,4 +1,4 @@
-"""`summary`, `prune` and `adopt`: what they print and refuse. `compare` is tested in reporting."""
+"""`summary`, `prune`, `adopt` and `compare`: what they print and refuse."""
 
 from __future__ import annotations
 
@@ -74,3 +74,23 @@ def test_adopt_refuses_a_mean_that_is_no_number(text: str) -> None:
     words = ["adopt", __file__, "--network", "resnet18", "--data", "mnist", "--mean", text]
     refused = CliRunner().invoke(main, words)
     assert refused.exit_code == 2 and "--mean" in refused.stderr and repr(text) in refused.stderr
+
+
+@pytest.mark.slow
+def test_compare_shows_files_side_by_side(run: Compress, weights: Path, tmp_path: Path) -> None:
+    dense, sparse = tmp_path / "dense.pth", tmp_path / "sparse.pth"
+    run("prune", "-w", weights, "--budget", "50k", "--out", dense)
+    run("prune", "-w", weights, "--budget", "50k", "--mode", "weights", "--out", sparse)
+    shown = run("compare", dense, sparse, weights).out
+    assert "50,000 not zero" in shown and "11,170,884" in shown
+    assert len(re.findall(r"[\d.]+ ms", shown)) == 3
+    pruned, zeroed, original = re.findall(r"([\d,.]+) M │", shown)
+    # Zeros are multiplied as well.
+    assert pruned != zeroed == original
+
+
+def test_compare_names_a_file_that_is_missing(weights: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "none.pth"
+    refused = CliRunner().invoke(main, ["compare", str(weights), str(missing)])
+    assert refused.exit_code == 2 and refused.stdout == ""
+    assert refused.stderr == f"error: {missing}: no such file\n"

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from seeing import (
+from toy_classifiers import (
     CORNER,
     CORNERS,
     SHADE,

@@ -1,110 +1,137 @@
-"""Images in, classes out: told by networks whose answer shows what they were given."""
+"""Predictions of classifiers whose result shows how an image was read."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from PIL import Image
-from seeing import CORNER, CORNERS, SHADE, SHADES, Corner, best, checkpoint, corner_image
-from torch import nn
+from torch import Tensor, nn
+from toy_classifiers import CORNER, CORNERS, SHADE, SHADES, Corner, best, checkpoint, corner_image
 
-from compress.deployment.predict import Prediction, predict, prepare, score, to_json, write_csv
+from compress.deployment.predict import Prediction, predict, to_json, write_csv
 from compress.models.checkpoint import load
 from compress.runtime.errors import UserError
 
+ROOT = Path(__file__).parents[2]
+WEIGHTS = ROOT / "weights" / "sweep" / "fashion-mnist-10k.pth"
+IMAGES = sorted((ROOT / "docs" / "images").glob("*.png"))
 
-def test_predict_reads_no_more_than_a_batch_ahead() -> None:
-    taken: list[int] = []
 
-    def images() -> Any:
+def test_images_are_read_at_most_one_batch_ahead() -> None:
+    read: list[int] = []
+
+    def images() -> Iterator[Image.Image]:
         for number in range(10):
-            taken.append(number)
+            read.append(number)
             yield corner_image()
 
-    stream = predict(CORNER, images(), batch=4)
-    assert taken == []
+    stream = predict(CORNER, images(), batch_size=4)
+    assert read == []
     next(stream)
-    assert len(taken) == 4
+    assert len(read) == 4
     assert len(list(stream)) == 9
 
 
-def test_top_is_sorted_and_at_most_all_classes() -> None:
+def test_top_classes_are_sorted_and_at_most_all() -> None:
     (one,) = predict(SHADE, [Image.new("L", (4, 4), 200)], top=99)
     names, probabilities = zip(*one.top, strict=True)
-    assert sorted(names) == sorted(SHADES) and sorted(probabilities, reverse=True) == list(
-        probabilities
-    )
+    assert sorted(names) == sorted(SHADES)
+    assert list(probabilities) == sorted(probabilities, reverse=True)
     assert sum(probabilities) == pytest.approx(1)
-    assert [len(p.top) for p in predict(SHADE, [Image.new("L", (4, 4))], top=1)] == [1]
+    assert [len(each.top) for each in predict(SHADE, [Image.new("L", (4, 4))], top=1)] == [1]
 
 
-def test_many_images_get_the_answers_that_few_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From so many images on, whatever the batch, batch norms are fuse_conv_bn; the network's own are far from identity."""
-    root = Path(__file__).parent.parent
-    known = load(root / "weights" / "sweep" / "fashion-mnist-10k.pth")
-    images = sorted((root / "docs" / "images").glob("*.png"))
-    few = list(predict(known, images, top=10))
-    monkeypatch.setattr("compress.deployment.predict.FOLDING", 4)
-    stream = predict(known, images, batch=2, top=10)
+def test_a_path_and_a_loaded_file_give_the_same_predictions() -> None:
+    by_path = list(predict(WEIGHTS, IMAGES))
+    assert by_path == list(predict(load(WEIGHTS), IMAGES))
+    assert len({prediction.top[0][0] for prediction in by_path}) > 5
+
+
+def test_many_images_get_the_predictions_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the batch on in which images are many, no batch norm is left."""
+    known = load(WEIGHTS)
+    few = list(predict(known, IMAGES, top=10))
+    monkeypatch.setattr("compress.deployment.predict.FUSE_FROM", 4)
+    stream = predict(known, IMAGES, batch_size=2, top=10)
     many = [next(stream), next(stream)]
     monkeypatch.setattr(
-        "torch.nn.functional.batch_norm", lambda *_, **__: pytest.fail("a batch norm is at work")
+        "torch.nn.functional.batch_norm", lambda *_, **__: pytest.fail("a batch norm is left")
     )
     many += stream
+    assert len(many) == len(IMAGES)
     for a, b in zip(few, many, strict=True):
         assert dict(a.top) == pytest.approx(dict(b.top), abs=1e-5) and a.image == b.image
 
 
-def test_predict_leaves_the_model_as_it_was() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3), Corner())
+def test_model_of_the_checkpoint_does_not_change() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), Corner())
     known = checkpoint(model, CORNERS, centre=0)
     model.train()
-    assert best(known, corner_image()) == ["top left"]
-    assert model.training and model[0].num_batches_tracked == 0
+    before = {key: (value.clone(), value.stride()) for key, value in model.state_dict().items()}
+    assert len(list(predict(known, [corner_image()] * 300))) == 300
+    assert model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key][0]) and value.stride() == before[key][1]
+
+
+class Layouts(nn.Module):
+    """A classifier that records the memory format of its convolution."""
+
+    seen: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        weight = self.conv.weight
+        self.seen.append(weight.is_contiguous(memory_format=torch.channels_last))
+        return self.conv(images).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_convolutions_are_channels_last_during_predictions() -> None:
+    Layouts.seen.clear()
+    next(predict(checkpoint(Layouts(), CORNERS), [corner_image()]))
+    assert Layouts.seen == [True]
+
+
+def test_image_without_a_name_is_a_dash(tmp_path: Path) -> None:
+    corner_image().save(tmp_path / "corner.png")
+    sources = [corner_image(), Image.open(tmp_path / "corner.png"), tmp_path / "corner.png"]
+    names = [each.image for each in predict(CORNER, sources)]
+    assert names == ["-", str(tmp_path / "corner.png"), str(tmp_path / "corner.png")]
+    assert best(CORNER, *sources) == ["top left"] * 3
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top": 0}, {"batch_size": 0}, {"device": "cuda:99"}, {"device": "toaster"}]
+    ("option", "value"),
+    [("top", 0), ("batch_size", 0), ("device", "cuda:99"), ("device", "toaster")],
 )
-def test_wrong_options_are_told_at_once(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UserError) as error:
-        predict(CORNER, [], **wrong)
+def test_wrong_option_is_refused_at_the_call(option: str, value: Any) -> None:
+    with pytest.raises(UserError, match=option) as error:
+        predict(CORNER, [], **{option: value})
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_weights_file_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such file"):
+def test_missing_weights_file_is_refused_at_the_call(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
         predict(tmp_path / "none.pth", [])
 
 
-def test_score_counts_by_class() -> None:
-    pixels = torch.stack(
-        [prepare(corner_image(box=box), CORNER) for box in ((0, 0, 20, 20), (20, 0, 40, 20))]
-    )
-    soft = torch.tensor([[0.6, 0.4, 0, 0], [0.3, 0, 0.7, 0]])
-    batches = [
-        SimpleNamespace(images=pixels, targets=soft),
-        SimpleNamespace(images=pixels[:1], targets=soft[:1]),
-    ]
-    correct, total = score(CORNER.model, batches, 4)
-    assert correct.tolist() == [2, 0, 0, 0] and total.tolist() == [2, 0, 1, 0]
-    assert correct.dtype == total.dtype == torch.int64
-
-
-ROWS = (
+PREDICTIONS = (
     Prediction("a, b.png", (("cat", 0.75), ("dog", 0.25))),
     Prediction("bad\udc80.png", (), "no such file"),
 )
 
 
-def test_json() -> None:
-    assert json.loads(to_json(ROWS)) == [
+def test_json_has_an_entry_per_image() -> None:
+    assert json.loads(to_json(PREDICTIONS)) == [
         {
             "image": "a, b.png",
             "top": [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}],
@@ -114,9 +141,9 @@ def test_json() -> None:
     assert json.loads(to_json([])) == []
 
 
-def test_csv_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_csv_has_a_line_per_class(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    write_csv(ROWS, path)
+    write_csv(PREDICTIONS, path)
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         assert list(csv.reader(file)) == [
             ["image", "rank", "class", "probability", "error"],
@@ -124,15 +151,30 @@ def test_csv_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
             ["a, b.png", "2", "dog", "0.25", ""],
             ["bad\udc80.png", "", "", "", "no such file"],
         ]
-    before = path.read_bytes()
 
-    def broken() -> Any:
-        yield ROWS[0]
+
+def test_interrupted_csv_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def interrupted() -> Iterator[Prediction]:
+        yield PREDICTIONS[0]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_csv(broken(), path)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-    for wrong in (tmp_path, tmp_path / "none" / "out.csv", Path("/dev/null")):
-        with pytest.raises(UserError, match="cannot be written"):
-            write_csv(ROWS, wrong)
+        write_csv(interrupted(), path)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_csv_through_a_link_replaces_its_target(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.csv", tmp_path / "link.csv"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_csv(PREDICTIONS, link)
+    assert link.is_symlink() and target.read_bytes().startswith(b"image,rank")
+
+
+def test_csv_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none" / "out.csv", Path("/dev/null")):
+        with pytest.raises(UserError, match=f"{path}: cannot be written"):
+            write_csv(PREDICTIONS, path)

@@ -1,4 +1,4 @@
-"""Folding batch norms: the same answers from fewer layers, and what must not be fuse_conv_bn is not."""
+"""Fusing batch norms: equal outputs from fewer layers, and layers that must stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from compress.models.fuse_bn import fuse_conv_bn
 from compress.pruning.pruner import prune
 from compress.recipe.model_spec import ModelSpec
 
-NORMS = {  # how many there are, and how many of them no convolution comes straight before
+# Number of batch norms, and of those that do not follow a convolution directly.
+NORMS = {
     "resnet18": (20, 0),
     "mobilenet_v2": (52, 0),
     "shufflenet_v2_x0_5": (56, 0),
@@ -29,8 +30,8 @@ NORMS = {  # how many there are, and how many of them no convolution comes strai
 }
 
 
-def stirred(model: nn.Module, seed: int) -> nn.Module:
-    """`model` in double precision with batch norms as training might leave them: none is near the identity."""
+def randomize_norms(model: nn.Module, seed: int) -> nn.Module:
+    """Convert `model` to double precision and move its batch norms far from the identity."""
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         if (
@@ -46,40 +47,43 @@ def stirred(model: nn.Module, seed: int) -> nn.Module:
     return model.double()
 
 
-def norms(model: nn.Module) -> int:
+def count_norms(model: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
 @torch.no_grad()
-def check(model: nn.Module, images: Tensor) -> int:
-    """Hold the fuse_conv_bn network against `model`, which stays as it was; how many batch norms it has left."""
+def count_left(model: nn.Module, images: Tensor) -> int:
+    """Fuse, check that outputs are equal and `model` unchanged, and count the remaining norms."""
     before, training = copy.deepcopy(model.state_dict()), model.training
-    fold = fuse_conv_bn(model)
+    fused = fuse_conv_bn(model)
     now = model.state_dict()
     assert before.keys() == now.keys() and all(torch.equal(before[key], now[key]) for key in now)
-    assert model.training is training and not any(module.training for module in fold.modules())
+    assert model.training is training and not any(module.training for module in fused.modules())
     torch.testing.assert_close(
-        fold(images), copy.deepcopy(model).eval()(images), rtol=1e-9, atol=1e-9
+        fused(images), copy.deepcopy(model).eval()(images), rtol=1e-9, atol=1e-9
     )
-    return norms(fold)
+    return count_norms(fused)
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_networks_answer_the_same(name: str) -> None:
+def test_fused_network_has_equal_outputs(name: str) -> None:
     torch.manual_seed(0)
-    model = stirred(build(ModelSpec(name), 10), 1)
-    assert (norms(model), check(model, torch.randn(2, 3, 32, 32, dtype=torch.float64))) == NORMS[
-        name
-    ]
+    model = randomize_norms(build(ModelSpec(name), 10), 1)
+    assert (
+        count_norms(model),
+        count_left(model, torch.randn(2, 3, 32, 32, dtype=torch.float64)),
+    ) == NORMS[name]
 
 
 @pytest.mark.parametrize("name", ["resnet10", "mobilenet_v3_small"])
-def test_pruned_networks_answer_the_same(name: str) -> None:
+def test_fused_pruned_network_has_equal_outputs(name: str) -> None:
     torch.manual_seed(0)
     model = build(ModelSpec(name), 10)
     half = sum(parameter.numel() for parameter in model.parameters()) // 2
-    pruned = stirred(prune(model, torch.zeros(1, 3, 32, 32), half, importance="magnitude"), 2)
-    assert check(pruned, torch.randn(2, 3, 32, 32, dtype=torch.float64)) == 0
+    pruned = randomize_norms(
+        prune(model, torch.zeros(1, 3, 32, 32), half, importance="magnitude"), 2
+    )
+    assert count_left(pruned, torch.randn(2, 3, 32, 32, dtype=torch.float64)) == 0
 
 
 @settings(deadline=None, max_examples=15)
@@ -91,7 +95,7 @@ def test_pruned_networks_answer_the_same(name: str) -> None:
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 99),
 )
-def test_any_convolution_takes_its_batch_norm_in(
+def test_any_convolution_is_fused(
     groups: int, bias: bool, affine: bool, padding: str, layout: torch.memory_format, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -100,11 +104,13 @@ def test_any_convolution_takes_its_batch_norm_in(
         memory_format=layout
     )
     model = model.train(seed % 2 == 0)
-    assert check(stirred(model, seed), torch.randn(3, 4, 8, 8, dtype=torch.float64)) == 0
+    assert (
+        count_left(randomize_norms(model, seed), torch.randn(3, 4, 8, 8, dtype=torch.float64)) == 0
+    )
 
 
 class Two(nn.Module):
-    """Two convolutions and two batch norms, put together by `way`."""
+    """Two convolutions and two batch norms, connected by `way`."""
 
     def __init__(self, way: Callable[[Two, Tensor], Tensor]) -> None:
         super().__init__()
@@ -124,44 +130,50 @@ def branching(net: Two, x: Tensor) -> Tensor:
     ("way", "left"),
     [
         (lambda net, x: net.m(net.b(net.n(net.a(x)))), 0),
-        (lambda net, x: net.n(net.a(x)) + net.m(net.a(x)), 2),  # one convolution, two batch norms
+        # One convolution, two batch norms.
+        (lambda net, x: net.n(net.a(x)) + net.m(net.a(x)), 2),
         (lambda net, x: net.m(net.a(net.n(net.a(x)))), 2),
-        (lambda net, x: net.n(net.a(x)) + net.n(net.b(x)), 2),  # one batch norm, two convolutions
-        (lambda net, x: (y := net.a(x)) + net.n(y), 2),  # others listen too
+        # One batch norm, two convolutions.
+        (lambda net, x: net.n(net.a(x)) + net.n(net.b(x)), 2),
+        # The convolution's output, its weight, or the running variance is also used elsewhere.
+        (lambda net, x: (y := net.a(x)) + net.n(y), 2),
         (lambda net, x: net.n(net.a(x)) + net.a.weight.sum(), 2),
         (lambda net, x: net.n(net.a(x)) * net.n.running_var.sum(), 2),
+        # An activation in between.
         (lambda net, x: net.b(net.n(net.a(x).relu())), 2),
-        (branching, 2),  # torch.fx cannot follow it
+        # torch.fx cannot trace it.
+        (branching, 2),
     ],
 )
-def test_what_would_change_the_answers_stays(
+def test_batch_norm_stays_where_fusing_would_change_outputs(
     way: Callable[[Two, Tensor], Tensor], left: int
 ) -> None:
     torch.manual_seed(0)
-    assert check(stirred(Two(way), 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == left
+    assert (
+        count_left(randomize_norms(Two(way), 0), torch.randn(2, 3, 8, 8, dtype=torch.float64))
+        == left
+    )
 
 
-def test_layers_that_work_their_weights_out_stay() -> None:
+def test_layers_with_parametrizations_or_hooks_stay() -> None:
     images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     two = Two(lambda net, x: net.m(net.b(net.n(net.a(x)))))
     parametrize.register_parametrization(two.a, "weight", nn.Tanh())
-    assert check(stirred(two, 0), images) == 1
+    assert count_left(randomize_norms(two, 0), images) == 1
     two = Two(lambda net, x: net.m(net.b(net.n(net.a(x)))))
     two.n.register_forward_hook(lambda module, inputs, output: output * 2)
     two.b.register_forward_pre_hook(lambda module, inputs: inputs[0] * 2)
-    assert check(stirred(two, 0), images) == 2
+    assert count_left(randomize_norms(two, 0), images) == 2
 
 
-def test_a_layer_of_two_names_is_one_layer() -> None:
+def test_layer_with_two_names_is_one_layer() -> None:
     two = Two(lambda net, x: net.also_n(net.also_a(x)))
     two.also_a, two.also_n = two.a, two.n
-    assert (
-        check(stirred(two, 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == 1
-    )  # m, which nobody asks
+    assert count_left(randomize_norms(two, 0), torch.randn(2, 3, 8, 8, dtype=torch.float64)) == 1
 
 
 class Remembering(nn.Module):
-    """Keeps what it computed, which no copy can be made of while gradients are wanted."""
+    """Keeps its features, which cannot be copied while they require gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,7 +184,8 @@ class Remembering(nn.Module):
         return self.seen.mean((2, 3))
 
 
-def test_a_network_that_cannot_be_copied_answers_itself() -> None:
+def test_network_that_cannot_be_copied_is_returned_itself() -> None:
     model, images = Remembering(), torch.rand(2, 3, 8, 8)
     before = model(images)
-    assert torch.equal(fuse_conv_bn(model)(images), before) and not model.training
+    assert fuse_conv_bn(model) is model and not model.training
+    assert torch.equal(model(images), before)

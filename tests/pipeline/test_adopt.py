@@ -30,7 +30,7 @@ def test_the_network_answers_as_it_did(name: str, tiny: Tiny, tmp_path: Path) ->
         size = 224
     torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
     known, right = compress.adopt(
-        tmp_path / "theirs.pt", name, f"folder:{tiny.data}", size=size, **SEEN
+        tmp_path / "theirs.pt", name, f"folder:{tiny.data}", image_size=size, **SEEN
     )
     compress.save(known, tmp_path / "ours.pth")
     kept = compress.load(tmp_path / "ours.pth")
@@ -88,7 +88,7 @@ def test_as_training_scripts_save_it(
     )
     if how == "alone":
         out = tmp_path / "run"
-        run("run", tiny.recipe, "--student", tmp_path / "ours.pth", "--limit", 64, "--out", out)
+        run("run", tiny.recipe, "--student", tmp_path / "ours.pth", "--max-images", 64, "--out", out)
         assert read_results(out)[1][-1].params <= 3000
 
 
@@ -114,17 +114,17 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
         (["five.pt", "--network", "resnet18", *data], "not a resnet18 of 4 classes"),
         (["nan.pt", "--network", "resnet18", *data], "'fc.bias' holds values that are not finite"),
         (["list.pt", "--network", "resnet18", *data], "holds no tensors by name"),
-        (["evil.pt", "--network", "resnet18", *data], "nothing was run"),
+        (["evil.pt", "--network", "resnet18", *data], "nothing was executed"),
         (["four.pt", "--network", "resnet18", "--data", "folder:nowhere"], "nowhere"),
         (
             ["four.pt", "--network", "resnet18", *data, "--std", "0.1,0.2"],
-            "one value is due, or three",
+            "give one value, or three",
         ),
-        (["four.pt", "--network", "resnet18", *data, "--std", "0"], "three positive deviations"),
+        (["four.pt", "--network", "resnet18", *data, "--std", "0"], "std"),
         (["four.pt", "--network", "resnet18", *data, "--mean", "grey"], "write a number"),
         (
             ["four.pt", "--network", "resnet18", *data, "--out", tmp_path / "there.pth"],
-            "is there already",
+            "already exists",
         ),
     ]
     for (file, *rest), words in wrong:
@@ -139,11 +139,11 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
 def test_tensors_in_memory_need_no_file(tiny: Tiny) -> None:
     theirs = build(ModelSpec("resnet18"), 4)
     known, _ = compress.adopt(
-        theirs.state_dict(), ModelSpec("resnet18"), f"folder:{tiny.data}", size=32
+        theirs.state_dict(), ModelSpec("resnet18"), f"folder:{tiny.data}", image_size=32
     )
     assert (
         torch.equal(known.model.state_dict()["fc.weight"], theirs.fc.weight)
         and not known.model.training
     )
     with pytest.raises(UserError, match="not a resnet18 of 4 classes"):
-        compress.adopt({"fc.weight": theirs.fc.weight}, "resnet18", f"folder:{tiny.data}", size=32)
+        compress.adopt({"fc.weight": theirs.fc.weight}, "resnet18", f"folder:{tiny.data}", image_size=32)

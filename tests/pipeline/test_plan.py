@@ -10,12 +10,10 @@ from tiny import NAMES, SIDE, Compress, Tiny
 
 from compress.models.build import build
 from compress.models.cost import measure_cost
-from compress.pipeline.context import side
 from compress.pipeline.plan import make_plan
-from compress.pruning import unstructured as weights
-from compress.pruning.pruner import narrowest
+from compress.pruning import unstructured
+from compress.pruning.pruner import prune_to_minimum
 from compress.recipe.load import load_recipe
-from compress.recipe.schema import Prune
 from compress.runtime.errors import UserError
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
@@ -31,27 +29,27 @@ BAD_FLAGS: list[tuple[list[str], str]] = [
     (["--student", "nowhere:net"], "nowhere"),
     (
         ["--student", "tinynets:maps"],
-        "network 'tinynets:maps' answers (1, 32, 2, 2) to one image, where (1, 4) was",
+        "'tinynets:maps' returns (1, 32, 2, 2) for one image; expected logits (1, 4)",
     ),
     (
         ["--teacher", "tinynets:pair"],
-        "network 'tinynets:pair' answers tuple to one image, where (1, 4) was due",
+        "'tinynets:pair' returns tuple for one image; expected logits (1, 4)",
     ),
-    (["--stem", "small"], "your own"),
+    (["--stem", "small"], "is custom"),
     (
         ["--student", "squeezenet1_1"],
-        "8×8 pixels: give it larger ones, --image-size 64 or the recipe's key `size = 64`",
+        "8×8 pixels: use larger ones, --image-size 64 or the recipe's key `image_size = 64`",
     ),
     (
         ["--student", "vit_b_16"],
-        "it takes 224×224 pixels, in a recipe with `size = 224` and `scale = 1`",
+        "it takes 224×224 pixels; set `image_size = 224` and `scale = 1`",
     ),
-    (["--image-size", "3"], "size: must be greater than or equal to 4, not 3"),
+    (["--image-size", "3"], "image_size: must be greater than or equal to 4, not 3"),
     (["--teacher", "missing.pth"], "missing.pth: no such file"),
     (["--data", "fashion_mnist"], "did you mean 'fashion-mnist'"),
-    (["--data", "folder:nowhere"], "there is no directory nowhere"),
-    (["--limit", "0"], "limit"),
-    (["--share", "2"], "share"),
+    (["--data", "folder:nowhere"], "no folder nowhere"),
+    (["--max-images", "0"], "max_images"),
+    (["--data-fraction", "2"], "data_fraction"),
     (["--seed", "-1"], "seed"),
     (["--minutes", "0"], "minutes: must be greater than 0, not 0"),
     (["--minutes", "-1"], "minutes: must be greater than 0, not -1"),
@@ -75,12 +73,12 @@ def test_what_cannot_be_had_is_one_line(
 
 def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> None:
     plan = make_plan(
-        load_recipe(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "size": 64})
+        load_recipe(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "image_size": 64})
     )
     assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("line", "stage"), [("batch = 32", "teach"), ("samples = 64", "prune")])
+@pytest.mark.parametrize(("line", "stage"), [("batch_size = 32", "teach"), ("samples = 64", "prune")])
 def test_single_images_that_end_as_single_pixels_are_refused(
     run: Compress, tiny: Tiny, tmp_path: Path, line: str, stage: str
 ) -> None:
@@ -123,7 +121,7 @@ def test_fewer_images(tiny: Tiny) -> None:
     assert whole == 198
     for overrides, images in (
         ({"max_images": 40}, 40),
-        ({"share": 0.5}, 99),
+        ({"data_fraction": 0.5}, 99),
         ({"max_images": 6000}, whole),
     ):
         assert len(make_plan(load_recipe(str(tiny.recipe), overrides)).data.train) == images
@@ -144,18 +142,18 @@ def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
     """The default recipe distills at half the side, and its last rounds are at the whole one."""
     for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):
         plan = make_plan(load_recipe("default", {"budget": budget, "max_images": 100}))
-        prunes = [place for place, step in enumerate(plan.steps) if step.stage.kind == "prune"]
-        before, first = (side(plan.steps[prunes[0] - back].stage, plan.data) for back in (1, 0))
+        prunes = [place for place, step in enumerate(plan.steps) if step.prune]
+        before, first = (plan.steps[prunes[0] - back].image_size for back in (1, 0))
         assert len(prunes) == rounds and first == before == 14
 
 
 def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size() -> None:
-    student = Path(__file__).parent.parent / "weights" / "fashion-mnist-100k.pth"
+    student = Path(__file__).parents[2] / "weights" / "fashion-mnist-100k.pth"
     plan = make_plan(
         load_recipe("default", {"student": str(student), "budget": "30k", "max_images": 100})
     )
-    prunes = [step for step in plan.steps if isinstance(step.stage, Prune)]
-    assert len(prunes) == 2 and side(prunes[0].stage, plan.data) == 28
+    prunes = [step for step in plan.steps if step.prune]
+    assert len(prunes) == 2 and prunes[0].image_size == 28
 
 
 def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
@@ -164,7 +162,7 @@ def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
     )
     for budget in ("3k", "60%"):
         steps = make_plan(load_recipe(str(recipe), {"budget": budget})).steps
-        assert [step.stage.mode for step in steps if isinstance(step.stage, Prune)] == [
+        assert [step.prune.mode for step in steps if step.prune] == [
             "channels",
             "weights",
         ]
@@ -176,8 +174,8 @@ def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny)
     )
     student = build(load_recipe(str(recipe)).student, 4)
     alone, channels = (
-        weights.least(student),
-        narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
+        unstructured.count_min_params(student),
+        prune_to_minimum(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
     )
     assert (
         make_plan(load_recipe(str(recipe), {"budget": min(alone, channels) - 1})).limits.params
@@ -191,8 +189,8 @@ def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> Non
     plan = make_plan(load_recipe(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
     whole = measure_cost(build(plan.recipe.student, 4), (3, SIDE, SIDE))
     first, last = [step.target for step in plan.steps if step.target is not None]
-    assert last == plan.limits and first.given().keys() == last.given().keys() == {"params", "macs"}
-    for axis, limit in last.given().items():
-        assert getattr(whole, axis) / first.given()[axis] == pytest.approx(
-            first.given()[axis] / limit, rel=1e-3
+    assert last == plan.limits and first.as_dict().keys() == last.as_dict().keys() == {"params", "macs"}
+    for axis, limit in last.as_dict().items():
+        assert getattr(whole, axis) / first.as_dict()[axis] == pytest.approx(
+            first.as_dict()[axis] / limit, rel=1e-3
         )

@@ -41,7 +41,7 @@ def test_a_given_teacher_is_used(run: Compress, tiny: Tiny, finished: Path, tmp_
     )
     assert (
         first.epochs == 0
-        and "given by" in given.out
+        and "trained: " in given.out
         and not (out / "stages" / "01-teach.jsonl").exists()
     )
 
@@ -68,7 +68,7 @@ def test_a_teacher_of_other_classes_is_refused(tiny: Tiny, finished: Path, tmp_p
     checkpoint.save(
         Checkpoint(**(vars(teacher) | {"classes": ("a", "b", "c", "d")})), tmp_path / "t.pth"
     )
-    with pytest.raises(UserError, match="knows other classes"):
+    with pytest.raises(UserError, match="its classes are not those of"):
         compress.run(str(tiny.recipe), teacher=tmp_path / "t.pth", out=tmp_path / "run")
 
 
@@ -77,10 +77,10 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
 ) -> None:
     out = tmp_path / "run"
     said = run(
-        "run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--limit", 64
+        "run", tiny.recipe, "--student", finished / FILES[1], "--out", out, "--max-images", 64
     ).out
     results = read_results(out)[1]
-    assert [r.name for r in results] == NAMES and said.count("given by") == 2
+    assert [r.name for r in results] == NAMES and said.count("trained: ") == 2
     assert results[0].params == results[1].params == 14_548 and results[-1].params <= 3000
     for file in FILES[:2]:
         a, b = weights(out / file), weights(finished / FILES[1])
@@ -95,7 +95,7 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
         "1500",
         "--out",
         further,
-        "--limit",
+        "--max-images",
         64,
     )
     assert 1000 < read_results(further)[1][-1].params <= 1500
@@ -122,7 +122,7 @@ def test_a_given_network_keeps_its_own_proportions(
         "budget": 1000,
     }
     compress.run(
-        str(tiny.recipe), student=tmp_path / "flat.pth", out=tmp_path / "run", limit=64, **keys
+        str(tiny.recipe), student=tmp_path / "flat.pth", out=tmp_path / "run", max_images=64, **keys
     )
     plan = make_plan(load_recipe(str(tiny.recipe), keys | {"student": tmp_path / "flat.pth"}))
     targets = [step.target.params for step in plan.steps if step.target is not None]
@@ -130,10 +130,10 @@ def test_a_given_network_keeps_its_own_proportions(
     def widths(model: nn.Module) -> list[int]:
         return [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
 
-    def cut(whole: nn.Module | None) -> list[int]:
+    def cut(original: nn.Module | None) -> list[int]:
         model = flat
         for target in targets:
-            model = prune(model, example, target, whole=whole)
+            model = prune(model, example, target, original=original)
         return widths(model)
 
     its_own, of_the_other, of_each_round = map(cut, (flat, kept.model, None))
@@ -147,7 +147,7 @@ def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them
     kept = own_model(finished / FILES[1])
     checkpoint.save(Checkpoint(**(vars(kept) | {"mean": (0.1, 0.2, 0.3)})), tmp_path / "dim.pth")
     given = {"teacher": finished / FILES[0], "student": tmp_path / "dim.pth"}
-    with pytest.raises(UserError, match="normalized in another way"):
+    with pytest.raises(UserError, match="normalized differently"):
         make_plan(load_recipe(str(tiny.recipe), given))
     evil = Checkpoint(**(vars(kept) | {"network": ModelSpec("no_such_module:evil")}))
     checkpoint.save(evil, tmp_path / "evil.pth")

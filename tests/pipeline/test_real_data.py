@@ -26,7 +26,7 @@ def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(tmp_pat
         "--budget",
         "100k",
         "--quick",
-        "--limit",
+        "--max-images",
         "1000",
     ]
     environment = os.environ | {"COMPRESS_DATA": str(tmp_path / "data")}
@@ -44,7 +44,7 @@ def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(tmp_pat
     kept = compress.load(tmp_path / "run" / "model.pth")
     assert 99_000 <= compress.summarize(kept.model, kept.input_size).params <= 100_000
     assert kept.model(torch.zeros(1, *kept.input_size)).shape == (1, 10)
-    examples = sorted((Path(__file__).parent.parent / "docs" / "images").glob("*.png"))
+    examples = sorted((Path(__file__).parents[2] / "docs" / "images").glob("*.png"))
     assert [p.error for p in compress.predict(kept, examples)] == [None] * len(
         examples
     ) and examples

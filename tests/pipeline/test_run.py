@@ -1,4 +1,4 @@
-"""Whole runs, through the command line and from Python: what they leave, and the budgets that it fits into."""
+"""Whole runs, from the command line and from Python: the files they leave, and budgets."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
     )
     assert manifest["data"] == {
         "name": f"folder:{tiny.data}",
-        "checksum": open_dataset(f"folder:{tiny.data}", size=16).checksum,
+        "checksum": open_dataset(f"folder:{tiny.data}", image_size=16).checksum,
     }
     assert (
         manifest["versions"]["torch"] == torch.__version__.partition("+")[0]
@@ -75,14 +75,14 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
         assert (entry["name"], entry["checkpoint"]) == (name, file)
         assert (entry["params"], entry["macs"]) == (counted.params, counted.macs)
         assert 0 <= entry["val"] <= 1 and 0 <= entry["test"] <= 1 and entry["seconds"] >= 0
-        assert kept.input_size == (3, entry["size"], entry["size"]) and kept.classes == CLASSES
+        assert kept.input_size == (3, entry["image_size"], entry["image_size"]) and kept.classes == CLASSES
         lines = out / Path(file).with_suffix(".jsonl")
         epochs = (
             [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
         )
         assert [line["epoch"] for line in epochs] == list(range(1, entry["epochs"] + 1))
         assert bool(epochs) == (entry["kind"] != "prune")
-    assert [entry["size"] for entry in manifest["stages"]] == [16, 8, 8, 16, 16, 16]
+    assert [entry["image_size"] for entry in manifest["stages"]] == [16, 8, 8, 16, 16, 16]
 
     final = own_model(out / "model.pth")
     assert 2970 <= measure_cost(final.model, (3, 16, 16)).params <= 3000
@@ -146,7 +146,7 @@ def test_the_test_split_is_read_at_the_end_and_decides_nothing(
     shutil.rmtree(data)
     write_folder(data)
     done = run("run", recipe, "--out", out)
-    assert done.out.count("done before") == len(NAMES)
+    assert done.out.count("done, restored") == len(NAMES)
     assert_same(out, finished)
 
 
@@ -191,7 +191,7 @@ def test_torchvision_networks_by_flag_and_from_python_alike(
         recipe,
         "--out",
         tmp_path / "a",
-        *(word for key in flags for word in (f"--{key}", flags[key])),
+        *(word for key in flags for word in (f"--{key.replace('_', '-')}", flags[key])),
     )
     manifest, results = read_results(tmp_path / "a")
     assert manifest["recipe"]["student"] == asdict(ModelSpec("resnet18", "small"))
@@ -217,10 +217,8 @@ def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
         {"teacher": {"name": "resnet34", "stem": "half"}, "student": "vgg11", "stem": None},
     )
     assert read.teacher == ModelSpec("resnet34", "half") and read.student == ModelSpec("vgg11")
-    given = load_recipe(str(tiny.recipe), {"teacher": finished / FILES[0]})
-    assert given.weights == str(finished / FILES[0]) and given.teacher == ModelSpec(
-        "tinynets:teacher"
-    )
+    given = load_recipe(str(tiny.recipe), {"teacher": finished / FILES[0]}).teacher
+    assert given == ModelSpec("tinynets:teacher", weights=str(finished / FILES[0]))
     again = compress.run(load_recipe(str(tiny.recipe), {"budget": "4k"}), budget=3000, out=finished)
     assert again.results[-1].name == "finetune 2"
     small = tiny.variant(
@@ -244,17 +242,17 @@ def test_budgets_of_every_kind_hold_at_the_end(
     tiny: Tiny, tmp_path: Path, budgets: dict[str, str]
 ) -> None:
     plan = make_plan(load_recipe(str(tiny.recipe), budgets))
-    result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, **budgets)
+    result = compress.run(str(tiny.recipe), out=tmp_path / "run", max_images=64, **budgets)
     kept = own_model(result.model)
     found = measure_cost(kept.model, kept.input_size)
     whole = measure_cost(own_model(tmp_path / "run" / FILES[1]).model, kept.input_size)
     limits = {
-        "params": parse_amount(budgets.get("budget", "100M")).of(whole.params),
-        "macs": parse_amount(budgets.get("macs", "9M"), "macs").of(whole.macs),
+        "params": parse_amount(budgets.get("budget", "100M")).resolve(whole.params),
+        "macs": parse_amount(budgets.get("macs", "9M"), "macs").resolve(whole.macs),
     }
     assert found.params <= limits["params"] and found.macs <= limits["macs"]
     size = result.model.stat().st_size
-    assert size <= parse_amount(budgets.get("file_size", "9MB"), "bytes").of(0)
+    assert size <= parse_amount(budgets.get("file_size", "9MB"), "bytes").resolve(0)
     assert (
         result.results[-1].bytes
         == (tmp_path / "run" / result.results[-1].checkpoint).stat().st_size
@@ -264,15 +262,15 @@ def test_budgets_of_every_kind_hold_at_the_end(
 
 @pytest.mark.parametrize("size", [20_000, 24_000, 28_000, 32_000, 36_000])
 def test_a_file_lands_close_below_its_budget(tiny: Tiny, tmp_path: Path, size: int) -> None:
-    result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, file_size=size)
+    result = compress.run(str(tiny.recipe), out=tmp_path / "run", max_images=64, file_size=size)
     assert 0.95 * size <= result.model.stat().st_size <= size
 
 
 def test_the_least_file_that_a_plan_names_can_be_had(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a file of 9KB: out of reach, the least is ") as caught:
+    with pytest.raises(UserError, match="a file of 9KB") as caught:
         make_plan(load_recipe(str(tiny.recipe), {"file_size": "9KB"}))
     least = int(str(caught.value).split()[-2].replace(",", ""))
-    result = compress.run(str(tiny.recipe), out=tmp_path / "run", limit=64, file_size=least)
+    result = compress.run(str(tiny.recipe), out=tmp_path / "run", max_images=64, file_size=least)
     assert 0.9 * least <= result.model.stat().st_size <= least
 
 
@@ -292,7 +290,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
     assert "Total params: 3,000\n" in done.out
     assert (
         "Total params: 3,000\n"
-        in run("summary", "-w", out / "model.pth", "--own", "tinynets:student").out
+        in run("summary", "-w", out / "model.pth", "--builder", "tinynets:student").out
     )
     assert sum(p.numel() for p in kept.model.parameters()) == 14_548
     assert [result.params for result in read_results(out)[1][-2:]] == [3000, 3000]
@@ -300,7 +298,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
         "mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale')
     )
     assert (
-        "no channels can be pruned after" in run("run", mixed, "--out", tmp_path / "no", code=2).err
+        "'channels' must come before" in run("run", mixed, "--out", tmp_path / "no", code=2).err
     )
     assert (
         "parameters alone"

@@ -1,4 +1,4 @@
-"""A run directory: runs that are killed, started twice or begun anew, and directories that hold something else."""
+"""Run directories: runs that are killed, started twice or afresh, and other content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tiny import CLASSES, FILES, Compress, Tiny, assert_same, contents, own_mode
 from torch import Tensor
 
 import compress
-from compress.distillation.logits_cache import Targets
+from compress.distillation.logits_cache import LogitsCache
 from compress.pipeline.run_dir import read_results
 from compress.runtime.errors import UserError
 
@@ -56,10 +56,10 @@ def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
     [
         ("compress.distillation.kd.kd_loss", 4),  # in the first epoch
         ("compress.distillation.kd.kd_loss", 15),  # in the third
-        ("compress.pruning.pruner.widths", 1),
-        ("compress.pruning.pruner.widths", 2),
+        ("compress.pruning.pruner.allocate", 1),
+        ("compress.pruning.pruner.allocate", 2),
         ("compress.pipeline.stages.reestimate_batchnorm", 2),
-        ("compress.pipeline.run.accuracy", 3),  # in the test
+        ("compress.pipeline.run.measure_accuracy", 3),  # in the test
     ],
 )
 def test_killed_in_the_middle_of_a_stage(
@@ -98,7 +98,7 @@ def test_killed_at_random(
     last = run("run", tiny.recipe, "--out", out)
     assert_same(out, finished)
     results = read_results(out)[1]
-    assert last.out.count("done before") in range(len(results) + 1)
+    assert last.out.count("done, restored") in range(len(results) + 1)
 
 
 def test_what_was_done_before_is_said_and_its_time_kept(
@@ -109,8 +109,8 @@ def test_what_was_done_before_is_said_and_its_time_kept(
     lines = (out / "stages" / "02-distill.jsonl").read_text()
     spent = json.loads(lines.splitlines()[-1])["seconds"]
     done = run("run", tiny.recipe, "--out", out)
-    assert f"teach: done before, taken from {out / FILES[0]}" in done.out
-    assert "1/7 teach" not in done.out and "going on after epoch 2 of 3" in done.out
+    assert f"teach: done, restored from {out / FILES[0]}" in done.out
+    assert "1/7 teach" not in done.out and "resuming after epoch 2 of 3" in done.out
     after = (out / "stages" / "02-distill.jsonl").read_text()
     assert after.startswith(lines) and json.loads(after.splitlines()[-1])["seconds"] > spent
 
@@ -125,10 +125,10 @@ def test_a_teacher_is_not_asked_again_after_a_kill(
     kept = list(out.rglob("view-*.npy"))
     assert len(kept) == 2
 
-    def watched(teacher: Callable[[Tensor], Tensor], folder: Path, *rest: Any) -> Targets:
-        return Targets(lambda images: asked.append(folder) or teacher(images), folder, *rest)  # type: ignore[func-returns-value]
+    def watched(teacher: Callable[[Tensor], Tensor], folder: Path, *rest: Any) -> LogitsCache:
+        return LogitsCache(lambda images: asked.append(folder) or teacher(images), folder, *rest)  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr("compress.pipeline.train_stage.Targets", watched)
+    monkeypatch.setattr("compress.pipeline.train_stage.LogitsCache", watched)
     compress.run(str(tiny.recipe), out=out)
     assert asked and kept[0].parent not in asked  # for other images, in `finetune 1`
     assert_same(out, finished)
@@ -207,7 +207,7 @@ def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:
     before = contents(out)
     for path in (data / "train" / CLASSES[0]).iterdir():
         shutil.copy(data / "train" / CLASSES[1] / "001.png", path)
-    with pytest.raises(UserError, match="the data is not what this run began with"):
+    with pytest.raises(UserError, match="the data differs"):
         compress.run(str(recipe), out=out)
     assert contents(out) == before
 
@@ -238,7 +238,7 @@ def test_an_out_that_will_not_do(tiny: Tiny, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("below", ["", "100k"])
 def test_an_out_that_is_a_link_to_nothing(tiny: Tiny, tmp_path: Path, below: str) -> None:
     (link := tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(UserError, match="a link names and that is not there"):
+    with pytest.raises(UserError, match="is a link to a folder that does not exist"):
         compress.run(str(tiny.recipe), out=link / below)
     assert link.is_symlink() and list(tmp_path.iterdir()) == [link]
 
@@ -257,7 +257,7 @@ def test_two_runs_at_once_in_one_directory(
     wait_for((out / "stages" / "01-teach.state").exists)
     for flags in ([], ["--fresh"]):
         second = run("run", long_recipe(tiny), "--out", out, *flags, code=2)
-        assert "another run is at work" in second.err and second.err.count("\n") == 1
+        assert "another run is working" in second.err and second.err.count("\n") == 1
     assert first.process.is_alive() and (out / "stages" / "01-teach.state").exists()
 
 
@@ -267,5 +267,5 @@ def test_ctrl_c_is_one_line_and_130(start: Compress, tiny: Tiny, tmp_path: Path)
     wait_for((out / "stages" / "01-teach.state").exists)
     command.send(signal.SIGINT)
     assert command.wait() == 130
-    assert command.err == "stopped; the same command goes on after the last finished epoch\n"
+    assert command.err == "stopped; the same command resumes after the last finished epoch\n"
     assert (out / "stages" / "01-teach.state").exists() and not list(out.rglob(".*.part"))

@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from tiny import Compress
+from tiny import FILES, Tiny
 
-from compress.models.checkpoint import load
+from compress.models import checkpoint
 from compress.models.cost import measure_cost
+from compress.pruning.prune_file import prune_file
+from compress.recipe.budget import parse_budgets
 from compress.reporting.compare import compare_models
+from compress.reporting.evaluation import score_test_split
 from compress.runtime.errors import UserError
 
 
-@pytest.mark.slow
-def test_dense_and_sparse_files_side_by_side(run: Compress, weights: Path, tmp_path: Path) -> None:
+def test_report_has_size_latency_and_accuracy_of_each_file(weights: Path, tmp_path: Path) -> None:
+    whole = checkpoint.load(weights)
     dense, sparse = tmp_path / "dense.pth", tmp_path / "sparse.pth"
-    run("prune", "-w", weights, "--budget", "50k", "--out", dense)
-    run("prune", "-w", weights, "--budget", "50k", "--mode", "weights", "--out", sparse)
-    shown = run("compare", dense, sparse, weights).out
-    assert "50,000 not zero" in shown and len(re.findall(r"[\d.]+ ms", shown)) == 3
-    small, zeroed, original = compare_models([dense, sparse, weights])
-    # Zeros are multiplied as well.
-    assert small.cost.macs < zeroed.cost.macs == original.cost.macs
-    assert (small.sparse, zeroed.sparse, original.sparse) == (False, True, False)
-    assert small.cost.params <= zeroed.cost.params == 50_000
-    checkpoint = load(weights)
-    assert original.cost == measure_cost(checkpoint.model, checkpoint.input_size)
-    assert (original.file, original.file_bytes) == (weights, weights.stat().st_size)
-    assert small.file_bytes < 0.02 * zeroed.file_bytes
-    assert all(report.latency > 0 and 0 <= report.test <= 1 for report in (small, zeroed))
+    prune_file(whole, parse_budgets({"budget": "50k"}), dense)
+    prune_file(whole, parse_budgets({"budget": "50k"}), sparse, mode="weights")
+    reports = compare_models([weights, dense, str(sparse)])
+    assert [report.file for report in reports] == [weights, dense, sparse]
+    assert [report.network for report in reports] == ["resnet18"] * 3
+    assert [report.sparse for report in reports] == [False, False, True]
+    assert [report.file_bytes for report in reports] == [
+        file.stat().st_size for file in (weights, dense, sparse)
+    ]
+    full, small, zeroed = (report.cost for report in reports)
+    assert full == measure_cost(whole.model, (3, 16, 16))
+    assert 0.99 * 50_000 <= small.params <= 50_000 == zeroed.params
+    # Zeros are multiplied too.
+    assert small.macs < full.macs == zeroed.macs
+    for report in reports:
+        correct, total = score_test_split(checkpoint.load(report.file))
+        assert report.test == int(correct.sum()) / int(total.sum())
+        assert report.latency > 0
 
 
-def test_a_custom_network_needs_its_builder(finished: Path) -> None:
-    file = finished / "model.pth"
-    [report] = compare_models([file], builder="tinynets:student")
-    assert report.network == "tinynets:student" and report.cost.params <= 3000
-    with pytest.raises(UserError, match="tinynets:student"):
+def test_custom_network_needs_its_builder(tiny: Tiny, finished: Path) -> None:
+    file = finished / FILES[0]
+    with pytest.raises(UserError, match=r"'tinynets:teacher'"):
         compare_models([file])
+    (report,) = compare_models([file], builder="tinynets:teacher")
+    assert report.network == "tinynets:teacher" and 0 <= report.test <= 1
 
 
-def test_a_missing_file_is_named(run: Compress, weights: Path, tmp_path: Path) -> None:
-    missing = tmp_path / "none.pth"
-    refused = run("compare", weights, missing, code=2)
-    assert refused.err == f"error: {missing}: no such file\n" and refused.out == ""
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
+        compare_models([tmp_path / "none.pth"])

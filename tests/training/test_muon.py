@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.training.muon import TURN, Muon, orthogonal
+from compress.training.muon import ROTATION, Muon, orthogonalize
 
 
 @settings(deadline=None, max_examples=40)
@@ -29,7 +29,7 @@ def test_singular_values_are_drawn_to_one_and_directions_kept(
         q * d if rows >= columns else (q * d).T
         for (q, d), (rows, columns) in zip(bases, shapes, strict=True)
     ]
-    for matrix, found, (q, d) in zip(matrices, orthogonal(matrices), bases, strict=True):
+    for matrix, found, (q, d) in zip(matrices, orthogonalize(matrices), bases, strict=True):
         assert found.shape == matrix.shape
         values = torch.linalg.svdvals(found)
         assert values.max() < 1.3 and (values.min() > 0.3 or len(d) > 20)
@@ -38,7 +38,7 @@ def test_singular_values_are_drawn_to_one_and_directions_kept(
         )  # its columns are q's, each of another length
         lengths = (q * tall).sum(0)
         torch.testing.assert_close(tall, q * lengths, atol=1e-3, rtol=0)
-        alone = orthogonal([matrix])[0]  # whatever else is done at once
+        alone = orthogonalize([matrix])[0]  # whatever else is done at once
         torch.testing.assert_close(found, alone, atol=1e-4, rtol=0)
 
 
@@ -77,7 +77,7 @@ def test_convolutions_turn_by_the_same_angle_and_keep_their_norm(lr: float) -> N
     for old, new in zip(before, convs, strict=True):
         assert float(new.detach().norm()) == pytest.approx(float(old.norm()), rel=1e-5)
         moved = float((new.detach() - old).norm() / old.norm())
-        assert 0.3 * TURN * lr < moved < 1.1 * TURN * lr
+        assert 0.3 * ROTATION * lr < moved < 1.1 * ROTATION * lr
 
 
 def test_all_else_is_torchs_sgd() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +17,9 @@ from torch import nn
 
 from compress.models.build import import_builder
 from compress.models.cost import measure_cost
+from compress.pipeline.events import RunEvents
+from compress.pipeline.pretrained import load_checkpoint
 from compress.recipe.load import load_recipe
-from compress.training.events import Events
 
 BUDGET = 100_000
 ROWS = {
@@ -38,15 +37,6 @@ import tinynets
 def student(num_classes):
     return tinynets._net(72, num_classes)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts() -> Iterator[None]:
-    """The folder of the benchmarks, as running one of them has it."""
-    folder = str(Path(__file__).parent.parent / "benchmarks")
-    sys.path.insert(0, folder)
-    yield
-    sys.path.remove(folder)
 
 
 def benchmark(*words: object) -> str:
@@ -83,6 +73,7 @@ def words(recipe: Path, tmp_path: Path) -> tuple[object, ...]:
     return "--recipe", recipe, "--budget", BUDGET, "--seeds", "1", "--out", tmp_path / "out"
 
 
+@pytest.mark.slow
 def test_every_row_fits_the_budget_and_is_made_once(
     words: tuple[object, ...], tmp_path: Path
 ) -> None:
@@ -110,7 +101,7 @@ def test_every_row_fits_the_budget_and_is_made_once(
         and cells["ours"]["test"] == run["stages"][-1]["test"]
     )
     assert "finetune" in run["stages"][-1]["name"] and run["seed"] == 1
-    assert not list(out.rglob("*.state")) and not list(out.glob("answers/*"))
+    assert not list(out.rglob("*.state")) and not list(out.glob("logits_cache/*"))
     assert (out / "accuracy.md").read_text() in shown
 
     before = times(out)
@@ -149,6 +140,7 @@ def test_a_table_s_row_is_mean_and_sample_deviation_over_the_seeds() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_single_weights_that_are_zero_do_not_count(recipe: Path, tmp_path: Path) -> None:
     text = recipe.read_text().replace('kind = "prune"\n', 'kind = "prune"\nmode = "weights"\n')
     (sparse := recipe.with_name("sparse.toml")).write_text(text)
@@ -176,11 +168,12 @@ def test_a_recipe_without_a_cut_is_refused_before_anything_trains(tmp_path: Path
     )
     assert (
         done.exit_code == 2
-        and "prunes and fine-tunes" in done.output
+        and "prune and finetune" in done.output
         and not (tmp_path / "out").exists()
     )
 
 
+@pytest.mark.slow
 def test_a_row_goes_on_where_it_was_stopped(
     words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,7 +181,7 @@ def test_a_row_goes_on_where_it_was_stopped(
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            accuracy, "accuracy", lambda *args, **options: 1 / 0
+            accuracy, "measure_accuracy", lambda *args, **options: 1 / 0
         )  # all is trained, and then it breaks off
         stopped = CliRunner().invoke(accuracy.main, [str(word) for word in (*words, "--rows", "2")])
     assert isinstance(stopped.exception, ZeroDivisionError) and "epoch " in stopped.output
@@ -196,17 +189,18 @@ def test_a_row_goes_on_where_it_was_stopped(
     assert not cell.exists() and len(list(cell.with_suffix("").glob("*.state"))) == 2
 
     shown = benchmark(*words, "--rows", "2")
-    assert "going on after epoch 2 of 2" in shown and "going on after epoch 3 of 3" in shown
+    assert "resuming after epoch 2 of 2" in shown and "resuming after epoch 3 of 3" in shown
     assert "  epoch " not in shown and json.loads(cell.read_text())["params"] <= BUDGET
 
 
+@pytest.mark.slow
 def test_rows_timed_by_our_run_and_tools_that_refuse(
     words: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import rows as ways
 
     monkeypatch.setitem(sys.modules, "modelopt", None)
-    monkeypatch.setattr(ways, "longer", lambda setting: 2.0)
+    monkeypatch.setattr(ways, "relative_step", lambda setting: 2.0)
     shown = benchmark(*words, "--rows", "5,7,8")
     rows = tmp_path / "out" / "rows"
     refused = json.loads((rows / "fastnas" / "seed1.json").read_text())
@@ -221,7 +215,7 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
         assert epochs >= 1 and (epochs - 0.5) * pace <= max(spent, pace) <= (epochs + 0.5) * pace
 
     monkeypatch.setattr(
-        ways, "longer", lambda setting: 0.01
+        ways, "relative_step", lambda setting: 0.01
     )  # another day, another pace: the row's end stays
     again = rows / "by-hand-all" / "seed1.json"
     before = json.loads(again.read_text())["epochs"]
@@ -253,36 +247,55 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
     assert made["note"] == "refuses 100,000: no network is that small; asked for 200,000"
 
 
-def test_what_rows_take_from_our_run(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """KD listens to our teacher where ours has not; and a slower network is seen to take longer."""
-    import rows as ways
+@pytest.fixture
+def setting(recipe: Path, tmp_path: Path) -> Any:
+    """Our run, and what rows take from it."""
+    import rows
 
-    setting = ways.lay_out(
-        load_recipe(str(recipe), {"budget": BUDGET}),
-        tmp_path / "run",
-        tmp_path / "answers",
-        Events(),
-    )
-    ours = replace(setting.ending[0], epochs=1, alpha=None, method="labels")
-    labels, taught = (
-        ways.learn(setting.final(), ours, setting, tmp_path / f"{kd}.state", kd)[0].state_dict()
+    loaded = load_recipe(str(recipe), {"budget": BUDGET})
+    return rows.lay_out(loaded, tmp_path / "run", tmp_path / "logits_cache", RunEvents())
+
+
+@pytest.mark.slow
+def test_kd_rows_distill_from_our_teacher(setting: Any, tmp_path: Path) -> None:
+    import rows
+
+    step = setting.ending[0]
+    step = replace(step, stage=replace(step.train, epochs=1, alpha=None, method="labels"))
+    labels, distilled = (
+        rows.learn(setting.final(), step, setting, tmp_path / f"{kd}.state", kd)[0].state_dict()
         for kd in (False, True)
     )
-    assert not all(torch.equal(labels[key], taught[key]) for key in labels)
+    assert not all(torch.equal(labels[key], distilled[key]) for key in labels)
 
-    def slow(*shape: object) -> nn.Module:
-        network = setting.final()
-        network.register_forward_hook(lambda *_: time.sleep(0.1))
+
+@pytest.mark.slow
+def test_a_slower_network_takes_relatively_longer(
+    setting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a clock that only forward passes move: a second for ours, three for the other network."""
+    import bursts
+    import rows
+
+    now = [0.0]
+    monkeypatch.setattr(bursts.time, "perf_counter", lambda: now[0])
+
+    def taking(seconds: float) -> nn.Module:
+        network = load_checkpoint(setting.result.model, setting.plan.recipe.student).model
+
+        def advance(*_: object) -> None:
+            now[0] += seconds
+
+        network.register_forward_hook(advance)
         return network
 
-    monkeypatch.setattr(ways, "resnet18", slow)
-    monkeypatch.setattr(ways, "STEPS", 2)
-    monkeypatch.setattr(ways, "TURNS", 1)
-    assert ways.longer(setting) > 1.5
+    monkeypatch.setattr(rows.Setting, "final", lambda self: taking(1))
+    monkeypatch.setattr(rows, "resnet18", lambda *shape: taking(3))
+    monkeypatch.setattr(rows, "STEPS", 2)
+    assert rows.relative_step(setting) == pytest.approx(3)
 
 
+@pytest.mark.slow
 def test_a_classifier_that_is_there_is_cut_and_teaches(
     words: tuple[object, ...], tmp_path: Path
 ) -> None:

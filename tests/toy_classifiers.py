@@ -1,4 +1,4 @@
-"""Networks whose answer shows what they were given, and images to show them."""
+"""Classifiers without training: their prediction tells where an image is bright, or how bright."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHADES = ("black", "dark", "middle", "light", "white")
 
 
 class Corner(nn.Module):
-    """The brightest quadrant."""
+    """Predicts the brightest quadrant."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Corner(nn.Module):
 
 
 class Shade(nn.Module):
-    """The shade nearest to the mean brightness."""
+    """Predicts the shade closest to the mean brightness."""
 
     def forward(self, images: Tensor) -> Tensor:
         brightness = images.mean((1, 2, 3))[:, None] * 0.5 + 0.5
@@ -42,6 +42,7 @@ def checkpoint(
     size: tuple[int, int, int] = (3, 28, 28),
     centre: float = 0.5,
 ) -> Checkpoint:
+    """Make a checkpoint whose mean and deviation are `centre`; 0 leaves images as they are."""
     return Checkpoint(
         model=model.eval(),
         network=ModelSpec("resnet18"),
@@ -59,18 +60,21 @@ CORNER, SHADE = checkpoint(Corner(), CORNERS, centre=0), checkpoint(Shade(), SHA
 def corner_image(
     size: tuple[int, int] = (40, 40), *, box: tuple[int, int, int, int] = (0, 0, 20, 20)
 ) -> Image.Image:
+    """Draw a white box on black."""
     image = Image.new("L", size, 0)
     image.paste(255, box)
     return image
 
 
 def best(known: Checkpoint, *images: Any, **options: Any) -> list[str]:
+    """Return the most likely class of each image."""
     predictions = list(predict(known, images, **options))
-    assert [one.error for one in predictions] == [None] * len(images)
-    return [one.top[0][0] for one in predictions]
+    assert [each.error for each in predictions] == [None] * len(images)
+    return [each.top[0][0] for each in predictions]
 
 
 def stored(image: Image.Image, kind: str, **options: Any) -> io.BytesIO:
+    """Encode `image` as a file of the format `kind`."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file

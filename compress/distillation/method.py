@@ -1,0 +1,82 @@
+"""Methods: how a distillation method's objective is built, and its defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from compress.data.batches import Batch
+from compress.distillation.features import Tapped
+from compress.training.objective import Objective
+from compress.training.task import Classification
+
+# A batch to the teacher's logits, (B, classes).
+Logits = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The network that a stage distills from.
+
+    Args:
+        image_size: side of the images that it was trained on, in pixels.
+        val_accuracy: on the validation split, 0 to 1; no student gets better than 1.
+    """
+
+    model: nn.Module
+    image_size: int
+    val_accuracy: float = 1.0
+
+
+@dataclass(frozen=True)
+class LogitsInputs:
+    """What an objective on the teacher's logits is built from.
+
+    Args:
+        task: the loss on labels, and what a target is.
+        logits: the teacher's.
+        base: the objective on labels and, by alpha, Hinton's KD.
+        beta: weight of the method's own loss.
+    """
+
+    task: Classification
+    logits: Logits
+    base: Objective
+    beta: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """What an objective on feature maps is built from.
+
+    Args:
+        teacher, student: the networks, and the layers that are compared.
+        base: the objective on labels and, by alpha, Hinton's KD.
+        beta: weight of the method's own loss.
+    """
+
+    teacher: Tapped
+    student: Tapped
+    base: Objective
+    beta: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """A distillation method. All start from a base: the labels and, by alpha, Hinton's KD.
+
+    Args:
+        alpha: weight of KD in the base, where a recipe gives none.
+        beta: weight of the method's own loss, where a recipe gives none; None if it has no loss of
+            its own.
+        on_logits: builds the objective of a method that needs the teacher's logits alone.
+        on_features: builds the objective of a method that compares feature maps.
+    """
+
+    alpha: float = 0.0
+    beta: float | None = None
+    on_logits: Callable[[LogitsInputs], Objective] | None = None
+    on_features: Callable[[FeatureInputs], Objective] | None = None

@@ -1,0 +1,74 @@
+"""Provenance: what a run's weights files say about how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from compress.data.dataset import Dataset
+from compress.models.checkpoint import Checkpoint
+from compress.pipeline.run_dir import StageResult
+from compress.pipeline.step import Step
+from compress.recipe.load import recipe_to_dict
+from compress.recipe.schema import Recipe
+from compress.runtime.device import device_name, package_versions
+
+# Of each stage's result, in a weights file.
+RESULT_KEYS = ("name", "params", "macs", "val", "test", "seconds", "epochs")
+
+
+def describe_origin(
+    recipe: Recipe, checksum: str, device: torch.device, results: Sequence[StageResult]
+) -> dict[str, object]:
+    """Return what a weights file says about its origin: recipe, device, versions, data and results.
+
+    Args:
+        checksum: of the training images.
+    """
+    return {
+        "recipe": json.loads(json.dumps(recipe_to_dict(recipe))),  # as run.json has it
+        "device": device_name(device),
+        "versions": package_versions(),
+        "data_checksum": checksum,
+        "stages": [{key: getattr(result, key) for key in RESULT_KEYS} for result in results],
+    }
+
+
+def build_checkpoint(
+    model: nn.Module, step: Step, data: Dataset, origin: dict[str, object]
+) -> Checkpoint:
+    """Return a step's model with everything that is needed to use it."""
+    if step.trained is not None:
+        return step.trained
+    return Checkpoint(
+        model=model,
+        network=step.network,
+        classes=data.classes,
+        input_size=(3, step.image_size, step.image_size),
+        mean=data.mean,
+        std=data.std,
+        data=data.name,
+        origin=origin,
+        sparse=step.sparse,
+    )
+
+
+def largest_checkpoint(
+    recipe: Recipe, steps: Sequence[Step], data: Dataset, model: nn.Module
+) -> Checkpoint:
+    """Return a final checkpoint with `model` whose results are as long as they can become, to
+    measure its file.
+
+    No image is read: checksum and normalization stand in by values of the same length.
+    """
+    longest = StageResult(
+        "", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", epochs=0.5, test=0.5
+    )
+    results = [replace(longest, name=step.name) for step in steps]
+    origin = describe_origin(recipe, "0" * 64, torch.device("cpu"), results)
+    last = replace(steps[-1], sparse=False)
+    return build_checkpoint(model, last, data.normalized((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), origin)

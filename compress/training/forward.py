@@ -1,0 +1,53 @@
+"""Forward passes as training runs them: resized, channels last, bfloat16 where it is fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.runtime.device import full_precision, has_fast_bfloat16
+from compress.training.objective import Forward
+from compress.training.single_pixel_conv import SinglePixels
+
+
+def make_forward(
+    model: Callable[..., Tensor], image_size: int | None = None, exact: bool = False
+) -> Forward:
+    """Return the forward pass of `model`: images (B, 3, H, W) to float32 logits (B, classes).
+
+    Args:
+        image_size: side to which images are resized first, in pixels.
+        exact: compute in float32, even where bfloat16 is faster.
+    """
+
+    def forward(images: Tensor) -> Tensor:
+        if image_size is not None and images.shape[-1] != image_size:
+            images = F.interpolate(
+                images,
+                size=(image_size, image_size),
+                mode="bilinear",
+                antialias=images.shape[-1] > image_size,
+            )
+        images = images.contiguous(memory_format=torch.channels_last)
+        fast = not exact and has_fast_bfloat16(images.device)
+        pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
+        digits = full_precision() if exact else nullcontext()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels, digits:
+            return model(images).float()
+
+    return forward
+
+
+def make_teacher(model: nn.Module, image_size: int | None = None) -> Forward:
+    """Return the forward pass of `model` as a teacher: in evaluation mode, without gradients."""
+    forward = make_forward(model.eval().requires_grad_(False), image_size)
+
+    def teach(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return forward(images)
+
+    return teach

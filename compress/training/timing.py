@@ -1,0 +1,151 @@
+"""Timing: how long a training step takes on this machine, how many epochs fit, and whether
+compiling pays.
+
+Trainings are timed by stepping a `Trainer` that leaves the weights alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import count
+
+import torch
+
+from compress.runtime import distributed
+from compress.runtime.errors import one_line
+from compress.training.trainer import Trainer
+
+# A measurement: steps that are not counted, then at least so many steps and seconds.
+WARMUP_STEPS, MIN_STEPS, MIN_SECONDS = 2, 6, 2.0
+
+# Shorter trainings are not compiled: steps, and seconds.
+MIN_COMPILED_STEPS, MIN_COMPILED_SECONDS = 1000, 120.0
+
+# Opens a trainer to be timed, and removes what it wrote; the argument is `cached` for `fit_epochs`
+# (the teacher's logits are cached) and `compiled` for `compiling_pays`.
+Probe = Callable[[bool], AbstractContextManager[Trainer]]
+
+
+@dataclass(frozen=True)
+class StepTiming:
+    """Durations of a training, in seconds.
+
+    Args:
+        step: of a step.
+        epoch_end: of the validation after an epoch, with saving.
+        startup: what the first steps take beyond that: caches fill, networks compile.
+    """
+
+    step: float
+    epoch_end: float
+    startup: float = 0.0
+
+    def epochs_in(self, seconds: float, steps: int) -> float:
+        """Return how many epochs of `steps` steps fit into `seconds`: full ones, then a part; 0 for
+        less than a step.
+
+        Every epoch ends with a validation, a short one too, and the stage with another.
+        """
+        full, rest = divmod(max(seconds - self.epoch_end, 0), steps * self.step + self.epoch_end)
+        part = max(rest - self.epoch_end, 0) / (steps * self.step)
+        epochs = full + part
+        # As many digits as a person reads.
+        return float(f"{epochs:.4g}") if epochs * steps >= 1 else 0.0
+
+
+def time_steps(trainer: Trainer, seconds: float, epoch_ends: bool = True) -> StepTiming:
+    """Step `trainer` until at least `seconds` have been measured.
+
+    Args:
+        epoch_ends: also time the end of an epoch; without, `StepTiming.epoch_end` is 0.
+    """
+    steps: list[float] = []
+    ends: list[float] = []
+
+    def enough() -> bool:
+        measured = steps[WARMUP_STEPS:]
+        # All processes stop at the same step.
+        return distributed.broadcast(len(measured) >= MIN_STEPS and sum(measured) >= seconds)
+
+    for epoch in count():
+        started = last = _now()
+        for _ in trainer.steps(epoch):
+            last, before = _now(), last
+            steps.append(last - before)
+            if enough():
+                break
+        if epoch_ends:
+            trainer.finish_epoch(epoch, started)
+            ends.append(_now() - last)
+        if enough():
+            break
+    step = sum(steps[WARMUP_STEPS:]) / len(steps[WARMUP_STEPS:])
+    startup = max(sum(steps[:WARMUP_STEPS]) - WARMUP_STEPS * step, 0.0)
+    return StepTiming(step, sum(ends) / len(ends) if ends else 0.0, startup)
+
+
+def fit_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = math.inf) -> float:
+    """Return how many epochs of `steps` steps fit into `seconds`, less the time that measuring
+    takes.
+
+    Args:
+        cached_after: the number of epochs after which all of the teacher's logits are cached.
+
+    Returns:
+        The number of epochs, 0 for less than a step; the same in all processes of a run.
+    """
+    if seconds <= 0:
+        return 0.0
+    deadline = time.monotonic() + seconds
+    duration = min(max(MIN_SECONDS, seconds / 100), seconds / 10)
+
+    def measure(cached: bool) -> tuple[StepTiming, float]:
+        with probe(cached) as trainer:
+            timing = time_steps(trainer, duration)
+        return distributed.broadcast((timing, deadline - time.monotonic() - timing.startup))
+
+    timing, left = measure(False)
+    epochs = timing.epochs_in(left, steps)
+    if epochs <= cached_after:
+        return epochs
+    cached, left = measure(True)
+    uncached_seconds = cached_after * (steps * timing.step + timing.epoch_end)
+    return cached_after + cached.epochs_in(left - uncached_seconds, steps)
+
+
+def compiling_pays(probe: Probe, steps: float, seconds: float) -> tuple[bool, str]:
+    """Find out if a training is over sooner when it is compiled, the compiler's time included.
+
+    Args:
+        steps, seconds: length of the training: until the first of the two is over.
+
+    Returns:
+        True if it is; and a line about what was measured, empty if the training is too short to
+        ask.
+    """
+    if steps < MIN_COMPILED_STEPS or seconds < MIN_COMPILED_SECONDS:
+        return False, ""
+    with probe(False) as trainer:
+        plain = time_steps(trainer, MIN_SECONDS, epoch_ends=False).step
+    steps = min(steps, seconds / plain)
+    if steps < MIN_COMPILED_STEPS or steps * plain < MIN_COMPILED_SECONDS:
+        return False, ""
+    try:
+        with probe(True) as trainer:
+            compiled = time_steps(trainer, MIN_SECONDS, epoch_ends=False)
+    except Exception as error:  # the compiler may raise anything
+        return False, f"not compiled: {one_line(error)}"
+    pays = compiled.startup + steps * compiled.step < steps * plain
+    speed = f"{plain / compiled.step:.2g} times as fast, {compiled.startup:.0f} s to compile"
+    return pays, f"{'compiled' if pays else 'not compiled'}: {speed}"
+
+
+def _now() -> float:
+    """Return the time once a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()

@@ -1,0 +1,34 @@
+"""The public Python API: complete, and imported without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import compress
+
+
+def test_every_public_name_resolves_to_its_definition() -> None:
+    assert dir(compress) == sorted(compress.__all__)
+    assert {name: getattr(compress, name).__module__ for name in compress.__all__} == {
+        "UserError": "compress.runtime.errors",
+        "adopt": "compress.pipeline.adopt",
+        "load": "compress.models.checkpoint",
+        "predict": "compress.deployment.predict",
+        "prune": "compress.pruning.pruner",
+        "run": "compress.pipeline.run",
+        "save": "compress.models.checkpoint",
+        "summarize": "compress.models.cost",
+    }
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="'nothing'"):
+        compress.nothing  # noqa: B018
+
+
+def test_import_does_not_import_torch() -> None:
+    code = "import compress, sys; assert 'torch' not in sys.modules, 'torch'"
+    subprocess.run([sys.executable, "-c", code], check=True)

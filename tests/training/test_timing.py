@@ -1,0 +1,189 @@
+"""Timing: durations are measured step by step, epochs are fitted by arithmetic, and compiling is decided by it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compress.training import timing
+from compress.training.timing import (
+    MIN_COMPILED_SECONDS,
+    MIN_COMPILED_STEPS,
+    MIN_STEPS,
+    WARMUP_STEPS,
+    StepTiming,
+    compiling_pays,
+    fit_epochs,
+    time_steps,
+)
+
+
+class Clock:
+    """A clock that only moves when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+class SteppedTrainer:
+    """Stands in for a trainer: its first steps take `startup` s each, others `step` s, validations `check` s."""
+
+    def __init__(
+        self, clock: Clock, step: float, startup: float | None = None, check: float = 0.0
+    ) -> None:
+        self.clock, self.step, self.check = clock, step, check
+        self.startup = step if startup is None else startup
+        self.taken = self.checked = 0
+
+    def steps(self, epoch: int) -> Iterator[dict[str, float]]:
+        for _ in range(3):
+            self.taken += 1
+            self.clock.now += self.startup if self.taken <= WARMUP_STEPS else self.step
+            yield {}
+
+    def finish_epoch(self, epoch: int, started: float) -> None:
+        self.checked += 1
+        self.clock.now += self.check
+
+
+Probe = Callable[[bool], AbstractContextManager[SteppedTrainer]]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def measure(trainer: SteppedTrainer, seconds: float, epoch_ends: bool = True) -> StepTiming:
+    return time_steps(trainer, seconds, epoch_ends)  # type: ignore[arg-type]
+
+
+def test_steps_validations_and_startup_are_timed_apart(clock: Clock) -> None:
+    trainer = SteppedTrainer(clock, step=3, startup=50, check=5)
+    assert measure(trainer, seconds=1) == StepTiming(step=3, epoch_end=5, startup=2 * (50 - 3))
+    assert trainer.taken == WARMUP_STEPS + MIN_STEPS
+
+
+def test_a_measurement_lasts_as_many_seconds_as_it_is_given(clock: Clock) -> None:
+    trainer = SteppedTrainer(clock, step=3)
+    measure(trainer, seconds=60)
+    assert trainer.taken == WARMUP_STEPS + 20
+
+
+def test_without_epoch_ends_nothing_is_validated(clock: Clock) -> None:
+    trainer = SteppedTrainer(clock, step=3, check=5)
+    assert measure(trainer, seconds=1, epoch_ends=False) == StepTiming(3, 0)
+    assert trainer.checked == 0
+
+
+def test_epochs_by_hand() -> None:
+    """10 steps of 2 s and a validation of 4 s: 24 s an epoch, and 4 s for the validation that ends the stage."""
+    timing = StepTiming(step=2, epoch_end=4)
+    assert timing.epochs_in(4 + 24 * 3, 10) == 3
+    assert timing.epochs_in(4 + 24 * 3 + 4 + 10, 10) == 3.5  # the short epoch is validated too
+    assert timing.epochs_in(4 + 24 * 3 + 3, 10) == 3  # no time to validate another
+    assert timing.epochs_in(4 + 4 + 10, 10) == 0.5
+    for too_little in (-100, 0, 5, 9.9):
+        assert timing.epochs_in(too_little, 10) == 0
+
+
+@given(st.floats(1, 1e5), st.floats(1e-3, 10), st.floats(0, 100), st.integers(1, 5000))
+def test_fitted_epochs_take_no_longer_than_their_time(
+    seconds: float, step: float, check: float, steps: int
+) -> None:
+    epochs = StepTiming(step, check).epochs_in(seconds, steps)
+    taken = round(epochs * steps)
+    duration = taken * step + -(-taken // steps) * check + check
+    assert taken == 0 or duration <= 1.001 * seconds + 2 * step + check
+
+
+def test_the_time_of_measuring_is_taken_off(clock: Clock) -> None:
+    def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
+        return nullcontext(SteppedTrainer(clock, step=3, startup=50, check=5))
+
+    began = clock.now
+    epochs = fit_epochs(400, probe, steps=10)  # type: ignore[arg-type]
+    # What the first steps took beyond their share comes again when the stage starts.
+    left = 400 - (clock.now - began) - 2 * (50 - 3)
+    assert epochs == StepTiming(3, 5).epochs_in(left, 10) > 0
+
+
+def test_no_time_is_not_measured(clock: Clock) -> None:
+    def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
+        raise AssertionError("there is no time to measure")
+
+    assert fit_epochs(0, probe, steps=10) == 0  # type: ignore[arg-type]
+
+
+def test_epochs_with_cached_logits_take_less(clock: Clock) -> None:
+    """3 s a step while the teacher runs, 1 s once its logits are cached; validations take none."""
+
+    def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
+        return nullcontext(SteppedTrainer(clock, step=1 if cached else 3))
+
+    once, both = 3 * (WARMUP_STEPS + MIN_STEPS), 4 * (WARMUP_STEPS + MIN_STEPS)
+    assert fit_epochs(once + 60, probe, steps=10) == 2  # type: ignore[arg-type]
+    assert fit_epochs(once + 60, probe, steps=10, cached_after=2) == 2  # type: ignore[arg-type]
+    assert fit_epochs(both + 60, probe, steps=10, cached_after=1) == 1 + 3  # type: ignore[arg-type]
+
+
+class Compiler:
+    """A probe for `compiling_pays`: (startup, step) of the plain training, and of the compiled one."""
+
+    def __init__(
+        self, clock: Clock, plain: tuple[float, float], compiled: tuple[float, float]
+    ) -> None:
+        self.clock, self.takes = clock, {False: plain, True: compiled}
+        self.tried: list[bool] = []
+
+    def __call__(self, compiled: bool) -> AbstractContextManager[SteppedTrainer]:
+        self.tried.append(compiled)
+        startup, step = self.takes[compiled]
+        return nullcontext(SteppedTrainer(self.clock, step, startup))
+
+    def pays(self, steps: float, seconds: float = math.inf) -> tuple[bool, str]:
+        return compiling_pays(self, steps, seconds)  # type: ignore[arg-type]
+
+
+def test_short_trainings_do_not_even_try_the_compiler(clock: Clock) -> None:
+    compiler = Compiler(clock, (0.1, 0.1), (0.1, 0.01))
+    assert compiler.pays(MIN_COMPILED_STEPS - 1) == (False, "")
+    assert compiler.pays(1e6, MIN_COMPILED_SECONDS - 1) == (False, "")
+    assert compiler.tried == []
+    assert compiler.pays(MIN_COMPILED_SECONDS / 0.1 - 1) == (False, "")
+    assert compiler.pays(1e6, MIN_COMPILED_STEPS * 0.1 - 1) == (False, "")
+    assert compiler.tried == [False]
+
+
+def test_it_is_compiled_if_that_is_over_sooner(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a second less for each step, and 100 s for the compiler: even after 200 steps."""
+    monkeypatch.setattr(timing, "MIN_COMPILED_STEPS", 10)
+    # Both of the uncounted first steps are slow.
+    compiler = Compiler(clock, (1.5, 1.5), (51, 1.0))
+    assert compiler.pays(201) == (True, "compiled: 1.5 times as fast, 100 s to compile")
+    assert compiler.pays(199) == (False, "not compiled: 1.5 times as fast, 100 s to compile")
+    assert compiler.pays(1e6, 201 * 1.5)[0] and not compiler.pays(1e6, 199 * 1.5)[0]
+    assert not Compiler(clock, (1.5, 1.5), (51, 1.6)).pays(1e6)[0]
+
+
+def test_a_network_that_cannot_be_compiled_is_not(clock: Clock) -> None:
+    plain = SteppedTrainer(clock, step=1)
+
+    def probe(compiled: bool) -> AbstractContextManager[SteppedTrainer]:
+        if compiled:
+            raise RuntimeError("no such\noperator")
+        return nullcontext(plain)
+
+    assert compiling_pays(probe, 1e6, math.inf) == (  # type: ignore[arg-type]
+        False,
+        "not compiled: no such operator",
+    )
