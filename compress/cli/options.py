@@ -1,4 +1,7 @@
-"""Shared by the commands: the command class, which reports errors, and options. No torch here."""
+"""Shared by the commands: their class, which reports errors, and options.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,13 @@ class CommandError(click.ClickException):
 
 
 class Command(click.Command):
-    """A command that ends in one line if the user can mend what went wrong.
+    """A command that reports errors of the user, the disk and the memory in one line.
 
-    A user's mistake, a full disk and a lack of memory end it with exit code 2, Ctrl-C with 130. An
-    int that the function returns is the exit code.
+    These end it with exit code 2, and Ctrl-C with 130. Errors of the program keep their traceback.
+    An int that the function returns is the exit code.
 
     Args:
-        resumes: whether the same command resumes after it was stopped.
+        resumes: tell the user, after Ctrl-C, that the same command resumes.
     """
 
     def __init__(self, *args: Any, resumes: bool = False, **kwargs: Any) -> None:
@@ -48,7 +51,7 @@ class Command(click.Command):
         try:
             code = super().invoke(ctx)
         except BrokenPipeError:
-            # Nothing reads the output any more, as with `| head`; click ends quietly then.
+            # Nothing reads the output any more, as with `| head`. Click exits quietly.
             raise
         except (UserError, OSError) as error:
             raise CommandError(str(error)) from error
@@ -91,7 +94,7 @@ def load_weights(weights: Path, builder: str | None) -> Checkpoint:
     return load(weights, import_builder(builder) if builder else None)
 
 
-def combine(*options: Callable[[F], F]) -> Callable[[F], F]:
+def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Combine options into one decorator that lists them in this order."""
 
     def decorate(function: F) -> F:
@@ -118,7 +121,7 @@ builder_option = click.option(
     help="Function that builds the network, if it is a custom one.",
 )
 
-weights_options = combine(
+weights_options = combine_options(
     click.option(
         "-w",
         "--weights",
@@ -129,7 +132,7 @@ weights_options = combine(
     builder_option,
 )
 
-budget_options = combine(
+budget_options = combine_options(
     click.option(
         "--budget", help="Parameters, at most: 100k, 0.1M, 100_000, or 5% of the network's."
     ),
@@ -154,7 +157,7 @@ quick_option = click.option(
     "--quick", is_flag=True, help="Run a small version, in minutes, to try it out."
 )
 
-recipe_options = combine(
+recipe_options = combine_options(
     click.option("--data", help="Data set: fashion-mnist, cifar10, imagenette, … or folder:PATH."),
     click.option("--teacher", help="Teacher: a network's name, or its weights file (*.pth)."),
     click.option(

@@ -48,7 +48,7 @@ def test_a_budget_that_single_channels_are_too_coarse_for_is_said(
         build(network, 4).eval(), network, CLASSES, (3, 16, 16), (0.5,) * 3, (0.5,) * 3, "made up"
     )
     checkpoint.save(kept, file)
-    said = run("prune", "-w", file, "--own", network.name, "--budget", 480, "--out", out).out
+    said = run("prune", "-w", file, "--builder", network.name, "--budget", 480, "--out", out).out
     assert "lands at 91.7% of the budget: the smallest step left is 42 parameters\n" in said
 
 
