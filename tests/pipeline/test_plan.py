@@ -13,7 +13,7 @@ from compress.models.cost import measure_cost
 from compress.pipeline.context import side
 from compress.pipeline.plan import make_plan
 from compress.pruning import unstructured as weights
-from compress.pruning.pruner import narrowest
+from compress.pruning.pruner import prune_to_minimum
 from compress.recipe.load import load_recipe
 from compress.recipe.schema import Prune
 from compress.runtime.errors import UserError
@@ -176,8 +176,8 @@ def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny)
     )
     student = build(load_recipe(str(recipe)).student, 4)
     alone, channels = (
-        weights.least(student),
-        narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
+        weights.count_min_params(student),
+        prune_to_minimum(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
     )
     assert (
         make_plan(load_recipe(str(recipe), {"budget": min(alone, channels) - 1})).limits.params

@@ -133,7 +133,7 @@ def test_a_given_network_keeps_its_own_proportions(
     def cut(whole: nn.Module | None) -> list[int]:
         model = flat
         for target in targets:
-            model = prune(model, example, target, whole=whole)
+            model = prune(model, example, target, original=whole)
         return widths(model)
 
     its_own, of_the_other, of_each_round = map(cut, (flat, kept.model, None))

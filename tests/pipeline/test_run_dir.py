@@ -56,8 +56,8 @@ def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
     [
         ("compress.distillation.kd.kd_loss", 4),  # in the first epoch
         ("compress.distillation.kd.kd_loss", 15),  # in the third
-        ("compress.pruning.pruner.widths", 1),
-        ("compress.pruning.pruner.widths", 2),
+        ("compress.pruning.pruner.allocate", 1),
+        ("compress.pruning.pruner.allocate", 2),
         ("compress.pipeline.stages.reestimate_batchnorm", 2),
         ("compress.pipeline.run.accuracy", 3),  # in the test
     ],
