@@ -298,7 +298,7 @@ def adopt(
     from compress.pipeline.adopt import adopt
 
     given = {key: values for key, values in seen.items() if values}
-    known, right = adopt(state_dict, ModelSpec(network, stem), data, size=image_size, **given)
+    known, right = adopt(state_dict, ModelSpec(network, stem), data, image_size=image_size, **given)
     save(known, out)
     click.echo(
         f"{out}: right about {100 * right:.2f} % of images held out of {known.data}'s training data"
@@ -355,10 +355,11 @@ def predict(
     from compress.cli.terminal import Terminal, classes_table, predictions_table
     from compress.data.decode import find_images
     from compress.deployment import predict as inference
+    from compress.reporting import evaluation
 
     terminal = Terminal()
     if not images:
-        right, total = inference.score_test_split(kept, data, device)
+        right, total = evaluation.score_test_split(kept, data, device)
         terminal.show(classes_table(kept.classes, right.tolist(), total.tolist()))
         return 0
     found = list(

@@ -53,14 +53,21 @@ class Dataset:
         """The number of training images."""
         return len(self.train_images.targets)
 
-    @cached_property
+    @property
     def train(self) -> Pool:
         """The training images.
 
         Raises:
             UserError: an image file cannot be read.
         """
-        return open_pool(self.train_images, self.image_size).to(self.device)
+        return self._training[0]
+
+    @cached_property
+    def _training(self) -> tuple[Pool, Normalization, str]:
+        """The training images, their normalization and checksum, measured before they leave the CPU."""
+        pool = open_pool(self.train_images, self.image_size)
+        normalization = self.normalization or _measure_normalization(pool)
+        return pool.to(self.device), normalization, pool.checksum()
 
     @cached_property
     def val(self) -> Pool:
@@ -82,21 +89,17 @@ class Dataset:
     @property
     def mean(self) -> tuple[float, ...]:
         """Mean of each channel, of pixels on a scale of 0 to 1: three values, grey repeated."""
-        return self._normalization[0]
+        return (self.normalization or self._training[1])[0]
 
     @property
     def std(self) -> tuple[float, ...]:
         """Standard deviation of each channel, of pixels on a scale of 0 to 1."""
-        return self._normalization[1]
+        return (self.normalization or self._training[1])[1]
 
-    @cached_property
-    def _normalization(self) -> Normalization:
-        return self.normalization or _measure_normalization(self.train)
-
-    @cached_property
+    @property
     def checksum(self) -> str:
         """SHA-256 of the training images, as 64 hex digits; see `Pool.checksum`."""
-        return self.train.checksum()
+        return self._training[2]
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the data set with its pools on `device`."""

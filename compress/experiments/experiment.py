@@ -16,7 +16,7 @@ from typing import Any
 from compress.experiments.grid import load, rows, title
 from compress.experiments.results import write_picture, write_tables
 from compress.pipeline.events import RunEvents
-from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results, today
+from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results, normalize_recipe
 from compress.recipe import load as recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
@@ -131,7 +131,7 @@ def run(
 def _placed(folder: Path, wanted: Sequence[tuple[dict[str, str], Recipe]]) -> Iterator[Cell]:
     """A cell for each recipe: in the directory where it was begun, or in one that is free."""
     begun = _begun(folder)
-    known = [(name, today(entry["recipe"]), entry["error"]) for name, entry in begun.items()]
+    known = [(name, normalize_recipe(entry["recipe"]), entry["error"]) for name, entry in begun.items()]
     taken = set(begun)
     for keys, recipe in wanted:
         ours = json.loads(json.dumps(recipes.recipe_to_dict(recipe)))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
-from compress.pipeline.run import Result, run
-from compress.pipeline.run_dir import MANIFEST, MODEL, check_place, read_results
+from compress.pipeline.run import RunResult, run
+from compress.pipeline.run_dir import MANIFEST, MODEL, check_run_dir, read_results
 from compress.recipe import load as recipes
 from compress.recipe.budget import parse_descending
 from compress.recipe.schema import Prune
@@ -47,7 +47,7 @@ class Point:
     """What came of one budget."""
 
     budget: str
-    result: Result
+    result: RunResult
 
     @property
     def params(self) -> int:
@@ -151,7 +151,7 @@ def _check_places(out: Path, ordered: Sequence[str], fresh: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file, a sweep needs a directory")
     for text in ordered:
-        check_place(out / text)
+        check_run_dir(out / text)
     for above, text in itertools.pairwise(ordered):
         if not fresh and (out / text / MANIFEST).is_file():
             begun = read_results(out / text)[0].get("recipe", {}).get("student", {}).get("weights")

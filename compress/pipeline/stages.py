@@ -42,7 +42,7 @@ class StageOutput:
     """
 
     model: nn.Module
-    epochs: float = 0.0
+    epochs: float = 0
     seconds: float = 0.0
 
 

@@ -114,7 +114,7 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
         (["five.pt", "--network", "resnet18", *data], "not a resnet18 of 4 classes"),
         (["nan.pt", "--network", "resnet18", *data], "'fc.bias' holds values that are not finite"),
         (["list.pt", "--network", "resnet18", *data], "holds no tensors by name"),
-        (["evil.pt", "--network", "resnet18", *data], "nothing was run"),
+        (["evil.pt", "--network", "resnet18", *data], "nothing was executed"),
         (["four.pt", "--network", "resnet18", "--data", "folder:nowhere"], "nowhere"),
         (
             ["four.pt", "--network", "resnet18", *data, "--std", "0.1,0.2"],

@@ -12,7 +12,7 @@ from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
 from compress.pruning import unstructured
-from compress.pruning.pruner import narrowest
+from compress.pruning.pruner import prune_to_minimum
 from compress.recipe.load import load_recipe
 from compress.runtime.errors import UserError
 
@@ -175,7 +175,7 @@ def test_single_weights_after_channels_reach_below_what_either_could(tiny: Tiny)
     student = build(load_recipe(str(recipe)).student, 4)
     alone, channels = (
         unstructured.count_min_params(student),
-        narrowest(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
+        prune_to_minimum(student, torch.zeros(1, 3, SIDE, SIDE))[1].params,
     )
     assert (
         make_plan(load_recipe(str(recipe), {"budget": min(alone, channels) - 1})).limits.params

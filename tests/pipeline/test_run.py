@@ -267,7 +267,7 @@ def test_a_file_lands_close_below_its_budget(tiny: Tiny, tmp_path: Path, size: i
 
 
 def test_the_least_file_that_a_plan_names_can_be_had(tiny: Tiny, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="a file of 9KB: out of reach, the least is ") as caught:
+    with pytest.raises(UserError, match="a file of 9KB") as caught:
         make_plan(load_recipe(str(tiny.recipe), {"file_size": "9KB"}))
     least = int(str(caught.value).split()[-2].replace(",", ""))
     result = compress.run(str(tiny.recipe), out=tmp_path / "run", max_images=64, file_size=least)

@@ -1,109 +1,144 @@
-"""What makes training fast, and changes no more than the last digits: that it is done where it should be."""
+"""The device of this machine, and its abilities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata
 
 import pytest
 import torch
-from tiny import Tiny
-from torch import Tensor, nn
 
-import compress
-from compress.data.batches import Batch
-from compress.models.build import build
-from compress.pipeline import train_stage as learning
-from compress.pipeline.context import on_device
-from compress.recipe.model_spec import ModelSpec
-from compress.training.trainer import accuracy, forward, teach
+from compress.runtime import device, distributed
+from compress.runtime.errors import UserError
 
-CPU = torch.device("cpu")
-IMAGES = torch.ones(8, 3, 16, 16)
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def batches() -> list[Batch]:
-    return [Batch(IMAGES, torch.eye(4)[torch.arange(8) % 4], torch.arange(8), 0)]
+def test_without_a_gpu_the_cpu_is_picked() -> None:
+    assert device.pick_device("auto") == device.pick_device("cpu") == CPU
+    with pytest.raises(UserError, match=r"'cuda'.*--device cpu"):
+        device.pick_device("cuda")
+    with pytest.raises(UserError, match=r"'tpu'.*auto, cpu or cuda"):
+        device.pick_device("tpu")
 
 
-def listened(network: nn.Module, images: list[Tensor], logits: list[Tensor]) -> None:
-    """Keep what comes into the first layer of `network`, and what comes out of the last."""
-    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    layers[0].register_forward_pre_hook(lambda module, inputs: images.append(inputs[0]))
-    layers[-1].register_forward_hook(lambda module, inputs, output: logits.append(output))
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pretend that there are two GPUs; return the ones that are made current."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    return current
 
 
-USES: dict[str, Callable[[nn.Module], Any]] = {
-    "learning": lambda model: forward(model)(IMAGES),
-    "teaching": lambda model: teach(model)(IMAGES),
-    "validation": lambda model: accuracy(model, batches(), exact=False),
-    "exact": lambda model: forward(model, exact=True)(IMAGES),
-    "test": lambda model: accuracy(model, batches()),
-}
+def test_one_process_takes_the_default_gpu(two_gpus: list[int]) -> None:
+    assert device.pick_device("auto") == device.pick_device("cuda") == GPU
+    assert device.pick_device("cpu") == CPU and two_gpus == []
 
 
-@pytest.mark.parametrize("has", [(), ("avx512_bf16",), ("amx_bf16",)])
-@pytest.mark.parametrize("use", USES)
-def test_bfloat16_where_the_processor_has_it(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, use: str, has: tuple[str, ...]
+def test_each_process_has_a_gpu_of_its_own(
+    two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False
-    )
-    network, images, logits = build(ModelSpec("tinynets:student"), 4), [], []
-    listened(network, images, logits)
-    answer = USES[use](network)
-    low = bool(has) and use not in ("exact", "test")
-    assert [each.dtype for each in logits] == [torch.bfloat16 if low else torch.float32]
-    assert not isinstance(answer, Tensor) or answer.dtype == torch.float32
-    assert [channels_last(each) for each in images] == [True]
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    monkeypatch.setattr(distributed, "local_rank", lambda: 1)
+    assert device.pick_device("auto") == torch.device("cuda", 1) and two_gpus == [1]
+    assert device.pick_device("cpu") == CPU
+    monkeypatch.setattr(distributed, "local_rank", lambda: 2)
+    with pytest.raises(UserError, match="2 GPUs: start at most 2 processes"):
+        device.pick_device("auto")
 
 
-def channels_last(tensor: Tensor) -> bool:
-    return tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+def test_full_precision_turns_tf32_off_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    before = torch.backends.cudnn.allow_tf32
+    with torch.backends.cudnn.flags(allow_tf32=True):
+        with device.full_precision():
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
-def test_weights_lie_with_channels_last() -> None:
-    kernels = [
-        m.weight
-        for m in on_device(build(ModelSpec("resnet18"), 4), CPU).modules()
-        if isinstance(m, nn.Conv2d)
-    ]
-    assert all(channels_last(kernel) for kernel in kernels if kernel.shape[2] > 1)
+@pytest.mark.parametrize(
+    ("abilities", "fast"),
+    [((), False), (("avx512_f",), False), (("avx512_bf16",), True), (("amx_bf16",), True)],
+)
+def test_bfloat16_is_fast_where_the_processor_multiplies_it(
+    abilities: tuple[str, ...], fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = dict.fromkeys(abilities, True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    assert device.has_fast_bfloat16(CPU) is fast
 
 
-def test_every_stage_learns_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cut network too, and with bfloat16."""
-    monkeypatch.setattr("compress.training.trainer.has_fast_bfloat16", lambda device: True)
-    found: list[tuple[bool, set[torch.dtype]]] = []
-
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-        if module.training:
-            found[-1][1].add(output.dtype)
-
-    def train(model: nn.Module, *arguments: Any, **options: Any) -> nn.Module:
-        kernels = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
-        found.append((all(map(channels_last, kernels)), set()))
-        hook = list(model.children())[-1].register_forward_hook(keep)
-        try:
-            return trained(model, *arguments, **options)
-        finally:
-            hook.remove()
-
-    trained = learning.train
-    monkeypatch.setattr("compress.pipeline.train_stage.train", train)
-    compress.run(str(tiny.recipe), out=tmp_path / "run", limit=40)
-    assert found == [(True, {torch.bfloat16})] * 4  # teach, distill, two times finetune
+def test_an_older_torch_knows_no_abilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not device.has_fast_bfloat16(CPU)
+    assert device.device_name(CPU).endswith(f", {torch.get_num_threads()} threads")
 
 
-def test_answers_are_had_without_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = build(ModelSpec("resnet18"), 4).eval()
+@pytest.mark.parametrize(
+    ("where", "installed", "expected"),
+    [
+        (CPU, ["g++"], True),
+        (CPU, ["clang++"], True),
+        (CPU, ["gcc", "clang"], False),
+        (CPU, [], False),
+        (GPU, ["gcc"], True),
+        (GPU, ["clang"], True),
+        (GPU, ["mycc"], False),
+        (GPU, ["g++"], False),
+    ],
+)
+def test_compiling_needs_a_compiler(
+    where: torch.device, installed: list[str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: name if name in installed else None)
+    assert device.can_compile(where) is expected
 
-    def refuse(*arguments: object, **options: object) -> Tensor:
-        raise AssertionError("a batch norm is at work")
 
-    monkeypatch.setattr("torch.nn.functional.batch_norm", refuse)
-    with pytest.raises(AssertionError, match="at work"):
-        forward(network)(IMAGES)
-    accuracy(network, batches())
+def test_the_c_compiler_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "mycc")
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "mycc" else None)
+    assert device.can_compile(GPU) and not device.can_compile(CPU)
+
+
+def test_a_distributed_run_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert device.can_compile(CPU)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    assert not device.can_compile(CPU)
+
+
+def test_a_cpu_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"cpu_name": "A Processor"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    assert device.device_name(CPU) == "A Processor, 7 threads"
+
+
+def test_versions_are_those_of_the_installed_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = device.package_versions()
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"] == metadata.version("torch")
+
+    def missing(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert device.package_versions()["torch"] == "not installed"
+
+
+def test_on_the_cpu_tensors_stay_where_they_are() -> None:
+    tensor = torch.ones(3)
+    assert device.to_device(tensor, CPU) is tensor
+
+
+def test_importing_the_room_does_not_import_torch() -> None:
+    rooms = "errors, files, device, distributed"
+    code = f"import sys; from compress.runtime import {rooms}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

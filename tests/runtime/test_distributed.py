@@ -1,7 +1,8 @@
-"""Several processes and one: what a run comes to is the same. The processes are real, started by torchrun.
+"""A run of two processes computes what one process computes. The processes are real.
 
-They compute in float64: a sum in another order then stays below 1e-7, where in float32 a ReLU that flips shows; one
-case is in float32 for all that. The networks have no dropout, which differs from process to process.
+torchrun starts them. They compute in float64: sums in another order then differ by less than
+1e-7, where in float32 a ReLU that flips would show; one case is in float32 nevertheless. The
+networks have no dropout, which differs between processes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -23,45 +23,47 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from compress.distill import targets
 from tiny import NETWORKS, Tiny, wait_for
 from torch import Tensor
 
 import compress
-from compress.models.build import build
-from compress.pipeline.context import Guide, StageContext
-from compress.pipeline.plan import make_plan
-from compress.pipeline.stages import distill_stage
-from compress.recipe import load as recipes
-from compress.recipe.schema import Train
 from compress.runtime import distributed
-from compress.training.events import Events
+from compress.runtime.errors import UserError
+from compress.runtime.files import write_text
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
-# slow to answer: torchrun sees that a process is gone before the other one does
-SLOW = """
+# Stops the process of one rank in a training step, so that the test can kill a process just then.
+# The file `gate` names the rank, and a file that must exist first.
+GATE = """
+import os
 import pathlib
 import time
 
 
-class Slow(nn.Module):
+class Gate(nn.Module):
     def forward(self, images):
-        if self.training:
-            pathlib.Path("in-a-step").touch()
-            time.sleep(3)
+        gate = pathlib.Path("gate")
+        if self.training and gate.exists():
+            rank, file = gate.read_text().split(maxsplit=1)
+            if os.environ.get("RANK") == rank and pathlib.Path(file).exists():
+                pathlib.Path("at-gate").touch()
+                while gate.exists():
+                    time.sleep(0.01)
         return images
-
-
-def slow(num_classes):
-    return nn.Sequential(Slow(), _net(24, num_classes))
 """
 
-AGAIN = "the same command goes on after the last finished epoch"
-
-# what learns differently: soft targets, batch norms and parameters of the objective, phases in which parts rest
+# Stages that train in different ways: soft targets, parameters and batch norms of an objective,
+# phases in which parts of the network are frozen, every optimizer.
 CASES: dict[str, dict[str, Any]] = {
-    "mixed": {"method": "kd", "mixup": 0.2, "cutmix": 1.0, "erase": 0.5, "views": 1, "epochs": 2},
+    "mixed": {
+        "method": "kd",
+        "mixup": 0.2,
+        "cutmix": 1.0,
+        "erase_prob": 0.5,
+        "views": 1,
+        "epochs": 2,
+    },
     "muon": {"method": "dkd", "optimizer": "muon", "ema": 0.9},
     "frozen": {"method": "kd", "freeze": "backbone"},
     "stagewise": {"method": "stagewise"},
@@ -71,56 +73,65 @@ CASES: dict[str, dict[str, Any]] = {
     "overhaul": {"method": "overhaul"},
     "float32": {"method": "labels"},
 }
-SINGLE = Tensor.float
+TO_FLOAT32 = Tensor.float
 
 
 @pytest.fixture(scope="module")
 def still(tiny: Tiny) -> Tiny:
-    """Networks without dropout, batches that two cannot share evenly, and short stages."""
-    (tiny.root / "stillnets.py").write_text(
-        NETWORKS.replace("        nn.Dropout(0.1),\n", "") + SLOW
-    )
+    """Networks without dropout, batches that two processes cannot share evenly, short stages."""
+    networks = NETWORKS.replace("        nn.Dropout(0.1),\n", "")
+    networks = networks.replace("        _block(3,", "        Gate(),\n        _block(3,")
+    (tiny.root / "stillnets.py").write_text(networks.replace("nn\n", f"nn\n{GATE}", 1))
     changes = (
         ("tinynets", "stillnets"),
-        ("batch = 32", "batch = 33"),
-        ("epochs = 3", "epochs = 2"),
+        ("batch_size = 32", "batch_size = 33"),
+        ("epochs = 3", "epochs = 2\ncompile = false"),
     )
     return replace(tiny, recipe=tiny.variant("still.toml", *changes))
+
+
+@pytest.fixture
+def gate(still: Tiny) -> Iterator[Path]:
+    """The file that stops a process of a run; see `GATE`."""
+    gate = still.root / "gate"
+    (still.root / "at-gate").unlink(missing_ok=True)
+    yield gate
+    gate.unlink(missing_ok=True)
 
 
 def compute_in_float64(patch: pytest.MonkeyPatch) -> None:
     torch.set_default_dtype(torch.float64)
     patch.setattr(Tensor, "float", Tensor.double)
-    patch.setattr(torch.cpu, "get_capabilities", dict)  # no bfloat16
+    # No bfloat16.
+    patch.setattr(torch.cpu, "get_capabilities", dict)
 
 
 @contextmanager
 def computing_in_float32() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "float", SINGLE)
+        patch.setattr(Tensor, "float", TO_FLOAT32)
         yield
     torch.set_default_dtype(torch.float64)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     compute_in_float64(monkeypatch)
     yield
     torch.set_default_dtype(torch.float32)
 
 
-def start(tiny: Tiny, *words: object) -> subprocess.Popen[str]:
-    """torchrun with these words, in a place where the networks are."""
+def start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    """Start two processes with torchrun, in `folder`, where the networks are."""
     env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(tiny.root), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
         "OMP_NUM_THREADS": "1",
     }
-    command = [*TORCHRUN, *map(str, words)]
     return subprocess.Popen(
-        command,
+        [*TORCHRUN, *map(str, words)],
         env=env,
-        cwd=tiny.root,
+        cwd=folder,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -129,6 +140,7 @@ def start(tiny: Tiny, *words: object) -> subprocess.Popen[str]:
 
 
 def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    """Wait for the processes and return what they printed, and their errors."""
     try:
         out, err = started.communicate(timeout=120)
     except subprocess.TimeoutExpired:
@@ -138,178 +150,263 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def learn(recipe: str, out: Path) -> None:
-    """Train a student in every one of the cases, and keep its weights, each process its own."""
-    with distributed.process_group(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(targets, "BLOCK", 2)  # of six batches
-        plan = make_plan(recipes.load_recipe(recipe), "cpu")
-        torch.manual_seed(1)
-        teacher = build(plan.recipe.teacher, 4)  # any teacher will do
-        for name, keys in CASES.items():
-            stage = Train(**({"kind": "distill", "epochs": 1, "lr": 0.05, "mix": 1.0} | keys))
-            state = out / f"{name}.state"
-            ctx = StageContext(
-                plan.recipe,
-                plan.data,
-                plan.device,
-                Events(),
-                state,
-                out / "answers",
-                Guide(teacher, 16),
-            )
-            with computing_in_float32() if name == "float32" else nullcontext():
-                student = distill_stage(None, stage, ctx)
-            torch.save(student.state_dict(), out / f"{name}-{distributed.rank()}.pt")
-
-
-def weights(run: Path) -> dict[str, dict[str, Tensor]]:
-    """The tensors of every stage's file."""
-    return {
-        file.stem: torch.load(file, weights_only=True)["state_dict"]
-        for file in sorted(run.glob("stages/*.pth"))
-    }
-
-
-def differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    """The largest difference of two networks' tensors, each by its own largest value."""
-    assert {k: t.shape for k, t in one.items()} == {k: t.shape for k, t in other.items()}
-    return max(
-        float((t - other[k]).abs().max() / t.abs().max().clamp_min(1e-3)) for k, t in one.items()
-    )
-
-
-def same(one: Path, other: Path, tolerance: float) -> None:
-    """See that two runs came to the same."""
-    ours, theirs = weights(one), weights(other)
-    assert len(ours) == 6 and ours.keys() == theirs.keys()
-    assert max(differ(ours[stage], theirs[stage]) for stage in ours) <= tolerance
-    results = [json.loads((run / "run.json").read_text())["stages"] for run in (one, other)]
-    for a, b in zip(*results, strict=True):
-        assert a | {"seconds": 0, "bytes": 0} == b | {"seconds": 0, "bytes": 0}
-    for file in one.glob("stages/*.jsonl"):
-        for a, b in zip(
-            *((run / "stages" / file.name).read_text().splitlines() for run in (one, other)),
-            strict=True,
-        ):
-            a, b = json.loads(a), json.loads(b)
-            assert (
-                a["loss"] == pytest.approx(b["loss"], rel=max(tolerance, 1e-9))
-                and a["val"] == b["val"]
-            )
-
-
-def test_two_processes_learn_what_one_learns_whatever_the_objective(
-    still: Tiny, tmp_path: Path
-) -> None:
-    two, one = tmp_path / "two", tmp_path / "one"
-    two.mkdir()
-    one.mkdir()
-    started = start(still, __file__, "learn", still.recipe, two)
-    learn(str(still.recipe), one)
-    finish(started)
-    for name in CASES:
-        alone, first, second = (
-            torch.load(f) for f in (one / f"{name}-0.pt", *sorted(two.glob(f"{name}-?.pt")))
-        )
-        assert differ(first, second) == 0
-        assert differ(alone, first) < (1e-3 if name == "float32" else 1e-7), name
-    answers = [
-        [np.load(file) for file in sorted(run.glob("answers/*/*.npy"))] for run in (one, two)
-    ]
-    assert len(answers[0]) == len(answers[1]) > 1
-    assert all(np.array_equal(a, b) for a, b in zip(*answers, strict=True))
-
-
-def test_a_run_of_two_processes_is_that_of_one_and_a_kill_does_not_change_it(
-    still: Tiny, tmp_path: Path
-) -> None:
-    alone, whole, killed, alone_after = (
-        tmp_path / name for name in ("alone", "whole", "killed", "alone-after")
-    )
-    started = start(still, __file__, "run", still.recipe, "--out", whole)
-    compress.run(str(still.recipe), out=alone)
-    out, _ = finish(started)
-    assert (
-        out.count("6/7 finetune 2") == 1 and out.count(f"{whole}/model.pth") == 1
-    )  # one of them speaks
-    same(alone, whole, 1e-6)
-
-    started = start(still, __file__, "run", still.recipe, "--out", killed)
-    learning = killed / "stages" / "02-distill.jsonl"
-    while not learning.is_file() and started.poll() is None:
-        time.sleep(0.02)
-    os.kill(child(started.pid, "0"), signal.SIGKILL)  # the one that writes
-    _, err = finish(started, code=1)
-    assert err.count("another process of this run is gone") == 1 and err.count(AGAIN) == 1
-    assert len(weights(killed)) < 6
-
-    shutil.copytree(killed, alone_after)
-    out, _ = finish(start(still, __file__, "run", still.recipe, "--out", killed))
-    assert "teach: done before" in out and "going on after epoch 1 of 2" in out
-    same(whole, killed, 0)
-    compress.run(str(still.recipe), out=alone_after)
-    same(whole, alone_after, 1e-6)
-
-
-def test_a_process_lost_in_the_midst_of_a_step_is_told_in_one_line(
-    still: Tiny, tmp_path: Path
-) -> None:
-    begun = still.root / "in-a-step"
-    begun.unlink(missing_ok=True)
-    recipe = still.variant("slow.toml", ("stillnets:teacher", "stillnets:slow"))
-    started = start(still, "-m", "compress", "run", recipe, "--out", tmp_path / "run")
-    wait_for(lambda: begun.exists() or started.poll() is not None, seconds=120)
-    os.kill(child(started.pid, "1"), signal.SIGKILL)
-    _, err = finish(started, code=1)
-    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert "another process of this run is gone" in line and line.endswith(AGAIN)
-
-
-@pytest.mark.parametrize(("gpus", "parts"), [(True, {"cpu:gloo", "cuda:nccl"}), (False, {"gloo"})])
-def test_counts_and_words_go_over_cpus_and_gradients_over_gpus(
-    monkeypatch: pytest.MonkeyPatch, gpus: bool, parts: set[str]
-) -> None:
-    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
-    asked: list[str] = []
-    monkeypatch.setattr(
-        dist, "init_process_group", lambda backend, **_: asked.append(backend) or 1 / 0
-    )
-    with pytest.raises(ZeroDivisionError), distributed.process_group():
-        pass
-    assert set(asked[0].split(",")) == parts
-
-
-def test_a_batch_that_is_too_small_for_all_of_them_is_refused_once(
-    still: Tiny, tmp_path: Path
-) -> None:
-    recipe = still.variant("single.toml", ("batch = 33", "batch = 1"))
-    _, err = finish(
-        start(still, "-m", "compress", "run", recipe, "--out", tmp_path / "run"), code=1
-    )
-    assert (
-        err.count("error: 2 processes share a batch of 1 images: start fewer, or raise batch") == 1
-    )
-    assert not (tmp_path / "run").exists()
-
-
-def child(torchrun: int, rank: str) -> int:
-    """The process that torchrun started as this rank."""
+def find_process(torchrun: int, rank: int) -> int:
+    """Return the id of the process that torchrun started as this rank."""
     for process in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
         if f"\0RANK={rank}\0".encode() in Path(f"/proc/{process}/environ").read_bytes():
             return process
     raise ProcessLookupError(rank)
 
 
-if __name__ == "__main__":
-    compute_in_float64(pytest.MonkeyPatch())
-    if sys.argv[1] == "learn":
-        learn(sys.argv[2], Path(sys.argv[3]))
-    else:
-        from compress.cli.main import main
+def train_cases(recipe: str, out: Path) -> None:
+    """Train a student in each of the cases; every process saves its own weights."""
+    from compress.distillation.method import Teacher
 
-        main(prog_name="compress")
+    from compress.distillation import logits_cache
+    from compress.models.build import build
+    from compress.pipeline.context import StageContext
+    from compress.pipeline.events import RunEvents
+    from compress.pipeline.plan import make_plan
+    from compress.pipeline.stages import distill
+    from compress.recipe.load import load_recipe
+    from compress.recipe.schema import Train
+
+    with distributed.process_group(), pytest.MonkeyPatch.context() as patch:
+        # Two blocks of logits and more in a view of six batches.
+        patch.setattr(logits_cache, "BLOCK", 2)
+        plan = make_plan(load_recipe(recipe), "cpu")
+        (step,) = [step for step in plan.steps if step.kind == "distill"]
+        torch.manual_seed(1)
+        teacher = Teacher(build(plan.recipe.teacher, 4), plan.data.image_size, 1.0)
+        for name, keys in CASES.items():
+            stage = Train(**({"kind": "distill", "epochs": 1, "lr": 0.05} | keys))
+            ctx = StageContext(
+                plan,
+                replace(step, stage=stage, image_size=plan.data.image_size),
+                state=out / f"{name}.state",
+                logits_dir=out / "logits_cache",
+                events=RunEvents(),
+                teacher=teacher,
+            )
+            with computing_in_float32() if name == "float32" else nullcontext():
+                student = distill(None, ctx).model
+            torch.save(student.state_dict(), out / f"{name}-{distributed.rank()}.pt")
+
+
+def load_stages(run: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of every stage's weights file."""
+    return {
+        file.stem: torch.load(file, weights_only=True)["state_dict"]
+        for file in sorted(run.glob("stages/*.pth"))
+    }
+
+
+def max_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Return the largest difference of two networks' tensors, relative to each tensor's maximum."""
+    assert {k: t.shape for k, t in one.items()} == {k: t.shape for k, t in other.items()}
+    return max(
+        float((t - other[k]).abs().max() / t.abs().max().clamp_min(1e-3)) for k, t in one.items()
+    )
+
+
+def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
+    """Compare the weights, results and metrics of two runs."""
+    ours, theirs = load_stages(one), load_stages(other)
+    assert len(ours) == 6 and ours.keys() == theirs.keys()
+    assert max(max_difference(ours[stage], theirs[stage]) for stage in ours) <= tolerance
+    results = [json.loads((run / "run.json").read_text())["stages"] for run in (one, other)]
+    for a, b in zip(*results, strict=True):
+        assert a | {"seconds": 0, "bytes": 0} == b | {"seconds": 0, "bytes": 0}
+    metrics = sorted(path.name for path in one.glob("stages/*.jsonl"))
+    assert len(metrics) == 4
+    for name in metrics:
+        lines = [(run / "stages" / name).read_text().splitlines() for run in (one, other)]
+        for a, b in zip(*(map(json.loads, each) for each in lines), strict=True):
+            near = pytest.approx(b["loss"], rel=max(tolerance, 1e-9))
+            assert a["loss"] == near and a["val"] == b["val"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_every_objective(
+    still: Tiny, tmp_path: Path, float64: None
+) -> None:
+    two, one = tmp_path / "two", tmp_path / "one"
+    two.mkdir()
+    one.mkdir()
+    started = start(still.root, __file__, "train", still.recipe, two)
+    train_cases(str(still.recipe), one)
+    finish(started)
+    for name in CASES:
+        alone, first, second = (
+            torch.load(f) for f in (one / f"{name}-0.pt", *sorted(two.glob(f"{name}-?.pt")))
+        )
+        assert max_difference(first, second) == 0
+        assert max_difference(alone, first) < (1e-3 if name == "float32" else 1e-7), name
+    logits = [
+        [np.load(file) for file in sorted(run.glob("logits_cache/*/*.npy"))] for run in (one, two)
+    ]
+    assert len(logits[0]) == len(logits[1]) > 1
+    assert all(np.array_equal(a, b) for a, b in zip(*logits, strict=True))
+
+
+@pytest.mark.slow
+def test_a_distributed_run_equals_that_of_one_process_even_if_killed(
+    still: Tiny, tmp_path: Path, gate: Path, float64: None
+) -> None:
+    alone, complete, killed, alone_after = (
+        tmp_path / name for name in ("alone", "complete", "killed", "alone-after")
+    )
+    started = start(still.root, __file__, "run", still.recipe, "--out", complete)
+    compress.run(str(still.recipe), out=alone)
+    out, _ = finish(started)
+    # Only the main process prints.
+    assert out.count("6/7 finetune 2") == 1 and out.count(f"{complete}/model.pth") == 1
+    assert_equal_runs(alone, complete, 1e-6)
+
+    # The main process is killed in the second epoch of distilling.
+    gate.write_text(f"0 {killed / 'stages' / '02-distill.jsonl'}")
+    started = start(still.root, __file__, "run", still.recipe, "--out", killed)
+    wait_at_gate(started, still.root)
+    os.kill(find_process(started.pid, 0), signal.SIGKILL)
+    _, err = finish(started, code=1)
+    gate.unlink()
+    assert err.count("another process of this run is gone") == 1
+    assert err.count(distributed.RESUME_HINT) == 1
+    assert list(load_stages(killed)) == ["01-teach"]
+
+    shutil.copytree(killed, alone_after)
+    out, _ = finish(start(still.root, __file__, "run", still.recipe, "--out", killed))
+    assert "teach: done" in out and "resuming after epoch 1 of 2" in out
+    assert_equal_runs(complete, killed, 0)
+    compress.run(str(still.recipe), out=alone_after)
+    assert_equal_runs(complete, alone_after, 1e-6)
+
+
+def wait_at_gate(started: subprocess.Popen[str], folder: Path) -> None:
+    at_gate = folder / "at-gate"
+    wait_for(lambda: at_gate.exists() or started.poll() is not None, seconds=120)
+    assert at_gate.exists()
+
+
+@pytest.mark.slow
+def test_a_process_lost_in_a_training_step_is_reported_in_one_line(
+    still: Tiny, tmp_path: Path, gate: Path
+) -> None:
+    gate.write_text("0 .")
+    out = tmp_path / "run"
+    started = start(still.root, "-m", "compress", "run", still.recipe, "--out", out)
+    wait_at_gate(started, still.root)
+    os.kill(find_process(started.pid, 1), signal.SIGKILL)
+    _, err = finish(started, code=1)
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert "another process of this run is gone" in line
+    assert line.endswith(distributed.RESUME_HINT)
+
+
+@pytest.mark.slow
+def test_a_batch_too_small_for_the_processes_is_reported_once(still: Tiny, tmp_path: Path) -> None:
+    recipe = still.variant("single.toml", ("batch_size = 33", "batch_size = 1"))
+    out = tmp_path / "run"
+    started = start(still.root, "-m", "compress", "run", recipe, "--out", out)
+    _, err = finish(started, code=1)
+    assert err.count("error: 2 processes share a batch of 1 images") == 1
+    assert not out.exists()
+
+
+def exchange(out: Path) -> None:
+    """Write what this process gets from the others; then fail in each of them."""
+    assert distributed.world_size() == 1
+    with distributed.process_group():
+        rank = distributed.rank()
+        found = {
+            "world_size": distributed.world_size(),
+            "local_rank": distributed.local_rank(),
+            "is_main": distributed.is_main(),
+            "shard": distributed.shard(),
+            "broadcast": distributed.broadcast({"from": rank}),
+            "sum": distributed.all_reduce_sum(torch.tensor([1, 10 * rank])).tolist(),
+        }
+        (out / f"{rank}.json").write_text(json.dumps(found))
+        write_text(out / "written-by", str(rank))
+        distributed.require_single_process("an experiment")
+
+
+@pytest.mark.slow
+def test_processes_exchange_values_and_report_an_error_once(tmp_path: Path) -> None:
+    _, err = finish(start(tmp_path, __file__, "exchange", tmp_path), code=1)
+    both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert [found["shard"] for found in both] == [[0, 2], [1, 2]]
+    assert [found["local_rank"] for found in both] == [0, 1]
+    assert [found["is_main"] for found in both] == [True, False]
+    for found in both:
+        assert found["world_size"] == 2 and found["broadcast"] == {"from": 0}
+        assert found["sum"] == [2, 10]
+    assert (tmp_path / "written-by").read_text() == "0"
+    assert err.count("error: an experiment runs in one process") == 1
+
+
+def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with distributed.process_group():
+        assert (distributed.world_size(), distributed.rank(), distributed.local_rank()) == (1, 0, 0)
+        assert distributed.is_main() and distributed.shard() == (0, 1)
+        value, tensor = object(), torch.ones(2)
+        assert distributed.broadcast(value) is value
+        assert distributed.all_reduce_sum(tensor) is tensor
+        distributed.require_single_process("an experiment")
+
+
+def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(UserError, match=r"not LOCAL_RANK, MASTER_ADDR, MASTER_PORT.*torchrun"),
+        distributed.process_group(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("gpus", "backends"), [(True, {"cpu:gloo", "cuda:nccl"}), (False, {"gloo"})]
+)
+def test_values_travel_through_cpus_and_gradients_through_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: bool, backends: set[str]
+) -> None:
+    for name in distributed.REQUIRED:
+        monkeypatch.setenv(name, "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
+    chosen: list[str] = []
+
+    class Chosen(Exception):
+        pass
+
+    def choose(backend: str, **_: object) -> None:
+        chosen.append(backend)
+        raise Chosen
+
+    monkeypatch.setattr(dist, "init_process_group", choose)
+    with pytest.raises(Chosen), distributed.process_group():
+        pass
+    assert set(chosen[0].split(",")) == backends
+
+
+if __name__ == "__main__":
+    command, *words = sys.argv[1:]
+    if command == "exchange":
+        try:
+            exchange(Path(words[0]))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+    else:
+        compute_in_float64(pytest.MonkeyPatch())
+        if command == "train":
+            train_cases(words[0], Path(words[1]))
+        else:
+            from compress.cli.main import main
+
+            main(prog_name="compress")

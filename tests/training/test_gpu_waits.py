@@ -1,8 +1,8 @@
-"""No step waits for a GPU.
+"""No training step waits for a GPU.
 
-The meta device stands in for one: it has shapes and no values, so that whatever would have to know a value (`item()`,
-`int`, `bool`, choosing by a mask, `cpu()`) fails on it, where on a GPU it would wait. Copies to the device, which may
-wait as well, are not seen by this, nor the writing of the teacher's answers.
+The meta device stands in for one: it has shapes but no values, so everything that needs a value (`item()`, `int`, `bool`,
+indexing by a mask, `cpu()`) fails on it, where on a GPU it would wait. Copies to the device, which may wait as well, and
+writing the logits cache are not covered.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,141 +19,152 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch, plain_batches, training_batches
 from compress.data.dataset import Dataset, open_dataset
-from compress.distillation.methods import METHODS, Sized, objective
+from compress.distillation.labels import Labels
+from compress.distillation.method import Teacher
+from compress.distillation.methods import build_objective
 from compress.models.build import import_builder
+from compress.recipe.registry import METHODS
 from compress.recipe.schema import Augment, Train
-from compress.training import ddp as parallel
-from compress.training.events import Events
-from compress.training.trainer import Forward, Objective, Schedule, accuracy, teach, train
+from compress.runtime import distributed
+from compress.training import ddp
+from compress.training.evaluate import measure_accuracy
+from compress.training.forward import make_teacher
+from compress.training.objective import Forward, Losses, Objective
+from compress.training.task import Classification
+from compress.training.trainer import Trainer
 
 STEPS = 6
 META = torch.device("meta")
-
-
-class Counting(Events):
-    """How many steps were done."""
-
-    done = 0
-
-    def progress(self, batches, total: int, label: str) -> Iterator[Batch]:  # type: ignore[no-untyped-def]
-        for batch in batches:
-            yield batch
-            self.done += 1
+TASK = Classification(4)
 
 
 @pytest.fixture(scope="module")
 def data(tiny: Tiny) -> Dataset:
-    data = open_dataset(f"folder:{tiny.data}", size=16)
-    return replace(data, train=data.train.to(META))
+    return open_dataset(f"folder:{tiny.data}", image_size=16).to(META)
 
 
 @pytest.fixture(autouse=True)
 def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not know this device."""
+    """Autocast does not know the meta device."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
 
 def view(data: Dataset, epoch: int) -> Iterator[Batch]:
-    return training_batches(data, Augment(mixup=0.2, cutmix=1.0), seed=0, view=epoch, batch=32)
+    return training_batches(
+        data,
+        Augment(mixup=0.2, cutmix=1.0),
+        encode_targets=TASK.encode_targets,
+        seed=0,
+        view=epoch,
+        batch_size=32,
+    )
 
 
-def steps_without_waiting(
+def build_network(name: str) -> nn.Module:
+    return import_builder(f"tinynets:{name}")(num_classes=4).to(META)
+
+
+def count_steps_without_waiting(
     data: Dataset,
     state: Path,
-    goal: Callable[[nn.Module], Objective],
+    make_objective: Callable[[nn.Module], Objective],
     optimizer: str = "sgd",
     ema: float = 0.0,
 ) -> int:
-    """How many of the `STEPS` steps of an epoch are done before something has to be known."""
-    student, events = import_builder("tinynets:student")(num_classes=4).to(META), Counting()
-    schedule = Schedule(1, optimizer, 0.1, 5e-4, 0.2, ema)  # type: ignore[arg-type]
-    looks = pytest.raises((RuntimeError, NotImplementedError))  # at the epoch's end, at the loss
-    with looks, torch.random.fork_rng(devices=[]):
-        train(
-            student,
-            lambda epoch: view(data, epoch),
-            goal(student),
-            schedule,
-            steps=STEPS,
-            validate=lambda model: 0.0,
-            seed=0,
-            state=state,
-            events=events,
-            size=8,
-        )
-    return events.done
+    """Return how many of the `STEPS` steps of an epoch run before something needs a value."""
+    student = build_network("student")
+    trainer = Trainer(
+        student,
+        make_objective(student),
+        Train(kind="finetune", epochs=1, optimizer=optimizer, ema=ema),  # type: ignore[arg-type]
+        batches=lambda epoch: view(data, epoch),
+        steps_per_epoch=STEPS,
+        validate=lambda model: 0.0,
+        seed=0,
+        state=state,
+        image_size=8,
+    )
+    steps = 0
+    with torch.random.fork_rng(devices=[]), contextlib.suppress(RuntimeError, NotImplementedError):
+        for _ in trainer.steps(0):
+            steps += 1
+    return steps
 
 
-def method(name: str, data: Dataset) -> Callable[[nn.Module], Objective]:
-    """What a stage of this method trains for, the teacher's answers live."""
+def objective_of(name: str, data: Dataset) -> Callable[[nn.Module], Objective]:
+    """Return the objective of a method, with a teacher that runs at every step."""
 
-    def goal(student: nn.Module) -> Objective:
-        stage, teacher = (
+    def make(student: nn.Module) -> Objective:
+        teacher = Teacher(build_network("teacher"), 16)
+        forward = make_teacher(copy.deepcopy(teacher.model), 16)
+        return build_objective(
             Train(kind="distill", epochs=1, method=name),
-            import_builder("tinynets:teacher")(num_classes=4),
-        )
-        sized = Sized(teacher.to(META), 16)
-        answer = teach(copy.deepcopy(sized.network), 16)
-        return objective(
-            stage,
-            sized,
-            Sized(student, 8),
-            lambda: lambda batch: answer(batch.images),
+            TASK,
+            teacher,
+            (student, 8),
+            lambda: lambda batch: forward(batch.images),
             view(data, 0),
         )
 
-    return goal
+    return make
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS.builtin)
 def test_no_method_waits(data: Dataset, tmp_path: Path, name: str) -> None:
-    assert steps_without_waiting(data, tmp_path / "s.state", method(name, data)) == STEPS
+    objective = objective_of(name, data)
+    assert count_steps_without_waiting(data, tmp_path / "s.state", objective) == STEPS
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_neither_an_optimizer_nor_the_running_average_waits(
+def test_neither_an_optimizer_nor_the_moving_average_waits(
     data: Dataset, tmp_path: Path, optimizer: str
 ) -> None:
-    assert (
-        steps_without_waiting(data, tmp_path / "s.state", method("labels", data), optimizer, 0.9)
-        == STEPS
-    )
+    def labels(student: nn.Module) -> Objective:
+        return Labels(TASK)
+
+    steps = count_steps_without_waiting(data, tmp_path / "s.state", labels, optimizer, 0.9)
+    assert steps == STEPS
 
 
 def test_no_step_of_several_processes_waits(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of what they exchange, DDP's part left out: batch norms in which they meet."""
-    met = []
+    """With batch norms that exchange statistics; DDP's own part is left out."""
+    reduced = []
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(processes, "count", lambda: 2)
-    monkeypatch.setattr(processes, "of_first", lambda value: value)
-    monkeypatch.setattr(processes, "added", lambda tensor: met.append(tensor) or tensor)
-    monkeypatch.setattr(parallel, "DistributedDataParallel", lambda module, **options: module)
-    assert steps_without_waiting(data, tmp_path / "s.state", method("kd", data)) == STEPS
-    assert len(met) > 2 * STEPS  # forward and backward
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "broadcast", lambda value: value)
+    monkeypatch.setattr(
+        distributed, "all_reduce_sum", lambda tensor: reduced.append(tensor) or tensor
+    )
+    monkeypatch.setattr(ddp, "DistributedDataParallel", lambda module, **options: module)
+    objective = objective_of("kd", data)
+    assert count_steps_without_waiting(data, tmp_path / "s.state", objective) == STEPS
+    assert len(reduced) > 2 * STEPS  # forward and backward
 
 
-def test_validation_waits_at_its_end_alone(data: Dataset) -> None:
-    seen = []
-    batches = (seen.append(batch) or batch for batch in plain_batches(data, data.train, batch=32))
+def test_validation_only_waits_at_its_end(data: Dataset) -> None:
+    seen: list[Batch] = []
+
+    def batches() -> Iterator[Batch]:
+        for batch in plain_batches(data, data.train, batch_size=32):
+            seen.append(batch)
+            yield batch
+
     with pytest.raises(RuntimeError):
-        accuracy(import_builder("tinynets:student")(num_classes=4).to(META), batches)
-    assert len(seen) == len(data.train) // 32 + 1
+        measure_accuracy(build_network("student"), batches(), TASK)
+    assert len(seen) == data.train_count // 32 + 1
 
 
 @pytest.mark.parametrize(
     "look", [Tensor.item, int, float, bool, Tensor.cpu, lambda loss: loss[loss > 0]]
 )
-def test_what_waits_is_seen(
+def test_waiting_is_noticed(
     data: Dataset, tmp_path: Path, look: Callable[[Tensor], object]
 ) -> None:
-    def goal(student: nn.Module) -> Objective:
-        def waiting(student: Forward, batch: Batch, progress: float) -> Tensor:
-            loss = student(batch.images).sum()
-            look(loss.detach())
-            return loss
+    def waiting(student: Forward, batch: Batch, progress: float) -> Losses:
+        loss = student(batch.images).sum()
+        look(loss.detach())
+        return {"labels": loss}
 
-        return waiting
-
-    assert steps_without_waiting(data, tmp_path / "s.state", goal) == 0
+    assert count_steps_without_waiting(data, tmp_path / "s.state", lambda student: waiting) == 0

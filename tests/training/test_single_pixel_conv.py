@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.runtime.device import has_fast_bfloat16
 from compress.training.single_pixel_conv import SinglePixels
-from compress.training.trainer import forward
+from compress.training.forward import make_forward
 
 
 def learned(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:
@@ -54,7 +54,7 @@ def test_a_single_pixel_is_no_convolution(side: int, monkeypatch: pytest.MonkeyP
         "compress.training.single_pixel_conv.F.linear",
         lambda *given: seen.append(given[1]) or plain(*given),
     )
-    forward(nn.Sequential(conv, nn.Flatten()), side)(
+    make_forward(nn.Sequential(conv, nn.Flatten()), side)(
         torch.randn(2, 3, side, side)[:, :1].expand(-1, 8, -1, -1)
     )
     assert [tuple(taps.shape) for taps in seen] == [(8, 8 * side**2)]
@@ -70,7 +70,7 @@ def test_taps_that_see_only_padding_have_no_gradient_in_bfloat16(groups: int) ->
         torch.manual_seed(trial)
         body = nn.Conv2d(3, 24, 16), nn.ReLU(), nn.Conv2d(24, 48, 3, 2, 1, groups=groups)
         model = nn.Sequential(*body, nn.Flatten())
-        forward(model, 16)(torch.randn(7, 3, 16, 16)).square().sum().backward()
+        make_forward(model, 16)(torch.randn(7, 3, 16, 16)).square().sum().backward()
         taps = model[2].weight.grad.flatten(2)
         assert taps[:, :, 4].abs().max() > 0
         assert taps[:, :, [0, 1, 2, 3, 5, 6, 7, 8]].eq(0).all()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compress.training.stage import count_steps, find_phase, learning_rate
+from compress.training.schedule import count_steps, find_phase, learning_rate
 from tiny import Interrupted, Tiny
 from torch import Tensor, nn
 
