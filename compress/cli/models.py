@@ -37,7 +37,7 @@ from compress.runtime.files import require_file
     help="Levels of nested modules to show.",
 )
 def summary(weights: Path, builder: str | None, depth: int) -> None:
-    """Show the layers of a weights file, by torchinfo."""
+    """Show the layers of a network, by torchinfo."""
     checkpoint = load_weights(weights, builder)
 
     from compress.models.cost import summary_table

@@ -107,8 +107,9 @@ def expand_rows(experiment: Experiment) -> list[tuple[dict[str, str], dict[str, 
             text = {key: _as_text(value) for key, value in (label | chosen).items()}
             rows.append((text, overrides | chosen))
     columns = list(dict.fromkeys(key for label, _ in rows for key in label))
-    if len(rows) > 1:
-        columns = [key for key in columns if len({label.get(key) for label, _ in rows}) > 1]
+    different = [key for key in columns if len({label.get(key) for label, _ in rows}) > 1]
+    # Of a single row, or of rows that are all alike, all keys.
+    columns = different or columns
     return [({key: label.get(key, "-") for key in columns}, keys) for label, keys in rows]
 
 

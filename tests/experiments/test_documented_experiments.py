@@ -11,7 +11,7 @@ import pytest
 from tiny import Tiny
 
 from compress.data.dataset import open_dataset
-from compress.experiments import experiment as experiments
+from compress.experiments.experiment import plan_experiment
 from compress.models.build import build
 from compress.pipeline.checks import check_methods
 from compress.pipeline.plan import stage_steps
@@ -35,7 +35,7 @@ def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
     """
     monkeypatch.setattr("compress.pipeline.checks.build", build_once)
     distinct = {}
-    for trial in experiments.plan(file, out=tiny.root / "planned")[1]:
+    for trial in plan_experiment(file, out=tiny.root / "planned"):
         recipe = trial.recipe
         trained = recipe.teacher.weights and all(s.kind != "teach" for s in recipe.stages)
         stages = (Train(kind="teach", epochs=1), *recipe.stages) if trained else recipe.stages

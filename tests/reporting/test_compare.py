@@ -28,7 +28,7 @@ def test_report_has_size_latency_and_accuracy_of_each_file(weights: Path, tmp_pa
     assert [report.file_bytes for report in reports] == [
         file.stat().st_size for file in (weights, dense, sparse)
     ]
-    full, small, zeroed = (report.size for report in reports)
+    full, small, zeroed = (report.cost for report in reports)
     assert full == measure_cost(whole.model, (3, 16, 16))
     assert 0.99 * 50_000 <= small.params <= 50_000 == zeroed.params
     # Zeros are multiplied too.
