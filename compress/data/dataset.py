@@ -210,7 +210,7 @@ def _limit_count(name: str, max_images: int, available: int, classes: int) -> in
 
 
 def _measure_normalization(pool: Pool) -> Normalization:
-    """Measure mean and standard deviation of the channels, on images spread evenly over the pool."""
+    """Measure each channel's mean and standard deviation, on images spread evenly over the pool."""
     rows = torch.linspace(0, len(pool) - 1, min(len(pool), MEASURED_IMAGES)).long()
     total = squares = torch.zeros(3, dtype=torch.float64)
     pixels = 0

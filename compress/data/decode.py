@@ -18,8 +18,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from compress.runtime.errors import UserError
 
-# Formats that are decoded, and the suffixes of images in folders. For some other formats, Pillow runs
-# another program on the file.
+# Formats that are decoded, and the suffixes of images in folders. For some of its other formats,
+# Pillow runs another program on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 SUFFIXES = (
     ".png",

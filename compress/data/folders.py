@@ -19,10 +19,10 @@ IMAGE_SIZE = 224
 
 
 def open_folder(path: Path) -> Source:
-    """List a folder of images: ``CLASS/…``, or ``train/CLASS/…`` with ``val/`` or ``test/`` beside it.
+    """List a folder of images: ``CLASS/…``, or ``train/CLASS/…`` beside ``val/`` or ``test/``.
 
-    With ``val/`` alone, that is the test split. Without ``train/``, a fifth of each class is held
-    out for the test.
+    Of ``val/`` alone, the images are the test split. Without ``train/``, a fifth of each class is
+    held out for the test.
 
     Raises:
         UserError: the folder has no images, or not in such a layout.

@@ -1,8 +1,8 @@
 """Random draws of views, made ahead of the batches.
 
 A *view* is the whole training set under one drawing of the augmentation: an order of the samples,
-and for each a crop, a flip and an erased part. It depends on (seed, view) alone, and is drawn on the
-CPU so that it is the same on all devices.
+and for each a crop, a flip and an erased part. It depends on (seed, view) alone. The draws are made
+on the CPU, so that a view is the same on all devices.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 # Attempts and aspect ratios of a crop, as in torchvision's RandomResizedCrop.
 ATTEMPTS = 10
 CROP_RATIO = (3 / 4, 4 / 3)
-# Fractions of the area and aspect ratios of an erased part, as in torchvision's RandomErasing, where
-# the ratio is that of height to width.
+# Fractions of the area and ratios of width to height of an erased part, as in torchvision's
+# RandomErasing, whose ratio is that of height to width.
 HOLE_AREA = (0.02, 0.33)
 HOLE_RATIO = (1 / 3.3, 1 / 0.3)
 
