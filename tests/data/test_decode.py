@@ -1,4 +1,4 @@
-"""Image files of all kinds decode to the image they show: toy classifiers tell which one that is."""
+"""Image files of all kinds decode to the image they show, as toy classifiers find."""
 
 from __future__ import annotations
 

@@ -295,7 +295,7 @@ def tiny_resnet(tiny: Tiny, tmp_path: Path) -> Path:
     from compress.models.checkpoint import Checkpoint
     from compress.recipe.model_spec import ModelSpec
 
-    data = open_dataset(f"folder:{tiny.data}", size=16)
+    data = open_dataset(f"folder:{tiny.data}", image_size=16)
     network = ModelSpec("resnet18", "small")
     kept = Checkpoint(
         build(network, 4).eval(), network, data.classes, (3, 16, 16), data.mean, data.std, data.name
