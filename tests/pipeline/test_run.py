@@ -25,7 +25,7 @@ from tiny import (
 import compress
 from compress.data.dataset import open_dataset
 from compress.data.pool import DiskPool, Pool, open_pool
-from compress.data.sources import Files, Pixels
+from compress.data.source import Files, Pixels
 from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run_dir import read_results
@@ -105,6 +105,19 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
     compress.run(str(tiny.recipe), out=tmp_path / "run")
     assert [type(pool) for pool in opened] == [DiskPool] * 3
     assert_same(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_damaged_image_is_found_before_training_starts(
+    tiny: Tiny, tmp_path: Path, split: str
+) -> None:
+    folder = shutil.copytree(tiny.data, tmp_path / "images")
+    shutil.copytree(folder / "test", folder / "val")
+    bad = min((folder / split).rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(compress.UserError, match=f"cannot read the image {bad}"):
+        compress.run(str(tiny.recipe), out=tmp_path / "run", data=f"folder:{folder}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_again_when_done_shows_the_table_and_does_nothing(
