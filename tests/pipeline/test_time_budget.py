@@ -132,7 +132,10 @@ def test_measuring_changes_nothing(
     compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
     assert len(measured) == 4 and min(measured) > 0
     assert same(tmp_path / "fitted", finished)
-    files = [{path.name for path in (run / "stages").iterdir()} for run in (tmp_path / "fitted", finished)]
+    files = [
+        {path.name for path in (run / "stages").iterdir()}
+        for run in (tmp_path / "fitted", finished)
+    ]
     assert files[0] == files[1]
     assert "fitted" not in json.loads((finished / "run.json").read_text())
 
