@@ -1,4 +1,4 @@
-"""The teacher's kept answers: the same as its live ones, and cache for once."""
+"""The logits cache: the same logits as the teacher's, computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Time budgets: minutes are shared by cost, decisions are remembered, and measuring leaves no trace."""
+"""Time budgets: minutes are shared by cost, decisions are remembered, and measuring leaves no
+trace."""
 
 from __future__ import annotations
 
@@ -229,7 +230,8 @@ def test_compiling_is_measured_anew_on_another_device(
 def test_measuring_the_compiler_changes_nothing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that measures both ways everywhere, and is compiled then or not, is the run that a recipe orders."""
+    """A run that measures both ways everywhere, and is compiled then or not, is the run that a
+    recipe orders."""
     for name in ("MIN_SECONDS", "MIN_COMPILED_STEPS", "MIN_COMPILED_SECONDS"):
         monkeypatch.setattr(timing, name, 0.01)
     real, lines = timing.compiling_pays, list[str]()
