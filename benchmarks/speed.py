@@ -157,7 +157,7 @@ def peak(setting: Setting, which: str) -> int:
 
 
 def memory(setting: Setting) -> Iterator[Line]:
-    whole = replace(setting, recipe=replace(setting.recipe, limit=None))
+    whole = replace(setting, recipe=replace(setting.recipe, max_images=None))
 
     def child(which: str) -> float:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
