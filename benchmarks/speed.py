@@ -336,7 +336,7 @@ def main(
     try:
         recipe = recipes.load_recipe(name, {"batch_size": 32} if quick else {})
         recipe = replace(
-            recipe, limit=(WARM + steps) * recipe.batch_size
+            recipe, max_images=(WARM + steps) * recipe.batch_size
         )  # a burst of ours is one epoch
         with TemporaryDirectory() as folder:
             on = pick_device(device)
