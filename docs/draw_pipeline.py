@@ -1,4 +1,5 @@
-"""Draws the stages of a run as an SVG: `python docs/draw_pipeline.py runs/…/run.json docs/pipeline.svg`."""
+"""Draws the stages of a run as an SVG: `python docs/draw_pipeline.py runs/…/run.json
+docs/pipeline.svg`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ COLOURS = {"teach": "#7c6bb0", "distill": "#3b7dbf", "prune": "#c96a4a", "finetu
 
 
 def draw(stages: list[dict]) -> str:
-    """A bar a stage, as high as the logarithm of its parameters, with its validation accuracy below."""
+    """A bar a stage, as high as the logarithm of its parameters, with its validation accuracy
+    below."""
     most = max(stage["params"] for stage in stages)
     least = min(stage["params"] for stage in stages)
     step = (WIDTH - LEFT - 10) / len(stages)

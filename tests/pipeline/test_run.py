@@ -75,7 +75,10 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
         assert (entry["name"], entry["checkpoint"]) == (name, file)
         assert (entry["params"], entry["macs"]) == (counted.params, counted.macs)
         assert 0 <= entry["val"] <= 1 and 0 <= entry["test"] <= 1 and entry["seconds"] >= 0
-        assert kept.input_size == (3, entry["image_size"], entry["image_size"]) and kept.classes == CLASSES
+        assert (
+            kept.input_size == (3, entry["image_size"], entry["image_size"])
+            and kept.classes == CLASSES
+        )
         lines = out / Path(file).with_suffix(".jsonl")
         epochs = (
             [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
@@ -310,9 +313,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
     mixed = tiny.variant(
         "mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale')
     )
-    assert (
-        "'channels' must come before" in run("run", mixed, "--out", tmp_path / "no", code=2).err
-    )
+    assert "'channels' must come before" in run("run", mixed, "--out", tmp_path / "no", code=2).err
     assert (
         "parameters alone"
         in run("run", recipe, "--macs", "5%", "--out", tmp_path / "no", code=2).err

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.models.cost import measure_cost, weighted_layers
+from compress.models.cost import measure_cost, prunable_layers
 from compress.pruning.unstructured import (
     count_min_params,
     hold_zeros,
@@ -40,7 +40,7 @@ MINIMUM = TOTAL - WEIGHTS + 3
 
 
 def count_left(model: nn.Module) -> int:
-    zeros = sum(int((layer.weight == 0).sum()) for layer in weighted_layers(model))
+    zeros = sum(int((layer.weight == 0).sum()) for layer in prunable_layers(model))
     return sum(p.numel() for p in model.parameters()) - zeros
 
 
@@ -68,15 +68,15 @@ def test_exactly_the_budget_is_left(budget: int, seed: int, importance: str) -> 
     if smaller < budget:
         again = prune_weights(pruned, smaller, importance=importance, losses=[loss_on_noise])
         assert count_left(again) == smaller
-        for a, b in zip(weighted_layers(again), weighted_layers(pruned), strict=True):
+        for a, b in zip(prunable_layers(again), prunable_layers(pruned), strict=True):
             assert bool((a.weight[b.weight == 0] == 0).all())
 
 
 def test_the_smallest_weights_of_the_whole_network_become_zero() -> None:
     model = make_model()
     pruned = prune_weights(model, TOTAL - 100)
-    sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in weighted_layers(model)])
-    zero = torch.cat([layer.weight.detach().flatten() == 0 for layer in weighted_layers(pruned)])
+    sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in prunable_layers(model)])
+    zero = torch.cat([layer.weight.detach().flatten() == 0 for layer in prunable_layers(pruned)])
     assert int(zero.sum()) == 100
     assert sizes[zero].max() <= sizes[~zero].min()
 
@@ -84,12 +84,12 @@ def test_the_smallest_weights_of_the_whole_network_become_zero() -> None:
 def test_taylor_scores_by_weight_times_gradient() -> None:
     model = make_model()
     pruned = prune_weights(model, TOTAL - 100, importance="taylor", losses=[loss_on_noise])
-    weights = [layer.weight for layer in weighted_layers(model)]
+    weights = [layer.weight for layer in prunable_layers(model)]
     gradients = torch.autograd.grad(loss_on_noise(model), weights)
     scores = torch.cat(
         [(w * g).detach().abs().flatten() for w, g in zip(weights, gradients, strict=True)]
     )
-    zero = torch.cat([layer.weight.detach().flatten() == 0 for layer in weighted_layers(pruned)])
+    zero = torch.cat([layer.weight.detach().flatten() == 0 for layer in prunable_layers(pruned)])
     assert scores[zero].max() <= scores[~zero].min()
 
 
@@ -97,7 +97,7 @@ def test_every_layer_keeps_its_best_weight() -> None:
     model = make_model()
     model[3].weight.data /= 1000
     pruned = prune_weights(model, count_min_params(model))
-    for a, b in zip(weighted_layers(pruned), weighted_layers(model), strict=True):
+    for a, b in zip(prunable_layers(pruned), prunable_layers(model), strict=True):
         assert a.weight.count_nonzero() == 1
         assert a.weight.abs().max() == b.weight.abs().max()
     # A layer of zeros has no weight to keep.
@@ -117,7 +117,7 @@ def test_zeros_stay_zero_while_the_other_weights_are_trained() -> None:
     release_zeros(model)
     assert model.state_dict().keys() == before.state_dict().keys()
     assert count_left(model) == TOTAL - 150
-    for a, b in zip(weighted_layers(model), weighted_layers(before), strict=True):
+    for a, b in zip(prunable_layers(model), prunable_layers(before), strict=True):
         assert torch.equal(a.weight == 0, b.weight == 0)
         assert not torch.equal(a.weight, b.weight)
 
