@@ -150,8 +150,8 @@ def open_dataset(
         val_fraction: fraction of the training images to hold out for validation, between 0 and 1.
 
     Raises:
-        UserError: there is no such data set; it cannot be had or listed; or a number leaves nothing
-            to train on.
+        UserError: there is no such data set; it cannot be downloaded or listed; or a number leaves
+            nothing to train on.
 
     Example:
         >>> data = open_dataset("folder:photos", image_size=64)

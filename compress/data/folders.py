@@ -12,20 +12,21 @@ from compress.data.source import Files, Source, open_torchvision
 from compress.data.splits import split_rows
 from compress.runtime.errors import UserError
 
-# Of a folder without a test split.
+# Fraction of the images that is held out from a folder without a test split.
 TEST_FRACTION = 0.2
 
+# Side in pixels to which images are resized by default.
 IMAGE_SIZE = 224
 
 
 def open_folder(path: Path) -> Source:
     """List a folder of images: ``CLASS/…``, or ``train/CLASS/…`` beside ``val/`` or ``test/``.
 
-    Of ``val/`` alone, the images are the test split. Without ``train/``, a fifth of each class is
-    held out for the test.
+    If there is no ``test/``, ``val/`` is the test split. Without ``train/``, a fifth of each class
+    is held out as the test split.
 
     Raises:
-        UserError: the folder has no images, or not in such a layout.
+        UserError: the folder has no images, or another layout.
     """
     name = f"folder:{path}"
     if not (path / "train").is_dir():

@@ -1,7 +1,7 @@
 """Data sources by name, each read by torchvision's dataset class.
 
 `compress.recipe.registry.DATA_SOURCES` maps names to these functions. Each downloads or unpacks its
-data set if the cache does not have it, and raises UserError if it cannot be had or read.
+data set if the cache does not have it, and raises UserError if that fails.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def open_source(name: str) -> Source:
     """Open a data source: a name in `compress.recipe.registry.DATA_SOURCES`, or ``folder:PATH``.
 
     Raises:
-        UserError: there is no such source, or it cannot be had or read; the message says what was
-            tried and what to do.
+        UserError: there is no such source, or it cannot be downloaded or read.
     """
     path = check_data_name(name)
     source: Source = DATA_SOURCES.load(name)() if path is None else open_folder(path)

@@ -84,12 +84,13 @@ def write_imagenet(root: Path) -> None:
             for n in range(count):
                 pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{n}.JPEG")
-    write_meta(root, names)
+    write_meta(root, {name: f"kind {name}" for name in names})
 
 
-def write_meta(root: Path, names: list[str]) -> None:
-    """Write the names of ImageNet's classes, as torchvision does from the development kit."""
-    torch.save(({name: (f"kind {name}",) for name in names}, []), root / "meta.bin")
+def write_meta(root: Path, classes: dict[str, str]) -> None:
+    """Write the names of ImageNet's classes by WordNet ID, as torchvision does from the development
+    kit."""
+    torch.save(({wnid: (name,) for wnid, name in classes.items()}, []), root / "meta.bin")
 
 
 def write_imagenet_archive(root: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +105,6 @@ def write_imagenet_archive(root: Path, names: list[str], monkeypatch: pytest.Mon
         for name in names:
             outer.add(root / "unpacked" / f"{name}.tar", f"{name}.tar")
     shutil.rmtree(root / "unpacked")
-    write_meta(root, names)
+    write_meta(root, {name: f"kind {name}" for name in names})
     known = {"train": (archive.name, calculate_md5(archive))}
     monkeypatch.setattr(datasets.imagenet, "ARCHIVE_META", datasets.imagenet.ARCHIVE_META | known)

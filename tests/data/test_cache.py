@@ -1,4 +1,4 @@
-"""The cache: data sets are there completely or not at all, whatever ends the process."""
+"""The cache: a data set is complete or missing, even after a process was killed."""
 
 import hashlib
 import subprocess
@@ -96,6 +96,14 @@ def test_a_damaged_system_copy_is_refused_and_leaves_nothing(
     with pytest.raises(UserError, match=r"no fashion-mnist data.*apt-get install") as error:
         open_source("fashion-mnist")
     assert "\n" not in str(error.value) and not (cache / "FashionMNIST").exists()
+
+
+def test_an_unpublished_system_copy_is_refused(cache: Path, system_copy: Path) -> None:
+    labels = (system_copy / "train-labels-idx1-ubyte.gz").read_bytes()
+    (system_copy / "t10k-labels-idx1-ubyte.gz").write_bytes(labels)
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file"):
+        open_source("fashion-mnist")
+    assert not any(path.is_dir() for path in cache.iterdir())
 
 
 @pytest.mark.slow

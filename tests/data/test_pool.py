@@ -80,6 +80,15 @@ def test_a_damaged_image_is_named_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def test_a_damaged_image_on_the_disk_is_named_when_its_batch_is_decoded(files: Files) -> None:
+    (files.root / files.names[5]).write_text("not an image")
+    pool = open_pool(files, 16, memory_limit_bytes=0, workers=0)
+    batches = pool.batches([torch.arange(5), torch.arange(5, 10)])
+    assert len(next(batches)) == 5
+    with pytest.raises(UserError, match=files.names[5]):
+        next(batches)
+
+
 def test_to_moves_batches_and_targets(files: Files) -> None:
     pool = open_pool(files, 16).to("meta")
     assert pool.targets.is_meta and next(pool.batches([torch.arange(2)])).is_meta

@@ -14,6 +14,7 @@ from dataset_files import (
     write_cifar10,
     write_imagenet_archive,
     write_images,
+    write_meta,
 )
 from torchvision import datasets
 
@@ -152,6 +153,11 @@ def test_imagenets_test_split_is_read_when_it_is_opened(imagenet: Path) -> None:
     shutil.rmtree(imagenet / "val" / "n01")
     with pytest.raises(UserError, match="'kind n01' is in only one"):
         source.test()
+
+
+def test_classes_of_imagenet_with_the_same_name_get_their_id(imagenet: Path) -> None:
+    write_meta(imagenet, {"n01": "crane", "n02": "maillot", "n03": "crane"})
+    assert open_source("imagenet").classes == ("crane (n01)", "maillot", "crane (n03)")
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Splits: disjoint, complete and in proportion, whatever the classes."""
+"""Splits: disjoint, complete, and with the classes in proportion."""
 
 import math
 

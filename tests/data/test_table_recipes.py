@@ -96,6 +96,7 @@ def test_a_teacher_of_all_images_can_teach_a_student_of_a_quarter(
     assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
 
 
+@pytest.mark.slow
 def test_a_pretrained_teacher_of_imagenet_is_used_as_published(
     write_data: Callable[[str], None], published: Published
 ) -> None:
