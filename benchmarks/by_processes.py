@@ -24,7 +24,7 @@ from compress.runtime.device import pick_device
 def main() -> None:
     name, weights, device, steps, batch, kind = sys.argv[1:]
     recipe = load_recipe(name, {"batch_size": int(batch)})
-    recipe = replace(recipe, limit=(WARM + int(steps)) * recipe.batch_size)
+    recipe = replace(recipe, max_images=(WARM + int(steps)) * recipe.batch_size)
     with distributed.process_group(), TemporaryDirectory() as folder:
         on = pick_device(device)
         setting = Setting(name, recipe, Path(weights), on, int(steps), 1, 0, False, Path(folder))

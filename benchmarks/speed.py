@@ -157,7 +157,7 @@ def peak(setting: Setting, which: str) -> int:
 
 
 def memory(setting: Setting) -> Iterator[Line]:
-    whole = replace(setting, recipe=replace(setting.recipe, limit=None))
+    whole = replace(setting, recipe=replace(setting.recipe, max_images=None))
 
     def child(which: str) -> float:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
@@ -336,7 +336,7 @@ def main(
     try:
         recipe = recipes.load_recipe(name, {"batch_size": 32} if quick else {})
         recipe = replace(
-            recipe, limit=(WARM + steps) * recipe.batch_size
+            recipe, max_images=(WARM + steps) * recipe.batch_size
         )  # a burst of ours is one epoch
         with TemporaryDirectory() as folder:
             on = pick_device(device)

@@ -1,4 +1,5 @@
-"""What tests share: a tiny data set with networks and a recipe, and the command line in real processes."""
+"""What tests share: a tiny data set with networks and a recipe, and the command line in real
+processes."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> Published:
-    """Random weights in the place of those that torchvision would download, for any of its networks."""
+    """Random weights in the place of those that torchvision would download, for any of its
+    networks."""
     names = {zoo.get_model_weights(name): name for name in zoo.list_models(module=zoo)}
 
     def weights(name: str) -> dict[str, torch.Tensor]:
@@ -80,7 +82,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Published:
 def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
     """Start `compress ARGUMENTS…` in a process of its own, with its output in files.
 
-    The processes are forked from one that has imported torch already: each import would take seconds.
+    The processes are forked from one that has imported torch already: each import would take
+    seconds.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(

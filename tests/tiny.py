@@ -1,4 +1,5 @@
-"""Real data, real networks and real processes, small enough that a whole pipeline takes seconds; and what it leaves."""
+"""Real data, real networks and real processes, small enough that a whole pipeline takes seconds;
+and what it leaves."""
 
 from __future__ import annotations
 

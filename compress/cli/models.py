@@ -19,8 +19,7 @@ from compress.cli.options import (
     weights_options,
 )
 from compress.recipe.budget import describe_cost, parse_budgets
-from compress.recipe.model_spec import ModelSpec, Stem
-from compress.recipe.registry import IMPORTANCES, check_data_name
+from compress.recipe.registry import IMPORTANCES, Stem, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
@@ -154,6 +153,7 @@ def adopt(
 
     from compress.models.checkpoint import save
     from compress.pipeline.adopt import adopt
+    from compress.recipe.model_spec import ModelSpec
 
     given = {key: values for key, values in normalization.items() if values}
     checkpoint, accuracy = adopt(

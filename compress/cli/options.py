@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from compress.recipe.model_spec import Stem
+from compress.recipe.registry import Stem
 from compress.runtime.distributed import RESUME_HINT
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.runtime.files import require_file

@@ -6,11 +6,8 @@ import json
 from pathlib import Path
 
 import click
-from pydantic import TypeAdapter
 
 from compress.cli.options import Command
-from compress.recipe.load import load_recipe, shipped_recipes
-from compress.recipe.schema import Recipe
 from compress.runtime.errors import UserError, did_you_mean
 
 
@@ -22,10 +19,16 @@ def recipes(show: str | None, schema: bool) -> None:
 
     To write one of your own, start from a copy: compress recipes --show default > mine.toml
     """
+    from compress.recipe.load import load_recipe, shipped_recipes
+
     shipped = shipped_recipes()
     if show is not None and schema:
         raise UserError("--show and --schema: pass only one of them")
     if schema:
+        from pydantic import TypeAdapter
+
+        from compress.recipe.schema import Recipe
+
         click.echo(json.dumps(TypeAdapter(Recipe).json_schema(), indent=2))
     elif show is None:
         for name in shipped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,17 +15,20 @@ from compress.cli.options import (
     recipe_options,
 )
 from compress.recipe.budget import parse_descending
-from compress.recipe.load import load_recipe
 from compress.recipe.registry import check_data_name
-from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.files import require_file
+
+if TYPE_CHECKING:
+    from compress.recipe.schema import Recipe
 
 # torch takes seconds to import: a function imports what needs it after its checks.
 
 
 def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     """Load a recipe, and check everything about it that does not need torch."""
+    from compress.recipe.load import load_recipe
+
     recipe = load_recipe(name, overrides)
     for file in filter(None, (recipe.teacher.weights, recipe.student.weights)):
         require_file(file)

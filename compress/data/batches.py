@@ -12,7 +12,7 @@ from compress.data.dataset import Dataset
 from compress.data.pool import Pool
 from compress.data.random_views import (
     derive_seed,
-    draw_boxes,
+    draw_crops,
     draw_flips,
     draw_holes,
     draw_order,
@@ -22,16 +22,16 @@ from compress.runtime.device import to_device
 
 
 class Batch(NamedTuple):
-    """A batch of images.
+    """A batch of images, or one process's shard of it.
 
     Args:
         images: float32 (B, 3, S, S), normalized, channels last.
-        targets: class numbers, int64 (B,); of training batches as the task encodes them, float32
+        targets: class numbers, int64 (B,); in training batches the task's encoding of them, float32
             (B, classes).
-        rows: places of the samples in their pool, int64 (B,).
-        start: the batch's first place in the order of its view.
-        view: the number of the view, -1 for images as they are.
-        elsewhere: the number of images of the batch that other processes have.
+        rows: the images' rows in their pool, int64 (B,).
+        start: position of the first image in the order of the view, or in the pool.
+        view: number of the view; -1 for images without augmentation.
+        elsewhere: number of images of the batch in other shards.
     """
 
     images: Tensor
@@ -43,13 +43,17 @@ class Batch(NamedTuple):
 
 
 def shard_range(count: int, shard: tuple[int, int]) -> tuple[int, int]:
-    """Return the start and the end of a shard of `count` things.
+    """Return the start and the end of a shard of a range of `count`.
 
     Args:
-        shard: its number, and of how many: (1, 3) is the second of three.
+        shard: its index, and the number of shards.
+
+    Example:
+        >>> shard_range(9, (1, 3))
+        (3, 6)
     """
-    number, shards = shard
-    return count * number // shards, count * (number + 1) // shards
+    index, shards = shard
+    return count * index // shards, count * (index + 1) // shards
 
 
 def training_batches(
@@ -66,30 +70,30 @@ def training_batches(
     """Yield one augmented *view* of the training images, batch by batch.
 
     A view is the whole training set under one drawing of the augmentation. It is a pure function of
-    (seed, view): its order, each sample's crop, flip and erased part, each batch's mixing. It is
-    made at the data's image size, so that a teacher and a student of different sizes see the same
-    view. The global random state stays as it was.
+    (seed, view): the order, each sample's crop, flip and erased part, each batch's mixing. Its
+    images have the data's size, so that a teacher and a student of different sizes see the same
+    view. The global random state does not change.
 
     Args:
-        encode_targets: class numbers, int64 (B,), to targets that can be mixed, as a task encodes
-            them.
-        batch_size: images in a batch; a smaller pool is one batch.
-        drop_last: leave out a last batch that is smaller.
-        shard: yield this shard of every batch; see `shard_range`.
+        encode_targets: encodes class numbers, int64 (B,), as targets that can be mixed, float32
+            (B, classes); a task's.
+        batch_size: images in a batch of all shards; a smaller data set is one batch.
+        drop_last: leave out the last batch if it is smaller than the others.
+        shard: index and number of shards; each batch is this shard of the whole one.
     """
     count, size = len(data.train), data.image_size
     order = torch.split(draw_order(count, seed, view), min(batch_size, count))
     if drop_last and len(order[-1]) < len(order[0]):
         order = order[:-1]
-    boxes = None if augment.crop is None else draw_boxes(count, size, augment.crop, seed, view)
+    boxes = None if augment.crop is None else draw_crops(count, size, augment.crop, seed, view)
     flips = draw_flips(count, seed, view) if augment.flip else None
     holes = None
     if augment.erase_prob:
         holes = draw_holes(count, size, augment.erase_prob, seed, view)
-    mixers = _mixers(augment)
+    mixers = _make_mixers(augment)
     bounds = [shard_range(len(rows), shard) for rows in order]
-    # torchvision mixes an image with the one before it. For the first image of a shard that is
-    # another shard's, which is therefore made too; -1 is the batch's last.
+    # torchvision mixes each image with the one before it. The first image of a shard needs the last
+    # one of the shard before, or of the batch: row -1.
     extra = int(bool(mixers) and shard[1] > 1)
     shards = [
         rows[torch.arange(begin - extra, end)]
@@ -109,21 +113,21 @@ def training_batches(
             mix_seed = derive_seed("mix", seed, view, number)
             images, targets = _mix(images, targets, mixers, augment.mix_prob, mix_seed)
         images, targets, rows = images[extra:], targets[extra:], rows[extra:]
-        whole = len(order[number])
+        total = len(order[number])
         first = start + bounds[number][0]
-        yield Batch(_to_rgb(images), targets, rows, first, view, whole - len(rows))
-        start += whole
+        yield Batch(_to_rgb(images), targets, rows, first, view, total - len(rows))
+        start += total
 
 
 def plain_batches(
     data: Dataset, pool: Pool, *, batch_size: int, shard: tuple[int, int] = (0, 1)
 ) -> Iterator[Batch]:
-    """Yield the images of a pool as they are and in order, normalized; the last batch may be
-    smaller.
+    """Yield the images of a pool in order, normalized and without augmentation.
 
     Args:
-        pool: one of the data set's.
-        shard: yield this shard of the pool; see `shard_range`.
+        pool: a pool of `data`.
+        batch_size: images in a batch; the last one may be smaller.
+        shard: index and number of shards; this shard of the pool is yielded.
     """
     start, end = shard_range(len(pool), shard)
     order = [rows for rows in torch.split(torch.arange(start, end), batch_size) if len(rows)]
@@ -140,9 +144,9 @@ def _flip(pixels: Tensor, flips: Tensor) -> Tensor:
 
 
 def _crop(pixels: Tensor, boxes: Tensor) -> Tensor:
-    """Crop boxes (B, 4) and resize them to the images' side.
+    """Crop boxes (B, 4) and resize them to the size of the images.
 
-    A crop is never made smaller, so one sample a pixel is exact bilinear interpolation.
+    Crops are only enlarged, so that one sample for each pixel is exact bilinear interpolation.
     """
     numbers = torch.arange(len(boxes), dtype=boxes.dtype)[:, None]
     regions = to_device(torch.cat([numbers, boxes], dim=1), pixels.device)
@@ -153,7 +157,7 @@ def _crop(pixels: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _normalize(images: Tensor, data: Dataset) -> Tensor:
-    """Normalize values of 0 to 255 in place; a grey image takes the first channel's numbers."""
+    """Normalize values from 0 to 255, in place; grey images take the first channel's numbers."""
     mean = torch.tensor(data.mean[: images.shape[1]])[:, None, None]
     std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
     gain, shift = 1 / (255 * std), -mean / std
@@ -161,14 +165,14 @@ def _normalize(images: Tensor, data: Dataset) -> Tensor:
 
 
 def _erase(images: Tensor, holes: Tensor) -> Tensor:
-    """Set the inside of boxes (B, 4), in whole pixels, to 0 in place: that is the mean."""
+    """Set the inside of boxes (B, 4), in whole pixels, to 0, which is the mean, in place."""
     holes = to_device(holes, images.device)
-    place = torch.arange(images.shape[-1], device=images.device)
-    across, down = ((place >= holes[:, i, None]) & (place < holes[:, i + 2, None]) for i in (0, 1))
+    pixel = torch.arange(images.shape[-1], device=images.device)
+    across, down = ((pixel >= holes[:, i, None]) & (pixel < holes[:, i + 2, None]) for i in (0, 1))
     return images.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.0)
 
 
-def _mixers(augment: Augment) -> list[v2.Transform]:
+def _make_mixers(augment: Augment) -> list[v2.Transform]:
     mixers = [v2.MixUp(alpha=augment.mixup)] if augment.mixup > 0 else []
     return mixers + ([v2.CutMix(alpha=augment.cutmix)] if augment.cutmix > 0 else [])
 
@@ -176,8 +180,7 @@ def _mixers(augment: Augment) -> list[v2.Transform]:
 def _mix(
     images: Tensor, targets: Tensor, mixers: list[v2.Transform], probability: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    # torchvision draws from the CPU's global generator; torch.manual_seed would touch the GPUs' as
-    # well
+    # torchvision draws from the CPU's global generator. torch.manual_seed would seed the GPUs' too.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         chance, which = torch.rand(2).tolist()
@@ -187,5 +190,5 @@ def _mix(
 
 
 def _to_rgb(images: Tensor) -> Tensor:
-    """Repeat grey to three channels, and lay the images out channels last."""
+    """Repeat a grey channel three times, and lay images out channels last."""
     return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)

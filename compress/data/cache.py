@@ -1,4 +1,6 @@
-"""Where datasets lie on this machine: found, unpacked or downloaded once, whole or not at all."""
+"""The cache of data sets: each is unpacked or downloaded once, completely or not at all."""
+
+from __future__ import annotations
 
 import contextlib
 import gzip
@@ -16,9 +18,8 @@ from compress.runtime.files import PART
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-# Debian's package strips the name and time from each gzip header, so its files differ from those
-# whose MD5s torchvision lists, though the compressed bytes after the header are the same. The
-# unpacked files are what counts.
+# SHA-256 of the unpacked files. Debian's package strips name and time from the gzip headers, so its
+# files do not have the MD5s that torchvision lists, though their contents are the same.
 FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -28,18 +29,20 @@ FASHION_MNIST_SHA256 = {
 
 
 def cache_root() -> Path:
-    """The directory that holds datasets: ``$COMPRESS_DATA``, else this user's cache directory."""
+    """Return the folder that holds data sets: ``$COMPRESS_DATA``, else the user's cache folder."""
     return Path(os.environ.get("COMPRESS_DATA") or platformdirs.user_cache_dir("compress"))
 
 
-def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "") -> Path:
-    """The cache directory, once it holds `folder`.
+def ensure_folder(name: str, folder: str, fill: Callable[[Path], object], hint: str = "") -> Path:
+    """Return the cache's root, after creating `folder` in it if it is missing.
 
-    A missing folder is made by `fill`, which is given an empty directory to put it in; the folder
-    is then moved into the cache whole, and a second process waits for the first.
+    Args:
+        name: of the data set, for messages.
+        fill: creates the folder inside the empty folder that it is called with.
+        hint: another remedy, for the message.
 
     Raises:
-        UserError: the folder is missing and `fill` could not make it.
+        UserError: the folder is missing and `fill` failed.
     """
     root = cache_root()
     target = root / folder
@@ -47,28 +50,31 @@ def obtain(name: str, folder: str, fill: Callable[[Path], object], hint: str = "
         return root
     try:
         root.mkdir(parents=True, exist_ok=True)
-        make_whole(target, fill)
-    except (
-        Exception
-    ) as error:  # networks and archives fail in many ways; each is the user's to mend
+        create_folder(target, fill)
+    # Downloads and archives fail in many ways, and the user can fix most of them.
+    except Exception as error:
         raise UserError(
             f"no {name} data: {target} does not exist and could not be made ({one_line(error)}); "
-            f"{hint}put the dataset at {target}, or name another directory in COMPRESS_DATA"
+            f"{hint}put the data set at {target}, or name another folder in COMPRESS_DATA"
         ) from error
     return root
 
 
-def make_whole(target: Path, fill: Callable[[Path], object]) -> None:
-    """Have `fill` put the directory `target` into the empty one that it is given, beside it, and
-    move it to its place: unless it is there, by one process at a time, and whole or not at all."""
+def create_folder(target: Path, fill: Callable[[Path], object]) -> None:
+    """Create a folder completely or not at all, unless it exists.
+
+    `fill` is called with an empty staging folder beside `target` and creates ``target.name`` in it;
+    the result is moved to its place. A second process waits for the first.
+    """
     staging = target.with_name(f".{target.name}{PART}")
     with FileLock(target.with_name(f".{target.name}.lock")):
         if target.exists():
             return
-        shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+        # A killed process may have left one.
+        shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         try:
-            # torchvision prints while it downloads
+            # torchvision prints while it downloads.
             with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
                 fill(staging)
             (staging / target.name).replace(target)
@@ -77,7 +83,10 @@ def make_whole(target: Path, fill: Callable[[Path], object]) -> None:
 
 
 def unpack_fashion_mnist(staging: Path) -> bool:
-    """Unpack the system's copy of Fashion-MNIST as torchvision lays it out, if there is one.
+    """Unpack the system's copy of Fashion-MNIST into `staging`, in torchvision's layout.
+
+    Returns:
+        False if the system has no copy.
 
     Raises:
         ValueError: a file of the copy is not the published one.

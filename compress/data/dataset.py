@@ -13,49 +13,57 @@ from functools import cached_property
 import torch
 
 from compress.data.pool import Pool, open_pool
-from compress.data.sources import Files, Pixels, open_source
-from compress.data.splits import split
+from compress.data.source import Images, Normalization
+from compress.data.sources import open_source
+from compress.data.splits import split_rows
 from compress.runtime.errors import UserError
 
 # Images on which mean and standard deviation are measured: enough for three digits.
 MEASURED_IMAGES = 4096
 
-# Mean and standard deviation of each channel, of pixels on a scale of 0 to 1.
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set, split into training, validation and test images.
 
-    Images are square, of `image_size` pixels; networks see (B, 3, image_size, image_size).
+    Images are square; networks see (B, 3, image_size, image_size). Pools are opened, and files
+    decoded, on first use.
 
     Args:
-        classes: their names, in the order of the logits.
+        classes: names of the classes, in the order of the logits.
+        image_size: side of the images, in pixels.
+        test_images: reads the test images when it is called.
+        normalization: mean and standard deviation of each channel; measured on the training images
+            if None.
         mirrors: True if an image's mirror image shows the same class.
-        train_count: the number of training images.
-        normalization: mean and standard deviation of each channel; measured if None.
-        device: the device of the pools.
+        device: device of the pools.
     """
 
     name: str
     classes: tuple[str, ...]
     image_size: int
-    train_images: Pixels | Files = field(repr=False)
-    val_images: Pixels | Files = field(repr=False)
-    test_images: Callable[[], Pixels | Files] = field(repr=False)
+    train_images: Images = field(repr=False)
+    val_images: Images = field(repr=False)
+    test_images: Callable[[], Images] = field(repr=False)
     normalization: Normalization | None = None
     mirrors: bool = True
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def train_count(self) -> int:
-        """The number of training images."""
+        """Number of training images."""
         return len(self.train_images.targets)
 
     @property
+    def val_count(self) -> int:
+        """Number of validation images."""
+        return len(self.val_images.targets)
+
+    @property
     def train(self) -> Pool:
-        """The training images.
+        """Training images.
 
         Raises:
             UserError: an image file cannot be read.
@@ -64,19 +72,28 @@ class Dataset:
 
     @cached_property
     def _training(self) -> tuple[Pool, Normalization, str]:
-        """The training images, their normalization and checksum, measured before they leave the CPU."""
+        """Training images, their normalization and their checksum, both measured on the CPU."""
         pool = open_pool(self.train_images, self.image_size)
         normalization = self.normalization or _measure_normalization(pool)
         return pool.to(self.device), normalization, pool.checksum()
 
     @cached_property
     def val(self) -> Pool:
-        """The validation images.
+        """Validation images.
 
         Raises:
             UserError: an image file cannot be read.
         """
         return open_pool(self.val_images, self.image_size).to(self.device)
+
+    def load(self) -> None:
+        """Open the training and validation pools now, so that files that cannot be read are found
+        before training starts.
+
+        Raises:
+            UserError: an image file cannot be read. Files of a pool on the disk are not decoded.
+        """
+        _ = self.train, self.val
 
     def test(self) -> Pool:
         """Open the test images; nothing of them is read before.
@@ -88,12 +105,12 @@ class Dataset:
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Mean of each channel, of pixels on a scale of 0 to 1: three values, grey repeated."""
+        """Mean of each channel, of pixels on a scale of 0 to 1: three values."""
         return (self.normalization or self._training[1])[0]
 
     @property
     def std(self) -> tuple[float, ...]:
-        """Standard deviation of each channel, of pixels on a scale of 0 to 1."""
+        """Standard deviation of each channel, of pixels on a scale of 0 to 1: three values."""
         return (self.normalization or self._training[1])[1]
 
     @property
@@ -102,11 +119,11 @@ class Dataset:
         return self._training[2]
 
     def to(self, device: torch.device | str) -> Dataset:
-        """Return the data set with its pools on `device`."""
+        """Return the data set with its pools on `device`; pools that are open are opened again."""
         return replace(self, device=torch.device(device))
 
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-        """Return the data set with another normalization, as a trained network expects it."""
+        """Return the data set with another normalization, such as a trained network expects."""
         return replace(self, normalization=(mean, std))
 
 
@@ -122,19 +139,19 @@ def open_dataset(
     """Open a data set by name.
 
     The validation split is taken from the training images first, unless the data set brings its
-    own. A fraction of the rest is trained on. Both keep the classes in proportion and depend on
-    `seed` alone.
+    own. A fraction of the rest is trained on. Classes stay in proportion in both, and both depend
+    on `seed` alone. Image files are listed and not read.
 
     Args:
-        name: of a source, or ``folder:PATH``.
+        name: of a data source, or ``folder:PATH``.
         image_size: side in pixels to which images are resized; the source's own if left out.
-        max_images: the number of training images, at most.
-        data_fraction: fraction of the training images to use.
-        val_fraction: fraction of the training images that are held out for validation.
+        max_images: limit on the number of training images.
+        data_fraction: fraction of the training images to use, above 0 and at most 1.
+        val_fraction: fraction of the training images to hold out for validation, between 0 and 1.
 
     Raises:
-        UserError: there is no such data set, it cannot be had or listed, or a number leaves nothing
-            to train on.
+        UserError: there is no such data set; it cannot be downloaded or listed; or a number leaves
+            nothing to train on.
 
     Example:
         >>> data = open_dataset("folder:photos", image_size=64)
@@ -148,7 +165,7 @@ def open_dataset(
         raise UserError(f"{name} has {classes} class; a classifier needs at least 2")
     val, rest = source.val, torch.arange(len(source.train.targets))
     if val is None:
-        held_out, rest = split(source.train.targets, round(val_fraction * len(rest)), seed)
+        held_out, rest = split_rows(source.train.targets, round(val_fraction * len(rest)), seed)
         val = source.train.take(held_out)
     count = round(data_fraction * len(rest))
     if max_images is not None:
@@ -158,16 +175,15 @@ def open_dataset(
             f"{name}: {count} training and {len(val.targets)} validation images are too few for"
             f" {classes} classes; raise data_fraction or max_images"
         )
-    chosen, _ = split(source.train.targets[rest], count, seed)
-    known = source.mean and source.std
+    chosen, _ = split_rows(source.train.targets[rest], count, seed)
     return Dataset(
         name=source.name,
         classes=source.classes,
-        image_size=source.size if image_size is None else image_size,
+        image_size=source.image_size if image_size is None else image_size,
         train_images=source.train.take(rest[chosen]),
         val_images=val,
         test_images=source.test,
-        normalization=(source.mean, source.std) if known else None,  # type: ignore[arg-type]
+        normalization=source.normalization,
         mirrors=source.mirrors,
     )
 
@@ -194,7 +210,7 @@ def _limit_count(name: str, max_images: int, available: int, classes: int) -> in
 
 
 def _measure_normalization(pool: Pool) -> Normalization:
-    """Measure mean and standard deviation of each channel, on images spread evenly over the pool."""
+    """Measure each channel's mean and standard deviation, on images spread evenly over the pool."""
     rows = torch.linspace(0, len(pool) - 1, min(len(pool), MEASURED_IMAGES)).long()
     total = squares = torch.zeros(3, dtype=torch.float64)
     pixels = 0

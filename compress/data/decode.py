@@ -1,4 +1,4 @@
-"""Image files of any kind, found and decoded to 8-bit RGB."""
+"""Image files: find them, and decode any format and mode to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from compress.runtime.errors import UserError
 
-# What is read, and the suffixes by which a folder's images are known. Not every format Pillow has:
-# some of those hand the file to another program.
+# Formats that are decoded, and the suffixes of images in folders. For some of its other formats,
+# Pillow runs another program on the file.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 SUFFIXES = (
     ".png",
@@ -36,62 +36,63 @@ SUFFIXES = (
     ".jp2",
 )
 
-# The brightest value that an integer or a float image may mean: nothing in such a file tells which.
+# Possible values of white in images of 32-bit integers and floats. Their files do not say which.
 RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
 
 
 def find_images(patterns: Iterable[str]) -> list[str]:
-    """The images that `patterns` name: files, folders (all below them, sorted), globs with `**`, or
-    "-".
+    """Find images by patterns: files, folders, globs with ``**``, or "-" for standard input.
 
-    A pattern that leads to nothing stays in the list as it is, so that it is reported when its turn
-    comes to be read, and the others go on. Hidden files are passed over, unless named.
+    A folder stands for all images below it, sorted, without hidden ones. A pattern that matches
+    nothing stays in the list, so that the error comes when it is read and other images are not
+    affected.
     """
     found: list[str] = []
     for pattern in patterns:
         try:
-            found += _matches(pattern) or [pattern]
-        except OSError:  # such as a name that is too long: reading it will say so
+            found += _match_images(pattern) or [pattern]
+        # The name is too long, for example. Reading it reports that.
+        except OSError:
             found.append(pattern)
     return found
 
 
 def read_image(source: str | Path | BinaryIO, background: str = "black") -> Image.Image:
-    """Decode an image of any mode and size to 8-bit RGB, turned as its EXIF orientation says.
+    """Decode an image of any mode and size to 8-bit RGB, turned by its EXIF orientation.
 
-    Deeper images are scaled to 8 bits, not clipped; of an animation, the first frame counts.
+    Deeper images are scaled to 8 bits, not clipped. Of an animation, the first frame is decoded.
 
     Args:
         source: a path, "-" for standard input, or an open binary file.
-        background: what shows through transparent places; black, as behind white-on-black training
-            images.
+        background: colour behind transparent parts; by default black, like the background of
+            white-on-black training images.
 
     Raises:
-        UserError: there is no such file, it is no image, damaged, or too large; the text is the
-            bare reason.
+        UserError: the file is missing, not an image, damaged or too large; the message is the
+            reason alone, without the file's name.
     """
-    with one_line_reasons():
+    with translate_errors():
         if source == "-":
             return _decode(sys.stdin.buffer, background)
         if not isinstance(source, str | Path):
             return _decode(source, background)
         path = Path(source)
         if path.is_dir():
-            empty = next(_images_below(path), None) is None
+            empty = next(_list_images(path), None) is None
             raise UserError("no images in this folder" if empty else "a folder, not an image")
         with path.open("rb") as file:
             return _decode(file, background)
 
 
-def _matches(pattern: str) -> list[str]:
+def _match_images(pattern: str) -> list[str]:
     if Path(pattern).is_dir():
-        return [str(path) for path in sorted(_images_below(Path(pattern)))]
+        return [str(path) for path in sorted(_list_images(Path(pattern)))]
     if Path(pattern).exists() or not glob.has_magic(pattern):
         return [pattern]
     return sorted(path for path in glob.glob(pattern, recursive=True) if Path(path).is_file())  # noqa: PTH207
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _list_images(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
@@ -105,35 +106,37 @@ def _decode(file: BinaryIO, background: str) -> Image.Image:
         raise UserError("an empty file")
     with Image.open(file, formats=FORMATS) as image:
         image.load()
-        return to_rgb(image, background)
+        return convert_to_rgb(image, background)
 
 
-def to_rgb(image: Image.Image, background: str) -> Image.Image:
-    """8-bit RGB, turned as EXIF says, deeper images scaled, transparent places filled with
-    `background`."""
+def convert_to_rgb(image: Image.Image, background: str) -> Image.Image:
+    """Convert an image to 8-bit RGB: turn it by its EXIF orientation, scale deeper values, and fill
+    transparent parts with `background`."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
+        image = _scale_to_8_bits(image)
     if image.has_transparency_data:
         ground = Image.new("RGBA", image.size, background)
         image = Image.alpha_composite(ground, image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16- or 32-bit image in 8 bits, by the range of "I;16", or for "I" and "F" the first that
-    fits."""
+def _scale_to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale an image of 16 or 32 bits to 8 bits.
+
+    The modes "I" and "F" take the first of their ranges that holds all values.
+    """
     values = pil_to_tensor(image.convert("F")).nan_to_num(0.0, 0.0, 0.0)
     brightest = float(values.max())
     ranges = (65535.0,) if image.mode.startswith("I;16") else RANGES[image.mode]
-    scale = next((limit for limit in ranges if brightest <= limit), brightest)
-    scaled: Image.Image = to_pil_image((values / scale * 255).round().clamp(0, 255).to(torch.uint8))
+    white = next((white for white in ranges if brightest <= white), brightest)
+    scaled: Image.Image = to_pil_image((values / white * 255).round().clamp(0, 255).to(torch.uint8))
     return scaled
 
 
 @contextmanager
-def one_line_reasons() -> Iterator[None]:
-    """Turn whatever an image may bring about into a `UserError` of one line."""
+def translate_errors() -> Iterator[None]:
+    """Raise a `UserError` of one line for any error in decoding an image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -141,11 +144,12 @@ def one_line_reasons() -> Iterator[None]:
             yield
     except UserError:
         raise
-    except Exception as error:  # a damaged file raises a dozen types in Pillow
-        raise UserError(_reason(error)) from error
+    # For damaged files, Pillow raises errors of a dozen types.
+    except Exception as error:
+        raise UserError(_describe_error(error)) from error
 
 
-def _reason(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     match error:
         case FileNotFoundError():
             return "no such file"

@@ -1,5 +1,6 @@
-"""Pools of images to draw batches from. Whether one lies in memory or on the disk is known only
-here."""
+"""Pools: the images that batches are drawn from, in memory or on the disk."""
+
+from __future__ import annotations
 
 import hashlib
 import os
@@ -14,65 +15,76 @@ from torch.utils.data import DataLoader
 from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2 import functional as F
 
-from compress.data.sources import Files, Pixels
+from compress.data.source import Files, Images, Pixels
 from compress.runtime.device import to_device
 from compress.runtime.errors import UserError, one_line
 
+# A larger pool stays on the disk.
 MEMORY_LIMIT_BYTES = 4 * 2**30
-CHUNK = 256  # images decoded at a time
+
+# Images that are decoded together.
+CHUNK = 256
 
 
 class Pool(Protocol):
-    """N square images of one side, and their targets: int64 (N,), the class of each."""
+    """Square images of one size, with their class numbers."""
 
     @property
-    def targets(self) -> Tensor: ...
+    def targets(self) -> Tensor:
+        """Class numbers, int64 (N,)."""
+        ...
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Return the number of images."""
+        ...
 
-    def to(self, device: torch.device | str) -> "Pool":
-        """The same pool, its batches and targets on `device`."""
+    def to(self, device: torch.device | str) -> Pool:
+        """Return the pool with its batches and targets on `device`."""
         ...
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """For each tensor of rows, int64 (B,), their images: uint8 (B, C, H, W), C = 1 or 3.
+        """Yield images: uint8 (B, C, H, W), C = 1 or 3, for each int64 (B,) of rows in `order`.
 
         Raises:
-            UserError: an image file cannot be read; the line names it.
+            UserError: an image file cannot be read; the message names it.
         """
         ...
 
     def checksum(self) -> str:
-        """SHA-256, as 64 hex digits, of the images and targets, or of what is known of them without
-        reading all."""
+        """Return a SHA-256 of the images and the targets, as 64 hex digits.
+
+        A pool on the disk takes the files' names and sizes for the images.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class MemoryPool:
-    """Pixels uint8 (N, C, H, W) and targets int64 (N,), wholly in the memory of one device.
+    """Images in the memory of one device.
 
-    Batches are resized to `side` pixels as they are asked for: small images made large would take a
-    lot of memory.
+    Batches are resized when they are asked for: small images made large would take much memory.
+
+    Args:
+        pixels: uint8 (N, C, H, W).
+        targets: class numbers, int64 (N,).
+        image_size: side of the images in batches, in pixels.
     """
 
     pixels: Tensor
     targets: Tensor
-    side: int
+    image_size: int
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def to(self, device: torch.device | str) -> "MemoryPool":
-        return MemoryPool(self.pixels.to(device), self.targets.to(device), self.side)
+    def to(self, device: torch.device | str) -> MemoryPool:
+        return MemoryPool(self.pixels.to(device), self.targets.to(device), self.image_size)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        size = [self.image_size, self.image_size]
         for rows in order:
-            yield F.resize(
-                self.pixels[to_device(rows, self.pixels.device)],
-                [self.side, self.side],
-                antialias=True,
-            )
+            pixels = self.pixels[to_device(rows, self.pixels.device)]
+            yield F.resize(pixels, size, antialias=True)
 
     def checksum(self) -> str:
         digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
@@ -83,14 +95,17 @@ class MemoryPool:
 
 @dataclass(frozen=True)
 class DiskPool:
-    """Image files decoded as they are asked for, by `workers` processes (0: by this one).
+    """Image files, decoded when they are asked for.
 
-    Each becomes RGB, its shorter side resized to `side` pixels, its longer one cropped at the
-    centre.
+    Images become RGB; the shorter side is resized to `image_size` pixels, the longer one is cropped
+    at the centre.
+
+    Args:
+        workers: processes that decode; with 0, this one does.
     """
 
     files: Files
-    side: int
+    image_size: int
     workers: int
 
     @property
@@ -100,19 +115,21 @@ class DiskPool:
     def __len__(self) -> int:
         return len(self.files.names)
 
-    def to(self, device: torch.device | str) -> "DiskPool":
+    def to(self, device: torch.device | str) -> DiskPool:
         return replace(self, files=replace(self.files, targets=self.targets.to(device)))
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         device = self.targets.device
-        # a sampler of whole batches: one worker decodes one batch
+        decoder = _Decoder(self.files.root, self.files.names, self.image_size)
+        # The sampler yields whole batches, so that a worker decodes a batch. Without a generator,
+        # the loader would draw from the global one.
         loader: Iterable[Tensor | UserError] = DataLoader(
-            _Decoder(self.files.root, self.files.names, self.side),  # type: ignore[arg-type]
+            decoder,  # type: ignore[arg-type]
             sampler=order,
             batch_size=None,
             num_workers=self.workers,
             pin_memory=device.type == "cuda",
-            generator=torch.Generator(),  # or it would draw from the global one
+            generator=torch.Generator(),
         )
         for images in loader:
             if isinstance(images, UserError):
@@ -120,9 +137,11 @@ class DiskPool:
             yield images.to(device, non_blocking=True)
 
     def checksum(self) -> str:
-        """Of the files' names, their sizes in bytes, and the targets. A file that another of the
-        same size replaces is not noticed; times do not count, so that a copy of the folder is the
-        same data."""
+        """Return a SHA-256 of the files' names, their sizes in bytes and the targets.
+
+        It does not change when a file is replaced by another of the same size. Times are left out,
+        so that a copy of the folder has the same checksum.
+        """
         digest = hashlib.sha256()
         targets = self.targets.tolist()
         for name, target in sorted(zip(self.files.names, targets, strict=True)):
@@ -132,12 +151,14 @@ class DiskPool:
 
 @dataclass(frozen=True)
 class _Decoder:
-    """What a DataLoader worker needs: rows in, their images out, or the error it met (raised there,
-    it would come back wrapped in the worker's traceback)."""
+    """The dataset of a DataLoader: rows to their images.
+
+    An error is returned and not raised, which would wrap it in the worker's traceback.
+    """
 
     root: Path
     names: tuple[str, ...]
-    side: int
+    image_size: int
 
     def __getitem__(self, rows: Tensor) -> Tensor | UserError:
         try:
@@ -146,43 +167,52 @@ class _Decoder:
             return error
 
     def decode(self, row: int) -> Tensor:
-        path = self.root / self.names[row]
+        path, size = self.root / self.names[row], self.image_size
         try:
             image = pil_loader(path)
-        except Exception as error:  # Pillow raises whatever its decoders do
+        # Pillow's decoders raise errors of many types.
+        except Exception as error:
             raise UserError(
                 f"cannot read the image {path}: {one_line(error)}; replace it or remove it"
             ) from error
-        image = F.center_crop(F.resize(image, [self.side], antialias=True), [self.side, self.side])
+        image = F.center_crop(F.resize(image, [size], antialias=True), [size, size])
         pixels: Tensor = F.pil_to_tensor(image)
         return pixels
 
 
 def open_pool(
-    images: Pixels | Files,
-    side: int,
+    images: Images,
+    image_size: int,
     *,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     workers: int | None = None,
 ) -> Pool:
-    """The pool of `images` at `side` pixels: files lie in memory if they fit the limit decoded,
-    else on the disk.
+    """Open a pool of `images` at `image_size` pixels.
 
-    Files are decoded by `workers` processes: by default one a core up to eight, and none for a few
-    files.
+    Files are decoded into memory if they fit there, else they stay on the disk.
+
+    Args:
+        memory_limit_bytes: bytes that decoded files may take.
+        workers: processes that decode files; by default one for each core, up to eight, and none
+            for a few files.
 
     Raises:
         UserError: an image file cannot be read.
     """
     if isinstance(images, Pixels):
-        return MemoryPool(images.pixels, images.targets, side)
+        return MemoryPool(images.pixels, images.targets, image_size)
     if workers is None:
         workers = min(8, os.cpu_count() or 1, len(images.names) // CHUNK)
-    disk = DiskPool(images, side, workers)
-    if 3 * side * side * len(disk) > memory_limit_bytes:
+    disk = DiskPool(images, image_size, workers)
+    if 3 * image_size * image_size * len(disk) > memory_limit_bytes:
         return disk
-    pixels = torch.empty(len(disk), 3, side, side, dtype=torch.uint8)
+    return _load(disk)
+
+
+def _load(disk: DiskPool) -> MemoryPool:
+    """Decode all images of `disk` into memory."""
+    pixels = torch.empty(len(disk), 3, disk.image_size, disk.image_size, dtype=torch.uint8)
     chunks = torch.split(torch.arange(len(disk)), CHUNK)
     for rows, decoded in zip(chunks, disk.batches(chunks), strict=True):
         pixels[rows] = decoded
-    return MemoryPool(pixels, images.targets, side)
+    return MemoryPool(pixels, disk.targets, disk.image_size)

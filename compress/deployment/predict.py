@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from compress.data.decode import one_line_reasons, read_image, to_rgb
+from compress.data.decode import convert_to_rgb, read_image, translate_errors
 from compress.models.checkpoint import Checkpoint, load
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
@@ -60,8 +60,8 @@ def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False)
         UserError: the image is damaged; the message is the reason alone.
     """
     _, height, width = checkpoint.input_size
-    with one_line_reasons():
-        image = to_rgb(image, _background(invert))
+    with translate_errors():
+        image = convert_to_rgb(image, _background(invert))
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     pixels = pil_to_tensor(image).float() / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.mean, checkpoint.std))

@@ -111,8 +111,8 @@ def load(path: str | Path, builder: Callable[..., nn.Module] | None = None) -> C
 
     Args:
         path: file that `save` wrote.
-        builder: function that builds the network, for a file with a ``custom`` network. The
-            function that the file names is never imported on its word alone.
+        builder: function that builds the network, for a file with a ``custom`` network. No
+            function is imported just because a file names it.
 
     Returns:
         The checkpoint; its model is on the CPU, in evaluation mode.
@@ -154,7 +154,7 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Checkpoint:
-    """Return the checkpoint that `to_dict` made plain data of.
+    """Rebuild a checkpoint from the plain data of `to_dict`.
 
     Args:
         builder: as for `load`.

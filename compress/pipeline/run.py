@@ -91,6 +91,8 @@ def run(
     out = Path(out) if out is not None else default_run_dir(name, recipe, quick)
     events = events if events is not None and distributed.is_main() else RunEvents()
     plan = make_plan(recipe, device)
+    # An image that cannot be read ends the run now, and not after an epoch.
+    plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
     with open_run(out, begun, fresh) as run_dir:
         if not distributed.broadcast(run_dir.done):

@@ -68,8 +68,8 @@ def get_floors(structure: Structure, units: int) -> list[int]:
 def choose_floors(structure: Structure, limits: Limits) -> list[int]:
     """Return the number of units that each group keeps in any case.
 
-    It is the highest one up to `COMFORTABLE_UNITS` that uses at most half of the budget, and at
-    least `MIN_UNITS`.
+    It is the same for all groups: the largest up to `COMFORTABLE_UNITS` with which the floors alone
+    use at most half of the budget, and at least `MIN_UNITS`.
 
     Raises:
         UserError: not even the lowest floors fit.

@@ -20,7 +20,7 @@ from compress.pruning.pruner import PruneOptions, prune_to_limits, prune_to_mini
 from compress.recipe.budget import Amount, Axis, Cost, Limits
 from compress.runtime.errors import UserError
 
-# How often a limit on tensors is tried that the file may turn out to exceed.
+# Attempts to use more of the file than its limit on tensors guarantees.
 MAX_ATTEMPTS = 8
 
 

@@ -49,7 +49,7 @@ def prune_file(
         raise UserError("this network is pruned weight by weight; only mode 'weights' can go on")
     torch.manual_seed(0)
     before = measure_cost(source.model, source.input_size, source.sparse)
-    # Resolved before the origin below makes the file longer.
+    # Resolve a percentage first: the origin below makes the file longer.
     if size := budgets.get("bytes"):
         number = size.resolve(checkpoint.measure_file_bytes(source))
         budgets = {**budgets, "bytes": replace(size, number=number)}

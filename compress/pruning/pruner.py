@@ -27,7 +27,7 @@ from compress.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """What decides which channels go, besides the budget; `prune` describes each."""
+    """Options of channel pruning besides the budget; `prune` describes each."""
 
     importance: str = "magnitude"
     losses: Sequence[Loss] | None = None

@@ -7,11 +7,10 @@ from typing import Literal
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from compress.recipe.registry import NETWORKS
+from compress.recipe.registry import NETWORKS, Stem
 from compress.runtime.errors import UserError
 
 Source = Literal["torchvision", "zoo", "custom"]
-Stem = Literal["imagenet", "half", "small"]
 
 # Families of networks that have a `stem`, by the beginning of their names.
 FAMILIES_WITH_STEM = ("resnet", "resnext", "wide_resnet", "efficientnet")

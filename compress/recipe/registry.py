@@ -11,14 +11,20 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress.runtime.errors import UserError, did_you_mean, one_line
 
 # The prefix of a data set that is a folder of images.
 FOLDER = "folder:"
+
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+# First layers of a network; see `compress.recipe.model_spec.ModelSpec.stem`.
+Stem = Literal["imagenet", "half", "small"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,9 @@ class Registry:
 
 @cache
 def _plugins(group: str) -> dict[str, EntryPoint]:
+    # Imported here because it costs as much as the rest of `compress --help`.
+    from importlib.metadata import entry_points
+
     return {entry.name: entry for entry in entry_points(group=group)}
 
 

@@ -48,8 +48,8 @@ def _as_product(
     dilation: Pair,
     groups: int,
 ) -> Tensor | None:
-    """Return the convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is (B, O, 1,
-    1), or None."""
+    """Return the convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is
+    (B, O, 1, 1), or None."""
     if dilation != (1, 1) or images.dim() != 4:
         return None
     sides, kernel = images.shape[2:], weight.shape[2:]

@@ -175,7 +175,8 @@ def test_only_steps_after_the_warm_up_are_timed(monkeypatch: pytest.MonkeyPatch)
 
 
 class Trace:
-    """In the profiler's place: a kernel runs in 30 of each 50 ms, sometimes two, and much else besides."""
+    """In the profiler's place: a kernel runs in 30 of each 50 ms, sometimes two, and much else
+    besides."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

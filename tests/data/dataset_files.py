@@ -1,4 +1,4 @@
-"""Real files in the formats that datasets come in, small enough to write for each test."""
+"""Small real files in the formats of published data sets."""
 
 import gzip
 import pickle
@@ -15,13 +15,13 @@ from torchvision.datasets.utils import calculate_md5
 
 
 def idx(array: np.ndarray) -> bytes:
-    """The idx format of MNIST: two zeros, the type (8: uint8), the rank, each extent, the values."""
+    """Encode an array in MNIST's format: two zeros, the type (8: uint8), rank, extents, values."""
     extents = b"".join(extent.to_bytes(4, "big") for extent in array.shape)
     return bytes([0, 0, 8, array.ndim]) + extents + array.astype(np.uint8).tobytes()
 
 
 def mnist_files(train: int = 200, test: int = 50) -> dict[str, bytes]:
-    """The four files of an MNIST-like set with ten even classes, each image of one grey of its own."""
+    """Return the four files of an MNIST: ten classes in turn; image n has the grey value n."""
     files = {}
     for prefix, count in (("train", train), ("t10k", test)):
         greys = (np.arange(count) % 256)[:, None, None]
@@ -31,13 +31,14 @@ def mnist_files(train: int = 200, test: int = 50) -> dict[str, bytes]:
 
 
 def write_packed(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files with gzip, as Debian's package has them."""
     folder.mkdir(parents=True)
     for name, content in files.items():
         (folder / f"{name}.gz").write_bytes(gzip.compress(content))
 
 
 def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CIFAR-10's pickled batches, 20 images each, and torchvision told their MD5s."""
+    """Write CIFAR-10's pickled batches, of 20 images each, and patch their MD5s in torchvision."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -58,7 +59,7 @@ def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_images(root: Path, classes: list[str], count: int, suffix: str = ".png") -> None:
-    """`count` images a class, of differing sizes and, for PNG, of differing modes."""
+    """Write `count` images of each class, of several sizes and, for PNG, several modes."""
     random = np.random.default_rng(count)
     modes = ["RGB", "L", "RGBA", "P"] if suffix == ".png" else ["RGB"]
     for c, name in enumerate(classes):
@@ -73,7 +74,8 @@ def write_images(root: Path, classes: list[str], count: int, suffix: str = ".png
 
 
 def write_imagenet(root: Path) -> None:
-    """ImageNet as torchvision leaves it after unpacking the archives: 1,000 classes, two tiny images each, and one."""
+    """Write an ImageNet as torchvision unpacks it: 1,000 classes, of two training images and one
+    validation image each."""
     names = [f"n{n:08}" for n in range(1000)]
     random = np.random.default_rng(0)
     for split, count in (("train", 2), ("val", 1)):
@@ -82,17 +84,18 @@ def write_imagenet(root: Path) -> None:
             for n in range(count):
                 pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{n}.JPEG")
-    write_meta(root, names)
+    write_meta(root, {name: f"kind {name}" for name in names})
 
 
-def write_meta(root: Path, names: list[str]) -> None:
-    """The names of ImageNet's classes, as torchvision reads them from its development kit."""
-    torch.save(({name: (f"kind {name}",) for name in names}, []), root / "meta.bin")
+def write_meta(root: Path, classes: dict[str, str]) -> None:
+    """Write the names of ImageNet's classes by WordNet ID, as torchvision does from the development
+    kit."""
+    torch.save(({wnid: (name,) for wnid, name in classes.items()}, []), root / "meta.bin")
 
 
 def write_imagenet_archive(root: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """ImageNet's training images as they are handed out: an archive of an archive a class, three images each; and
-    torchvision told its MD5."""
+    """Write ImageNet's training archive, which holds an archive of three images for each class, and
+    patch its MD5 in torchvision."""
     write_images(root / "unpacked", names, 3, ".JPEG")
     for name in names:
         with tarfile.open(root / "unpacked" / f"{name}.tar", "w") as inner:
@@ -102,6 +105,6 @@ def write_imagenet_archive(root: Path, names: list[str], monkeypatch: pytest.Mon
         for name in names:
             outer.add(root / "unpacked" / f"{name}.tar", f"{name}.tar")
     shutil.rmtree(root / "unpacked")
-    write_meta(root, names)
+    write_meta(root, {name: f"kind {name}" for name in names})
     known = {"train": (archive.name, calculate_md5(archive))}
     monkeypatch.setattr(datasets.imagenet, "ARCHIVE_META", datasets.imagenet.ARCHIVE_META | known)

@@ -1,4 +1,4 @@
-"""Files of any kind become the images that they show: told by networks whose answer shows what they were given."""
+"""Image files of all kinds decode to the image they show, as toy classifiers find."""
 
 from __future__ import annotations
 
@@ -50,10 +50,11 @@ ORIENTATION = 0x0112
 
 
 @pytest.mark.parametrize("level", [0, 64, 128, 191, 255])
-def test_depths_of_8_16_and_32_bits_mean_the_same_brightness(tmp_path: Path, level: int) -> None:
+def test_images_of_8_16_and_32_bits_have_the_same_brightness(tmp_path: Path, level: int) -> None:
     def flat(mode: str, value: float) -> Image.Image:
         image = Image.new(mode, (9, 7), value)
-        image.putpixel((0, 0), {"I": 65535, "F": 1.0}.get(mode, value))  # shows the range
+        # The brightest value shows the range.
+        image.putpixel((0, 0), {"I": 65535, "F": 1.0}.get(mode, value))
         return image
 
     flat("L", level).save(tmp_path / "8.png")
@@ -83,7 +84,7 @@ def test_not_a_number_is_black() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_transparent_places_are_black_to_the_network(kind: str) -> None:
+def test_transparent_parts_are_black_to_the_network(kind: str) -> None:
     glass = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
     glass.paste((255, 255, 255, 255), (10, 0, 20, 10))
     assert best(CORNER, stored(glass, kind, lossless=True)) == ["top right"]
@@ -95,7 +96,7 @@ def test_transparent_places_are_black_to_the_network(kind: str) -> None:
     )
 
 
-def test_grey_and_palette_transparency(tmp_path: Path) -> None:
+def test_transparency_of_grey_and_palette_images(tmp_path: Path) -> None:
     grey = Image.new("LA", (20, 20), (255, 0))
     grey.paste((255, 255), (0, 10, 10, 20))
     grey.save(tmp_path / "la.png")
@@ -108,15 +109,16 @@ def test_grey_and_palette_transparency(tmp_path: Path) -> None:
     assert best(CORNER, *sorted(tmp_path.iterdir())) == ["bottom left"] * 4
 
 
-def test_exif_turns_the_image_once() -> None:
+def test_the_exif_orientation_is_applied_once() -> None:
     exif = Image.Exif()
-    exif[ORIENTATION] = 6  # shown after a quarter turn clockwise
+    # A quarter turn clockwise.
+    exif[ORIENTATION] = 6
     file = stored(corner_image(), "JPEG", exif=exif)
     assert best(CORNER, file, read_image(file), Image.open(file)) == ["top right"] * 3
     assert read_image(stored(corner_image((40, 20)), "JPEG", exif=exif)).size == (20, 40)
 
 
-def test_invert_and_normalisation() -> None:
+def test_images_are_inverted_and_normalized() -> None:
     image = corner_image()
     assert best(CORNER, image) == ["top left"]
     assert best(SHADE, Image.new("L", (9, 9), 0), invert=True) == ["white"]
@@ -124,7 +126,7 @@ def test_invert_and_normalisation() -> None:
     assert prepare(Image.new("L", (9, 9), 255), SHADE, invert=True).unique().tolist() == [-1.0]
 
 
-def test_what_stands_over_is_cut_off_evenly() -> None:
+def test_the_longer_side_is_cropped_evenly() -> None:
     wide = corner_image((300, 100), box=(0, 0, 99, 100))
     wide.paste(255, (201, 0, 300, 100))
     assert best(SHADE, wide, wide.rotate(90, expand=True)) == ["black"] * 2
@@ -132,13 +134,13 @@ def test_what_stands_over_is_cut_off_evenly() -> None:
     assert prepare(wide, tall).shape == (3, 20, 10)
 
 
-def test_an_image_of_the_right_size_is_not_touched() -> None:
+def test_an_image_of_the_right_size_is_not_changed() -> None:
     pixels = torch.randint(0, 256, (28, 28), dtype=torch.uint8)
     image = Image.fromarray(pixels.numpy())
     assert torch.equal(prepare(image, CORNER), (pixels / 255).expand(3, 28, 28))
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_the_first_frame_of_an_animation_is_decoded() -> None:
     frames = [Image.new("L", (8, 8), shade) for shade in (255, 0)]
     for kind in ("GIF", "TIFF", "WEBP", "PNG"):
         assert best(SHADE, stored(frames[0], kind, save_all=True, append_images=frames[1:])) == [
@@ -159,11 +161,11 @@ def test_any_mode_and_size_can_be_prepared(
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9000), (9000, 1), (2, 3)])
-def test_extreme_sizes(size: tuple[int, int]) -> None:
+def test_extreme_sizes_are_decoded(size: tuple[int, int]) -> None:
     assert best(SHADE, stored(Image.new("L", size, 255), "PNG")) == ["white"]
 
 
-def test_errors_are_one_line_each_in_their_place(tmp_path: Path) -> None:
+def test_errors_take_the_places_of_their_images_and_are_one_line(tmp_path: Path) -> None:
     noise = Image.effect_noise((64, 64), 80)
     (tmp_path / "cut.jpg").write_bytes(stored(noise, "JPEG").getvalue()[:900])
     (tmp_path / "cut.png").write_bytes(stored(noise, "PNG").getvalue()[:900])
@@ -210,7 +212,7 @@ def test_errors_are_one_line_each_in_their_place(tmp_path: Path) -> None:
         read_image(tmp_path)
 
 
-def test_find_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_images_expands_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (
         "b/2.PNG",

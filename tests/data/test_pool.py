@@ -1,3 +1,5 @@
+"""Pools: the same batches from memory and from the disk."""
+
 from pathlib import Path
 
 import numpy as np
@@ -7,24 +9,26 @@ from dataset_files import write_images
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from compress.data.dataset import open_dataset
+from compress.data.folders import list_images
 from compress.data.pool import DiskPool, MemoryPool, open_pool
-from compress.data.sources import Files, Pixels, open_source
+from compress.data.source import Files, Pixels
 from compress.runtime.errors import UserError
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    write_images(tmp_path / "images" / "train", ["cat", "dog", "emu"], 8)
-    write_images(tmp_path / "images" / "test", ["cat", "dog", "emu"], 1)
-    train = open_source(f"folder:{tmp_path}/images").train
-    assert isinstance(train, Files)
-    return train
+    write_images(tmp_path / "images", ["cat", "dog", "emu"], 8)
+    return list_images("folder", tmp_path / "images")[1]
+
+
+def checksum_on_disk(files: Files, image_size: int = 16) -> str:
+    return open_pool(files, image_size, memory_limit_bytes=0).checksum()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pool_is_the_same_in_memory_and_on_the_disk(files: Files, workers: int) -> None:
-    memory, disk = open_pool(files, 16), open_pool(files, 16, memory_limit_bytes=0, workers=workers)
+def test_batches_are_the_same_from_memory_and_from_the_disk(files: Files, workers: int) -> None:
+    memory = open_pool(files, 16)
+    disk = open_pool(files, 16, memory_limit_bytes=0, workers=workers)
     assert isinstance(memory, MemoryPool) and isinstance(disk, DiskPool)
     assert len(memory) == len(disk) == 24 and torch.equal(memory.targets, disk.targets)
     order = list(torch.split(torch.randperm(24, generator=torch.Generator().manual_seed(0)), 7))
@@ -35,62 +39,89 @@ def test_a_pool_is_the_same_in_memory_and_on_the_disk(files: Files, workers: int
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_limit_decides_where_a_pool_lies(files: Files) -> None:
+def test_the_memory_limit_decides_where_files_are_kept(files: Files) -> None:
     size = 24 * 3 * 16 * 16
     assert isinstance(open_pool(files, 16, memory_limit_bytes=size), MemoryPool)
     assert isinstance(open_pool(files, 16, memory_limit_bytes=size - 1), DiskPool)
 
 
-@pytest.mark.parametrize("side", [9, 12, 40])
-def test_pixels_are_resized_batch_by_batch_as_they_would_be_all_at_once(side: int) -> None:
+@pytest.mark.parametrize("image_size", [9, 12, 40])
+def test_pixels_are_resized_batch_by_batch_and_not_all_at_once(image_size: int) -> None:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (50, 3, 12, 12), generator=random, dtype=torch.uint8)
-    pool = open_pool(Pixels(pixels, torch.arange(50)), side)
-    assert (
-        isinstance(pool, MemoryPool) and pool.pixels.nbytes == pixels.nbytes
-    )  # however large the side
+    pool = open_pool(Pixels(pixels, torch.arange(50)), image_size)
+    assert isinstance(pool, MemoryPool) and pool.pixels.nbytes == pixels.nbytes
     order = list(torch.split(torch.randperm(50, generator=random), 7))
-    whole = F.resize(pixels, [side, side], antialias=True)
+    resized = F.resize(pixels, [image_size, image_size], antialias=True)
     for rows, images in zip(order, pool.batches(order), strict=True):
-        assert torch.equal(images, whole[rows])
+        assert torch.equal(images, resized[rows])
 
 
 def test_an_image_is_resized_by_its_shorter_side_and_cropped_at_the_centre(tmp_path: Path) -> None:
     pixels = np.zeros((40, 80, 3), np.uint8)
-    pixels[:, 20:60] = 200  # exactly the central square
+    # The central square.
+    pixels[:, 20:60] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     pool = open_pool(Files(tmp_path, ("wide.png",), torch.tensor([0])), 40)
     image = next(pool.batches([torch.tensor([0])]))
     assert image.shape == (1, 3, 40, 40) and (image == 200).all()
 
 
+@pytest.mark.parametrize("memory_limit_bytes", [0, 2**30])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_image_that_cannot_be_read_is_named(files: Files, workers: int) -> None:
+def test_a_damaged_image_is_named_in_one_line(
+    files: Files, workers: int, memory_limit_bytes: int
+) -> None:
     bad = files.root / files.names[5]
     bad.write_bytes(bad.read_bytes()[:60])
     with pytest.raises(UserError, match=f"cannot read the image {bad}") as error:
-        open_pool(files, 16, workers=workers)
+        pool = open_pool(files, 16, memory_limit_bytes=memory_limit_bytes, workers=workers)
+        next(pool.batches([torch.arange(24)]))
     assert "\n" not in str(error.value)
 
 
-def test_the_checksum_follows_files_and_targets(files: Files) -> None:
-    def checksum(files: Files) -> str:
-        return open_pool(files, 16, memory_limit_bytes=0).checksum()
+def test_a_damaged_image_on_the_disk_is_named_when_its_batch_is_decoded(files: Files) -> None:
+    (files.root / files.names[5]).write_text("not an image")
+    pool = open_pool(files, 16, memory_limit_bytes=0, workers=0)
+    batches = pool.batches([torch.arange(5), torch.arange(5, 10)])
+    assert len(next(batches)) == 5
+    with pytest.raises(UserError, match=files.names[5]):
+        next(batches)
 
-    order = torch.arange(23, -1, -1)
-    assert checksum(files) == checksum(files.take(order))
-    assert checksum(files) != checksum(files.take(order[1:]))
-    assert checksum(files) != checksum(Files(files.root, files.names, files.targets.flip(0)))
-    moved = files.root.with_name("elsewhere")
+
+def test_to_moves_batches_and_targets(files: Files) -> None:
+    pool = open_pool(files, 16).to("meta")
+    assert pool.targets.is_meta and next(pool.batches([torch.arange(2)])).is_meta
+    assert open_pool(files, 16, memory_limit_bytes=0).to("meta").targets.is_meta
+
+
+def test_the_checksum_of_a_pool_on_the_disk_depends_on_files_and_targets(files: Files) -> None:
+    known, order = checksum_on_disk(files), torch.arange(23, -1, -1)
+    assert len(known) == 64 and known == checksum_on_disk(files.take(order))
+    assert known != checksum_on_disk(files.take(order[1:]))
+    assert known != checksum_on_disk(Files(files.root, files.names, files.targets.flip(0)))
+    with (files.root / files.names[3]).open("ab") as file:
+        file.write(b"\0")
+    assert known != checksum_on_disk(files)
+
+
+def test_the_checksum_of_a_pool_on_the_disk_depends_on_neither_folder_nor_size(
+    files: Files,
+) -> None:
+    known, moved = checksum_on_disk(files), files.root.with_name("elsewhere")
     files.root.rename(moved)
-    assert (
-        checksum(Files(moved, files.names, files.targets))
-        == open_pool(Files(moved, files.names, files.targets), 8, memory_limit_bytes=0).checksum()
-    )
+    assert known == checksum_on_disk(Files(moved, files.names, files.targets), image_size=8)
 
 
-def test_mean_and_std_are_those_of_the_training_pixels(files: Files) -> None:
-    data = open_dataset(f"folder:{files.root.parent}", size=16)
-    pixels = torch.cat(list(data.train.batches([torch.arange(len(data.train))]))).double() / 255
-    assert data.mean == pytest.approx(pixels.mean(dim=(0, 2, 3)).tolist())
-    assert data.std == pytest.approx(pixels.std(dim=(0, 2, 3), correction=0).tolist())
+def test_the_checksum_of_a_pool_in_memory_depends_on_pixels_and_targets(files: Files) -> None:
+    pool = open_pool(files, 16)
+    assert isinstance(pool, MemoryPool)
+    brighter = pool.pixels.clone()
+    brighter[3, 0, 2, 2] ^= 1
+    others = [
+        MemoryPool(brighter, pool.targets, 16),
+        MemoryPool(pool.pixels, pool.targets.flip(0), 16),
+        MemoryPool(pool.pixels[1:], pool.targets[1:], 16),
+    ]
+    sums = {pool.checksum(), *(other.checksum() for other in others)}
+    assert len(sums) == 4 and open_pool(files, 16).checksum() == pool.checksum()

@@ -1,4 +1,4 @@
-"""Knowledge distillation's loss, against the paper's formula worked out in float64."""
+"""The loss of knowledge distillation, against the paper's formula in float64."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from torch import Tensor
 from compress.data.batches import Batch
 from compress.distillation.kd import KD, kd_loss
 from compress.distillation.labels import Labels
+from compress.training.objective import Objective, total_loss
+from compress.training.task import Classification
 
+TASK = Classification(5)
 GENERATOR = torch.Generator().manual_seed(7)
 STUDENT = 3 * torch.randn(6, 5, generator=GENERATOR)
 TEACHER = 3 * torch.randn(6, 5, generator=GENERATOR)
@@ -35,9 +38,14 @@ def batch() -> Batch:
     return Batch(STUDENT, TARGETS, torch.arange(6), 0)
 
 
+def total(objective: Objective, progress: float = 0.0) -> float:
+    """Return the loss of a student whose images are its logits."""
+    return float(total_loss(objective(lambda images: images, batch(), progress)))
+
+
 def kd(**options: float) -> float:
-    loss = KD(lambda _: TEACHER, **({"temperature": 4.0, "alpha": 0.5} | options))
-    return float(loss(lambda images: images, batch(), options.get("progress", 0.0)))
+    defaults = {"temperature": 4.0, "alpha": 0.5}
+    return total(KD(TASK, lambda _: TEACHER, **(defaults | options)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
@@ -46,7 +54,7 @@ def test_the_loss_is_the_papers(temperature: float) -> None:
     assert found == pytest.approx(by_hand(STUDENT, TEACHER, temperature), rel=1e-4)
 
 
-def test_a_student_that_says_what_the_teacher_says_has_no_loss() -> None:
+def test_equal_distributions_have_no_loss() -> None:
     assert float(kd_loss(TEACHER + 3, TEACHER, 4.0)) == pytest.approx(
         0, abs=1e-5
     )  # logits count up to a constant
@@ -60,7 +68,8 @@ def test_which_of_the_two_is_the_teacher_matters() -> None:
 
 
 def test_gradients_at_high_temperatures_are_those_of_half_the_squared_distance() -> None:
-    """Equation 4 of the paper, times T²: for centred logits, (student - teacher) / classes for each sample."""
+    """Equation 4 of the paper, times T²: for centred logits, (student - teacher) / classes for each
+    sample."""
     student = STUDENT.sub(STUDENT.mean(1, keepdim=True)).requires_grad_()
     teacher = TEACHER - TEACHER.mean(1, keepdim=True)
     torch.autograd.backward(kd_loss(student, teacher, 1000.0))
@@ -70,7 +79,7 @@ def test_gradients_at_high_temperatures_are_those_of_half_the_squared_distance()
     )
 
 
-def test_alpha_weighs_labels_against_the_teacher() -> None:
+def test_alpha_weighs_distillation_against_labels() -> None:
     labels, teacher = cross_entropy(TARGETS.numpy()), by_hand(STUDENT, TEACHER, 4.0)
     assert kd(alpha=0.0) == pytest.approx(labels, rel=1e-4)
     assert kd(alpha=1.0) == pytest.approx(teacher, rel=1e-4)
@@ -78,15 +87,29 @@ def test_alpha_weighs_labels_against_the_teacher() -> None:
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
-def test_a_fading_teacher_is_heard_less_and_less(progress: float) -> None:
-    loss = KD(lambda _: TEACHER, temperature=4.0, alpha=0.8, fade=True)
-    found = float(loss(lambda images: images, batch(), progress))
+def test_alpha_fades_to_zero(progress: float) -> None:
+    fading = KD(TASK, lambda _: TEACHER, temperature=4.0, alpha=0.8, fade=True)
+    found = total(fading, progress)
     assert found == pytest.approx(kd(alpha=0.8 * (1 - progress)), rel=1e-6)
 
 
 def test_smoothing_mixes_the_targets_with_the_uniform_distribution() -> None:
     smoothed = cross_entropy(0.9 * TARGETS.numpy() + 0.1 / 5)
-    assert kd(alpha=0.0, smoothing=0.1) == pytest.approx(smoothed, rel=1e-4)
-    assert float(Labels(0.1)(lambda images: images, batch(), 0.0)) == pytest.approx(
-        smoothed, rel=1e-4
+    assert kd(alpha=0.0, label_smoothing=0.1) == pytest.approx(smoothed, rel=1e-4)
+    assert total(Labels(TASK, 0.1)) == pytest.approx(smoothed, rel=1e-4)
+
+
+def test_labels_and_distillation_are_named_apart() -> None:
+    losses = KD(TASK, lambda _: TEACHER, 4.0, 0.3)(lambda images: images, batch(), 0.0)
+    assert list(losses) == ["labels", "distillation"]
+    assert float(losses["labels"]) == pytest.approx(0.7 * cross_entropy(TARGETS.numpy()), rel=1e-4)
+    assert float(losses["distillation"]) == pytest.approx(
+        0.3 * by_hand(STUDENT, TEACHER, 4.0), rel=1e-4
     )
+
+
+def test_losses_are_added_in_their_order() -> None:
+    """Floating-point addition is not associative: the order decides the last digits."""
+    a, b, c = (torch.tensor(value) for value in (1e8, -1e8, 1.0))
+    assert float(total_loss({"a": a, "b": b, "c": c})) == 1.0
+    assert float(total_loss({"a": a, "c": c, "b": b})) == 0.0

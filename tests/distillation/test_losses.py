@@ -11,11 +11,11 @@ from torch import Tensor
 
 from compress.distillation.attention import attention_loss
 from compress.distillation.dkd import dkd_loss
-from compress.distillation.features import map_loss, same_size
+from compress.distillation.features import map_loss, match_sizes
 from compress.distillation.fitnets import hint_loss
 from compress.distillation.fsp import fsp_loss, fsp_matrix
 from compress.distillation.kd import kd_loss
-from compress.distillation.overhaul import margins, overhaul_loss
+from compress.distillation.overhaul import measure_margins, overhaul_loss
 from compress.distillation.simultaneous import simultaneous_loss
 
 RANDOM = np.random.default_rng(3)
@@ -46,7 +46,7 @@ def test_the_larger_map_is_averaged_down() -> None:
     large, small = maps(2, 3, 4, 4), maps(2, 3, 2, 2)
     averaged = plain(large).reshape(2, 3, 2, 2, 2, 2).mean((3, 5))
     for pair in ((large, small), (small, large)):
-        assert [m.shape for m in same_size(*pair)] == [small.shape] * 2
+        assert [m.shape for m in match_sizes(*pair)] == [small.shape] * 2
         assert float(map_loss(*pair)) == pytest.approx(
             ((averaged - plain(small)) ** 2).mean(), rel=1e-5
         )
@@ -102,7 +102,7 @@ def test_fsp() -> None:
 
 def test_margins_are_the_means_of_what_is_negative() -> None:
     teacher = torch.tensor([[[[1.0, -2.0]], [[3.0, 4.0]]], [[[-4.0, 0.0]], [[5.0, 6.0]]]])
-    assert margins(teacher).flatten().tolist() == [-3.0, 0.0]
+    assert measure_margins(teacher).flatten().tolist() == [-3.0, 0.0]
 
 
 def test_overhaul() -> None:

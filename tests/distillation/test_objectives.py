@@ -1,10 +1,11 @@
-"""Whole objectives, made as a stage makes them, against the papers: with hooks of this file's own, in plain float64."""
+"""Objectives as stages build them, against the papers' formulas in plain float64."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.distillation.methods import METHODS, Sized, objective
+from compress.distillation.method import Teacher
+from compress.distillation.methods import build_objective
+from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
-from compress.training.trainer import Objective, forward, teach
+from compress.training.forward import make_forward, make_teacher
+from compress.training.objective import total_loss
+from compress.training.task import Classification
 
 Maps = list[np.ndarray]  # of the three blocks, each (B, C, H, W)
 
@@ -43,10 +48,10 @@ def mixed(seed: int) -> Batch:
     return Batch(torch.randn(6, 3, LARGE, LARGE, generator=random), targets, torch.arange(6), 0)
 
 
-def looked(
+def run_blocks(
     network: nn.Sequential, images: Tensor, before_relu: bool = False
 ) -> tuple[np.ndarray, Maps]:
-    """The logits of a copy in float64, and what its blocks gave."""
+    """Return the logits of a copy in float64, and the outputs of its blocks."""
     network, maps = copy.deepcopy(network).double(), []
     for block in list(network)[:3]:
         end = block[1] if before_relu else block
@@ -59,7 +64,7 @@ def looked(
 
 
 def halved(maps: Maps, how: Callable[..., np.ndarray] = np.mean) -> Maps:
-    """Each 2×2 places made one."""
+    """Reduce each 2×2 positions to one."""
     return [
         how(m.reshape(*m.shape[:2], m.shape[2] // 2, 2, m.shape[3] // 2, 2), axis=(3, 5))
         for m in maps
@@ -80,10 +85,10 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def the_base(
+def base_loss(
     student: np.ndarray, teacher: np.ndarray, batch: Batch, progress: float, alpha: float = ALPHA
 ) -> float:
-    """The labels, and Hinton et al. 2015, fading."""
+    """Return the loss on labels and Hinton's KD (2015), whose alpha fades."""
     alpha, found = alpha * (1 - progress), 0.0
     for ours, theirs, target in zip(student, teacher, batch.targets.double().numpy(), strict=True):
         labels = -(target * np.log(softmax(ours))).sum()
@@ -130,7 +135,7 @@ def overhaul(ours: np.ndarray, theirs: np.ndarray, example: np.ndarray) -> float
 
 def by_hand(
     method: str,
-    aim: Objective,
+    objective: Any,
     teacher: nn.Sequential,
     student: nn.Sequential,
     batch: Batch,
@@ -143,51 +148,60 @@ def by_hand(
         for place, block in enumerate(list(student)[:3]):
             block.train(place == int(4 * at))
     before = method == "overhaul"
-    told, guides = looked(teacher.eval(), batch.images, before)
-    said, maps = looked(student, small, before)
-    base, beta = the_base(said, told, batch, at), BETA.get(method, 1.0)
+    told, guides = run_blocks(teacher.eval(), batch.images, before)
+    said, maps = run_blocks(student, small, before)
+    base, beta = base_loss(said, told, batch, at), BETA.get(method, 1.0)
     if method != "fsp":
         guides = halved(guides)
     match method:
         case "labels":
-            return the_base(said, told, batch, at, alpha=0)
+            return base_loss(said, told, batch, at, alpha=0)
         case "kd":
             return base
         case "dkd":
             return base + min(240 * at / 20, 1) * dkd(said, told, batch)
         case "simultaneous":
-            ours = through(aim.projections, maps)
+            ours = through(objective.projections, maps)
             return base + beta * sum(map(squared, ours, guides))
-        case "stagewise":  # a block, or at last the classifier
+        case "stagewise":  # a block, or the classifier at the end
             phase = int(4 * at)
             if phase == 3:
-                return the_base(said, told, batch, 4 * at - 3)
-            return beta * squared(through(aim.projections, maps)[phase], guides[phase])
+                return base_loss(said, told, batch, 4 * at - 3)
+            return beta * squared(through(objective.projections, maps)[phase], guides[phase])
         case "fitnets":  # hints to the middle layer, then all of it
             if at >= 0.25:
-                return the_base(said, told, batch, (at - 0.25) / 0.75)
-            ours = through(nn.ModuleList([aim.regressor]), maps[1:2])
+                return base_loss(said, told, batch, (at - 0.25) / 0.75)
+            ours = through(nn.ModuleList([objective.regressor]), maps[1:2])
             return beta * squared(ours[0], guides[1]) / 2
         case "attention":
             return base + beta * sum(map(squared, map(attention, maps), map(attention, guides)))
         case "fsp":
             if at >= 0.25:
-                return the_base(said, told, batch, (at - 0.25) / 0.75)
-            return beta * sum(map(squared, fsp(through(aim.projections, maps)), fsp(guides)))
+                return base_loss(said, told, batch, (at - 0.25) / 0.75)
+            return beta * sum(map(squared, fsp(through(objective.projections, maps)), fsp(guides)))
         case "overhaul":
-            _, examples = looked(teacher, example.images, before)
-            ours = through(aim.projections, maps)
+            _, examples = run_blocks(teacher, example.images, before)
+            ours = through(objective.projections, maps)
             costs = list(map(overhaul, ours, guides, examples))
             return base + beta * (costs[0] / 4 + costs[1] / 2 + costs[2])
     raise AssertionError(f"{method} is not here yet")
 
 
+def last_loss(method: str, progress: float) -> str:
+    """Return the name of the loss that a method adds last."""
+    phases = {"fitnets": 0.25, "fsp": 0.25, "stagewise": -0.75}
+    if method in phases and (progress >= phases[method] > 0 or progress >= -phases[method] > 0):
+        return "distillation"
+    own = {"labels": "labels", "kd": "distillation", "dkd": "decoupled"}
+    return own.get(method, "features")
+
+
 @pytest.mark.parametrize("progress", PROGRESS, ids="{:.2f}".format)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHODS.builtin)
 def test_an_objective_is_its_papers(
     method: str, progress: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compress.training.trainer.has_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr("compress.training.forward.has_fast_bfloat16", lambda device: False)
     torch.manual_seed(0)
     teacher, student, batch, example = net(5), net(4), mixed(1), mixed(2)
     teacher(mixed(3).images)  # for running statistics of its own
@@ -196,16 +210,19 @@ def test_an_objective_is_its_papers(
     stage = Train(
         kind="distill", epochs=1, method=method, alpha=alpha, temperature=TEMPERATURE, fade=True
     )
-    answers = teach(teacher, LARGE)
-    aim = objective(
+    forward = make_teacher(teacher, LARGE)
+    objective = build_objective(
         stage,
-        Sized(teacher, LARGE),
-        Sized(student, SMALL),
-        lambda: lambda asked: answers(asked.images),
+        Classification(4),
+        Teacher(teacher, LARGE),
+        (student, SMALL),
+        lambda: lambda batch: forward(batch.images),
         iter([example]),
     )
     student.train()
-    found = float(aim(forward(student, SMALL), batch, progress).detach())
+    losses = objective(make_forward(student, SMALL), batch, progress)
+    assert list(losses)[-1].split(".")[0] == last_loss(method, progress)
+    found = float(total_loss(losses).detach())
     assert found == pytest.approx(
-        by_hand(method, aim, teacher, student, batch, example, progress), rel=1e-4
+        by_hand(method, objective, teacher, student, batch, example, progress), rel=1e-4
     )

@@ -319,7 +319,7 @@ def test_small_file_cannot_ask_for_gigabytes(small_file: bytes, tmp_path: Path) 
     assert "larger than its data in the file" in load_refused(tmp_path / "model.pth")
 
 
-def test_custom_network_is_never_imported_on_the_files_word(
+def test_custom_network_is_not_imported_because_a_file_names_it(
     small_file: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text("open(__file__ + '.ran', 'w')\ndef net(num_classes): pass\n")

@@ -88,7 +88,9 @@ def test_as_training_scripts_save_it(
     )
     if how == "alone":
         out = tmp_path / "run"
-        run("run", tiny.recipe, "--student", tmp_path / "ours.pth", "--max-images", 64, "--out", out)
+        run(
+            "run", tiny.recipe, "--student", tmp_path / "ours.pth", "--max-images", 64, "--out", out
+        )
         assert read_results(out)[1][-1].params <= 3000
 
 
@@ -146,4 +148,6 @@ def test_tensors_in_memory_need_no_file(tiny: Tiny) -> None:
         and not known.model.training
     )
     with pytest.raises(UserError, match="not a resnet18 of 4 classes"):
-        compress.adopt({"fc.weight": theirs.fc.weight}, "resnet18", f"folder:{tiny.data}", image_size=32)
+        compress.adopt(
+            {"fc.weight": theirs.fc.weight}, "resnet18", f"folder:{tiny.data}", image_size=32
+        )

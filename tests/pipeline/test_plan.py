@@ -73,12 +73,16 @@ def test_what_cannot_be_had_is_one_line(
 
 def test_images_are_resized_for_a_network_that_needs_larger_ones(tiny: Tiny) -> None:
     plan = make_plan(
-        load_recipe(str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "image_size": 64})
+        load_recipe(
+            str(tiny.recipe), {"student": "squeezenet1_1", "budget": "100k", "image_size": 64}
+        )
     )
     assert next(iter(plan.data.train.batches([torch.arange(2)]))).shape == (2, 3, 64, 64)
 
 
-@pytest.mark.parametrize(("line", "stage"), [("batch_size = 32", "teach"), ("samples = 64", "prune")])
+@pytest.mark.parametrize(
+    ("line", "stage"), [("batch_size = 32", "teach"), ("samples = 64", "prune")]
+)
 def test_single_images_that_end_as_single_pixels_are_refused(
     run: Compress, tiny: Tiny, tmp_path: Path, line: str, stage: str
 ) -> None:
@@ -189,7 +193,10 @@ def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> Non
     plan = make_plan(load_recipe(str(tiny.recipe), {"budget": "3k", "macs": "10%"}))
     whole = measure_cost(build(plan.recipe.student, 4), (3, SIDE, SIDE))
     first, last = [step.target for step in plan.steps if step.target is not None]
-    assert last == plan.limits and first.as_dict().keys() == last.as_dict().keys() == {"params", "macs"}
+    assert last == plan.limits and first.as_dict().keys() == last.as_dict().keys() == {
+        "params",
+        "macs",
+    }
     for axis, limit in last.as_dict().items():
         assert getattr(whole, axis) / first.as_dict()[axis] == pytest.approx(
             first.as_dict()[axis] / limit, rel=1e-3

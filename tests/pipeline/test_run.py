@@ -25,7 +25,7 @@ from tiny import (
 import compress
 from compress.data.dataset import open_dataset
 from compress.data.pool import DiskPool, Pool, open_pool
-from compress.data.sources import Files, Pixels
+from compress.data.source import Files, Pixels
 from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run_dir import read_results
@@ -75,7 +75,10 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
         assert (entry["name"], entry["checkpoint"]) == (name, file)
         assert (entry["params"], entry["macs"]) == (counted.params, counted.macs)
         assert 0 <= entry["val"] <= 1 and 0 <= entry["test"] <= 1 and entry["seconds"] >= 0
-        assert kept.input_size == (3, entry["image_size"], entry["image_size"]) and kept.classes == CLASSES
+        assert (
+            kept.input_size == (3, entry["image_size"], entry["image_size"])
+            and kept.classes == CLASSES
+        )
         lines = out / Path(file).with_suffix(".jsonl")
         epochs = (
             [json.loads(line) for line in lines.read_text().splitlines()] if lines.exists() else []
@@ -105,6 +108,19 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
     compress.run(str(tiny.recipe), out=tmp_path / "run")
     assert [type(pool) for pool in opened] == [DiskPool] * 3
     assert_same(tmp_path / "run", finished)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_damaged_image_is_found_before_training_starts(
+    tiny: Tiny, tmp_path: Path, split: str
+) -> None:
+    folder = shutil.copytree(tiny.data, tmp_path / "images")
+    shutil.copytree(folder / "test", folder / "val")
+    bad = min((folder / split).rglob("*.png"))
+    bad.write_bytes(bad.read_bytes()[:60])
+    with pytest.raises(compress.UserError, match=f"cannot read the image {bad}"):
+        compress.run(str(tiny.recipe), out=tmp_path / "run", data=f"folder:{folder}")
+    assert not (tmp_path / "run").exists()
 
 
 def test_again_when_done_shows_the_table_and_does_nothing(
@@ -297,9 +313,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
     mixed = tiny.variant(
         "mixed.toml", ('kind = "prune"\nscale', 'kind = "prune"\nmode = "weights"\nscale')
     )
-    assert (
-        "'channels' must come before" in run("run", mixed, "--out", tmp_path / "no", code=2).err
-    )
+    assert "'channels' must come before" in run("run", mixed, "--out", tmp_path / "no", code=2).err
     assert (
         "parameters alone"
         in run("run", recipe, "--macs", "5%", "--out", tmp_path / "no", code=2).err

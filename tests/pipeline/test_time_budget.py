@@ -1,4 +1,5 @@
-"""Time budgets: minutes are shared by cost, decisions are remembered, and measuring leaves no trace."""
+"""Time budgets: minutes are shared by cost, decisions are remembered, and measuring leaves no
+trace."""
 
 from __future__ import annotations
 
@@ -132,7 +133,10 @@ def test_measuring_changes_nothing(
     compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
     assert len(measured) == 4 and min(measured) > 0
     assert same(tmp_path / "fitted", finished)
-    files = [{path.name for path in (run / "stages").iterdir()} for run in (tmp_path / "fitted", finished)]
+    files = [
+        {path.name for path in (run / "stages").iterdir()}
+        for run in (tmp_path / "fitted", finished)
+    ]
     assert files[0] == files[1]
     assert "fitted" not in json.loads((finished / "run.json").read_text())
 
@@ -226,7 +230,8 @@ def test_compiling_is_measured_anew_on_another_device(
 def test_measuring_the_compiler_changes_nothing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that measures both ways everywhere, and is compiled then or not, is the run that a recipe orders."""
+    """A run that measures both ways everywhere, and is compiled then or not, is the run that a
+    recipe orders."""
     for name in ("MIN_SECONDS", "MIN_COMPILED_STEPS", "MIN_COMPILED_SECONDS"):
         monkeypatch.setattr(timing, name, 0.01)
     real, lines = timing.compiling_pays, list[str]()

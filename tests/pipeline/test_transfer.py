@@ -1,4 +1,5 @@
-"""Transfer learning: a frozen backbone stays as it is to the bit, while a head of the recipe's learns."""
+"""Transfer learning: a frozen backbone stays as it is to the bit, while a head of the recipe's
+learns."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ ema = 0.9
 
 @pytest.fixture
 def pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Random weights that stand in for those to be downloaded, with running statistics of their own."""
+    """Random weights that stand in for those to be downloaded, with running statistics of their
+    own."""
     torch.manual_seed(3)
     whole = torchvision.models.shufflenet_v2_x0_5(weights=None)
     whole(torch.randn(8, 3, 64, 64))

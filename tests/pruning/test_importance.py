@@ -1,23 +1,25 @@
-"""Importances: which channels matter."""
+"""Importances rank channels by what they contribute."""
 
 from __future__ import annotations
-
-from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch_pruning as tp
 from torch import Tensor, nn
 
-from compress.pruning.importance import IMPORTANCES, worths
+from compress.pruning import importance as importances
+from compress.pruning.importance import Importance, score_units
 from compress.pruning.pruner import prune
 from compress.pruning.structure import Structure
-from compress.recipe.registry import ImportanceName
+from compress.recipe.registry import IMPORTANCES
 from compress.runtime.errors import UserError
+
+EXAMPLE = torch.zeros(1, 3, 6, 6)
 
 
 def two_layers() -> nn.Sequential:
-    """Channel c of the first layer is worth c (and the first 8, nothing at all) by every measure."""
+    """A network whose channel c contributes in proportion to c - 7; the first 8, nothing at all."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 24, 3, bias=False),
@@ -41,105 +43,118 @@ def loss_on_noise(model: nn.Module) -> Tensor:
     return F.cross_entropy(model(images), torch.arange(8) % 5)
 
 
-@pytest.mark.parametrize("name", [name for name in IMPORTANCES if name != "random"])
-def test_an_importance_ranks_channels_as_they_matter(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in IMPORTANCES.builtin if name != "random"])
+def test_channels_that_contribute_nothing_score_lowest_and_go_first(name: str) -> None:
     model = two_layers()
-    structure = Structure(model, torch.zeros(1, 3, 6, 6))
-    (worth,) = worths(name, model, structure, [loss_on_noise])
-    assert worth.dtype == torch.float64 and len(worth) == 24 and bool((worth > 0).all())
-    assert worth[:8].max() < worth[8:].min()
-    if name not in (
-        "taylor",
-        "hessian",
-    ):  # the gradient of the loss saturates, its order is known only for the zeros
-        assert worth[8:].argsort().tolist() == list(range(16))
-    pruned = prune(
-        model,
-        torch.zeros(1, 3, 6, 6),
-        16 * (27 + 2 + 5) + 5,
-        importance=name,
-        losses=[loss_on_noise],
-    )
+    (scores,) = score_units(name, Structure(model, EXAMPLE), [loss_on_noise])
+    assert scores.dtype == torch.float64
+    assert len(scores) == 24
+    assert bool((scores > 0).all())
+    assert scores[:8].max() < scores[8:].min()
+    # The gradient of the loss saturates: by it, only the order of the zeros is known.
+    if name not in ("taylor", "hessian"):
+        assert scores[8:].argsort().tolist() == list(range(16))
+    budget = 16 * (27 + 2 + 5) + 5
+    pruned = prune(model, EXAMPLE, budget, importance=name, losses=[loss_on_noise])
     images = torch.rand(4, 3, 6, 6)
-    assert isinstance(pruned[0], nn.Conv2d) and pruned[0].out_channels == 16
+    assert isinstance(pruned[0], nn.Conv2d)  # type: ignore[index]
+    assert pruned[0].out_channels == 16  # type: ignore[index]
     torch.testing.assert_close(pruned(images), model(images))
 
 
-def test_an_importance_that_looks_at_nothing_there_is_refused() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
-    )
-    with pytest.raises(UserError, match="'bn-scale' has nothing to rank by in this network"):
-        prune(model, torch.zeros(1, 3, 6, 6), 400, importance="bn-scale")
-
-
-def test_random_importance_follows_the_seed() -> None:
-    structure = Structure(two_layers(), torch.zeros(1, 3, 6, 6))
+def test_random_scores_follow_the_seed() -> None:
+    structure = Structure(two_layers(), EXAMPLE)
     draws = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        draws.append(worths("random", structure.model, structure)[0])
-    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+        draws.append(score_units("random", structure)[0])
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
 
 
-def test_gradients_of_several_batches_add_up() -> None:
-    found = []
-    for losses in ([loss_on_noise], [loss_on_noise, loss_on_noise]):
-        structure = Structure(two_layers(), torch.zeros(1, 3, 6, 6))
-        found.append(worths("taylor", structure.model, structure, losses)[0][8:])
-    torch.testing.assert_close(found[1], 2 * found[0])
+def test_taylor_sums_the_gradients_of_all_batches() -> None:
+    once, twice = (
+        score_units("taylor", Structure(two_layers(), EXAMPLE), [loss_on_noise] * count)[0][8:]
+        for count in (1, 2)
+    )
+    torch.testing.assert_close(twice, 2 * once)
 
 
-def test_squares_of_gradients_are_averaged() -> None:
-    """Optimal brain damage, written out: half of what a channel's weights, squared, meet of the Fisher information."""
-    structure = Structure(two_layers(), torch.zeros(1, 3, 6, 6))
+def test_hessian_averages_the_squared_gradients_of_all_batches() -> None:
+    """A channel's score is the sum of its squared weights times the Fisher information."""
+    structure = Structure(two_layers(), EXAMPLE)
     losses = [lambda model, i=i: loss_on_noise(model) * (i + 1) for i in range(3)]
-    (worth,) = worths("hessian", structure.model, structure, losses)
+    (scores,) = score_units("hessian", structure, losses)
     twin = two_layers()
-    fisher = [torch.zeros_like(p) for p in twin.parameters()]
+    parameters = list(twin.parameters())
+    fisher = [torch.zeros_like(p) for p in parameters]
     for loss in losses:
-        for sum_of, gradient in zip(
-            fisher, torch.autograd.grad(loss(twin), list(twin.parameters())), strict=True
-        ):
-            sum_of += gradient**2 / 3
-    parts = [p.detach() ** 2 * f for p, f in zip(twin.parameters(), fisher, strict=True)]
+        gradients = torch.autograd.grad(loss(twin), parameters)
+        for total, gradient in zip(fisher, gradients, strict=True):
+            total += gradient**2 / 3
+    parts = [p.detach() ** 2 * f for p, f in zip(parameters, fisher, strict=True)]
     conv, scale, _, head, _ = parts
     expected = conv.sum((1, 2, 3)) + scale + head.sum(0)
-    torch.testing.assert_close(worth[8:].float(), expected[8:], rtol=1e-3, atol=0)
+    torch.testing.assert_close(scores[8:].float(), expected[8:], rtol=1e-3, atol=0)
 
 
-def test_a_layer_of_zeros_is_worth_next_to_nothing_rather_than_nan() -> None:
+@pytest.mark.parametrize("name", IMPORTANCES.builtin)
+def test_scores_of_a_network_of_zeros_are_positive_and_finite(name: str) -> None:
     model = two_layers()
     for parameter in model.parameters():
         parameter.data.zero_()
-    for name in IMPORTANCES:
-        structure = Structure(model, torch.zeros(1, 3, 6, 6))
-        (worth,) = worths(name, model, structure, [loss_on_noise])
-        assert bool(torch.isfinite(worth).all()) and bool((worth > 0).all())
+    (scores,) = score_units(name, Structure(model, EXAMPLE), [loss_on_noise])
+    assert bool(torch.isfinite(scores).all())
+    assert bool((scores > 0).all())
 
 
-def test_there_is_one_for_every_name() -> None:
-    assert set(IMPORTANCES) == set(get_args(ImportanceName))
+@pytest.mark.parametrize("name", IMPORTANCES.builtin)
+def test_every_registered_name_is_an_importance(name: str) -> None:
+    importance = IMPORTANCES.load(name)
+    assert isinstance(importance, Importance)
+    assert callable(importance.make_scorer())
 
 
-def test_importances_refuse_what_they_cannot_rank_by() -> None:
-    example = torch.zeros(1, 3, 6, 6)
-    with pytest.raises(UserError, match=r"unknown importance 'talyor' \(did you mean 'taylor'\?\)"):
-        prune(two_layers(), example, 500, importance="talyor")
-    with pytest.raises(UserError, match="needs data"):
-        prune(two_layers(), example, 500, importance="taylor")
-    with pytest.raises(UserError, match="no gradients to rank by"):
-        prune(two_layers(), example, 500, importance="taylor", losses=[])
-    with pytest.raises(UserError, match="no gradients to rank by"):
-        prune(
-            two_layers(),
-            example,
-            500,
-            importance="taylor",
-            losses=[lambda model: loss_on_noise(model) * float("nan")],
-        )
-    for value in (float("nan"), float("inf")):
-        broken = two_layers()
-        broken[5].weight.data[0, 0] = value
-        with pytest.raises(UserError, match="not finite"):
-            prune(broken, example, 500)
+def test_an_importance_that_is_added_to_the_registry_can_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    l1 = Importance(lambda: tp.importance.GroupMagnitudeImportance(p=1))
+    monkeypatch.setattr(importances, "L1", l1, raising=False)
+    monkeypatch.setitem(IMPORTANCES.builtin, "l1", "compress.pruning.importance:L1")  # type: ignore[arg-type]
+    structure = Structure(two_layers(), EXAMPLE)
+    (l1_scores,), (l2_scores,) = (score_units(name, structure) for name in ("l1", "magnitude"))
+    assert l1_scores[8:].argsort().tolist() == list(range(16))
+    assert not torch.allclose(l1_scores, l2_scores)
+
+
+@pytest.mark.parametrize(
+    ("name", "losses", "words"),
+    [
+        ("talyor", None, r"'talyor' .*'taylor'"),
+        ("taylor", None, "needs data"),
+        ("taylor", [], "no data"),
+        ("hessian", [], "no data"),
+        ("taylor", [lambda model: loss_on_noise(model) * float("nan")], "not finite"),
+    ],
+)
+def test_an_importance_without_usable_data_is_refused(
+    name: str, losses: list[importances.Loss] | None, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        prune(two_layers(), EXAMPLE, 500, importance=name, losses=losses)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value: float) -> None:
+    model = two_layers()
+    model[5].weight.data[0, 0] = value
+    with pytest.raises(UserError, match="not finite"):
+        prune(model, EXAMPLE, 500)
+
+
+def test_an_importance_that_finds_no_layer_to_score_is_refused() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)
+    )
+    with pytest.raises(UserError, match=r"'bn-scale'.*'magnitude'"):
+        prune(model, EXAMPLE, 400, importance="bn-scale")

@@ -1,108 +1,177 @@
-"""A cut takes out just the channels it says it takes out, and leaves a plain network."""
+"""Structure: predicted costs are exact, cuts are verified, other models are refused."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-import torchvision
-from networks import made_of, network, seeded, torchinfos
+from pruning_networks import (
+    BLOCK_KINDS,
+    build_from_blocks,
+    build_network,
+    count_by_torchinfo,
+    count_params,
+    prune_and_check,
+)
 from torch import Tensor, nn
 
-from compress.pruning.importance import worths
-from compress.pruning.pruner import COMFORT, prune, reestimate_batchnorm
-from compress.pruning.structure import Structure
+from compress.models.cost import measure_cost
+from compress.pruning.allocate import COMFORTABLE_UNITS
+from compress.pruning.importance import score_units
+from compress.pruning.pruner import prune
+from compress.pruning.structure import Structure, UnresolvedGroupError
 from compress.recipe.model_spec import Stem
+from compress.runtime.errors import UserError
+
+EXAMPLE = torch.zeros(1, 3, 12, 12)
 
 
-def silence_odd_channels(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.weight.data[1::2] = 0
-            module.bias.data[1::2] = 0
+@pytest.mark.parametrize("flatten_maps", [False, True])
+@pytest.mark.parametrize("kind", BLOCK_KINDS)
+def test_the_predicted_cost_is_that_of_the_pruned_network(kind: str, flatten_maps: bool) -> None:
+    structure = Structure(build_from_blocks([kind, "plain"], 32, flatten_maps), EXAMPLE)
+    kept = [max(1, units - 2 * i - 1) for i, units in enumerate(structure.unit_counts())]
+    predicted = structure.predict_cost(kept)
+    assert structure.prune([torch.arange(units) for units in kept])
+    assert measure_cost(structure.model, (3, 12, 12)) == predicted
+
+
+def test_units_that_are_removed_and_restored_save_nothing() -> None:
+    structure = Structure(build_from_blocks(["residual"]), EXAMPLE)
+    full = structure.predict_cost(structure.unit_counts())
+    expected = structure.predict_saving(0, 3)
+    assert structure.predict_saving(0, 3) == expected
+    saved = structure.remove_units(0, 3)
+    assert saved == expected
+    assert saved.params > 0
+    assert saved + structure.remove_units(0, -3) == full - full
+    structure.remove_units(1, 2)
+    structure.reset()
+    assert structure.predict_cost(structure.unit_counts()) == full
+
+
+def test_neighbours_are_the_groups_that_share_a_layer() -> None:
+    """In a chain of convolutions, a group's channels are read by the next layer only."""
+    conv = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)]
+    model = nn.Sequential(*conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 7))
+    structure = Structure(model, EXAMPLE)
+    names = [group.name for group in structure.groups]
+    neighbours = {
+        name: {names[j] for j in found}
+        for name, found in zip(names, structure.find_neighbours(), strict=True)
+    }
+    assert neighbours == {"0": {"0", "1"}, "1": {"0", "1", "2"}, "2": {"1", "2"}}
 
 
 @pytest.mark.parametrize(
     ("name", "stem"),
     [
         ("resnet18", "small"),
-        ("densenet", "imagenet"),
+        ("small_densenet", "imagenet"),
         ("mobilenet_v2", "imagenet"),
         ("regnet_x_400mf", "imagenet"),
         ("resnext50_32x4d", "half"),
         ("googlenet", "imagenet"),
     ],
 )
-def test_channels_that_carry_nothing_go_first_and_are_not_missed(name: str, stem: Stem) -> None:
-    model = copy.deepcopy(network(name, stem))
-    silence_odd_channels(model)
-    example = torch.zeros(1, 3, 32, 32)
+def test_removing_silent_channels_does_not_change_the_logits(name: str, stem: Stem) -> None:
+    model, example = copy.deepcopy(build_network(name, stem)), torch.zeros(1, 3, 32, 32)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data[1::2] = 0
+            module.bias.data[1::2] = 0
     structure = Structure(copy.deepcopy(model), example)
-    scored = [(worth < 1e-6).sum().item() for worth in worths("bn-scale", model, structure)]
+    scores = score_units("bn-scale", structure)
+    silent = [int((score < 1e-6).sum()) for score in scores]
     kept = [
-        max(size - dead, min(size, COMFORT))
-        for size, dead in zip(structure.sizes(), scored, strict=True)
+        max(units - dead, min(units, COMFORTABLE_UNITS))
+        for units, dead in zip(structure.unit_counts(), silent, strict=True)
     ]
-    assert sum(scored) >= 0.4 * sum(structure.sizes())
-    pruned = prune(model, example, structure.size(kept).params, importance="bn-scale")
-    assert torchinfos(pruned, 32)[0] == structure.size(kept).params
+    assert sum(silent) >= 0.4 * sum(structure.unit_counts())
+    budget = structure.predict_cost(kept).params
+    pruned = prune(model, example, budget, importance="bn-scale")
+    assert count_by_torchinfo(pruned, 32)[0] == budget
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(pruned(images), model(images), rtol=1e-3, atol=1e-4)
 
 
-def test_the_model_is_left_as_it_was_bit_for_bit() -> None:
-    model = made_of(["residual", "depthwise", "groupnorm"], 32, False)
-    model[0].requires_grad_(False)
-    model[1].train()
-    kept = copy.deepcopy(model)
-    images = torch.randn(4, 3, 12, 12)
-    losses = [lambda m: F.cross_entropy(m(images), torch.tensor([0, 1, 2, 3]))]
-    pruned = prune(model, torch.zeros(1, 3, 12, 12), 4000, importance="taylor", losses=losses)
-    assert model.state_dict().keys() == kept.state_dict().keys()
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(model.state_dict().values(), kept.state_dict().values(), strict=True)
-    )
-    for ours in (model, pruned):
-        pairs = list(zip(ours.modules(), kept.modules(), strict=True))
-        assert [a.training for a, _ in pairs] == [b.training for _, b in pairs]
-        flags = [(a.requires_grad, a.grad) for a in ours.parameters()]
-        assert flags == [(b.requires_grad, None) for b in kept.parameters()]
+class Reversed(nn.Module):
+    """A network that reverses its channels with an index, which leaves every shape as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3), nn.Linear(32, 7)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.a(images).relu().flip(1)
+        return self.head(self.b(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def test_batch_norms_measured_anew_are_those_of_the_data() -> None:
-    model = seeded(made_of(["plain"], 16, False))
-    batches = [torch.randn(8, 3, 12, 12) * 3 + i for i in range(4)]
-    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-    seen: list[Tensor] = []
-    handle = norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    before = [module.training for module in model.modules()]
-    reestimate_batchnorm(model, model, batches)
-    handle.remove()
-    means = torch.stack([x.mean((0, 2, 3)) for x in seen]).mean(0)
-    assert norm.running_mean is not None
-    torch.testing.assert_close(norm.running_mean, means)
-    assert [module.training for module in model.modules()] == before and norm.momentum == 0.1
-    assert all(parameter.grad is None for parameter in model.parameters())
+def test_a_cut_that_changes_the_logits_is_detected() -> None:
+    structure = Structure(Reversed(), EXAMPLE)
+    names = [group.name for group in structure.groups]
+    assert sorted(names) == ["a", "b"]
+    kept = [torch.arange(16 if name == "a" else 32) for name in names]
+    with pytest.raises(UnresolvedGroupError, match="logits"):
+        structure.prune(kept)
 
 
-def test_batch_norms_are_measured_with_nothing_dropped() -> None:
-    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3)).eval()
-    batches = [torch.randn(8, 3, 12, 12) + i for i in range(4)]
-    reestimate_batchnorm(model, model, batches)
-    norm = model[1]
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and not norm.training
-    torch.testing.assert_close(
-        norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)
-    )
+@pytest.mark.parametrize("gain", [1, 1e5])
+def test_a_cut_that_cannot_be_verified_is_logged(gain: float) -> None:
+    """Without normalization layers, ten layers with a gain of 1e5 overflow."""
+    blocks = [
+        nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(2, 16), nn.ReLU())
+        for _ in range(10)
+    ]
+    for block in blocks:
+        block[0].weight.data *= gain  # type: ignore[operator]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 7)]
+    model, lines = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, *head).eval(), list[str]()
+    prune_and_check(model, 12, count_params(model) // 2, log=lines.append)
+    assert any("could not be verified" in line for line in lines) == (gain > 1)
 
 
-def test_what_is_left_is_a_plain_torchvision_network() -> None:
-    pruned = prune(network("resnet18", "small"), torch.zeros(1, 3, 28, 28), 100_000)
-    assert type(pruned) is torchvision.models.ResNet
-    assert all(
-        not module._forward_hooks and not module._forward_pre_hooks for module in pruned.modules()
-    )
+class NoClassifier(nn.Module):
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self.output, self.conv = output, nn.Conv2d(3, 32, 3)
+
+    def forward(self, images: Tensor) -> Any:
+        x = self.conv(images)
+        return {
+            "map": x,
+            "tuple": (x.mean((2, 3)), x),
+            "number": x.mean((1, 2, 3)),
+            "dict": {"logits": x},
+        }[self.output]
+
+
+@pytest.mark.parametrize(
+    ("output", "found"),
+    [("map", r"\(1, 32, 10, 10\)"), ("tuple", "tuple"), ("number", r"\(1,\)"), ("dict", "dict")],
+)
+def test_a_model_that_is_not_a_classifier_is_refused(output: str, found: str) -> None:
+    with pytest.raises(UserError, match=rf"not a classifier.* {found}.*\(1, classes\)"):
+        prune(NoClassifier(output), EXAMPLE, 100)
+
+
+def test_a_model_that_does_not_run_on_the_example_is_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"does not run on images of shape \(1, 5,") as caught:
+        prune(build_network("resnet18", "small"), torch.zeros(1, 5, 28, 28), 100_000)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "weight"])
+def test_a_model_with_nan_in_any_tensor_is_refused(name: str) -> None:
+    model = copy.deepcopy(build_network("resnet18", "small"))
+    getattr(model.bn1, name).data[3] = float("nan")  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="not finite"):
+        prune(model, torch.zeros(1, 3, 28, 28), 100_000)
+
+
+def test_a_model_without_parameters_has_nothing_to_prune() -> None:
+    with pytest.raises(UserError, match=r"nothing to prune: .* 0 parameters"):
+        prune(nn.Flatten(), torch.zeros(1, 3, 4, 4), 100)

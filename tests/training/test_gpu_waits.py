@@ -1,8 +1,8 @@
 """No training step waits for a GPU.
 
-The meta device stands in for one: it has shapes but no values, so everything that needs a value (`item()`, `int`, `bool`,
-indexing by a mask, `cpu()`) fails on it, where on a GPU it would wait. Copies to the device, which may wait as well, and
-writing the logits cache are not covered.
+The meta device stands in for one: it has shapes but no values, so everything that needs a value
+(`item()`, `int`, `bool`, indexing by a mask, `cpu()`) fails on it, where on a GPU it would wait.
+Copies to the device, which may wait as well, and writing the logits cache are not covered.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def test_all_else_is_torchs_sgd() -> None:
 
 
 def test_layers_without_gradient_or_without_weights_stay_finite() -> None:
-    """Behind a scale of zero, as residual branches begin, gradients are zero; frozen layers have none."""
+    """Behind a scale of zero, as residual branches begin, gradients are zero; frozen layers have
+    none."""
     model = net()
     nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
     model[3].weight.requires_grad_(False)  # type: ignore[union-attr]

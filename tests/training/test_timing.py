@@ -1,4 +1,5 @@
-"""Timing: durations are measured step by step, epochs are fitted by arithmetic, and compiling is decided by it."""
+"""Timing: durations are measured step by step, epochs are fitted by arithmetic, and compiling is
+decided by it."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Clock:
 
 
 class SteppedTrainer:
-    """Stands in for a trainer: its first steps take `startup` s each, others `step` s, validations `check` s."""
+    """Stands in for a trainer: its first steps take `startup` s each, others `step` s, validations
+    `check` s."""
 
     def __init__(
         self, clock: Clock, step: float, startup: float | None = None, check: float = 0.0
@@ -84,7 +86,8 @@ def test_without_epoch_ends_nothing_is_validated(clock: Clock) -> None:
 
 
 def test_epochs_by_hand() -> None:
-    """10 steps of 2 s and a validation of 4 s: 24 s an epoch, and 4 s for the validation that ends the stage."""
+    """10 steps of 2 s and a validation of 4 s: 24 s an epoch, and 4 s for the validation that ends
+    the stage."""
     timing = StepTiming(step=2, epoch_end=4)
     assert timing.epochs_in(4 + 24 * 3, 10) == 3
     assert timing.epochs_in(4 + 24 * 3 + 4 + 10, 10) == 3.5  # the short epoch is validated too

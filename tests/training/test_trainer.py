@@ -25,9 +25,7 @@ from compress.training.schedule import count_steps, find_phase, learning_rate
 from compress.training.task import Classification
 from compress.training.trainer import Trainer, TrainResult
 
-STAGE = Train(
-    kind="finetune", epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25
-)
+STAGE = Train(kind="finetune", epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25)
 TASK = Classification(4)
 LABELS = Labels(TASK)
 

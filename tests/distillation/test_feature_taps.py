@@ -1,4 +1,4 @@
-"""Taps: what they hold, that nothing stays behind, which are chosen, and which refused."""
+"""Feature taps: the maps they capture, hooks that are removed, defaults, and refusals."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
-from compress.distillation.feature_taps import default_taps, pair_up, tapped
+from compress.distillation.feature_taps import default_taps, pair_taps, tap_features
 from compress.distillation.features import Tapped
-from compress.distillation.stagewise import blocks
+from compress.distillation.stagewise import split_blocks
 from compress.models.build import build, skeleton
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
@@ -33,12 +33,12 @@ def net(width: int = 4, classes: int = 3) -> nn.Sequential:
 
 def test_what_is_kept_is_what_the_modules_gave_and_the_hooks_go() -> None:
     network, images = net(), torch.randn(2, 3, 8, 8)
-    with tapped(network, ["0", "3"]) as kept:
+    with tap_features(network, ["0", "3"]) as kept:
         network(images)
     torch.testing.assert_close(kept["0"], network[0](images))  # the ReLU behind it works in place
     torch.testing.assert_close(kept["3"], network[:4](images))
     assert list(kept) == ["0", "3"] and hooks(network) == 0
-    with pytest.raises(RuntimeError), tapped(network, ["0"], before_relu=True):
+    with pytest.raises(RuntimeError), tap_features(network, ["0"], before_relu=True):
         assert hooks(network) > 0
         network(torch.zeros(1))
     assert hooks(network) == 0
@@ -48,7 +48,7 @@ def test_before_the_relu_of_a_residual_block() -> None:
     """Its one ReLU, in place, is used twice; what the second gets is the sum."""
     block, images = BasicBlock(4, 4).train(), torch.randn(2, 4, 6, 6)
     network = nn.Sequential(nn.Sequential(block), nn.BatchNorm2d(4))
-    with tapped(network, ["0", "1"], before_relu=True) as kept:
+    with tap_features(network, ["0", "1"], before_relu=True) as kept:
         network(images)
     by_hand = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(images))))) + images
     torch.testing.assert_close(kept["0"], by_hand)
@@ -107,7 +107,8 @@ FAMILIES += (
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_defaults_suit_every_method_for_every_family(name: str) -> None:
-    """Smaller and smaller square maps, with something to train before each and a classifier behind the last."""
+    """Smaller and smaller square maps, with something to train before each and a classifier behind
+    the last."""
     size = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)
     network, image = skeleton(ModelSpec(name), 7), torch.zeros(1, 3, size, size, device="meta")
     student = Tapped(network, network, default_taps(network, size), image)
@@ -116,12 +117,12 @@ def test_the_defaults_suit_every_method_for_every_family(name: str) -> None:
         channels != 7 and height == width for _, channels, height, width in shapes
     )
     assert [side for *_, side in shapes] == sorted({side for *_, side in shapes}, reverse=True)
-    assert len(blocks(student)) == len(shapes) + 1
+    assert len(split_blocks(student)) == len(shapes) + 1
 
 
 def test_maps_with_channels_last_are_turned() -> None:
     network = build(ModelSpec("swin_t"), 7).eval()
-    with tapped(network, ["features.3"]) as kept:
+    with tap_features(network, ["features.3"]) as kept:
         network(torch.zeros(1, 3, 64, 64))
         theirs = network.features[:4](torch.zeros(1, 3, 64, 64))  # type: ignore[index]
     torch.testing.assert_close(kept["features.3"], theirs.permute(0, 3, 1, 2))
@@ -136,11 +137,13 @@ def test_the_defaults_are_the_last_modules_at_each_resolution(name: str) -> None
 
 def test_the_deepest_taps_are_paired() -> None:
     resnet, mobile = build(ModelSpec("resnet18"), 10), build(ModelSpec("mobilenet_v2"), 10)
-    assert pair_up((), resnet, mobile, 32, 32) == (
+    assert pair_taps((), (resnet, 32), (mobile, 32)) == (
         EXPECTED["resnet18"],
         EXPECTED["mobilenet_v2"][1:],
     )
-    assert pair_up(("layer2=features.4", " layer3 = features.7 "), resnet, mobile, 32, 64) == (
+    assert pair_taps(
+        ("layer2=features.4", " layer3 = features.7 "), (resnet, 32), (mobile, 64)
+    ) == (
         ("layer2", "layer3"),
         ("features.4", "features.7"),
     )
@@ -151,9 +154,9 @@ WRONG = [
     (("layer1=layr1",), "the student has no layer 'layr1' (did you mean 'layer1'?)"),
     (("",), "the teacher has no layer ''"),
     (("layer1=",), "the student has no layer ''"),
-    (("fc",), "'fc' of the teacher gives (1, 10) for one image"),
-    (("layer2", "layer1"), "passed in the order layer1, layer2"),
-    (("layer1", "layer1"), "comes twice"),
+    (("fc",), "'fc' of the teacher puts out (1, 10) for one image"),
+    (("layer2", "layer1"), "in the order layer1, layer2"),
+    (("layer1", "layer1"), "listed twice"),
 ]
 
 
@@ -163,18 +166,13 @@ WRONG = [
 def test_taps_that_will_not_do_are_refused(taps: tuple[str, ...], words: str) -> None:
     network = build(ModelSpec("resnet18"), 10)
     with pytest.raises(UserError) as caught:
-        pair_up(taps, network, network, 32, 32)
+        pair_taps(taps, (network, 32), (network, 32))
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_a_network_without_maps_has_to_be_told() -> None:
     with pytest.raises(
-        UserError, match="the student has no feature maps of several resolutions; name"
+        UserError, match="taps: the student has no feature maps at several resolutions"
     ):
-        pair_up(
-            (),
-            net(),
-            nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-            8,
-            8,
-        )
+        poor = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        pair_taps((), (net(), 8), (poor, 8))

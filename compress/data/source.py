@@ -1,0 +1,100 @@
+"""The interface of data sources: images in memory or in files, with their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from compress.runtime.errors import UserError, one_line
+
+# Mean and standard deviation of each channel, of pixels on a scale of 0 to 1: three values each,
+# those of grey images repeated.
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]
+
+IMAGENET_NORMALIZATION: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Decoded images of one size, in memory.
+
+    Args:
+        pixels: uint8 (N, C, H, W), C = 1 or 3.
+        targets: class numbers, int64 (N,).
+    """
+
+    pixels: Tensor
+    targets: Tensor
+
+    def take(self, rows: Tensor) -> Pixels:
+        """Return the images at `rows`, int64 (n,)."""
+        return Pixels(self.pixels[rows], self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files.
+
+    Args:
+        root: the folder that the names are relative to.
+        names: one for each image.
+        targets: class numbers, int64 (N,).
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    targets: Tensor
+
+    def take(self, rows: Tensor) -> Files:
+        """Return the images at `rows`, int64 (n,)."""
+        return Files(self.root, tuple(self.names[row] for row in rows.tolist()), self.targets[rows])
+
+
+Images = Pixels | Files
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as it is published.
+
+    Args:
+        classes: names of the classes, in the order of the class numbers.
+        image_size: default side of the images, in pixels.
+        train: training images.
+        test: reads the test images when it is called.
+        val: validation images, if the data set has a validation split of its own.
+        normalization: that of the training images; None if it is not known.
+        mirrors: True if an image's mirror image shows the same class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    train: Images
+    test: Callable[[], Images]
+    val: Images | None = None
+    normalization: Normalization | None = None
+    mirrors: bool = True
+
+
+def open_torchvision(name: str, root: Path, dataset: Callable[..., Any], **options: Any) -> Any:
+    """Open a torchvision dataset under `root`.
+
+    Args:
+        name: of the data source, for messages.
+        dataset: the dataset's class; `options` go to it.
+
+    Raises:
+        UserError: torchvision cannot read the files.
+    """
+    try:
+        return dataset(root, **options)
+    except (OSError, RuntimeError, ValueError, EOFError, AssertionError, ImportError) as error:
+        why = one_line(error).removesuffix(" You can use download=True to download it")
+        raise UserError(
+            f"cannot read {name} under {root}: {why}; if that copy is damaged, remove it"
+        ) from error

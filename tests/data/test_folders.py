@@ -1,0 +1,79 @@
+"""Image folders: the layouts, and the splits of each."""
+
+from pathlib import Path
+
+import pytest
+from dataset_files import write_images
+
+from compress.data.dataset import open_dataset
+from compress.data.folders import open_folder
+from compress.data.source import Files
+from compress.runtime.errors import UserError
+
+
+def files(images: object) -> Files:
+    assert isinstance(images, Files)
+    return images
+
+
+def test_a_folder_with_three_splits(tmp_path: Path) -> None:
+    for split, count in (("train", 6), ("val", 3), ("test", 2)):
+        write_images(tmp_path / split, ["cat", "dog"], count)
+    source = open_folder(tmp_path)
+    assert source.classes == ("cat", "dog") and source.image_size == 224
+    assert files(source.train).root == tmp_path / "train"
+    assert files(source.val).root == tmp_path / "val"
+    assert files(source.test()).root == tmp_path / "test"
+    data = open_dataset(f"folder:{tmp_path}", image_size=16)
+    assert (data.train_count, data.val_count, len(data.test())) == (12, 6, 4)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_single_split_beside_train_is_the_test_split(tmp_path: Path, split: str) -> None:
+    write_images(tmp_path / "train", ["cat", "dog"], 10)
+    write_images(tmp_path / split, ["cat", "dog"], 3)
+    source = open_folder(tmp_path)
+    assert source.val is None and files(source.test()).root == tmp_path / split
+    data = open_dataset(f"folder:{tmp_path}", image_size=16)
+    assert (data.train_count, data.val_count, len(data.test())) == (18, 2, 6)
+
+
+def test_a_folder_without_splits_holds_a_fifth_of_each_class_out(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["cat", "dog"], 10)
+    first, again = (open_folder(tmp_path / "images") for _ in range(2))
+    train, test = files(first.train), files(first.test())
+    assert train.names == files(again.train).names and test.names == files(again.test()).names
+    assert not set(train.names) & set(test.names) and len(train.names + test.names) == 20
+    assert test.targets.bincount().tolist() == [2, 2]
+
+
+def test_classes_of_splits_must_agree(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", ["cat", "dog"], 5)
+    write_images(tmp_path / "test", ["cat", "cow"], 2)
+    data = open_dataset(f"folder:{tmp_path}", image_size=16)
+    with pytest.raises(UserError, match="'cow' is in only one"):
+        data.test()
+    write_images(tmp_path / "val", ["cat"], 2)
+    with pytest.raises(UserError, match="'dog' is in only one"):
+        open_dataset(f"folder:{tmp_path}", image_size=16)
+
+
+def test_train_needs_another_split_beside_it(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", ["cat", "dog"], 3)
+    with pytest.raises(UserError, match="neither val/ nor test/"):
+        open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("classes", [[], ["cat"]])
+def test_a_folder_with_no_or_one_image_is_refused(tmp_path: Path, classes: list[str]) -> None:
+    write_images(tmp_path, classes, 1)
+    with pytest.raises(UserError, match=f"folder:{tmp_path}") as error:
+        open_folder(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_class_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat", "dog"], 3)
+    (tmp_path / "emu").mkdir()
+    with pytest.raises(UserError, match=r"cannot read folder:.*emu"):
+        open_folder(tmp_path)
