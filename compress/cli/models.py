@@ -23,7 +23,8 @@ from compress.recipe.registry import IMPORTANCES, Stem, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
-# torch takes seconds to import: a function imports what needs it after its checks.
+# For a quick --help, a function imports pydantic itself; and torch, which takes seconds, after its
+# checks.
 
 
 @click.command(cls=Command)

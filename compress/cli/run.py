@@ -22,7 +22,8 @@ from compress.runtime.files import require_file
 if TYPE_CHECKING:
     from compress.recipe.schema import Recipe
 
-# torch takes seconds to import: a function imports what needs it after its checks.
+# For a quick --help, a function imports pydantic itself; and torch, which takes seconds, after its
+# checks.
 
 
 def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:

@@ -34,11 +34,12 @@ def test_help_and_mistakes_do_not_wait_for_torch(tiny: Tiny) -> None:
     misspelled = tiny.variant("misspelled.toml", ("ema = 0.9", 'method = "fitnet"'))
     good = [
         ["--help"],
+        ["run", "--help"],
+        ["predict", "--help"],
         ["--version"],
         ["recipes"],
         ["recipes", "--show", "default"],
         ["recipes", "--schema"],
-        ["predict", "--help"],
     ]
     wrong = [
         ["predict"],
@@ -82,6 +83,7 @@ for words in {good + wrong!r}:
     except SystemExit as end:
         print("exit", end.code)
     assert "torch" not in sys.modules, words
+    assert "pydantic" not in sys.modules or "--help" not in words, words
 """
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr

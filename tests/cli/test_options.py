@@ -90,10 +90,10 @@ def test_a_closed_pipe_is_left_to_click() -> None:
 @pytest.mark.parametrize(
     ("words", "called", "resumes"),
     [
-        (["run"], "compress.cli.run.load_recipe", True),
-        (["sweep", "--budgets", "1k"], "compress.cli.run.load_recipe", True),
+        (["run"], "compress.recipe.load.load_recipe", True),
+        (["sweep", "--budgets", "1k"], "compress.recipe.load.load_recipe", True),
         (["experiment", "x.toml"], "compress.experiments.experiment.load_experiment", True),
-        (["recipes"], "compress.cli.recipes.shipped_recipes", False),
+        (["recipes"], "compress.recipe.load.shipped_recipes", False),
         (["predict", "-w", "x.pth", "x.png"], "compress.cli.options.require_file", False),
     ],
 )

@@ -172,7 +172,7 @@ def test_the_command_logs_a_budget_that_single_channels_are_too_coarse_for(
         ),
         file,
     )
-    printed = run("prune", "-w", file, "--own", spec.name, "--budget", 480, "--out", out).out
+    printed = run("prune", "-w", file, "--builder", spec.name, "--budget", 480, "--out", out).out
     assert "lands at 91.7% of the budget: the smallest step left is 42 parameters\n" in printed
 
 
