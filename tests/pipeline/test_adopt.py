@@ -78,7 +78,7 @@ def test_as_training_scripts_save_it(
         *seen,
     ]
     said = run("adopt", tmp_path / "theirs.pt", *what, "--out", tmp_path / "ours.pth").out
-    right = float(said.split("right about ")[1].split(" %")[0]) / 100
+    right = float(said.split(": ")[1].split(" %")[0]) / 100
     assert right == pytest.approx(read_results(finished)[1][1].val, abs=0.05)
     ours = weights(tmp_path / "ours.pth")
     assert all(
@@ -123,7 +123,7 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
             "give one value, or three",
         ),
         (["four.pt", "--network", "resnet18", *data, "--std", "0"], "std"),
-        (["four.pt", "--network", "resnet18", *data, "--mean", "grey"], "write a number"),
+        (["four.pt", "--network", "resnet18", *data, "--mean", "grey"], "write one number"),
         (
             ["four.pt", "--network", "resnet18", *data, "--out", tmp_path / "there.pth"],
             "already exists",
@@ -132,7 +132,7 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
     for (file, *rest), words in wrong:
         done = run("adopt", tmp_path / str(file), "--out", tmp_path / "x.pth", *rest, code=2)
         assert words in done.err and "Traceback" not in done.err, done.err
-        if words != "write a number":  # click's own shows the usage too
+        if words != "write one number":  # click's own shows the usage too
             assert len(done.err.splitlines()) == 1
     assert not list(tmp_path.rglob("was-run")) and not (tmp_path / "x.pth").exists()
     assert (tmp_path / "there.pth").read_text() == "mine"

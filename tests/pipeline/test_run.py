@@ -315,7 +315,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
     )
     assert "'channels' must come before" in run("run", mixed, "--out", tmp_path / "no", code=2).err
     assert (
-        "parameters alone"
+        "parameters only"
         in run("run", recipe, "--macs", "5%", "--out", tmp_path / "no", code=2).err
     )
     assert not (tmp_path / "no").exists()

@@ -31,13 +31,13 @@ def make_checkpoint() -> Checkpoint:
 
 def free_bytes_within(budget: int) -> Callable[[nn.Module], int]:
     source = make_checkpoint()
-    return lambda model: budget - checkpoint.file_size(replace(source, model=model))
+    return lambda model: budget - checkpoint.measure_file_bytes(replace(source, model=model))
 
 
 def test_a_file_leaves_its_tensors_less_than_its_size() -> None:
     source = make_checkpoint()
     full = measure_cost(source.model, INPUT_SIZE)
-    file = checkpoint.file_size(source)
+    file = checkpoint.measure_file_bytes(source)
     budgets = {"params": parse_amount("50%"), "bytes": parse_amount("50%", "bytes")}
     limits, size = resolve_file_limits(budgets, full, lambda: source)
     assert size == file // 2
@@ -46,7 +46,7 @@ def test_a_file_leaves_its_tensors_less_than_its_size() -> None:
     assert 0 < limits.bytes < size
     # The overhead is an upper bound: the file of any network of that size fits.
     pruned = prune_to_limits(source.model, EXAMPLE, Limits(bytes=limits.bytes))
-    assert checkpoint.file_size(replace(source, model=pruned)) <= size
+    assert checkpoint.measure_file_bytes(replace(source, model=pruned)) <= size
 
 
 def test_without_a_budget_in_bytes_no_file_is_written() -> None:
@@ -74,7 +74,7 @@ def test_the_smallest_file_named_in_the_message_is_within_reach(reserve: int) ->
     limits, size = resolve(smallest)
     model, lowest = prune_to_minimum(source.model, EXAMPLE)
     assert (limits.bytes, size) == (lowest.bytes, smallest)
-    assert checkpoint.file_size(replace(source, model=model)) == smallest - reserve
+    assert checkpoint.measure_file_bytes(replace(source, model=model)) == smallest - reserve
     with pytest.raises(UserError, match="out of reach"):
         resolve(smallest - 1)
 
@@ -82,7 +82,7 @@ def test_the_smallest_file_named_in_the_message_is_within_reach(reserve: int) ->
 def test_the_room_that_the_overhead_leaves_is_used() -> None:
     """The limit on tensors alone would leave more than one per cent of this file empty."""
     source, budget = make_checkpoint(), 400_000
-    tensors = budget - checkpoint.overhead(source)
+    tensors = budget - checkpoint.bound_overhead_bytes(source)
     free_bytes = free_bytes_within(budget)
     limits = Limits(bytes=tensors)
     cautious = prune_to_limits(source.model, EXAMPLE, limits)
@@ -101,7 +101,7 @@ def test_another_limit_may_leave_room_in_the_file() -> None:
 
 def test_a_model_whose_file_fits_is_returned_as_it_is() -> None:
     model, params = build_network("squeezenet1_1"), count_params(build_network("squeezenet1_1"))
-    free_bytes = free_bytes_within(checkpoint.file_size(make_checkpoint()))
+    free_bytes = free_bytes_within(checkpoint.measure_file_bytes(make_checkpoint()))
     limits = Limits(params=params, bytes=100_000)
     assert prune_to_file_size(model, EXAMPLE, limits, free_bytes) is model
     # Its parameters do not fit.
