@@ -38,6 +38,7 @@ class Dataset:
         normalization: mean and standard deviation of each channel; measured on the training images
             if None.
         mirrors: True if an image's mirror image shows the same class.
+        notes: lines for the user, as about files that are skipped.
         device: device of the pools.
     """
 
@@ -49,6 +50,7 @@ class Dataset:
     test_images: Callable[[], Images] = field(repr=False)
     normalization: Normalization | None = None
     mirrors: bool = True
+    notes: tuple[str, ...] = ()
     device: torch.device = CPU
 
     @property
@@ -185,6 +187,7 @@ def open_dataset(
         test_images=source.test,
         normalization=source.normalization,
         mirrors=source.mirrors,
+        notes=source.notes,
     )
 
 

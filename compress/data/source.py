@@ -69,6 +69,7 @@ class Source:
         val: validation images, if the data set has a validation split of its own.
         normalization: that of the training images; None if it is not known.
         mirrors: True if an image's mirror image shows the same class.
+        notes: lines for the user, as about files that are skipped.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Source:
     val: Images | None = None
     normalization: Normalization | None = None
     mirrors: bool = True
+    notes: tuple[str, ...] = ()
 
 
 def open_torchvision(name: str, root: Path, dataset: Callable[..., Any], **options: Any) -> Any:

@@ -125,6 +125,8 @@ class _Run:
         plan, run_dir = self.plan, self.run_dir
         self._describe_machine()
         run_dir.write()
+        for note in plan.data.notes:
+            self.events.log(f"{plan.data.name}: {note}")
         for result in run_dir.results:
             self.events.log(
                 f"{result.name}: done, restored from {run_dir.path / result.checkpoint}"

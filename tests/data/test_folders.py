@@ -48,14 +48,75 @@ def test_a_folder_without_splits_holds_a_fifth_of_each_class_out(tmp_path: Path)
 
 
 def test_classes_of_splits_must_agree(tmp_path: Path) -> None:
+    """They are compared when the folder is opened, before anything is trained."""
     write_images(tmp_path / "train", ["cat", "dog"], 5)
     write_images(tmp_path / "test", ["cat", "cow"], 2)
-    data = open_dataset(f"folder:{tmp_path}", image_size=16)
     with pytest.raises(UserError, match="'cow' is in only one"):
-        data.test()
+        open_dataset(f"folder:{tmp_path}", image_size=16)
+    (tmp_path / "test").rename(tmp_path / "elsewhere")
     write_images(tmp_path / "val", ["cat"], 2)
     with pytest.raises(UserError, match="'dog' is in only one"):
         open_dataset(f"folder:{tmp_path}", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", "Validation", "Testing"),
+        ("seg_train", "valid", "seg_test"),
+        ("TRAIN", "val", "Test"),
+    ],
+)
+def test_splits_are_known_under_their_usual_names(
+    tmp_path: Path, train: str, val: str, test: str
+) -> None:
+    for split, count in ((train, 6), (val, 3), (test, 2)):
+        write_images(tmp_path / split, ["cat", "dog"], count)
+    source = open_folder(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert files(source.train).root == tmp_path / train
+    assert files(source.val).root == tmp_path / val
+    assert files(source.test()).root == tmp_path / test
+
+
+def test_a_split_inside_a_folder_of_its_name_is_found(tmp_path: Path) -> None:
+    for split in ("seg_train", "seg_test"):
+        write_images(tmp_path / split / split, ["cat", "dog"], 3)
+    source = open_folder(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert files(source.train).root == tmp_path / "seg_train" / "seg_train"
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
+    for split in ("train", "Training", "test"):
+        write_images(tmp_path / split, ["cat", "dog"], 2)
+    with pytest.raises(UserError, match="Training/ and train/ are both train splits"):
+        open_folder(tmp_path)
+
+
+def test_splits_without_a_training_split_are_refused(tmp_path: Path) -> None:
+    for split in ("valid", "Testing"):
+        write_images(tmp_path / split, ["cat", "dog"], 2)
+    with pytest.raises(UserError, match="no train/"):
+        open_folder(tmp_path)
+
+
+def test_hidden_and_system_folders_are_no_classes_and_are_named(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat", "dog", ".ipynb_checkpoints", "__MACOSX"], 4)
+    source = open_folder(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert source.notes == ("skipped folders: .ipynb_checkpoints, __MACOSX",)
+
+
+def test_files_that_are_not_read_are_counted_by_their_endings(tmp_path: Path) -> None:
+    write_images(tmp_path / "train", ["cat", "dog"], 6)
+    write_images(tmp_path / "test", ["cat", "dog"], 2)
+    for number, file in enumerate(sorted((tmp_path / "train" / "cat").iterdir())[:3]):
+        file.rename(file.with_suffix(".heic" if number else ".PDF"))
+    source = open_folder(tmp_path)
+    assert len(files(source.train).names) == 9
+    assert source.notes == ("skipped files that are not read as images: 2 .heic, 1 .pdf",)
+    assert open_dataset(f"folder:{tmp_path}", image_size=16).notes == source.notes
 
 
 def test_train_needs_another_split_beside_it(tmp_path: Path) -> None:
