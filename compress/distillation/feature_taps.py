@@ -90,7 +90,8 @@ def pair_taps(
         if pairs < 2:
             poor = "teacher" if len(theirs) < 2 else "student"
             raise UserError(
-                f"taps: the {poor} has no feature maps at several resolutions; name the layers to tap"
+                f"taps: the {poor} has no feature maps at several resolutions;"
+                " name the layers to tap"
             )
         return theirs[-pairs:], ours[-pairs:]
     split = [tap.partition("=") for tap in taps]

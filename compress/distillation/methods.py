@@ -111,7 +111,8 @@ def check_method(stage: Train, has_teacher: bool) -> None:
     stops = method.on_features is None and uses_teacher(stage) and has_teacher
     if stage.stop_at_teacher and not stops:
         raise UserError(
-            f"{named} uses no logits of a teacher here: remove stop_at_teacher, or use 'kd' and set alpha"
+            f"{named} uses no logits of a teacher here: remove stop_at_teacher,"
+            " or use 'kd' and set alpha"
         )
     if stage.compile is True and method.on_features is not None:
         raise UserError(f"{named} hooks into the network as it runs: remove compile")
