@@ -1,5 +1,7 @@
-"""Draws the stages of a run as an SVG: `python docs/draw_pipeline.py runs/…/run.json
-docs/pipeline.svg`."""
+"""Draw the stages of a run as an SVG.
+
+python docs/draw_pipeline.py runs/…/run.json docs/pipeline.svg
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,10 @@ COLOURS = {"teach": "#7c6bb0", "distill": "#3b7dbf", "prune": "#c96a4a", "finetu
 
 
 def draw(stages: list[dict]) -> str:
-    """A bar a stage, as high as the logarithm of its parameters, with its validation accuracy
-    below."""
+    """Return an SVG with a bar for each stage.
+
+    A bar's height is the logarithm of the stage's parameters; its validation accuracy is below it.
+    """
     most = max(stage["params"] for stage in stages)
     least = min(stage["params"] for stage in stages)
     step = (WIDTH - LEFT - 10) / len(stages)
@@ -32,14 +36,18 @@ def draw(stages: list[dict]) -> str:
         size = f"{params / 1e6:.1f} M" if params >= 1e6 else f"{params / 1e3:.0f} k"
         middle = f'x="{x + wide / 2:.0f}" text-anchor="middle"'
         parts += [
-            f'<rect x="{x:.0f}" y="{GROUND - high:.0f}" width="{wide:.0f}" height="{high:.0f}" fill="{colour}"/>',
-            f'<text {middle} y="{GROUND - high - 22:.0f}" font-weight="bold" fill="{colour}">{stage["kind"]}</text>',
+            f'<rect x="{x:.0f}" y="{GROUND - high:.0f}" width="{wide:.0f}" height="{high:.0f}"'
+            f' fill="{colour}"/>',
+            f'<text {middle} y="{GROUND - high - 22:.0f}" font-weight="bold" fill="{colour}">'
+            f"{stage['kind']}</text>",
             f'<text {middle} y="{GROUND - high - 7:.0f}" fill="#333">{size}</text>',
             f'<text {middle} y="{GROUND + 20}" fill="#333">{100 * stage["val"]:.1f} %</text>',
         ]
     parts.append(
-        f'<text x="{LEFT}" y="{GROUND + 42}" fill="#555">{stages[0]["network"]} teaches {stages[1]["network"]}; then '
-        "channels go, round by round, each round followed by learning, until the budget is met</text></svg>"
+        f'<text x="{LEFT}" y="{GROUND + 42}" fill="#555">'
+        f"{stages[0]['network']} teaches {stages[1]['network']}; then "
+        "channels go, round by round, each round followed by learning, until the budget is met"
+        "</text></svg>"
     )
     return "\n".join(parts) + "\n"
 

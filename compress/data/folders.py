@@ -12,7 +12,7 @@ from compress.data.source import Files, Source, open_torchvision
 from compress.data.splits import split_rows
 from compress.runtime.errors import UserError
 
-# Of a folder without a test split.
+# Fraction of the images held out for the test, in a folder without a test split.
 TEST_FRACTION = 0.2
 
 IMAGE_SIZE = 224
@@ -21,8 +21,8 @@ IMAGE_SIZE = 224
 def open_folder(path: Path) -> Source:
     """List a folder of images: ``CLASS/…``, or ``train/CLASS/…`` beside ``val/`` or ``test/``.
 
-    Of ``val/`` alone, the images are the test split. Without ``train/``, a fifth of each class is
-    held out for the test.
+    If there is only ``val/``, its images are the test split. Without ``train/``, a fifth of each
+    class is held out for the test.
 
     Raises:
         UserError: the folder has no images, or not in such a layout.

@@ -261,11 +261,11 @@ def test_blocks_of_earlier_stages_make_way_the_oldest_first(data: Dataset, tmp_p
         LogitsCache(teacher, tmp_path / n, samples(data), CLASSES, capacity=3 * size + 1000)
         for n in "ab"
     )
-    age, aged = 0, set[Path]()
-    for cache, view in ((earlier, 1), (earlier, 0), (earlier, 2), (later, 0)):
+    aged = set[Path]()
+    reads = ((earlier, 1), (earlier, 0), (earlier, 2), (later, 0))
+    for age, (cache, view) in enumerate(reads, start=1):
         read_view(cache, data, view)
-        # A file's age is only known in steps of the system's clock.
-        age += 1
+        # A file's age is only known in steps of the system's clock, so it is set.
         for file in set(tmp_path.rglob("*.npy")) - aged:
             os.utime(file, ns=(age * 10**9, age * 10**9))
             aged.add(file)

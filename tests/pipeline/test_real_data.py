@@ -1,4 +1,4 @@
-"""The default recipe on the real data, as a newcomer runs it, only shorter."""
+"""The default recipe on real data, shortened."""
 
 from __future__ import annotations
 
