@@ -1,26 +1,34 @@
-"""Ours against the other ways to a network of this size: what each scores, over several seeds.
+"""Compare the accuracy of `compress` with other ways to a small network, over several seeds.
 
-    python benchmarks/accuracy.py                   # the default recipe, three seeds: more than a
-    day on two CPU cores python benchmarks/accuracy.py --quick           # a small version python
-    benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k    # a classifier
-    that is there
+    # The default recipe, three seeds: more than a day on two CPU cores.
+    python benchmarks/accuracy.py
+    # A small version.
+    python benchmarks/accuracy.py --quick
+    # Start from a trained classifier.
+    python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k
 
-All rows of a seed have the same data. Those that begin with a network begin with the distilled
-student of our run, and listen to its teacher if to any; those that cut it in rounds have as many as
-we have, to the same targets, and are fine-tuned as our recipe's `finetune` stages say. Networks
-from scratch train for as many epochs as all those stages together, as those after the last cut say
-(rows 7 and 8: for as long as our stages took). "KD" is at a stage's alpha, to the end (ours stops
-where it has outgrown its teacher); at alpha 0.5 and temperature 4 where it has none. Only ours may
-be compiled, where that pays. Row 5 wants nvidia-modelopt and what that does not bring along
-(huggingface_hub, requests, transformers, torchprofile 0.0.4); without it, its line says so. A row's
-minutes are those from nothing to its network, the teacher's and the student's training included
-where it needs them. All are scored in float32 in the end; nothing is chosen by the test split.
+All rows of a seed use the same data. "Ours" is the network of a run of `compress`.
 
-With `--student` all rows but those from scratch begin with that network, which is their teacher
-too, and what it took to train it is not counted.
+Rows that prune start from the distilled student of our run, and distill from its teacher if they
+distill. Rows that prune in rounds have as many rounds as our run, with the same targets, and the
+fine-tuning stages of our recipe. Networks trained from scratch train for as many epochs as all of
+those stages together, with the settings of the stages after the last cut (rows 7 and 8: for as long
+as our stages took).
 
-Each row of each seed is written to `--out` when it is known, and each training's state after every
-epoch: the same command goes on where it was stopped, and does only what is missing.
+"KD" uses a stage's alpha until the end, whereas our run stops when the student beats its teacher.
+If a stage has no alpha, it is 0.5 and the temperature 4. Only our run may be compiled, where that
+pays. Row 5 needs nvidia-modelopt and packages that it does not install itself (huggingface_hub,
+requests, transformers, torchprofile 0.0.4); without it, the row says so.
+
+A row's minutes are the time from the start to its network, including the training of the teacher
+and the student where it needs them. All networks are scored in float32 at the end; nothing is
+chosen by the test split.
+
+With `--student`, all rows except those from scratch start from that network, which is also their
+teacher. The time to train it is not counted.
+
+Each row of each seed is written to `--out` when it is done, and the state of each training after
+every epoch: the same command resumes where it was stopped, and only does what is missing.
 """
 
 from __future__ import annotations
@@ -50,10 +58,10 @@ from compress.training.evaluate import measure_accuracy
 
 @dataclass(frozen=True)
 class Cell:
-    """A row for one seed, as its file keeps it: without numbers, and with a reason, where a tool
-    refuses.
+    """The result of a row for one seed, as stored in its file.
 
-    `val` and `test` are top-1 accuracy, 0 to 1.
+    `val` and `test` are top-1 accuracy, 0 to 1. If a tool refuses, there are no numbers, and `note`
+    has the reason.
     """
 
     seed: int
@@ -95,19 +103,24 @@ def fill(row: Row, setting: Setting, folder: Path) -> Cell:
 
 
 def file_of(row: Row, seed: int, out: Path) -> Path:
-    """Where a cell is kept; the metrics of its epochs, and states while it trains, lie in a folder
-    of that name."""
+    """Return the file of a cell.
+
+    The metrics of its epochs, and states while it trains, are in a folder of the same name.
+    """
     return out / "rows" / row.key / f"seed{seed}.json"
 
 
 def read(row: Row, seed: int, out: Path) -> Cell:
-    """A cell that is there."""
+    """Read a stored cell."""
     return Cell(**json.loads(file_of(row, seed, out).read_text()))
 
 
 def columns(row: Row, cells: list[Cell]) -> list[str]:
-    """A row of the table, over the seeds: the largest network, the mean and sample deviation of the
-    rest."""
+    """Return a row of the table over all seeds.
+
+    Parameters and multiply-adds are those of the largest network; all else is the mean and the
+    sample standard deviation.
+    """
     notes = "; ".join(dict.fromkeys(cell.note for cell in cells if cell.note))
     made = [cell for cell in cells if cell.params is not None]
     if not made:
@@ -135,7 +148,7 @@ HEADINGS = ["", "how", "parameters", "MACs", "val %", "test %", "epochs", "minut
 
 
 def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """``0,1,2`` as numbers."""
+    """Parse numbers separated by commas, such as ``0,1,2``."""
     try:
         return sorted({int(part) for part in text.split(",")})
     except ValueError as error:

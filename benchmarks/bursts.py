@@ -1,5 +1,7 @@
-"""The two sides of `speed.py`, and the clock: each trains in short bursts, of which so many steps
-are timed."""
+"""The two sides of `speed.py`, timed in short bursts of training.
+
+A burst is a few steps of warm-up, then a number of timed steps.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +41,11 @@ Training = Callable[[], Iterator[int]]
 
 @dataclass(frozen=True)
 class Burst:
-    """Measurements of some steps of a training.
+    """Measurements of a burst.
 
     Args:
         rate: images a second.
-        busy: fraction of the time in which the GPU was at work; NaN unless it was traced.
+        busy: fraction of the time in which the GPU was busy; NaN if it was not traced.
     """
 
     rate: float
@@ -53,7 +55,7 @@ class Burst:
 def time_burst(
     training: Training, steps: int, device: torch.device, trace: profile | None = None
 ) -> Burst:
-    """Time `steps` steps of a training, after those that warm it up."""
+    """Time `steps` steps of training, after the steps that warm it up."""
     with closing(training()) as images:  # type: ignore[type-var]
         for _ in range(WARM):
             next(images)
@@ -70,22 +72,24 @@ def time_burst(
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
-        # A GPU is given work long before it does it.
+        # Work is queued on a GPU long before it is done.
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows share. Each side reads the data in its own way.
+    """The setting that all rows share. Each side reads the data in its own way.
 
     Args:
-        name: of the recipe.
-        weights: the pruned network that is fine-tuned.
-        workers: processes of the plain script's DataLoader; ours has none where the images fit into
-            memory.
-        compiled: measure a compiled network too.
-        folder: of the logits cache.
+        name: name of the recipe.
+        weights: weights file of the pruned network that is fine-tuned.
+        steps: timed steps of a burst.
+        repeats: bursts of each side.
+        workers: processes of the plain script's DataLoader; `compress` needs none if the images fit
+            into memory.
+        compiled: measure compiled networks too.
+        folder: folder of the logits cache.
     """
 
     name: str
@@ -104,8 +108,10 @@ class Setting:
         return make_plan(self.recipe, self.device.type)
 
     def stage(self, kind: str) -> Train:
-        """Return the recipe's last stage of `kind`, not compiled; for fine-tuning, with one cached
-        view."""
+        """Return the recipe's last stage of `kind`, not compiled.
+
+        For fine-tuning, it trains on one cached view.
+        """
         stages = [step.train for step in self.plan.steps if step.train and step.kind == kind]
         stage = replace(stages[-1], compile=False)
         return replace(stage, scale=1.0, alpha=0.5, views=1) if kind == "finetune" else stage
@@ -113,7 +119,7 @@ class Setting:
     def ours(
         self, stage: Train, student: ModelSpec | None = None, cached: bool = False
     ) -> Training:
-        """Return a training as a run does it, of the recipe's `student` or another one.
+        """Return the training of a run's stage, of the recipe's student or of `student`.
 
         Args:
             cached: keep the logits cache from burst to burst.
@@ -137,11 +143,10 @@ class Setting:
         student: ModelSpec | None = None,
         train: Callable[..., Iterator[int]] = plain.train,
     ) -> Training:
-        """Return the same work as the plain script does it, or as another loop over its batches
-        does.
+        """Return the same training as the plain script does it.
 
-        It always runs at the images' full size. `train` is called with the student, the DataLoader,
-        the teacher and the device.
+        It always runs at the images' full size. `train` may be another loop over the plain script's
+        batches; it is called with the student, the DataLoader, the teacher and the device.
         """
 
         def training() -> Iterator[int]:
@@ -154,11 +159,11 @@ class Setting:
         return training
 
     def rate(self, training: Training) -> float:
-        """Return images a second of a burst of `training`."""
+        """Return the images a second of a burst of `training`."""
         return time_burst(training, self.steps, self.device).rate
 
     def busy(self, training: Training) -> float:
-        """Return the fraction of a burst of `training` in which the GPU is at work."""
+        """Return the fraction of a burst of `training` in which the GPU is busy."""
         trace = profile(activities=[ProfilerActivity.CUDA])
         return time_burst(training, self.steps, self.device, trace).busy
 
@@ -186,7 +191,10 @@ class Setting:
 
 
 def taking_turns(setting: Setting, ours: Training, theirs: Training) -> list[tuple[float, float]]:
-    """Return images a second of both, burst by burst; each goes first every other time."""
+    """Return pairs of images a second, one of each side, burst by burst.
+
+    The side that goes first alternates.
+    """
     pairs = []
     for number in range(setting.repeats):
         if number % 2:

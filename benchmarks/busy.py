@@ -1,4 +1,4 @@
-"""How busy a GPU is, from a profiler's trace, for `speed.py`."""
+"""Utilization of a GPU, from a profiler's trace, for `speed.py`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch.autograd import DeviceType
 
 
 def kernels(events: Iterable[Any]) -> list[tuple[float, float]]:
-    """When the kernels of a trace (`torch.profiler.profile.events`) began and ended, in µs.
+    """Return the start and the end, in µs, of each kernel in a trace.
 
-    Copies, memory that is set, and names that programs give to a stretch of time are no kernels.
+    A trace is what `torch.profiler.profile.events` returns. Copies, memory sets, and annotations of
+    programs are not kernels.
     """
     return [
         (event.time_range.start, event.time_range.end)
@@ -23,7 +24,7 @@ def kernels(events: Iterable[Any]) -> list[tuple[float, float]]:
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """How much time lies within `intervals`: kernels that run side by side count once."""
+    """Return the total length of the union of `intervals`: overlapping kernels count once."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted(intervals):
         total += max(0.0, end - max(begin, until))

@@ -1,9 +1,10 @@
-"""A burst of training in all the processes that torchrun starts, for `speed.py`.
+"""Time a burst of training in all processes that torchrun starts, for `speed.py`.
 
     torchrun --nproc-per-node 2 benchmarks/by_processes.py RECIPE WEIGHTS DEVICE STEPS BATCH KIND
 
-Each has its part of every batch; the first prints images a second, of all of them together. KIND is
-of a stage of RECIPE; WEIGHTS is the pruned network that fine-tuning learns, on the labels alone.
+Each process trains on its shard of every batch; the main process prints the images a second of all
+processes together. KIND is the kind of a stage of RECIPE. WEIGHTS is the pruned network that is
+fine-tuned, on the labels alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Distillation by torchdistill (Matsubara 2020, arXiv:2011.12913), for `speed.py`: its distillation
-box, set up as its shipped configurations for Hinton's distillation have it, in the loop of its
-example of image classification.
+"""Distillation by torchdistill (Matsubara 2020, arXiv:2011.12913), for `speed.py`.
 
-Without that loop's meters, for which it fetches the loss from the device at every step.
-torchdistill leaves the teacher in the mode in which it comes: here in evaluation mode.
+It uses torchdistill's distillation box, configured as in its shipped configurations for Hinton's
+KD, in the loop of its image classification example. The loop's meters are left out, because they
+fetch the loss from the device at every step. torchdistill does not change the teacher's mode; here
+the teacher is in evaluation mode.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def train(
     teacher: nn.Module,
     device: torch.device,
 ) -> Iterator[int]:
-    """Train as `plain.train` does, with a teacher."""
+    """Train like `plain.train`, with a teacher."""
     box = get_distillation_box(teacher.eval(), model, {}, _configuration(), device, None, False, 1)
     box.pre_epoch_process(epoch=0)
     for inputs, labels in epochs(loader):
@@ -40,7 +40,8 @@ def _configuration() -> dict[str, Any]:
         "teacher_module_path": ".",
         "teacher_module_io": "output",
         "temperature": TEMPERATURE,
-        "alpha": 1 - ALPHA,  # the labels' part
+        # The weight of the labels.
+        "alpha": 1 - ALPHA,
         "reduction": "batchmean",
     }
     terms = {"kd": {"criterion": {"key": "KDLoss", "kwargs": distance}, "weight": 1.0}}

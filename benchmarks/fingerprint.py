@@ -1,11 +1,11 @@
-"""Print the SHA-256 of every tensor that a small pipeline, a sweep, an experiment and single cuts
-come to.
+"""Print the SHA-256 of every tensor that a set of small runs computes.
 
     python benchmarks/fingerprint.py > after.txt        # four minutes on two CPU cores
 
-Run it before and after a change that must not touch what is computed: on one machine, with one
-version of torch, the two outputs are the same. Real images (Fashion-MNIST), every kind of stage, KD
-from kept views, Muon, a running average, every method of distillation, both modes of pruning.
+Run it before and after a change that must not alter the computation: on one machine, with one
+version of torch, both outputs must be the same. The runs are a pipeline, a sweep, an experiment and
+single cuts. They use real images (Fashion-MNIST) and cover every kind of stage, KD from cached
+logits, Muon, moving averages, every distillation method, and both modes of pruning.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ CUTS = (
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of named tensors, whatever their layout in memory."""
+    """Return the SHA-256 of named tensors, regardless of their layout in memory."""
     found = hashlib.sha256()
     for name, tensor in tensors.items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -152,7 +152,7 @@ def digest(tensors: dict[str, Tensor]) -> str:
 
 
 def tell(name: str, folder: Path) -> None:
-    """A line for each weights file of a run."""
+    """Print a line for each weights file of a run."""
     for file in [*sorted(folder.glob("stages/*.pth")), folder / "model.pth"]:
         print(
             f"{name:24} {file.stem:16} {digest(compress.load(file).model.state_dict())}", flush=True
@@ -168,9 +168,10 @@ def main() -> None:
 
         result = compress.run(str(recipe), out=here / "run")
         tell("run", here / "run")
-        for result in result.results:
+        for stage in result.results:
             print(
-                f"{'run':24} {result.name:16} {result.params} {result.macs} {result.val:.6f} {result.test:.6f}"
+                f"{'run':24} {stage.name:16} {stage.params} {stage.macs}"
+                f" {stage.val:.6f} {stage.test:.6f}"
             )
 
         small = load_recipe(str(recipe), {"max_images": 256})

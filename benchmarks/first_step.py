@@ -1,11 +1,11 @@
-"""Time of `compress run` until its first training step, for `speed.py`.
+"""Time `compress run` until its first training step, for `speed.py`.
 
     python benchmarks/first_step.py BEGAN ARGUMENTS…
 
-Runs the real command with these ARGUMENTS, and exits when its first batch is there. Prints the
-seconds since BEGAN (of time.monotonic, in the process that started this one), those of `import
-torch, torchvision` and those of reading the data. torchvision costs nearly as much as torch: it
-imports torch's compiler.
+Runs the real command with ARGUMENTS, and exits when its first batch is ready. Prints the seconds
+since BEGAN (time.monotonic of the process that started this one), the seconds of `import torch,
+torchvision`, and the seconds of reading the data. torchvision costs nearly as much as torch,
+because it imports torch's compiler.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unittest import mock
 
 
 class Clock:
-    """Adds up the duration of the calls of a function."""
+    """Adds up the durations of all calls of a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function, self.seconds = function, 0.0
@@ -46,7 +46,7 @@ def main() -> None:
         next(iter(batches))
         seconds = sum(clock.seconds for clock in reading.values())
         print("\nseconds", time.monotonic() - began, importing.seconds, seconds, flush=True)
-        # The command has done what is measured.
+        # The measured part of the command is over.
         os._exit(0)
 
     reading = {name: Clock(getattr(dataset, name)) for name in ("open_source", "open_pool")}

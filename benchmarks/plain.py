@@ -1,7 +1,7 @@
-"""The plain script that `speed.py` measures against: distillation as most research code has it.
+"""The plain script that `speed.py` compares with: distillation as in most research code.
 
-torchvision's own data set, one PIL image at a time through torchvision.transforms.v2 in a
-DataLoader, float32, and the teacher run on every step.
+It reads torchvision's own data set, one PIL image at a time through torchvision.transforms.v2 in a
+DataLoader, trains in float32, and runs the teacher at every step.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ TEMPERATURE, ALPHA, RATE = 4.0, 0.5, 1e-4
 
 
 def images(data: str, root: Path, size: int | None, crop: tuple[float, float]) -> Any:
-    """The training images of `data` (a key of `BUILT_IN`, found under `root`, or ``folder:PATH``),
-    augmented one by one and `size` pixels wide, by default their own width."""
+    """Return the training images of `data`, augmented one by one.
+
+    Args:
+        data: a key of `BUILT_IN`, found under `root`, or ``folder:PATH``.
+        size: side of the images, in pixels; by default their own.
+        crop: smallest and largest area of a crop, as fractions.
+    """
     kind, side = BUILT_IN.get(data, (None, 224))
     transform = v2.Compose(
         [
@@ -44,7 +49,7 @@ def images(data: str, root: Path, size: int | None, crop: tuple[float, float]) -
 def load(
     images: Any, batch: int, workers: int, device: torch.device
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of `images`, shuffled: float32 (B, 3, S, S) and int64 (B,)."""
+    """Return shuffled batches of `images`: float32 (B, 3, S, S) and int64 (B,)."""
     pinned = device.type == "cuda"
     return DataLoader(
         images, batch, shuffle=True, drop_last=True, num_workers=workers, pin_memory=pinned
@@ -57,9 +62,10 @@ def train(
     teacher: nn.Module | None,
     device: torch.device,
 ) -> Iterator[int]:
-    """Train `model` without end, on the labels and on the logits of `teacher`, if there is one.
+    """Train `model` endlessly on the labels and, with a teacher, on the teacher's logits.
 
-    Yields the number of images after each step.
+    Yields:
+        The number of images after each step.
     """
     model.to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
@@ -82,6 +88,6 @@ def train(
 
 
 def epochs(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batch after batch, without end."""
+    """Yield batches endlessly, epoch after epoch."""
     for epoch in repeat(loader):
         yield from epoch

@@ -1,5 +1,4 @@
-"""The other ways to a small network: what torch-pruning and ModelOpt cut, and shapes to be trained
-from scratch."""
+"""Other ways to a small network: cuts by torch-pruning and ModelOpt, and narrow ResNet18s."""
 
 from __future__ import annotations
 
@@ -19,17 +18,21 @@ from compress.recipe.model_spec import ModelSpec, Stem
 from compress.runtime.errors import one_line
 
 RESNET18 = (64, 128, 256, 512)
-HAND_SHAPED = (16, 24, 28, 32)  # 94,866 parameters with a 3×3 stem and ten classes
-HALVINGS = 16  # of the pruning ratio: finer than one channel in ResNet18's 4,800
+# 94,866 parameters with a 3×3 stem and ten classes.
+HAND_SHAPED = (16, 24, 28, 32)
+# Halvings of the pruning ratio's interval: finer than one channel in ResNet18's 4,800.
+HALVINGS = 16
 
 
 class Refused(Exception):
-    """A tool does not do what is asked of it; the text is its reason."""
+    """Raised when a tool does not do what is asked of it; the text is its reason."""
 
 
 def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
-    """torchvision's ResNet18 with stages of other `widths` than its own, initialised as `compress`
-    does it."""
+    """Return torchvision's ResNet18 with stages of the given `widths`.
+
+    It is initialized as `compress` does it.
+    """
     model = build(ModelSpec("resnet18", stem), classes)
     assert isinstance(model, ResNet)
     first = model.conv1
@@ -54,11 +57,12 @@ def resnet18(widths: tuple[int, ...], stem: Stem, classes: int) -> ResNet:
 
 
 def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tuple[int, ...]:
-    """The widths `shape`, all narrowed by one ratio: the largest with which ResNet18 has at most
-    `budget` parameters.
+    """Narrow the widths in `shape` by one ratio until ResNet18 fits into `budget` parameters.
+
+    The result is the largest that fits.
 
     Raises:
-        Refused: one channel in every layer is too many already.
+        Refused: ResNet18 is too large even with one channel in every layer.
     """
 
     def widths(last: int) -> tuple[int, ...]:
@@ -75,9 +79,11 @@ def narrow(shape: tuple[int, ...], budget: int, stem: Stem, classes: int) -> tup
 
 
 def torch_pruning_cut(model: nn.Module, example: Tensor, budget: int, classes: int) -> nn.Module:
-    """`model` cut by torch-pruning as its README does it: channels ranked globally by their group's
-    L2 norm, the classifier left alone. Its pruning ratio is halved in on, until the result is as
-    near to `budget` parameters as the tool comes without exceeding it.
+    """Cut `model` by torch-pruning, as in its README.
+
+    Channels are ranked globally by the L2 norm of their group, and the classifier is left alone.
+    The pruning ratio is found by bisection: the result comes as near to `budget` parameters as the
+    tool can without exceeding it.
 
     Raises:
         Refused: no ratio brings the model to the budget.
@@ -122,15 +128,17 @@ def fastnas(
     calibrate: Callable[[nn.Module], None],
     score: Callable[[nn.Module], float],
 ) -> tuple[nn.Module, str]:
-    """`model` cut by NVIDIA ModelOpt's FastNAS, and what it was asked for if it refuses `budget`:
-    the first of the budget's doubles that it takes.
+    """Cut `model` by NVIDIA ModelOpt's FastNAS, and return it with a note.
+
+    If FastNAS refuses `budget`, the budget is doubled until it is accepted; the note says so. It is
+    empty otherwise.
 
     Args:
-        calibrate: runs a network on training images, for its batch norms.
-        score: a network to its accuracy, 0 to 1.
+        calibrate: runs a network on training images to update its batch norms.
+        score: maps a network to its accuracy, 0 to 1.
 
     Raises:
-        Refused: it cannot be imported, fails, or takes no budget below the model's own size.
+        Refused: ModelOpt cannot be imported, fails, or accepts no budget below the model's size.
     """
     try:
         import modelopt.torch.prune as mtp
@@ -141,9 +149,8 @@ def fastnas(
     while asked < whole:
         try:
             pruned, _ = mtp.prune(
-                model=copy.deepcopy(model).to(
-                    memory_format=torch.contiguous_format
-                ),  # it takes no other
+                # FastNAS accepts no other memory format.
+                model=copy.deepcopy(model).to(memory_format=torch.contiguous_format),
                 mode="fastnas",
                 constraints={"params": asked},
                 dummy_input=example,
@@ -151,11 +158,11 @@ def fastnas(
             )
             return pruned, note and f"{note}; asked for {asked:,}"
         except ValueError as error:
-            reason = str(error).strip().splitlines()[-1]  # tables come before it
+            # Tables come before the reason.
+            reason = str(error).strip().splitlines()[-1]
             note = note or f"refuses {budget:,}: {reason}"
             asked *= 2
-        except (
-            Exception
-        ) as error:  # whatever else may go wrong in it, the other rows are still wanted
+        # Any other failure ends this row only.
+        except Exception as error:
             raise Refused(f"fails: {one_line(error)}") from error
     raise Refused(note or f"the model has {whole:,} parameters, within the budget")

@@ -1,4 +1,4 @@
-"""The rows of `accuracy.py`: each makes a network, from what our own run of the same seed left."""
+"""The rows of `accuracy.py`: each makes a network, given our run of the same seed."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from compress.runtime.files import write_text
 from compress.training.evaluate import measure_accuracy
 from compress.training.forward import make_forward
 
-# Of the bursts that tell how long a step takes.
+# Steps of a burst that times training, and number of bursts.
 STEPS, TURNS = 12, 5
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the rows of a seed share: our run, and what it worked with.
+    """The setting that all rows of a seed share: our run, and everything that it used.
 
     Args:
         folder: the directory of our run.
-        steps: the plan's after `distill`, each with the epochs that our run took for it.
+        steps: the plan's steps after `distill`, each with the epochs that our run trained.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def budget(self) -> int:
-        """Parameters of the final network, at most."""
+        """Largest number of parameters of the final network."""
         return self.plan.limits.params or 0
 
     @property
@@ -81,21 +81,20 @@ class Setting:
 
     @property
     def epochs(self) -> float:
-        """Epochs of all fine-tuning together."""
+        """Total epochs of fine-tuning."""
         return sum(step.train.epochs for step in self.finetunes if step.train)
 
     @property
     def image_size(self) -> int:
-        """Side of the images that the result of every row takes, in pixels."""
+        """Side of the images that every row's network takes, in pixels."""
         return self.finetunes[-1].image_size
 
     def seconds(self, *kinds: str) -> float:
-        """Return the seconds that the stages of these `kinds` took in our run; of all, if none is
-        named."""
+        """Return the duration of our run's stages of `kinds`, by default of all stages."""
         return sum(r.seconds for r in self.result.results if not kinds or r.kind in kinds)
 
     def student(self) -> nn.Module:
-        """Return the distilled student, as our first round of pruning finds it."""
+        """Return the distilled student, as it was before our first cut."""
         distilled = next(result for result in self.result.results if result.kind == "distill")
         return self._load(self.folder / distilled.checkpoint, self.plan.recipe.student)
 
@@ -114,10 +113,10 @@ class Setting:
 
 
 def lay_out(recipe: Recipe, folder: Path, logits_dir: Path, events: RunEvents) -> Setting:
-    """Do our run of `recipe` in `folder`, or take it from there if it is done.
+    """Carry out our run of `recipe` in `folder`, unless it is done, and return the setting.
 
     Raises:
-        UserError: it is not one that cuts a network and trains it on; nothing has been trained by
+        UserError: the recipe does not end in prune and finetune stages; nothing has been trained by
             then.
     """
     kinds = [stage.kind for stage in recipe.stages]
@@ -134,14 +133,15 @@ def lay_out(recipe: Recipe, folder: Path, logits_dir: Path, events: RunEvents) -
             teacher = Teacher(model, step.image_size, done.val)
         if step.prune:
             as_run.append(step)
-        elif step.kind == "finetune" and step.train and done.epochs:  # 0: no time was left for it
+        # A stage for which no time was left has 0 epochs.
+        elif step.kind == "finetune" and step.train and done.epochs:
             as_run.append(replace(step, stage=replace(step.train, epochs=done.epochs)))
     return Setting(folder, logits_dir, events, result, plan, teacher, tuple(as_run))
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network, and the seconds and fine-tuning epochs that it takes to get there from nothing."""
+    """A network, with the total seconds and fine-tuning epochs that it takes from the start."""
 
     model: nn.Module
     seconds: float
@@ -150,12 +150,12 @@ class Trained:
 
 
 def ours(setting: Setting, folder: Path) -> Trained:
-    """Return our run's result."""
+    """Return the result of our run."""
     return Trained(setting.final(), setting.seconds(), setting.epochs)
 
 
 def by_torch_pruning(setting: Setting, folder: Path, kd: bool) -> Trained:
-    """Cut in as many rounds as ours, to the same targets, each by torch-pruning."""
+    """Prune by torch-pruning, in as many rounds as our run and to the same targets."""
     model, seconds = setting.student(), setting.seconds("teach", "distill")
     size = setting.image_size
     original, cuts = measure_cost(model, (3, size, size)).params, 0
@@ -176,15 +176,17 @@ def by_torch_pruning(setting: Setting, folder: Path, kd: bool) -> Trained:
 
 
 def by_fastnas(setting: Setting, folder: Path) -> Trained:
-    """Cut once by FastNAS, scored on 500 validation images; then run all fine-tuning stages, one
-    after another."""
+    """Prune once by FastNAS, then run all fine-tuning stages one after another.
+
+    FastNAS scores networks on 500 validation images.
+    """
     plan, first, started = setting.plan, setting.steps[0], time.monotonic()
     size = first.image_size
 
     @torch.no_grad()
     def calibrate(model: nn.Module) -> None:
         ctx = setting.context(first, folder / "calibrate.state")
-        # As many batches as ModelOpt keeps.
+        # As many batches as ModelOpt uses.
         for batch in ctx.sample_batches(50 * 64, 64):
             make_forward(model, size)(batch.images)
 
@@ -202,7 +204,7 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 
 
 def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
-    """Train a ResNet18 with the student's stem, all its layers narrowed by one ratio, from scratch."""
+    """Train an evenly narrowed ResNet18 with the student's stem from scratch."""
     stem = setting.plan.recipe.student.stem
     widths = narrow(RESNET18, setting.budget, stem, setting.classes)
     trained = from_scratch(widths, stem, setting.epochs, setting, folder, kd)
@@ -210,16 +212,15 @@ def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
 
 
 def by_hand(setting: Setting, folder: Path) -> Trained:
-    """Train a ResNet18 narrowed by hand, from scratch on the labels."""
+    """Train a ResNet18 that was narrowed by hand from scratch on the labels."""
     return from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder)
 
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
-    """Train it for as long as our stages of these `kinds` took, at the pace of those after our last
-    cut.
+    """Train the same network for as long as our stages of `kinds` took, by default all.
 
-    The number of epochs is measured once and kept in `folder`: an interrupted row resumes to the
-    same end.
+    Its epochs follow from the speed of our stages after the last cut. Their number is measured once
+    and stored in `folder`, so that an interrupted row resumes to the same end.
     """
     kept = folder / "epochs.json"
     if not kept.is_file():
@@ -229,7 +230,7 @@ def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ())
 
 
 def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
-    """Return the epochs of the network by hand that fit into what our stages of these `kinds` took."""
+    """Return the epochs of the network by hand that take as long as our stages of `kinds`."""
     trained = [r for r in setting.result.results if r.kind == "finetune" and r.epochs]
     last = trained[-len(setting.ending) :]
     pace = sum(r.seconds for r in last) / sum(r.epochs for r in last) * relative_step(setting)
@@ -237,8 +238,10 @@ def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
 
 
 def relative_step(setting: Setting) -> float:
-    """Return a step's duration of the network by hand, relative to our result's: the median of
-    bursts in turns."""
+    """Return the duration of a step of the network by hand, relative to our final network's.
+
+    It is the median over pairs of bursts.
+    """
 
     def rate(model: nn.Module) -> float:
         def training() -> Iterator[int]:
@@ -263,7 +266,7 @@ def relative_step(setting: Setting) -> float:
 
 
 def hand_shape(setting: Setting) -> tuple[int, ...]:
-    """Return the widths by hand, evenly narrowed if the budget is too small for them."""
+    """Return the widths by hand, narrowed evenly if the budget is too small for them."""
     return narrow(HAND_SHAPED, setting.budget, "small", setting.classes)
 
 
@@ -275,9 +278,9 @@ def from_scratch(
     folder: Path,
     kd: bool = False,
 ) -> Trained:
-    """Train a ResNet18 of these `widths` as ours is trained after its last cut.
+    """Train a ResNet18 of these `widths` like our network after its last cut.
 
-    The first of those stages gets what the others leave of `epochs`.
+    The first of those stages trains for all of `epochs` that the others leave.
     """
     torch.manual_seed(setting.plan.recipe.seed)
     model: nn.Module = resnet18(widths, stem, setting.classes)
@@ -296,8 +299,11 @@ def from_scratch(
 def learn(
     model: nn.Module, step: Step, setting: Setting, state: Path, kd: bool = False
 ) -> tuple[nn.Module, float]:
-    """Train `model` as `step` says, on the labels alone or with KD; also return the seconds that it
-    took."""
+    """Train `model` as in `step`, on the labels alone or with KD.
+
+    Returns:
+        The trained model, and the duration of the training in seconds.
+    """
     assert step.train is not None
     if not kd:
         step = on_labels(step)
@@ -320,11 +326,11 @@ def on_labels(step: Step) -> Step:
 
 @dataclass(frozen=True)
 class Row:
-    """A way to a small network.
+    """A row of the table: a way to a small network.
 
     Args:
-        number: what `--rows` asks for.
-        key: name of its folder.
+        number: number of the row in `--rows`.
+        key: name of the row's folder.
     """
 
     number: int

@@ -1,36 +1,35 @@
-"""Ours against a plain script (plain.py), side by side: the same networks, images and batch, on
-this machine.
+"""Compare the speed of `compress` with a plain script (plain.py), side by side.
 
-    python benchmarks/speed.py                      # a quarter of an hour on two CPU cores python
-    benchmarks/speed.py --quick --rows 3     # seconds a row; the figures mean little
+    # A quarter of an hour on two CPU cores.
+    python benchmarks/speed.py
+    # Seconds a row; the figures mean little.
+    python benchmarks/speed.py --quick --rows 3
 
-Ours are the very stages of a run, with all that they do in a step; only their epochs' ends
-(validation, saving) are on neither side's clock. The two take turns in short bursts, so that
-whatever else the machine does hits both; shown are medians over the bursts, and the ratio's range.
-Networks are those of the recipe, with random weights: it makes no difference to time. Rows:
+Both sides train the same networks on the same images, with the same batch size, on this machine.
+"Ours" are the stages of a run, with everything that they do in a step; the ends of epochs
+(validation, saving) are not timed on either side. The two sides take turns in short bursts, so that
+other load on the machine affects both. The table shows medians over the bursts, and the range of
+the ratio. Networks are those of the recipe, with random weights, which make no difference to speed.
 
- 1  train the teacher; then compiled
- 2  distill it into the student, the teacher asked live on both sides: as the recipe does it (at its
-     own size of images,
-    against full size), then like for like
- 3  fine-tune a pruned network with the teacher's logits cached, against the teacher live; then ours
- live as well, as the
-    first pass over a view is, and compiled
- 4  a step of fine-tuning with cached logits, against a step on labels alone 5  peak memory of a
- process that does a few steps of 1, 2 and 3 (no pruning): on a CPU all of the process, the same
-    imports on both sides, the plain script's workers left out; on a GPU what torch has allocated
-    there
- 6  time from the start of `compress run` to the first training step, less importing torch and
- torchvision, and loading
-    data
- 7  distill as in 2, like for like, against torchdistill on the plain script's batches (`pip install
- torchdistill`
-    first; a line says so if it is not there)
- 8  on a GPU: in which share of the time it is at work, in each kind of training, from a profiler's
-     trace of its kernels
- 9  as many processes as there are GPUs, or cores, each with its part of every batch, against one on
- one GPU, or with as
-    many threads
+Rows:
+
+ 1  train the teacher; the same, compiled
+ 2  distill the teacher into the student, running the teacher live on both sides: first as in the
+    recipe (at its own image size, against full size), then like for like
+ 3  fine-tune a pruned network with cached logits, against a live teacher; then with a live teacher
+    on both sides, as in the first pass over a view; then compiled
+ 4  a step of fine-tuning with cached logits, against a step on labels alone
+ 5  peak memory of a process that does a few steps of 1, 2 and 3 (no pruning): on a CPU, of the
+    whole process, with the same imports on both sides and without the plain script's workers; on
+    a GPU, as allocated by torch
+ 6  time from the start of `compress run` to the first training step, without importing torch and
+    torchvision and without loading data
+ 7  distill as in 2, like for like, against torchdistill on the plain script's batches (install it
+    first: `pip install torchdistill`; without it, the row says so)
+ 8  on a GPU: fraction of the time in which it is busy, for each kind of training, from a
+    profiler's trace of its kernels
+ 9  as many processes as there are GPUs or cores, each with its shard of every batch, against one
+    process on one GPU, or with as many threads
 """
 
 from __future__ import annotations
@@ -59,13 +58,18 @@ from compress.runtime.device import can_compile, device_name, package_versions, 
 from compress.runtime.errors import UserError, one_line
 
 HERE = Path(__file__).resolve().parent
-START_UP_SECONDS = 2.0  # the goal of row 6
+# The goal of row 6.
+START_UP_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: pairs of what was measured of ours and of what it is held against, in
-    `unit`."""
+    """A line of the table.
+
+    Args:
+        pairs: measurements of ours and of the other side, in `unit`; empty if nothing could be
+            measured, and `work` says why.
+    """
 
     row: int
     work: str
@@ -74,8 +78,8 @@ class Line:
     goal: str = ""
 
     def cells(self) -> list[str]:
-        """Medians of both, and of their ratios, with the smallest and the largest."""
-        if not self.pairs:  # it could not be measured; `work` says why
+        """Return the line's cells: medians of both sides, median and range of their ratio."""
+        if not self.pairs:
             return [str(self.row), self.work, *"-----", self.goal]
         ratios = [ours / theirs for ours, theirs in self.pairs]
         ours, theirs, ratio = (
@@ -107,7 +111,8 @@ def distill(setting: Setting) -> Iterator[Line]:
         (
             stage,
             student,
-            f"as the recipe, {student.stem} stem at {round(setting.plan.data.image_size * stage.scale)} px; theirs {full} px",
+            f"as the recipe, {student.stem} stem"
+            f" at {round(setting.plan.data.image_size * stage.scale)} px; theirs {full} px",
         )
     ]
     whole = replace(stage, scale=1.0)
@@ -124,7 +129,8 @@ def distill(setting: Setting) -> Iterator[Line]:
 
 def finetune(setting: Setting) -> Iterator[Line]:
     stage = setting.stage("finetune")
-    setting.rate(setting.ours(stage, cached=True))  # the whole view is asked for
+    # Caches the logits of the whole view.
+    setting.rate(setting.ours(stage, cached=True))
     ways = [("logits cached", stage, True), ("ours live too", stage, False)]
     if setting.compiled and can_compile(setting.device):
         ways.append(("logits cached, compiled", replace(stage, compile=True), True))
@@ -145,14 +151,13 @@ def cached_logits(setting: Setting) -> Iterator[Line]:
 
 
 def peak(setting: Setting, which: str) -> int:
-    """Bytes, at most, that this process has held after a few steps of each kind of work."""
+    """Return the peak memory of this process, in bytes, after a few steps of each kind."""
     for kind in ("teach", "distill", "finetune"):
         setting.rate(setting.ours(setting.stage(kind)) if which == "ours" else setting.plain(kind))
     if setting.device.type == "cuda":
         return torch.cuda.max_memory_allocated(setting.device)
-    status = Path(
-        "/proc/self/status"
-    ).read_text()  # the resource module's figure begins with the parent's
+    # The resource module's figure would include the parent's.
+    status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
@@ -187,7 +192,10 @@ def start_up(setting: Setting) -> Iterator[Line]:
 
 def framework(setting: Setting) -> Iterator[Line]:
     teacher, student = setting.recipe.teacher, setting.recipe.student
-    work = f"distill {teacher.name} into {student.name}, {student.stem} stem at {setting.plan.data.image_size} px"
+    work = (
+        f"distill {teacher.name} into {student.name},"
+        f" {student.stem} stem at {setting.plan.data.image_size} px"
+    )
     try:
         import by_torchdistill
     except ImportError as error:
@@ -209,7 +217,8 @@ def busy(setting: Setting) -> Iterator[Line]:
     ):
         ours, theirs = setting.ours(setting.stage(kind), cached=kept), setting.plain(kind)
         if kept:
-            setting.rate(ours)  # the whole view is asked for
+            # Caches the logits of the whole view.
+            setting.rate(ours)
         pairs = [
             (100 * setting.busy(ours), 100 * setting.busy(theirs)) for _ in range(setting.repeats)
         ]
@@ -259,13 +268,21 @@ def together(setting: Setting) -> Iterator[Line]:
 
 
 ROWS = {
-    1: teach, 2: distill, 3: finetune, 4: cached_logits, 5: memory, 6: start_up, 7: framework, 8: busy, 9: together,
-}  # fmt: skip
+    1: teach,
+    2: distill,
+    3: finetune,
+    4: cached_logits,
+    5: memory,
+    6: start_up,
+    7: framework,
+    8: busy,
+    9: together,
+}
 HEADINGS = ["", "work", "ours", "plain", "", "ratio", "range", "goal"]
 
 
 def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """``1,3`` as numbers of rows."""
+    """Parse numbers of rows, such as ``1,3``."""
     wanted = {part.strip() for part in text.split(",")}
     if not wanted <= {str(row) for row in ROWS}:
         raise click.BadParameter(
@@ -283,9 +300,11 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
     help="A shipped recipe's name, or a TOML file.",
 )
 @click.option(
-    "--weights", type=click.Path(path_type=Path), default=HERE.parent / "weights" / "fashion-mnist-100k.pth",
+    "--weights",
+    type=click.Path(path_type=Path),
+    default=HERE.parent / "weights" / "fashion-mnist-100k.pth",
     help="The pruned student that is fine-tuned.  [default: the shipped one of 100k]",
-)  # fmt: skip
+)
 @click.option("--rows", default=",".join(map(str, ROWS)), show_default=True, callback=numbers)
 @click.option(
     "--steps",
@@ -335,9 +354,8 @@ def main(
     steps, repeats = (2, 2) if quick else (steps, repeats)
     try:
         recipe = recipes.load_recipe(name, {"batch_size": 32} if quick else {})
-        recipe = replace(
-            recipe, max_images=(WARM + steps) * recipe.batch_size
-        )  # a burst of ours is one epoch
+        # A burst of ours is one epoch.
+        recipe = replace(recipe, max_images=(WARM + steps) * recipe.batch_size)
         with TemporaryDirectory() as folder:
             on = pick_device(device)
             setting = Setting(
@@ -347,12 +365,16 @@ def main(
             for row in rows:
                 for line in ROWS[row](setting):
                     lines.append(line.cells())
-                    told = "  ".join(lines[-1])  # now: the others take minutes
+                    # Each line is printed at once: the others take minutes.
+                    told = "  ".join(lines[-1])
                     console.print(told, markup=False, highlight=False, soft_wrap=True)
     except UserError as error:
         raise click.UsageError(str(error)) from error
 
-    how = f"{device_name(setting.device)}; torch {package_versions()['torch']}; batch {recipe.batch_size}; "
+    how = (
+        f"{device_name(setting.device)}; torch {package_versions()['torch']};"
+        f" batch {recipe.batch_size}; "
+    )
     how += f"{repeats} bursts of {steps} steps; the plain script's DataLoader has {workers} workers"
     table = Table(HEADINGS, lines, left=2)
     console.print(table.as_rich())

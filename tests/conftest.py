@@ -1,5 +1,7 @@
-"""What tests share: a tiny data set with networks and a recipe, and the command line in real
-processes."""
+"""Shared fixtures: the tiny data set with networks and a recipe, and the command line.
+
+Commands run in real processes.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +66,7 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> Published:
-    """Random weights in the place of those that torchvision would download, for any of its
-    networks."""
+    """Replace the weights that torchvision would download for any network by random ones."""
     names = {zoo.get_model_weights(name): name for name in zoo.list_models(module=zoo)}
 
     def weights(name: str) -> dict[str, torch.Tensor]:

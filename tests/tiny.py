@@ -1,5 +1,7 @@
-"""Real data, real networks and real processes, small enough that a whole pipeline takes seconds;
-and what it leaves."""
+"""Real data, networks and processes, so small that a whole pipeline takes seconds.
+
+Helpers read the files that a run leaves.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ from torch import nn
 
 
 def _block(inner, outer, stride):
-    return nn.Sequential(nn.Conv2d(inner, outer, 3, stride, 1, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
+    conv = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outer), nn.ReLU())
 
 
 def _net(width, num_classes):
@@ -215,7 +218,7 @@ class Compress(Protocol):
 def command_line(
     words: list[str], folder: Path, networks: Path, screen: str, env: dict[str, str]
 ) -> None:
-    """What a started process does; its output goes to `screen`, its errors to a file."""
+    """The code of a started process; its output goes to `screen`, its errors to a file."""
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell ignores it for what it runs in the background

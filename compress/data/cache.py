@@ -37,7 +37,7 @@ def ensure_folder(name: str, folder: str, fill: Callable[[Path], object], hint: 
     """Return the cache's root, after creating `folder` in it if it is missing.
 
     Args:
-        name: of the data set, for messages.
+        name: name of the data set, for messages.
         fill: creates the folder inside the empty folder that it is called with.
         hint: another remedy, for the message.
 

@@ -89,8 +89,9 @@ class Dataset:
         return open_pool(self.val_images, self.image_size).to(self.device)
 
     def load(self) -> None:
-        """Open the training and validation pools now, so that files that cannot be read are found
-        before training starts.
+        """Open the training and validation pools now.
+
+        Files that cannot be read are found before training starts.
 
         Raises:
             UserError: an image file cannot be read. Files of a pool on the disk are not decoded.
@@ -98,7 +99,7 @@ class Dataset:
         _ = self.train, self.val
 
     def test(self) -> Pool:
-        """Open the test images; nothing of them is read before.
+        """Open the test images, of which nothing is read before.
 
         Raises:
             UserError: an image file cannot be read.
@@ -145,7 +146,7 @@ def open_dataset(
     on `seed` alone. Image files are listed and not read.
 
     Args:
-        name: of a data source, or ``folder:PATH``.
+        name: a data source's name, or ``folder:PATH``.
         image_size: side in pixels to which images are resized; the source's own if left out.
         max_images: limit on the number of training images.
         data_fraction: fraction of the training images to use, above 0 and at most 1.

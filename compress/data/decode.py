@@ -110,8 +110,10 @@ def _decode(file: BinaryIO, background: str) -> Image.Image:
 
 
 def convert_to_rgb(image: Image.Image, background: str) -> Image.Image:
-    """Convert an image to 8-bit RGB: turn it by its EXIF orientation, scale deeper values, and fill
-    transparent parts with `background`."""
+    """Convert an image to 8-bit RGB, turned by its EXIF orientation.
+
+    Deeper values are scaled to 8 bits, and transparent parts are filled with `background`.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith(("I", "F")):
         image = _scale_to_8_bits(image)

@@ -87,7 +87,7 @@ def open_torchvision(name: str, root: Path, dataset: Callable[..., Any], **optio
     """Open a torchvision dataset under `root`.
 
     Args:
-        name: of the data source, for messages.
+        name: name of the data source, for messages.
         dataset: the dataset's class; `options` go to it.
 
     Raises:

@@ -69,8 +69,10 @@ def open_source(name: str) -> Source:
 
 
 def fashion_mnist() -> Source:
-    """Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): 60,000 + 10,000 grey 28×28 images of
-    clothes."""
+    """Fashion-MNIST (Xiao et al. 2017, arXiv:1708.07747): grey 28×28 images of clothes.
+
+    It has 60,000 training images and 10,000 test images.
+    """
 
     def fill(staging: Path) -> None:
         if not unpack_fashion_mnist(staging):

@@ -29,8 +29,9 @@ def split_rows(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def draw_balanced_order(targets: Tensor, seed: int) -> Tensor:
-    """Draw an order of all rows, int64 (N,), in whose every prefix each class is in proportion,
-    rounded up or down.
+    """Draw an order of all rows whose every prefix has each class in proportion: int64 (N,).
+
+    Proportions are rounded up or down.
 
     The r-th row of a class with n of N rows must come after position (r-1)N/n, or the class would
     exceed its proportion, and by position rN/n, or it would fall short. Serving the earliest

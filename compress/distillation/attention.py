@@ -13,16 +13,18 @@ from compress.training.objective import Forward, Losses
 
 
 def attention_map(maps: Tensor) -> Tensor:
-    """Return the spatial attention of maps (B, C, H, W): squares added over channels, normalized to
-    unit length, (B, H·W)."""
+    """Return the spatial attention of maps (B, C, H, W): (B, H·W), of unit length.
+
+    Squares are added over the channels.
+    """
     return F.normalize(maps.square().sum(1).flatten(1))
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean squared difference of the attention of two maps (B, C, H, W) of any widths.
 
-    Equation 2 of the paper has the norm of the difference, its authors' code this. The larger map
-    is averaged down.
+    Equation 2 of the paper uses the norm of the difference; its authors' code uses this loss. The
+    larger map is averaged down.
     """
     student, teacher = match_sizes(student, teacher)
     return F.mse_loss(attention_map(student), attention_map(teacher))

@@ -28,7 +28,7 @@ def dkd_loss(
     """
     target = target[:, None]
     rest = torch.arange(student.shape[1] - 1, device=target.device)
-    # By number: choosing by a mask would make a GPU report how many there are.
+    # By index: selecting by a mask would make the CPU wait for the number of elements.
     rest = rest + (rest >= target)
     others = [logits.gather(1, rest) for logits in (student, teacher)]
     # Logits of two classes: the target, and all others together.

@@ -7,12 +7,13 @@ from compress.training.objective import Forward, Losses, Objective
 
 
 class EarlyStoppedKD:
-    """Distills until the student is as good as its teacher; from the next epoch on, trains on
-    labels only.
+    """Distills until the student is as good as its teacher, then trains on the labels only.
+
+    It switches at the start of an epoch.
 
     Args:
         distilling, labels: the objectives before and after.
-        accuracy: the teacher's, on the validation split, 0 to 1.
+        accuracy: the teacher's accuracy on the validation split, 0 to 1.
     """
 
     def __init__(self, distilling: Objective, labels: Objective, accuracy: float) -> None:
@@ -20,8 +21,10 @@ class EarlyStoppedKD:
         self.on_epoch_start(0.0)
 
     def on_epoch_start(self, best: float) -> None:
-        """Decide for the next epoch; `best` is the student's best validation accuracy so far, 0 to
-        1."""
+        """Choose the objective of the next epoch.
+
+        `best` is the student's best validation accuracy so far, 0 to 1.
+        """
         self.uses_teacher = best < self.accuracy
 
     def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:

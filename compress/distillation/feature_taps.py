@@ -26,8 +26,9 @@ def tap_features(
         before_relu: capture the input of the last ReLU, where a module ends in one.
 
     Yields:
-        Path to feature map, in the order of the forward pass. The maps are copies, since later
-        layers may work in place. Maps with channels last, as Swin's, are turned to (B, C, H, W).
+        A dictionary of path to feature map, in the order of the forward pass. The maps are copies,
+        since later layers may work in place. Maps with channels last, such as Swin's, are permuted
+        to (B, C, H, W).
     """
     modules = dict(network.named_modules())
     maps: dict[str, Tensor] = {}
@@ -82,7 +83,7 @@ def pair_taps(
         teacher, student: each a network and the side of the images that it takes, in pixels.
 
     Raises:
-        UserError: a path does not exist, puts out no feature maps (B, C, H, W), or is out of order.
+        UserError: a path does not exist, returns no feature maps (B, C, H, W), or is out of order.
     """
     if not taps:
         theirs, ours = default_taps(*teacher), default_taps(*student)
@@ -123,9 +124,8 @@ def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
         end = trunk[path]
         while isinstance(end, nn.Sequential) and len(end):
             end = end[-1]
-        if isinstance(
-            end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
-        ):  # with this the maps are over
+        # Global pooling ends the feature maps.
+        if isinstance(end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             break
         square = image.dim() == 4 and image.shape[2] == image.shape[3]
         if square and not isinstance(end, nn.MaxPool2d | nn.AvgPool2d):
@@ -141,8 +141,10 @@ def _iter_trunk(network: nn.Module, at: str = "") -> Iterator[tuple[str, nn.Modu
 
 
 def _channels_first(maps: Tensor) -> Tensor:
-    """Turn maps with channels last; the maps of square images are square, so the equal sides are
-    height and width."""
+    """Permute maps with channels last to (B, C, H, W).
+
+    The maps of square images are square: the two equal sides are height and width.
+    """
     last = maps.dim() == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]
     return maps.movedim(3, 1) if last else maps
 

@@ -12,17 +12,15 @@ from compress.training.schedule import find_phase
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return half the squared distance of two maps (B, C, H, W), equation 3, as a mean over all
-    values.
+    """Return half the squared distance of two maps (B, C, H, W), as a mean over all values.
 
-    The larger map is averaged down.
+    Equation 3 of the paper. The larger map is averaged down.
     """
     return map_loss(student, teacher) / 2
 
 
 class FitNets(nn.Module):
-    """First beta · `hint_loss`, which trains the student up to its guided layer; then the base,
-    which trains all.
+    """Two phases: beta · `hint_loss` up to the guided layer, then the base for all layers.
 
     The guided layer is the middle one of the taps. Its regressor is a 1×1 convolution; the paper's
     kernel grows with the difference in size. The paper's base is KD.

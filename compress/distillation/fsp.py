@@ -1,5 +1,8 @@
-"""Flow of the solution procedure: Yim, Joo, Bae and Kim, "A gift from knowledge distillation", CVPR
-2017."""
+"""Flow of the solution procedure (FSP): Yim, Joo, Bae and Kim, CVPR 2017.
+
+Published as "A gift from knowledge distillation: fast optimization, network minimization and
+transfer learning".
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ from compress.training.schedule import find_phase
 
 
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
-    """Return the product of two layers' maps, (B, M, H, W) and (B, N, H, W), averaged over
-    positions: (B, M, N).
+    """Return the FSP matrix (B, M, N) of two layers' maps, (B, M, H, W) and (B, N, H, W).
 
-    Equation 1 of the paper. The larger map is max-pooled down.
+    Equation 1 of the paper: the product of the maps, averaged over positions. The larger map is
+    max-pooled down.
     """
     size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
     first, second = (
@@ -45,11 +48,10 @@ def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
 
 
 class FSP(nn.Module):
-    """First beta · `fsp_loss`, then the base, as the paper's two stages. The paper's base is the
-    labels alone.
+    """Two phases: beta · `fsp_loss`, then the base.
 
-    The paper's networks have equal widths. Where they differ, the student's maps go through a 1×1
-    convolution.
+    They are the paper's two stages; its base is the labels alone. The paper's networks have equal
+    widths. Where widths differ, the student's maps go through a 1×1 convolution.
 
     Raises:
         UserError: there is only one tap.

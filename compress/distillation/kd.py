@@ -36,12 +36,12 @@ class KD:
     """(1 - alpha) · loss on the labels + alpha · `kd_loss`.
 
     Args:
-        logits: the teacher's.
-        temperature: of both softmaxes.
+        logits: the teacher's logits.
+        temperature: temperature of both softmaxes.
         alpha: weight of `kd_loss`, 0 to 1.
         fade: let alpha fall linearly to zero over the stage. A student that overtakes its teacher
-            gains from it early only (Cho and Hariharan 2019, arXiv:1910.01348).
-        label_smoothing: of the targets, 0 to 1.
+            gains from it only early on (Cho and Hariharan 2019, arXiv:1910.01348).
+        label_smoothing: smoothing of the targets, 0 to 1.
     """
 
     task: Classification

@@ -15,7 +15,7 @@ class Labels:
     """The task's loss on the labels.
 
     Args:
-        label_smoothing: of the targets, 0 to 1.
+        label_smoothing: smoothing of the targets, 0 to 1.
     """
 
     task: Classification

@@ -1,8 +1,8 @@
-"""The logits cache: a teacher sees each augmented view of the training data once, if there is room.
+"""The logits cache: a teacher sees each augmented view of the training data only once.
 
 A *view* is the whole training set under one drawing of the augmentation: a pure function of (seed,
-view, sample), mixing included. So the teacher's logits for a view hold for every later epoch,
-stage, round, budget of a sweep and resumed run, on a device with the same arithmetic.
+view, sample), mixing included. The teacher's logits for a view are therefore valid in every later
+epoch, stage, round, budget of a sweep and resumed run, on a device with the same arithmetic.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from compress.runtime.files import PART, atomic_write
 
 # Bytes that all cached logits of a run may take.
 CAPACITY = 4 * 2**30
-# Batches whose logits are written together; they are computed again if a stage ends among them.
+# Batches whose logits are written together. If a stage ends within a block, it is computed again.
 BLOCK = 16
 
 
 class LogitsCache:
-    """Teacher logits in half precision: computed in a view's first epoch, read from a file
-    afterwards.
+    """Teacher logits in half precision, computed once for each view, then read from a file.
 
-    Logits are written in blocks, each with a checksum, when the last batch of a block has been
-    seen; a torn or damaged block is ignored. Computed logits are rounded to half precision too, so
-    that an epoch is the same either way. In a distributed run each process computes its shard of a
-    batch, and the main process writes all of them. If a block cannot be written, nothing more is
-    cached; if the disk is full, what this stage has cached is removed.
+    They are computed in a view's first epoch. Logits are written in blocks, each with a checksum,
+    when the last batch of a block has been seen; a torn or damaged block is ignored. Computed
+    logits are rounded to half precision too, so that an epoch is the same either way. In a
+    distributed run each process computes its shard of a batch, and the main process writes all of
+    them. If a block cannot be written, nothing more is cached; if the disk is full, the logits that
+    this stage has cached are removed.
 
     Args:
-        teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
-        folder: of the views; one folder for one (teacher, data, augmentation, seed, batch size,
+        teacher: maps images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
+        folder: folder of the views, one for each (teacher, data, augmentation, seed, batch size,
             arithmetic).
         samples: the number of a view's samples that are in its batches, which all have one size.
         classes: the number of logits.
         capacity: bytes that all views in this folder and its siblings may take. Siblings, which
-            belong to other stages, make way, the oldest first.
+            belong to other stages, are removed if need be, the oldest first.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class LogitsCache:
     ) -> None:
         self.teacher, self.folder, self.capacity = teacher, folder, capacity
         self.samples, self.classes = samples, classes
-        # Of the current block: its file, and its logits if they are cached.
+        # The current block: its file, and its logits if they are cached.
         self._path: Path | None = None
         self._cached: np.ndarray | None = None
         # The logits computed so far if they are to be cached, 0 in other processes' shards; and the
@@ -111,7 +111,7 @@ class LogitsCache:
         self._cached = _read_block(path, shape)
         hits = distributed.all_reduce_sum(torch.tensor(int(self._cached is not None)))
         if hits < distributed.world_size():
-            # If one process must compute, all do: they write together.
+            # If one process must compute, all must: they write together.
             self._cached = None
         if self._cached is not None:
             return
@@ -131,7 +131,8 @@ class LogitsCache:
 
     def _make_room(self, size: int) -> int:
         """Return the bytes left, after removing the oldest blocks of other stages if need be."""
-        for torn in self.folder.parent.glob(f"*/.*{PART}"):  # its writer was killed
+        # Half-written files whose process was killed.
+        for torn in self.folder.parent.glob(f"*/.*{PART}"):
             torn.unlink()
         blocks = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
         left = self.capacity - sum(stat.st_size for stat in blocks.values())
@@ -154,28 +155,30 @@ class LogitsCache:
                 np.save(file, logits)
                 file.write(_checksum(logits))
                 self._left -= file.tell()
-        except (OSError, UserError) as error:  # a cache only saves time
+        # Training goes on: a cache only saves time.
+        except (OSError, UserError) as error:
             self.capacity = 0
             code = getattr(error.__cause__ or error, "errno", None)
             if code in (errno.ENOSPC, errno.EDQUOT):
                 # The run's own files need the room more.
                 shutil.rmtree(self.folder, ignore_errors=True)
-        # Should the block come again, it is looked up in its file.
+        # If the block comes again, it is looked up in its file.
         self._path = None
 
 
 def fits_cache(views: int, samples: int, classes: int) -> bool:
-    """Return True if the logits of so many views fit into the default capacity."""
+    """Return True if the logits of `views` views fit into the default capacity."""
     return views * 2 * samples * classes <= CAPACITY
 
 
 def _read_block(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """Return the logits in a file, or None if there are none, or they are damaged."""
+    """Return the logits in a file, or None if they are missing or damaged."""
     if path.is_file():
         try:
             cached = np.lib.format.open_memmap(path, mode="r")
             checksum = _read_last_four(path)
-        except (ValueError, OSError):  # not an array, or one cut short
+        # The file is not an array, or is cut short.
+        except (ValueError, OSError):
             return None
         intact = cached.shape == shape and cached.dtype == np.float16
         if intact and checksum == _checksum(cached):

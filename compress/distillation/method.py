@@ -1,4 +1,4 @@
-"""Methods: how a distillation method's objective is built, and its defaults."""
+"""Distillation methods: functions that build their objectives, and their defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress.distillation.features import Tapped
 from compress.training.objective import Objective
 from compress.training.task import Classification
 
-# A batch to the teacher's logits, (B, classes).
+# Maps a batch to the teacher's logits, (B, classes).
 Logits = Callable[[Batch], Tensor]
 
 
@@ -22,7 +22,7 @@ class Teacher:
 
     Args:
         image_size: side of the images that it was trained on, in pixels.
-        val_accuracy: on the validation split, 0 to 1; no student gets better than 1.
+        val_accuracy: accuracy on the validation split, 0 to 1; no student exceeds the default.
     """
 
     model: nn.Module
@@ -32,11 +32,11 @@ class Teacher:
 
 @dataclass(frozen=True)
 class LogitsInputs:
-    """What an objective on the teacher's logits is built from.
+    """Inputs of an objective on the teacher's logits.
 
     Args:
-        task: the loss on labels, and what a target is.
-        logits: the teacher's.
+        task: defines the targets and the loss on labels.
+        logits: the teacher's logits.
         base: the objective on labels and, by alpha, Hinton's KD.
         beta: weight of the method's own loss.
     """
@@ -50,7 +50,7 @@ class LogitsInputs:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """What an objective on feature maps is built from.
+    """Inputs of an objective on feature maps.
 
     Args:
         teacher, student: the networks, and the layers that are compared.

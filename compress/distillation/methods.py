@@ -1,4 +1,4 @@
-"""Methods by name: building a stage's objective, and checking that a stage makes sense."""
+"""Distillation methods by name: building and checking the objective of a stage."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def build_objective(
 
 
 def uses_teacher(stage: Train) -> bool:
-    """Return True if the stage's teacher, where there is one, has any weight in its objective."""
+    """Return True if the stage's objective would use a teacher."""
     return bool(_alpha(stage)) or load_method(stage).beta is not None
 
 
@@ -83,11 +83,10 @@ def needs_features(stage: Train) -> bool:
 
 
 def epochs_until_cached(stage: Train, samples: int, classes: int) -> float:
-    """Return the number of epochs on `samples` images after which the teacher need not run any
-    more.
+    """Return the number of epochs after which the teacher need not run any more.
 
-    Infinite if no view comes again, if there is no room for the logits, or if feature maps are
-    compared too.
+    It is infinite if no view is repeated, if there is no room for the logits of `samples` images,
+    or if feature maps are compared too.
     """
     cacheable = stage.views and uses_logits(stage) and not needs_features(stage)
     return stage.views if cacheable and fits_cache(stage.views, samples, classes) else math.inf
@@ -111,8 +110,8 @@ def check_method(stage: Train, has_teacher: bool) -> None:
     stops = method.on_features is None and uses_teacher(stage) and has_teacher
     if stage.stop_at_teacher and not stops:
         raise UserError(
-            f"{named} uses no logits of a teacher here: remove stop_at_teacher,"
-            " or use 'kd' and set alpha"
+            f"{named} uses no logits of a teacher here:"
+            " remove stop_at_teacher, or use 'kd' and set alpha"
         )
     if stage.compile is True and method.on_features is not None:
         raise UserError(f"{named} hooks into the network as it runs: remove compile")
@@ -132,7 +131,7 @@ def check_taps(
         teacher, student: each a network and the side of the images that it takes, in pixels.
 
     Raises:
-        UserError: a layer does not exist, or puts out nothing that the method can use.
+        UserError: a layer does not exist, or returns nothing that the method can use.
     """
     image = torch.zeros(1, 3, student[1], student[1])
     batch = Batch(image, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), 0)

@@ -12,22 +12,22 @@ from compress.training.objective import Forward, Losses
 
 
 def measure_margins(teacher: Tensor) -> Tensor:
-    """Return the mean of the negative values of each channel of the teacher's maps (B, C, H, W)
-    before ReLU.
+    """Return the mean negative value of each channel of the teacher's maps before ReLU.
 
-    Equation 2: (1, C, 1, 1), never above zero, and zero for a channel without negative values.
+    Equation 2 of the paper: from maps (B, C, H, W) to (1, C, 1, 1), never above zero, and zero for
+    a channel without negative values.
     """
     negative = teacher.clamp(max=0).sum((0, 2, 3), keepdim=True)
     return negative / (teacher < 0).sum((0, 2, 3), keepdim=True).clamp(min=1)
 
 
 def overhaul_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """Return the partial squared distance of two maps (B, C, H, W) before ReLU: added over an
-    image, averaged over images.
+    """Return the partial squared distance of two maps (B, C, H, W) before ReLU.
 
-    The teacher's values are raised to at least `margin`, (1, C, 1, 1) (margin ReLU, equation 1).
-    Where both are negative and the student's is lower, a ReLU hides the difference, and it costs
-    nothing (equation 3). The larger map is averaged down.
+    It is added over an image and averaged over images. The teacher's values are raised to at least
+    `margin`, (1, C, 1, 1) (margin ReLU, equation 1). Where both are negative and the student's is
+    lower, a ReLU hides the difference, and it costs nothing (equation 3). The larger map is
+    averaged down.
     """
     student, teacher = match_sizes(student, teacher)
     teacher = torch.maximum(teacher, margin)
@@ -36,11 +36,10 @@ def overhaul_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
 
 
 class Overhaul(nn.Module):
-    """The base plus beta · `overhaul_loss`: the last tap's in full, half of it for the one before,
-    and so on.
+    """The base plus beta · `overhaul_loss`, with a weight that halves from tap to tap.
 
-    The student's maps go through a 1×1 convolution with batch norm. The margins are measured on the
-    example.
+    The last tap has the full weight. The student's maps go through a 1×1 convolution with batch
+    norm. The margins are measured on the example.
     """
 
     def __init__(self, inputs: FeatureInputs) -> None:

@@ -1,5 +1,7 @@
-"""All feature maps at once: Kulkarni et al. 2019, arXiv:1911.06786, the rival of their stagewise
-training."""
+"""All feature maps at once: Kulkarni et al. 2019, arXiv:1911.06786.
+
+The paper compares its stagewise training with this method.
+"""
 
 from __future__ import annotations
 

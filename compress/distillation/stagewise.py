@@ -17,10 +17,10 @@ from compress.training.schedule import find_phase
 
 
 def split_blocks(student: Tapped) -> list[set[nn.Parameter]]:
-    """Return the parameters up to the first tap, from there to the next, and so on; last, those of
-    the classifier.
+    """Split the student's parameters into one set for each tap, and one for the classifier.
 
-    A parameter belongs before a tap if the tap's feature map depends on it.
+    A set holds the parameters between the tap before and its own. A parameter belongs before a tap
+    if the tap's feature map depends on it.
 
     Raises:
         UserError: there is nothing to train between two taps, or behind the last.

@@ -68,8 +68,9 @@ def run_experiment(
     quick: bool = False,
     events: RunEvents | None = None,
 ) -> list[Trial]:
-    """Run the trials of an experiment that are not finished: all rows with the first seed, then
-    with the second, and so on.
+    """Run the unfinished trials of an experiment, seed by seed.
+
+    All rows run with the first seed, then all with the second, and so on.
 
     A teacher is trained once and shared by all trials that would train the same one: with an equal
     network and stage, data, image size, number of images, batch size and seed. Their results are

@@ -29,8 +29,10 @@ def experiment_table(trials: list[Trial]) -> Table:
 
 
 def trials_table(trials: list[Trial]) -> Table:
-    """Return a row for every trial, for other programs: its keys, its results (accuracies 0 to 1),
-    and its directory."""
+    """Return a table for other programs, with a row for every trial.
+
+    A row has the trial's keys, its results (accuracies 0 to 1), and its directory.
+    """
     columns = ("seed", "parameters", "multiply-adds", "val", "test", "seconds")
     rows = []
     for trial in trials:

@@ -129,8 +129,10 @@ def _derive_recipe(recipe: Recipe, budget: str, results: Sequence[SweepResult]) 
 
 
 def _continue_from(results: Sequence[SweepResult]) -> dict[str, Any]:
-    """Return the recipe keys by which a budget continues from those above it: the trained student,
-    and the best network so far as teacher."""
+    """Return the recipe keys by which a budget continues from the budgets above it.
+
+    They name the trained student, and the best network so far as its teacher.
+    """
     if not results:
         return {}
     keys: dict[str, Any] = {"student.weights": str(results[-1].run.model)}

@@ -1,4 +1,4 @@
-"""Adopting a network that was trained elsewhere, as a checkpoint of this package."""
+"""Adoption: networks that were trained elsewhere become checkpoints of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compress.runtime.errors import UserError, one_line
 from compress.training.evaluate import measure_accuracy
 from compress.training.task import Classification
 
-# Mean and standard deviation of ImageNet's channels, by which torchvision's networks are trained.
+# Mean and standard deviation of ImageNet's channels, which torchvision's networks are trained with.
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Keys under which training scripts keep the tensors, beside other things.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
@@ -50,8 +50,8 @@ def adopt(
 
     Returns:
         The checkpoint; and its top-1 accuracy, 0 to 1, on images held out of the training data. The
-        network may have
-        seen them: the figure only shows that it has been understood. The test split is not read.
+        network may have seen them: the figure only shows that the tensors were read correctly. The
+        test split is not read.
 
     Raises:
         UserError: the file cannot be read, the tensors are not the network's, or the data is
@@ -87,7 +87,7 @@ def adopt(
 
 
 def _find_state_dict(kept: Any, where: str) -> dict[str, Tensor]:
-    """Return the tensors by the names that the network itself has for them."""
+    """Return the tensors under the network's own names."""
     while isinstance(kept, Mapping):
         inside = next((key for key in STATE_DICT_KEYS if key in kept), None)
         if inside is None:

@@ -1,5 +1,4 @@
-"""Input checks: networks, image sizes and distillation methods, before any time is spent on
-training."""
+"""Input checks: networks, image sizes and distillation methods, before training starts."""
 
 from __future__ import annotations
 
@@ -46,10 +45,11 @@ def check_networks(recipe: Recipe) -> None:
 
 
 def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
-    """Show each network one image of every size that its steps have.
+    """Run each network on one image of every size that its steps use.
 
     Raises:
-        UserError: a network does not take such images, or does not answer with the task's output.
+        UserError: a network does not take such images, or its output has another shape than the
+            task's.
     """
     for spec, own in _by_network(recipe, steps):
         _check_image_sizes(spec, own, data)
@@ -88,7 +88,7 @@ def _by_network(recipe: Recipe, steps: Sequence[Step]) -> Iterable[tuple[ModelSp
 def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) -> None:
     classes = len(data.classes)
     sizes, expected = {step.image_size for step in steps}, Classification(classes).output_shape(1)
-    # Shapes alone are a second faster than numbers, which only some networks need.
+    # Computing shapes alone saves a second; only some networks need real numbers.
     with suppress(Exception):
         shapes = skeleton(spec, classes)
         if spec.source != "custom" and all(_run_once(shapes, s) == expected for s in sizes):
@@ -97,7 +97,8 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) ->
     for size in sorted(sizes):
         try:
             answer = _run_once(model, size)
-        except Exception as error:  # a network may raise anything
+        # A network may raise anything.
+        except Exception as error:
             remedy = _suggest_image_size(model, steps, data) or one_line(error)
             raise UserError(
                 f"network {spec.name!r} does not take images of {size}×{size} pixels: {remedy}"
@@ -111,8 +112,10 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) ->
 def _check_single_images(
     spec: ModelSpec, steps: Sequence[Step], recipe: Recipe, data: Dataset
 ) -> None:
-    """Run the network in training mode on one image, where batches have one: batch norms of 1×1
-    maps need more."""
+    """Check that the network can be trained on one image, where batches have only one.
+
+    A batch norm cannot be trained on a single 1×1 map.
+    """
     for step in steps:
         samples = step.prune.samples if step.prune else recipe.batch_size
         if step.stage is None or min(samples, recipe.batch_size) > 1:
@@ -120,7 +123,8 @@ def _check_single_images(
         try:
             model = build(replace(spec, pretrained=False), len(data.classes))
             _run_once(model, step.image_size, training=True)
-        except Exception as error:  # a network may raise anything
+        # A network may raise anything.
+        except Exception as error:
             key = "batch_size" if recipe.batch_size == 1 else "samples"
             raise UserError(
                 f"{step.kind}: network {spec.name!r} cannot be trained on single images"
@@ -141,14 +145,19 @@ def _suggest_image_size(model: nn.Module, steps: Sequence[Step], data: Dataset) 
         if all(map(takes, scaled)):
             return f"use larger ones, --image-size {size} or the recipe's key `image_size = {size}`"
     if only := next(filter(takes, COMMON_SIZES), None):
-        return f"it takes {only}×{only} pixels; set `image_size = {only}` and `scale = 1` in its stages"
+        return (
+            f"it takes {only}×{only} pixels;"
+            f" set `image_size = {only}` and `scale = 1` in its stages"
+        )
     return ""
 
 
 @torch.inference_mode()
 def _run_once(model: nn.Module, size: int, training: bool = False) -> tuple[int, ...] | str:
-    """Return the shape of the model's output for one image of `size` pixels; of a non-tensor, its
-    type's name."""
+    """Return the shape of the model's output for one image of `size` pixels.
+
+    If the output is not a tensor, return the name of its type.
+    """
     image = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
     answer = model.train(training)(image)
     return tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__

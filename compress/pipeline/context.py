@@ -29,15 +29,15 @@ class StageContext:
     """Everything that a stage works with.
 
     Args:
-        plan: of the run.
-        step: the stage, and what is known of it.
+        plan: the run's plan.
+        step: the stage as the plan describes it.
         state: the file from which a training stage resumes.
         logits_dir: folder of the logits cache.
         events: receive progress.
         teacher: the network to distill from, if there is one.
         original: the student before its first cut; layers are kept in proportion to its widths.
-        time: the stage's time budget and the decisions that depend on it; without, epochs are the
-            recipe's and nothing is compiled that the recipe does not ask for.
+        time: the stage's time budget and the decisions that depend on it; if None, epochs are the
+            recipe's, and a stage is compiled only if the recipe says so.
     """
 
     plan: Plan
@@ -71,8 +71,10 @@ class StageContext:
         return measure_accuracy(model, batches, self.plan.task, image_size=size, exact=False)
 
     def sample_batches(self, samples: int, batch_size: int) -> Iterator[Batch]:
-        """Yield the first `samples` training images of a view of their own, mirrored but not
-        cropped."""
+        """Yield the first `samples` training images of a view that no epoch uses, in batches.
+
+        Images are mirrored, but not cropped.
+        """
         batch_size = min(batch_size, samples)
         batches = training_batches(
             self.data,

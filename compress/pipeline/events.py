@@ -16,7 +16,7 @@ class RunEvents(Events):
         """Called when a stage is done.
 
         Args:
-            result: of the stage.
-            before: of the stage before it, if there was one.
+            result: the stage's result.
+            before: the result of the stage before it, if there was one.
             table: torchinfo's table of the stage's model.
         """

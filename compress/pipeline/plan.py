@@ -48,7 +48,7 @@ class Plan:
     Args:
         recipe: with the specifications of trained networks in it.
         data: its pools are opened when they are first used.
-        limits: the final network's.
+        limits: limits on the final network.
         max_file_bytes: size of the final weights file, if it is limited.
         steps: the stages, in order.
     """
@@ -67,8 +67,10 @@ class Plan:
 
     @property
     def image_size(self) -> int:
-        """Side of the images that the final network takes, in pixels; multiply-adds are counted
-        there."""
+        """Side of the images that the final network takes, in pixels.
+
+        Multiply-adds are counted at this size.
+        """
         return self.steps[-1].image_size
 
     def teacher_of(self, step: Step) -> Step | None:
@@ -78,15 +80,15 @@ class Plan:
         return self.steps[step.teacher]
 
     def original_of(self, step: Step) -> Step | None:
-        """Return the step whose model is the student before its first cut, for a step that prunes."""
+        """Return the step that leaves the student before its first cut, if `step` prunes."""
         first = next((each.index for each in self.steps if each.prune), 0)
         return self.steps[first - 1] if step.prune else None
 
     def free_bytes(self, step: Step) -> Callable[[nn.Module], int] | None:
-        """Return a function that gives the bytes left in the final file with a model, for the last
-        cut.
+        """Return a function that computes the bytes left in the final file, for the last cut.
 
-        None if the file's size is not limited, or for other steps.
+        The function takes the model that the file is to hold. The result is None if the file's size
+        is not limited, and for all other steps.
         """
         cuts = [each for each in self.steps if each.prune]
         if self.max_file_bytes is None or step not in cuts[-1:]:
@@ -104,7 +106,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     """Resolve and validate a recipe before training starts.
 
     Raises:
-        UserError: anything is wrong with it.
+        UserError: the recipe cannot be carried out on this machine or data.
     """
     picked = pick_device(device)
     check_networks(recipe)
@@ -162,10 +164,9 @@ def stage_steps(recipe: Recipe, data: Dataset, trained: Iterable[str] = ()) -> l
 
 
 def _drop_rounds(steps: list[Step], limits: Limits, cost: Cost) -> list[Step]:
-    """Drop the first rounds of pruning where, with all of them, a round would shrink the network by
-    less than half.
+    """Drop the first rounds of pruning if there are more rounds than halvings to the limits.
 
-    A network survives halving well. The first remaining round looks at images of the size that the
+    A network survives halving well. The first remaining round uses images of the size that the
     student was trained on. Rounds in another mode, which come later, all stay.
     """
     rounds = [(index, step.prune) for index, step in enumerate(steps) if step.prune]
@@ -207,8 +208,10 @@ def _check_something_to_prune(
 def _check_reachable(
     recipe: Recipe, steps: Sequence[Step], student: nn.Module, example: torch.Tensor
 ) -> None:
-    """Check that each mode of pruning can reach its last target, as far as that is known before
-    training."""
+    """Check that each mode of pruning can reach its last target.
+
+    Before training, the target can only be compared with the smallest possible network.
+    """
     budget = f"budget {describe_budgets(recipe.budgets())}"
     least = f"the least for {recipe.student.name} is"
 
@@ -226,7 +229,8 @@ def _check_reachable(
             raise UserError(
                 f"{budget}: out of reach{first}, {least} {channels[-1].describe(lowest)}"
             )
-        if weights:  # about what the cuts by channels will leave
+        if weights:
+            # Approximately the network that the cuts by channels will leave.
             student = prune(student, example, channels[-1].params, original=student)
     if weights:
         lowest = Cost(unstructured.count_min_params(student), 0, 0)

@@ -1,5 +1,4 @@
-"""Networks that are trained already: a recipe may name weights of its teacher, of its student, or
-of both."""
+"""Networks that are trained already, as a recipe's teacher, student, or both."""
 
 from __future__ import annotations
 
@@ -22,7 +21,8 @@ from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe, Train
 from compress.runtime.errors import UserError
 
-Trained = dict[str, Checkpoint]  # by role: "teacher", "student"
+# Checkpoints by role: "teacher", "student".
+Trained = dict[str, Checkpoint]
 
 
 def load_checkpoint(path: Path, spec: ModelSpec) -> Checkpoint:
@@ -37,8 +37,9 @@ def load_checkpoint(path: Path, spec: ModelSpec) -> Checkpoint:
 
 
 def load_trained(recipe: Recipe) -> Trained:
-    """Load the trained networks that a recipe names; a trained student is its own teacher if there
-    is no other.
+    """Load the trained networks that a recipe names.
+
+    A trained student is its own teacher if there is no other.
 
     Raises:
         UserError: a file cannot be loaded, or the student is pruned weight by weight.
@@ -53,7 +54,8 @@ def load_trained(recipe: Recipe) -> Trained:
         trained["student"] = load_checkpoint(Path(recipe.student.weights), recipe.student)
         if trained["student"].sparse:
             raise UserError(
-                f"{recipe.student.weights}: pruned weight by weight, which only works as the last stage"
+                f"{recipe.student.weights}: pruned weight by weight,"
+                " which only works as the last stage"
             )
     return trained
 
@@ -80,8 +82,9 @@ def load_published_teacher(recipe: Recipe, data: Dataset) -> Trained:
 
 
 def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Recipe, Dataset]:
-    """Return the recipe with the specifications of trained networks, and the data with their
-    normalization.
+    """Return the recipe and the data, adapted to the trained networks.
+
+    The recipe gets their specifications, the data gets their normalization.
 
     Raises:
         UserError: their classes are not the data's, or teacher and student are normalized
@@ -108,8 +111,7 @@ def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Reci
 
 
 def trained_steps(recipe: Recipe, trained: Trained) -> list[Step]:
-    """Return the steps of trained networks, which take the place of the stages that would train
-    them."""
+    """Return the steps of trained networks, in place of the stages that would train them."""
     return [
         Step(
             kind=TRAINED_BY[role],

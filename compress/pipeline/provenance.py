@@ -1,4 +1,4 @@
-"""Provenance: what a run's weights files say about how they were made."""
+"""Provenance: the origin of a run's networks, as their weights files record it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from compress.recipe.load import recipe_to_dict
 from compress.recipe.schema import Recipe
 from compress.runtime.device import device_name, package_versions
 
-# Of each stage's result, in a weights file.
+# Fields of each stage's result that a weights file records.
 RESULT_KEYS = ("name", "params", "macs", "val", "test", "seconds", "epochs")
 
 
 def describe_origin(
     recipe: Recipe, checksum: str, device: torch.device, results: Sequence[StageResult]
 ) -> dict[str, object]:
-    """Return what a weights file says about its origin: recipe, device, versions, data and results.
+    """Return the origin stored in a weights file: recipe, device, versions, data and results.
 
     Args:
-        checksum: of the training images.
+        checksum: checksum of the training images.
     """
     return {
-        "recipe": json.loads(json.dumps(recipe_to_dict(recipe))),  # as run.json has it
+        # In the types of JSON, as in run.json.
+        "recipe": json.loads(json.dumps(recipe_to_dict(recipe))),
         "device": device_name(device),
         "versions": package_versions(),
         "data_checksum": checksum,
@@ -60,10 +61,10 @@ def build_checkpoint(
 def largest_checkpoint(
     recipe: Recipe, steps: Sequence[Step], data: Dataset, model: nn.Module
 ) -> Checkpoint:
-    """Return a final checkpoint with `model` whose results are as long as they can become, to
-    measure its file.
+    """Return the largest final checkpoint that `model` can get, to measure its file.
 
-    No image is read: checksum and normalization stand in by values of the same length.
+    Its results are as long as they can become. No image is read: checksum and normalization are
+    placeholders of the same length.
     """
     longest = StageResult(
         "", "finetune", "", 2**40, 2**40, val=0.5, seconds=0.5, checkpoint="", epochs=0.5, test=0.5

@@ -1,5 +1,7 @@
-"""Runs: a recipe from end to end. Each stage takes a model, gives back a model, and leaves a
-result."""
+"""Runs: a recipe from end to end.
+
+Each stage takes a model, gives back a model, and leaves a result.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ class RunResult:
 
     Args:
         model: the final weights file.
-        results: of every stage.
+        results: the results of all stages.
     """
 
     model: Path
@@ -74,8 +76,7 @@ def run(
 
     Raises:
         UserError: the recipe cannot be carried out, or `out` holds something else; nothing has been
-            trained or
-            overwritten by then. Or, later: a stage failed.
+            trained or overwritten by then. Later, it means that a stage failed.
 
     Example:
         >>> result = compress.run("default", budget="100k", out="runs/mine")
@@ -105,7 +106,8 @@ def _identify_data(plan: Plan) -> dict[str, str]:
     data = {"name": plan.data.name, "checksum": plan.data.checksum}
     if data != distributed.broadcast(data):
         raise UserError(
-            f"{plan.data.name}: process {distributed.rank()} finds other images than the main process"
+            f"{plan.data.name}: process {distributed.rank()} finds other images"
+            " than the main process"
         )
     return data
 
@@ -120,8 +122,7 @@ class _Run:
     events: RunEvents
 
     def resume(self) -> None:
-        """Run the stages that are left, score all of them on the test split, and write the final
-        model."""
+        """Run the remaining stages, score every stage on the test split, save the final model."""
         plan, run_dir = self.plan, self.run_dir
         self._describe_machine()
         run_dir.write()
@@ -146,7 +147,7 @@ class _Run:
             budget["bytes"] = plan.max_file_bytes
         device, compiled = device_name(plan.device), manifest.get("compiled", {})
         if manifest.get("device", device) != device:
-            # What paid on another device is measured again, but for stages that are done.
+            # On another device, compiling may not pay: decide again, except for finished stages.
             done = {result.name for result in self.run_dir.results}
             compiled = {name: choice for name, choice in compiled.items() if name in done}
         manifest |= {
@@ -161,8 +162,8 @@ class _Run:
         plan, run_dir = self.plan, self.run_dir
         about = step.describe(plan.recipe.minutes)
         self.events.on_stage_start(step.index + 1, len(plan.steps) + 1, step.name, about)
-        # Models come from the files of earlier stages, even if those have only just been written:
-        # so a resumed run computes what an uninterrupted one computes.
+        # Models are always loaded from the files of earlier stages, even just after they were
+        # written, so that a resumed run computes what an uninterrupted one computes.
         model = self._load_model(plan.steps[step.index - 1]) if step.index else None
         ctx = self._context(step)
         started = time.monotonic()
@@ -190,7 +191,7 @@ class _Run:
         before = run_dir.results[-1] if run_dir.results else None
         self._save_result(step, output.model, result)
         if distributed.is_main():
-            # The result is on the disk: the stage need not be resumed any more.
+            # The result is on the disk, so the stage will not be resumed any more.
             ctx.state.unlink(missing_ok=True)
         table = summary_table(output.model, size, sparse=step.sparse)
         self.events.on_stage_end(run_dir.results[-1], before, table)
@@ -218,7 +219,7 @@ class _Run:
         run_dir.write()
 
     def _context(self, step: Step) -> StageContext:
-        """Return everything that a stage works with."""
+        """Return the context of a step's stage."""
         plan = self.plan
         original = plan.original_of(step)
         return StageContext(
@@ -232,8 +233,10 @@ class _Run:
         )
 
     def _load_teacher(self, step: Step) -> Teacher | None:
-        """Load the network that a step distills from, unless the student was already better when
-        last trained."""
+        """Load the network that a step distills from, if there is one.
+
+        With `stop_at_teacher`, there is none if the student was already better when last trained.
+        """
         teacher = self.plan.teacher_of(step)
         if teacher is None or step.train is None:
             return None
@@ -246,7 +249,7 @@ class _Run:
         return Teacher(self._load_model(teacher), teacher.image_size, val)
 
     def _load_model(self, step: Step) -> nn.Module:
-        """Load the model that a step has left."""
+        """Load the model of a finished step."""
         kept = load_checkpoint(self.run_dir.path / step.file, step.network)
         return to_channels_last(kept.model).to(self.plan.device)
 
@@ -278,6 +281,6 @@ class _Run:
 
 
 def _student_accuracy(results: list[StageResult]) -> float:
-    """Return the student's validation accuracy when it was last trained, 0 to 1; 0 if it never was."""
+    """Return the student's latest validation accuracy, 0 to 1; 0 if it was never trained."""
     trained = (r.val for r in reversed(results) if r.kind in ("distill", "finetune"))
     return next(trained, 0.0)

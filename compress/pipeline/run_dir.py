@@ -58,11 +58,10 @@ class StageResult:
 
 
 class RunDirectory:
-    """A run directory that only this process writes to; in a distributed run, only the main
-    process.
+    """A run directory that only one process writes to.
 
-    Every file is written completely or not at all, and a stage's weights before its result: a
-    result says that the stage need not be run again.
+    In a distributed run, this is the main process. Every file is written completely or not at all.
+    A stage's weights are written before its result: a result means that the stage is done.
 
     Args:
         manifest: the content of `run.json`.
@@ -96,8 +95,7 @@ class RunDirectory:
         write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
 
     def tidy(self, *folders: Path) -> None:
-        """Remove `folders`, and what a kill left: half-written files, and the state of stages that
-        are done."""
+        """Remove `folders`, half-written files, and the saved state of finished stages."""
         if not distributed.is_main():
             return
         for folder in folders:
@@ -110,7 +108,7 @@ class RunDirectory:
 
 
 def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
-    """Return the run directory of a recipe called `name`: ``runs/`` and its name, budgets and seed."""
+    """Return the default directory of a run: ``runs/`` and its name, budgets and seed."""
     budgets = [
         amount.text + ("" if axis == "params" else f"-{axis}")
         for axis, amount in recipe.budgets().items()
@@ -135,15 +133,15 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
         run_dir = distributed.broadcast(cast(RunDirectory, None))
         if not (path / LOCK).exists():
             raise UserError(
-                f"{path}: process {distributed.rank()} does not see it; --out must be on storage that all"
-                " machines share"
+                f"{path}: process {distributed.rank()} does not see it;"
+                " --out must be on storage that all machines share"
             )
         yield run_dir
         return
     begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
     _check_same_run(path, begun, fresh)
     with locked(path):
-        # Again: another process may have written until now.
+        # Check again: another process may have written in the meantime.
         manifest = _check_same_run(path, begun, fresh)
         resumes = manifest is not None and not fresh
         run_dir = RunDirectory(path, _resume_manifest(manifest or {}, begun) if resumes else begun)
@@ -170,7 +168,7 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
 
 
 def check_run_dir(path: Path) -> None:
-    """Check that `path` is a run directory, an empty one, or free.
+    """Check that `path` is a run directory, is empty, or does not exist.
 
     Raises:
         UserError: it is a file, or a directory with other things in it.
@@ -222,7 +220,7 @@ def _check_same_run(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str,
     """Return the manifest that exists, if any.
 
     Raises:
-        UserError: it is of another run than `begun`, and not to be discarded.
+        UserError: it belongs to another run than `begun`, and `fresh` is False.
     """
     check_run_dir(path)
     if not (path / MANIFEST).is_file():
@@ -237,18 +235,22 @@ def _check_same_run(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str,
     if ours not in (theirs, own):
         key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
         raise UserError(
-            f"{path}: holds a run of another recipe ({key} differs); choose another --out, or --fresh"
+            f"{path}: holds a run of another recipe ({key} differs);"
+            " choose another --out, or --fresh"
         )
     if manifest.get("data") != begun["data"]:
         raise UserError(
-            f"{path}: the data differs from what this run started with; choose another --out, or --fresh"
+            f"{path}: the data differs from what this run started with;"
+            " choose another --out, or --fresh"
         )
     return manifest
 
 
 def _resume_manifest(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a resumed run: keys about speed as they are now, files as they were
-    named."""
+    """Return the manifest of a resumed run.
+
+    Keys about speed are taken from the new recipe; names of weights files stay as they were.
+    """
     recipe = dict(begun["recipe"])
     for role in TRAINED_BY:
         weights = manifest["recipe"].get(role, {}).get("weights")

@@ -122,7 +122,7 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
     torch.manual_seed(ctx.recipe.seed)
     size = (3, ctx.plan.image_size, ctx.plan.image_size)
     if target.fits(measure_cost(model, size, step.sparse)):
-        # An earlier round went a step further than it had to.
+        # Channels are coarse: an earlier round may already have reached this target.
         return model
     few = IMPORTANCES.load(stage.importance).batch_size or ctx.recipe.batch_size
     losses = [_loss_on(batch, ctx) for batch in ctx.sample_batches(stage.samples, few)]

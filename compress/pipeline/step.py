@@ -1,4 +1,4 @@
-"""Steps: the stages of a plan, with everything that is known of each before the run starts."""
+"""Steps: the stages of a plan, with all that is known about them before the run starts."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Step:
     """A stage of a plan.
 
     Args:
-        kind: of the stage: ``teach``, ``distill``, ``prune``, ``finetune``.
+        kind: the stage's kind: ``teach``, ``distill``, ``prune``, ``finetune``.
         stage: the recipe's keys for it; None for a trained network that takes the place of a stage.
         network: the specification of its model.
         image_size: side of the images that its model takes, in pixels.
         trained: the network that takes the stage's place.
-        index: its place in the plan, counted from 0.
+        index: its position in the plan, counted from 0.
         name: its name in tables, as ``prune 2``.
         file: its weights file, relative to the run directory.
         target: the limits to prune to.
@@ -64,12 +64,17 @@ class Step:
         assert self.train is not None
         if minutes:
             return f"{self.network.name}, epochs fitted to {minutes:g} min in all"
-        return f"{self.network.name}, {self.train.epochs:g} {'epoch' if self.train.epochs == 1 else 'epochs'}"
+        return (
+            f"{self.network.name}, {self.train.epochs:g}"
+            f" {'epoch' if self.train.epochs == 1 else 'epochs'}"
+        )
 
 
 def number_steps(steps: Sequence[Step]) -> list[Step]:
-    """Give steps their index, name, file, teacher and sparsity; kinds that come more than once are
-    numbered."""
+    """Give each step its index, name, file, teacher and sparsity.
+
+    Steps of a kind that occurs more than once are numbered in their names.
+    """
     kinds = [step.kind for step in steps]
     numbered: list[Step] = []
     sparse = False
@@ -91,7 +96,7 @@ def number_steps(steps: Sequence[Step]) -> list[Step]:
 
 
 def _find_teacher(steps: Sequence[Step], index: int) -> int | None:
-    """Return the index of the step whose model the step at `index` distills from, if there is one."""
+    """Return the index of the step that the step at `index` distills from, if any."""
     train = steps[index].train
     if train is None or train.kind == "teach":
         return None

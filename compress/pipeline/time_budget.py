@@ -1,7 +1,7 @@
-"""Time budgets: how a run's minutes are shared among its stages, and what is decided by measuring.
+"""Time budgets: a run's minutes are shared among its stages, and stages are fitted to them.
 
-Decisions (epochs that fit, compiling) are kept in run.json, so that a resumed run ends as an
-uninterrupted one.
+Decisions (epochs that fit, compiling) are stored in run.json, so that a resumed run ends as an
+uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from compress.training.timing import Probe
 
 # Fraction of a stage's time that is kept free, so that it ends on time.
 RESERVE = 0.02
-# Fraction of the time left that every stage gets at least: with less, a short stage does nothing
-# but measure.
+# Smallest fraction of the remaining time that a stage gets. With less, a short stage would spend
+# all of its time on measuring.
 MIN_SHARE = 0.02
-# Steps: fewer of them, with a learning rate that rises and falls within them, do a trained network
-# no good.
+# Fewest steps for which a trained network is trained further. Within fewer, the rise and the fall
+# of the learning rate do it no good.
 MIN_STEPS = 20
 
 
@@ -42,7 +42,7 @@ class StageTime:
     """The time of one training stage, and the decisions that depend on it.
 
     Args:
-        started: the time at which the stage started, of time.monotonic.
+        started: start of the stage, as given by time.monotonic.
         seconds: its part of the run's minutes; None if the run has no time budget.
     """
 
@@ -54,10 +54,10 @@ class StageTime:
     seconds: float | None = None
 
     def should_compile(self, probe: Probe, steps: float) -> bool:
-        """Decide if the stage is compiled; it is measured once and remembered.
+        """Return True if the stage is to be compiled; this is measured once and stored.
 
         Args:
-            steps: of the stage, by the recipe.
+            steps: the stage's number of steps, by the recipe.
         """
         decided: dict[str, bool] = self.run_dir.manifest["compiled"]
         name = self.step.name
@@ -72,11 +72,12 @@ class StageTime:
         return decided[name]
 
     def fit_epochs(self, probe: Probe, steps: int, cached_after: float) -> float:
-        """Return the stage's epochs: the recipe's, or as many as fit into its time; measured once
-        and remembered.
+        """Return the stage's epochs: the recipe's, or as many as fit into its time.
+
+        The number is measured once and stored.
 
         Args:
-            steps: of an epoch.
+            steps: the number of steps in an epoch.
             cached_after: the number of epochs after which all of the teacher's logits are cached.
         """
         assert self.step.train is not None
@@ -101,19 +102,19 @@ def stage_seconds(left: float, costs: Sequence[float]) -> float:
     """Return the seconds, of those left, that the first of the remaining stages gets.
 
     Args:
-        costs: of the remaining stages; the first trains, so its cost is above 0.
+        costs: the costs of the remaining stages; the first trains, so its cost is above 0.
     """
     return (1 - RESERVE) * left * max(MIN_SHARE, costs[0] / sum(costs))
 
 
 def round_epochs(epochs: float, steps: int, trained: bool) -> float:
-    """Round a number of epochs that is next to nothing.
+    """Round a very small number of epochs down to nothing, or up to one step.
 
-    A trained network is left as it is: a few steps would only unsettle it. A new or newly cut one
-    gets one step.
+    A trained network is left as it is, because a few steps would only unsettle it. A new or newly
+    cut network gets at least one step.
 
     Args:
-        steps: of an epoch.
+        steps: the number of steps in an epoch.
     """
     if trained:
         return epochs if epochs * steps >= MIN_STEPS else 0.0
@@ -128,12 +129,12 @@ def continues_training(step: Step, plan: Plan) -> bool:
 
 
 def stage_costs(plan: Plan) -> list[float]:
-    """Return the relative cost of each stage: epochs times multiply-adds for one image; 0 if it
-    does not train.
+    """Return the relative cost of each stage, 0 if it does not train.
 
-    A teacher's forward pass costs a third of a training step. Early-stopped KD is assumed to stop
-    at once. The cost of a step of a pruned student shrinks as the square root of what the tightest
-    limit leaves.
+    The cost is the number of epochs times the multiply-adds for one image. A teacher's forward pass
+    costs a third of a training step. Early-stopped KD is assumed to stop at once. The cost of a
+    step of a pruned student shrinks as the square root of the fraction that the tightest limit
+    leaves.
     """
     data = plan.data
     trained = {step.kind: step.trained.model for step in plan.steps if step.trained}

@@ -1,5 +1,4 @@
-"""Training stages: a network is trained on the labels and, if it has a teacher, on the teacher's
-outputs."""
+"""Training stages: train a network on the labels and, with a teacher, on its outputs."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ from compress.training.objective import Objective
 from compress.training.schedule import count_steps
 from compress.training.trainer import Trainer, TrainResult
 
-# Epochs of a probe, which is stopped long before.
+# Epochs of a probe, which is stopped long before their end.
 ENDLESS = 1_000_000
 
 
@@ -68,7 +67,8 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
             return probe_training(model, timed, ctx, compiled)
 
         epochs = ctx.time.fit_epochs(probe_epochs, steps, _epochs_until_cached(stage, ctx))
-        if not epochs:  # no time is left, and the model has been trained before
+        if not epochs:
+            # No time is left, and the model has been trained before.
             return TrainResult(model.eval(), 0.0)
         return build_trainer(model, replace(stage, epochs=epochs), ctx, compiled).fit()
     return build_trainer(model, stage, ctx, compiled).fit()
@@ -77,8 +77,10 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
 def build_trainer(
     model: nn.Module, stage: Train, ctx: StageContext, compiled: bool = False, lr_scale: float = 1.0
 ) -> Trainer:
-    """Build the trainer of a stage; `compiled` and `lr_scale` as for
-    `compress.training.trainer.Trainer`."""
+    """Build the trainer of a stage.
+
+    `compiled` and `lr_scale` are those of `compress.training.trainer.Trainer`.
+    """
     recipe, data = ctx.recipe, ctx.data
     objective = _build_objective(model, stage, ctx)
     views = stage.views if ctx.teacher is not None and uses_logits(stage) else 0
@@ -115,7 +117,7 @@ def build_trainer(
 def probe_training(
     model: nn.Module, stage: Train, ctx: StageContext, compiled: bool
 ) -> Iterator[Trainer]:
-    """Open a trainer on a copy of `model`, to be timed: it learns nothing and leaves no trace."""
+    """Open a trainer on a copy of `model` for timing; it learns nothing and leaves no trace."""
     with TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         aside = replace(
             ctx, state=Path(folder) / "probe.state", logits_dir=Path(folder), events=RunEvents()
@@ -125,7 +127,7 @@ def probe_training(
 
 
 def _without_teacher(stage: Train) -> Train:
-    """Return `stage` on labels alone, which costs as much as one whose logits are cached."""
+    """Return `stage` on labels alone, which costs as much as with cached logits."""
     return replace(stage, method="labels", alpha=0.0, stop_at_teacher=False)
 
 
@@ -157,7 +159,7 @@ def _build_objective(student: nn.Module, stage: Train, ctx: StageContext) -> Obj
 
 
 def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> LogitsCache:
-    """Open the cache of a teacher's logits, in a folder of its own for all that they depend on."""
+    """Open the cache of a teacher's logits, in a folder named after all that they depend on."""
     recipe, data = ctx.recipe, ctx.data
     views = [data.checksum, data.image_size, data.mean, data.std]
     views += [asdict(stage.augment(data.mirrors)), recipe.seed, recipe.batch_size]

@@ -45,8 +45,10 @@ class Table:
     footer: Sequence[str] | None = None
 
     def as_rich(self) -> rich.table.Table:
-        """Return the table for a `rich.console.Console`. Cells are shown as they are, without
-        markup."""
+        """Return the table for a `rich.console.Console`.
+
+        Cells are shown as they are, without markup.
+        """
         table = rich.table.Table(title=self.title, title_justify="left")
         for index, heading in enumerate(self.headings):
             table.add_column(Text(heading), justify=self._alignment(index), overflow="fold")
@@ -65,8 +67,10 @@ class Table:
         return title + "".join(map(_markdown_row, [self.headings, rule, *self.rows, *footer]))
 
     def as_csv(self) -> str:
-        """Return headings and rows as CSV (RFC 4180). Title and footer are left out: they are not
-        data."""
+        """Return headings and rows as CSV (RFC 4180).
+
+        Title and footer are left out, because they are not data.
+        """
         text = io.StringIO(newline="")
         csv.writer(text).writerows([self.headings, *self.rows])
         return text.getvalue()

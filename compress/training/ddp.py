@@ -1,4 +1,4 @@
-"""Data parallelism: a training step shared among processes computes what one process would."""
+"""Data parallelism: processes that share a training step compute what one process would."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def share_step(
     Args:
         student: the forward pass of `model`.
     """
-    # Objectives with phases leave some parameters out, and so may any network: DDP has to look for
+    # Objectives with phases leave some parameters out, and so may any network: DDP must look for
     # unused ones.
     step = DistributedDataParallel(
         _ShardedLoss(model, student, objective),
@@ -37,13 +37,13 @@ def share_step(
     )
     with_buffers = [m for m in model.modules() if list(m.buffers(recurse=False))]
     if all(isinstance(module, _BatchNorm) for module in with_buffers):
-        # Statistics are of the whole batch, the same in all processes.
+        # Their statistics are those of the whole batch, the same in all processes.
         step.broadcast_buffers = False
     return step
 
 
 class _ShardedLoss(nn.Module):
-    """DDP wraps the loss, not the network: an objective may have parameters of its own."""
+    """The loss as a module. DDP wraps it, and not the network, for the objective's parameters."""
 
     def __init__(self, model: nn.Module, student: Forward, objective: Objective) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _ShardedLoss(nn.Module):
 
 
 class _WholeBatchNorm(TorchFunctionMode):
-    """Inside this context, batch norms in training mode use the statistics of the whole batch."""
+    """Context in which batch norms in training mode use the statistics of the whole batch."""
 
     def __torch_function__(
         self,
@@ -82,10 +82,10 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Do what `torch.nn.functional.batch_norm` does, on this process's shard (B, C, …) of a batch.
+    """Compute `torch.nn.functional.batch_norm` on this process's shard (B, C, …) of a batch.
 
-    torch's SyncBatchNorm has no CPU kernel, and on a GPU it waits at each layer to see which shards
-    are empty.
+    torch's SyncBatchNorm has no CPU kernel, and on a GPU it waits at each layer to find out which
+    shards are empty.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)

@@ -25,8 +25,8 @@ def measure_accuracy(
 ) -> float:
     """Return the top-1 accuracy of `model` in evaluation mode, 0 to 1.
 
-    In a distributed run each process has its shard of the batches, and all get the accuracy on the
-    whole.
+    In a distributed run each process gets its shard of the batches, and all return the accuracy on
+    the whole.
 
     Args:
         image_size, exact: as for `compress.training.forward.make_forward`.

@@ -1,4 +1,4 @@
-"""Events of a training: what it reports while it runs. Subclass `Events` to receive them."""
+"""Events of training, reported while it runs. Subclass `Events` to receive them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Events:
-    """Receives the events of a training and ignores them; override what you need.
+    """Receives the events of training and ignores them; override what you need.
 
     Example:
         >>> class PrintLoss(Events):
@@ -25,10 +25,10 @@ class Events:
         """Called after every epoch.
 
         Args:
-            epochs: how many there will be; 2.5 are three, the last one short.
+            epochs: the number of epochs in all; 2.5 means three, the last one short.
             history: the metrics of each epoch so far: ``epoch``, ``loss``, every named loss,
                 ``val`` (0 to 1) and ``seconds`` since the stage began.
         """
 
     def log(self, text: str) -> None:
-        """Called with a line for the user, as a stage that was restored from an earlier run."""
+        """Called with a line for the user, such as that a stage is resumed."""

@@ -1,4 +1,4 @@
-"""Forward passes as training runs them: resized, channels last, bfloat16 where it is fast."""
+"""Forward passes for training: resized, channels last, bfloat16 where it is fast."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"
 (kellerjordan.github.io/posts/muon), with the extension to convolutions of Jordan 2024 ("94 % on
-CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498): their weights keep their norm, which
-means nothing in front of a normalization but slows learning down as it grows.
+CIFAR-10 in 3.29 seconds on a single GPU", arXiv:2404.00498): their weights keep their norm. In
+front of a normalization the norm has no effect on the output, but slows learning down as it grows.
 
 torch.optim.Muon only takes matrices.
 """
@@ -21,22 +21,22 @@ from torch import Tensor
 MOMENTUM = 0.9
 # Rotation of a convolution's weights in one step, in radians, at a learning rate of 1.
 ROTATION = 0.1
-# Of the quintic that drives singular values towards 1.
+# Coefficients of the quintic that drives singular values towards 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """An optimizer at SGD's learning rates: at `lr`, a step rotates convolutions by ``ROTATION *
-    lr``.
+    """Muon for convolutions and SGD for all other parameters, at SGD's learning rates.
 
-    Convolutions (four-dimensional parameters) move in the direction of their momentum with all
-    singular values made equal, and keep their norm: weight decay means nothing to them. Everything
-    else is trained by SGD with Nesterov momentum.
+    At a learning rate of `lr`, a step rotates convolutions by ``ROTATION * lr``. Convolutions
+    (four-dimensional parameters) move in the direction of their momentum with all singular values
+    made equal, and keep their norm: weight decay does not apply to them. Everything else is trained
+    by SGD with Nesterov momentum.
 
     Args:
         groups: parameters, or groups of them with their own `weight_decay`, as for any torch
-            optimizer; ``turn`` is False for convolutions whose norm matters, because no
+            optimizer; ``turn`` is False for convolutions whose norm matters because no
             normalization follows.
         lr: the learning rate.
 
@@ -93,9 +93,9 @@ def _sgd(parameters: list[Tensor], directions: list[Tensor], lr: float) -> None:
 
 
 def _norms(tensors: list[Tensor]) -> list[Tensor]:
-    """Return norms that can be divided by.
+    """Return norms that are safe to divide by.
 
-    A layer behind a scale of zero has zero gradients, and stays where it is.
+    A layer behind a scale of zero has zero gradients, and stays as it is.
     """
     norms = list(torch._foreach_norm(tensors))
     torch._foreach_clamp_min_(norms, 1e-12)
@@ -103,11 +103,10 @@ def _norms(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def orthogonalize(matrices: list[Tensor]) -> list[Tensor]:
-    """Return each matrix with its singular values near 1 (about 0.7 to 1.2), by Newton-Schulz
-    iteration.
+    """Return each matrix with its singular values near 1, by Newton-Schulz iteration.
 
-    Matrices are padded with zeros to powers of two, which changes nothing, and those of one shape
-    are done at once.
+    They end between about 0.7 and 1.2. Matrices are padded with zeros to powers of two, which does
+    not change the result, and all matrices of one shape are processed together.
     """
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
     wide = [m if m.shape[0] <= m.shape[1] else m.T for m in matrices]

@@ -1,4 +1,4 @@
-"""Objectives: what a training minimizes, as named losses."""
+"""Objectives: the named losses that training minimizes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Objective(Protocol):
         phases: ends of its phases as fractions of the training, the last 1; the learning rate rises
             and falls once in each.
         on_epoch_start: called before each epoch with the best validation accuracy so far, 0 to 1.
-        uses_teacher: False while the objective needs nothing of its teacher.
+        uses_teacher: False while the objective does not need its teacher.
     """
 
     def __call__(self, student: Forward, batch: Batch, progress: float, /) -> Losses:
@@ -36,7 +36,7 @@ class Objective(Protocol):
 
         Args:
             student: images (B, 3, H, W) to logits (B, classes).
-            progress: of the training, 0 to 1.
+            progress: fraction of the training that is done, 0 to 1.
         """
         ...
 

@@ -13,9 +13,10 @@ from compress.training.muon import Muon
 
 
 def build_optimizer(model: nn.Module, objective: nn.Module, stage: Train) -> torch.optim.Optimizer:
-    """Build the optimizer that `stage` names, for a model and for the objective's own parameters.
+    """Build the optimizer that `stage` names, for a model and the objective's own parameters.
 
-    Only weights decay: biases and normalizations, which are one-dimensional, do not.
+    Weight decay applies to weights only, and not to biases and normalizations, which are
+    one-dimensional.
     """
     parameters = list(model.parameters())
     groups: list[dict[str, Any]] = [
@@ -38,12 +39,14 @@ def build_optimizer(model: nn.Module, objective: nn.Module, stage: Train) -> tor
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Update the moving average of the weights with those of `model` after step number `step`,
-    counted from 0.
+    """Update the moving average of the weights with the weights of `model`.
 
-    Floating-point buffers are averaged too, integers are copied. The average spans at most 1 / (1 -
+    Floating-point buffers are averaged too; integers are copied. The average spans at most 1 / (1 -
     decay) steps, and fewer at the beginning, so that short stages are averaged as well. torch's
     AveragedModel keeps its step count on the device, so that every step would wait for the GPU.
+
+    Args:
+        step: number of the step that has just been taken, counted from 0.
     """
     weight = 1 - min(decay, (1 + step) / (10 + step)) if step else 1.0
     torch._foreach_lerp_(_tensors(average, True), _tensors(model, True), weight)

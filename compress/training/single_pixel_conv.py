@@ -10,21 +10,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
-ARGUMENT_TYPES = [
-    tuple,
-    tuple,
-    tuple,
-    int,
-]  # stride, padding, dilation and groups, as nn.Conv2d gives them
+# Of stride, padding, dilation and groups, as nn.Conv2d passes them.
+ARGUMENT_TYPES = [tuple, tuple, tuple, int]
 
 
 class SinglePixels(TorchFunctionMode):
-    """Inside this context, convolutions on a CPU that put out 1×1 maps are matrix products.
+    """Context in which convolutions with 1×1 outputs are computed as matrix products, on a CPU.
 
-    Networks end in such maps on small images: half of a ResNet50's weights at 28 pixels see nothing
-    else. oneDNN trains them at a quarter of the speed of its matrix products. Its bfloat16
-    convolutions also leave the gradients of taps that only see padding uninitialized; here they are
-    zero.
+    Networks end in such maps on small images: at 28 pixels, half of a ResNet50's weights are in
+    such convolutions. oneDNN trains them at a quarter of the speed of its matrix products. Its
+    bfloat16 convolutions also leave the gradients of taps that only see padding uninitialized; here
+    they are zero.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -48,8 +44,10 @@ def _as_product(
     dilation: Pair,
     groups: int,
 ) -> Tensor | None:
-    """Return the convolution of images (B, I, H, W) with a weight (O, I / groups, h, w) if it is
-    (B, O, 1, 1), or None."""
+    """Return a convolution as a matrix product if its output is a single pixel, else None.
+
+    The convolution maps images (B, I, H, W) to (B, O, 1, 1) by a weight (O, I / groups, h, w).
+    """
     if dilation != (1, 1) or images.dim() != 4:
         return None
     sides, kernel = images.shape[2:], weight.shape[2:]

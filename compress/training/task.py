@@ -1,4 +1,4 @@
-"""Tasks: what a target is, the loss on labels, the metric, and what the network must put out.
+"""Tasks: the encoding of targets, the loss on labels, the metric, and the shape of outputs.
 
 Classification is the only task. A second one, such as segmentation, is a class with the same
 methods.
@@ -28,8 +28,7 @@ class Classification:
     metric = "top-1 accuracy"
 
     def encode_targets(self, targets: Tensor) -> Tensor:
-        """Encode class numbers, int64 (B,), as distributions that can be mixed: float32 (B,
-        classes)."""
+        """Encode class numbers, int64 (B,), as targets that can be mixed, float32 (B, classes)."""
         return F.one_hot(targets, self.classes).float()
 
     def class_numbers(self, targets: Tensor) -> Tensor:
@@ -41,7 +40,7 @@ class Classification:
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return which predictions are right: bool (B,)."""
+        """Return a mask of the correct predictions: bool (B,)."""
         return logits.argmax(1) == self.class_numbers(targets)
 
     def output_shape(self, batch: int) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
-"""Timing: how long a training step takes on this machine, how many epochs fit, and whether
-compiling pays.
+"""Timing: the duration of a training step, the epochs that fit, and the gain of compiling.
 
-Trainings are timed by stepping a `Trainer` that leaves the weights alone.
+Training is timed by stepping a `Trainer` that leaves the weights alone.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from compress.runtime import distributed
 from compress.runtime.errors import one_line
 from compress.training.trainer import Trainer
 
-# A measurement: steps that are not counted, then at least so many steps and seconds.
+# A measurement: steps that are not counted, then a minimum of steps and of seconds.
 WARMUP_STEPS, MIN_STEPS, MIN_SECONDS = 2, 6, 2.0
 
-# Shorter trainings are not compiled: steps, and seconds.
+# Training that is shorter, in steps or in seconds, is not compiled.
 MIN_COMPILED_STEPS, MIN_COMPILED_SECONDS = 1000, 120.0
 
 # Opens a trainer to be timed, and removes what it wrote; the argument is `cached` for `fit_epochs`
@@ -32,12 +31,12 @@ Probe = Callable[[bool], AbstractContextManager[Trainer]]
 
 @dataclass(frozen=True)
 class StepTiming:
-    """Durations of a training, in seconds.
+    """Durations of training, in seconds.
 
     Args:
-        step: of a step.
-        epoch_end: of the validation after an epoch, with saving.
-        startup: what the first steps take beyond that: caches fill, networks compile.
+        step: duration of a step.
+        epoch_end: duration of validating and saving after an epoch.
+        startup: extra time of the first steps, in which caches fill and networks compile.
     """
 
     step: float
@@ -45,10 +44,10 @@ class StepTiming:
     startup: float = 0.0
 
     def epochs_in(self, seconds: float, steps: int) -> float:
-        """Return how many epochs of `steps` steps fit into `seconds`: full ones, then a part; 0 for
-        less than a step.
+        """Return the number of epochs of `steps` steps that fit into `seconds`.
 
-        Every epoch ends with a validation, a short one too, and the stage with another.
+        The last epoch may be a short one. The result is 0 for less than a step. Every epoch ends
+        with a validation, even a short one, and the stage with another.
         """
         full, rest = divmod(max(seconds - self.epoch_end, 0), steps * self.step + self.epoch_end)
         part = max(rest - self.epoch_end, 0) / (steps * self.step)
@@ -89,14 +88,15 @@ def time_steps(trainer: Trainer, seconds: float, epoch_ends: bool = True) -> Ste
 
 
 def fit_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = math.inf) -> float:
-    """Return how many epochs of `steps` steps fit into `seconds`, less the time that measuring
-    takes.
+    """Return the number of epochs of `steps` steps that fit into `seconds`.
+
+    The time that measuring takes is subtracted first.
 
     Args:
         cached_after: the number of epochs after which all of the teacher's logits are cached.
 
     Returns:
-        The number of epochs, 0 for less than a step; the same in all processes of a run.
+        The number of epochs, 0 for less than a step; it is the same in all processes.
     """
     if seconds <= 0:
         return 0.0
@@ -118,14 +118,14 @@ def fit_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = m
 
 
 def compiling_pays(probe: Probe, steps: float, seconds: float) -> tuple[bool, str]:
-    """Find out if a training is over sooner when it is compiled, the compiler's time included.
+    """Measure if training ends sooner when it is compiled, the compiler's time included.
 
     Args:
-        steps, seconds: length of the training: until the first of the two is over.
+        steps, seconds: length of the training, which ends at the first of the two.
 
     Returns:
-        True if it is; and a line about what was measured, empty if the training is too short to
-        ask.
+        True if it does; and a line about the measurement, empty if the training is too short for
+        one.
     """
     if steps < MIN_COMPILED_STEPS or seconds < MIN_COMPILED_SECONDS:
         return False, ""
@@ -137,7 +137,8 @@ def compiling_pays(probe: Probe, steps: float, seconds: float) -> tuple[bool, st
     try:
         with probe(True) as trainer:
             compiled = time_steps(trainer, MIN_SECONDS, epoch_ends=False)
-    except Exception as error:  # the compiler may raise anything
+    # The compiler may raise anything.
+    except Exception as error:
         return False, f"not compiled: {one_line(error)}"
     pays = compiled.startup + steps * compiled.step < steps * plain
     speed = f"{plain / compiled.step:.2g} times as fast, {compiled.startup:.0f} s to compile"
@@ -145,7 +146,7 @@ def compiling_pays(probe: Probe, steps: float, seconds: float) -> tuple[bool, st
 
 
 def _now() -> float:
-    """Return the time once a GPU has done what it was given."""
+    """Return the time, after a GPU has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.monotonic()

@@ -1,7 +1,7 @@
-"""The training loop: a model, an objective, batches.
+"""The training loop.
 
-`Trainer.fit` trains to the end. `Trainer.steps` trains one step at a time, which is how
-`compress.training.timing` measures how long a step takes.
+`Trainer.fit` trains to the end. `Trainer.steps` trains one step at a time: this is how
+`compress.training.timing` measures the duration of a step.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from compress.training.objective import Losses, Objective, total_loss
 from compress.training.optimizers import build_optimizer, update_average
 from compress.training.schedule import find_phase, learning_rate
 
-# Of one epoch: epoch, loss, every named loss, val (0 to 1), seconds since the stage began.
+# Metrics of an epoch: epoch, loss, every named loss, val (0 to 1), seconds since the stage began.
 Metrics = dict[str, float]
 
-# A training step: a batch and the progress to the loss and its parts.
+# A training step: takes a batch and the progress, returns the loss and its parts.
 Step = Callable[[Batch, float], tuple[Tensor, Losses]]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The result of a training.
+    """The result of training.
 
     Args:
         model: with its last weights, or with their moving average; in evaluation mode.
@@ -64,21 +64,22 @@ class TrainResult:
 class Trainer:
     """Trains a model in place.
 
-    After every epoch all that the next one needs is written to `state`, and the metrics so far, one
-    JSON line an epoch, beside it. If `state` exists, `fit` resumes from it and ends as if it had
-    never been interrupted, since every random choice is a function of the epoch. In a distributed
-    run each process trains on its shard of every batch, and the result is that of one process.
+    After every epoch, everything that the next one needs is written to `state`, and the metrics so
+    far are written beside it, one JSON line an epoch. If `state` exists, `fit` resumes from it and
+    ends as if it had never been interrupted, since every random choice is a function of the epoch.
+    In a distributed run each process trains on its shard of every batch, and the result is that of
+    one process.
 
     Args:
-        model: parameters that require no gradient stay as they are, and so do batch norms without
-            any others.
+        model: the network; parameters that require no gradient stay as they are, and so do batch
+            norms all of whose parameters require none.
         objective: the losses to minimize.
         stage: length, optimizer and learning rate.
-        batches: an epoch's number to its batches, on the model's device.
+        batches: maps an epoch's number to its batches, on the model's device.
         steps_per_epoch: the number of batches of an epoch; the last epoch is shorter where the
             stage's epochs are fractional.
-        validate: a model to its validation accuracy, 0 to 1.
-        seed: of dropout and the like.
+        validate: maps a model to its validation accuracy, 0 to 1.
+        seed: seed of dropout and the like.
         state: the file to resume from.
         image_size: side to which images are resized on their way into the model.
         compiled: run the model through torch.compile, if this machine can.
@@ -122,7 +123,7 @@ class Trainer:
 
     @property
     def result(self) -> nn.Module:
-        """The model that the training gives back: the moving average, if there is one."""
+        """The model that training returns: the moving average, if there is one."""
         return self.model if self.average is None else self.average
 
     def fit(self) -> TrainResult:
@@ -140,7 +141,7 @@ class Trainer:
         return TrainResult(self.result.eval(), self.stage.epochs, tuple(self.history))
 
     def steps(self, epoch: int) -> Iterator[Losses]:
-        """Start an epoch, and train one step at a time: yields the losses of each step."""
+        """Start an epoch and train one step at a time, yielding the losses of each step."""
         torch.manual_seed(self.seed * 100_003 + epoch + (distributed.rank() << 40))
         self.model.train()
         _freeze_statistics(self.model)
@@ -189,7 +190,7 @@ class Trainer:
         """Validate, save the state, and report the epoch's metrics.
 
         Args:
-            started: the time at which the epoch began, of time.monotonic.
+            started: start of the epoch, as given by time.monotonic.
 
         Raises:
             UserError: the loss is not finite; nothing is saved then.
@@ -199,7 +200,8 @@ class Trainer:
         means = (sums / distributed.world_size() / count).tolist()
         if not all(map(math.isfinite, means)):
             raise UserError(
-                f"the loss is not finite after epoch {epoch + 1}; lower the stage's lr and start again"
+                f"the loss is not finite after epoch {epoch + 1};"
+                " lower the stage's lr and start again"
             )
         accuracy = self.validate(self.result)
         seconds = (
@@ -244,20 +246,22 @@ class Trainer:
 
 
 def _compile(model: nn.Module) -> Callable[..., Tensor]:
-    """Compile `model` as if it were the process's first.
+    """Compile `model` as if it were the first one in this process.
 
     Earlier compilations would make the shapes of later networks dynamic, and a resumed stage must
     compute the same.
     """
-    # It warns of a missing GPU that nobody asked for.
+    # torch warns of a missing GPU even if none is asked for.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     torch._dynamo.reset()
     return torch.compile(model, dynamic=False)
 
 
 def _freeze_statistics(model: nn.Module) -> None:
-    """Put every module in which nothing is trained into evaluation mode: its running statistics
-    stay too."""
+    """Put every module without trainable parameters into evaluation mode.
+
+    Its running statistics stay as they are, too.
+    """
     for module in model.modules():
         trained = [parameter.requires_grad for parameter in module.parameters()]
         if trained and not any(trained):

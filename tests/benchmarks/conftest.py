@@ -10,6 +10,9 @@ from tiny import Tiny
 
 @pytest.fixture(autouse=True)
 def scripts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the benchmarks importable, as running one of them does; work beside the custom networks."""
+    """Make the benchmarks importable, as they are when run.
+
+    Tests work in the folder of the custom networks.
+    """
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     monkeypatch.chdir(tiny.root)

@@ -1,4 +1,4 @@
-"""benchmarks/accuracy.py on the tiny data set: what its table rests on."""
+"""benchmarks/accuracy.py on the tiny data set."""
 
 from __future__ import annotations
 
@@ -22,14 +22,8 @@ from compress.pipeline.pretrained import load_checkpoint
 from compress.recipe.load import load_recipe
 
 BUDGET = 100_000
-ROWS = {
-    "ours",
-    "torch-pruning",
-    "torch-pruning-kd",
-    "narrowed",
-    "narrowed-kd",
-    "by-hand",
-}  # of 1, 2, 3, 4 and 6
+# Keys of the rows 1, 2, 3, 4 and 6.
+ROWS = {"ours", "torch-pruning", "torch-pruning-kd", "narrowed", "narrowed-kd", "by-hand"}
 WIDE = """
 import tinynets
 
@@ -56,7 +50,7 @@ def times(out: Path) -> dict[str, int]:
 
 
 def losses(out: Path, row: str) -> list[float]:
-    """Of every epoch of a row."""
+    """Return the loss of every epoch of a row."""
     files = sorted((out / "rows" / row / "seed1").glob("*.jsonl"))
     return [json.loads(line)["loss"] for file in files for line in file.read_text().splitlines()]
 
@@ -69,7 +63,7 @@ def recipe(tiny: Tiny) -> Path:
 
 @pytest.fixture
 def words(recipe: Path, tmp_path: Path) -> tuple[object, ...]:
-    """What a benchmark of the tiny data is called with; what it leaves goes to `tmp_path`/out."""
+    """Arguments of a benchmark on the tiny data, with its output in `tmp_path`/out."""
     return "--recipe", recipe, "--budget", BUDGET, "--seeds", "1", "--out", tmp_path / "out"
 
 
@@ -92,7 +86,8 @@ def test_every_row_fits_the_budget_and_is_made_once(
         )
         assert 0 <= cell["val"] <= 1 and 0 <= cell["test"] <= 1 and cell["note"] == ""
         assert f"{cell['params']:,}" in shown
-    assert cells["by-hand"]["params"] == 94_866 - 6 * 33  # four classes, not ten
+    # Four classes, not ten.
+    assert cells["by-hand"]["params"] == 94_866 - 6 * 33
     for row in ("torch-pruning", "narrowed"):
         assert len(losses(out, row)) == 5 and losses(out, row) != losses(out, f"{row}-kd")
     run = json.loads((out / "seed1" / "run.json").read_text())
@@ -180,9 +175,8 @@ def test_a_row_goes_on_where_it_was_stopped(
     import accuracy
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            accuracy, "measure_accuracy", lambda *args, **options: 1 / 0
-        )  # all is trained, and then it breaks off
+        # The row breaks off when all of its training is done.
+        patch.setattr(accuracy, "measure_accuracy", lambda *args, **options: 1 / 0)
         stopped = CliRunner().invoke(accuracy.main, [str(word) for word in (*words, "--rows", "2")])
     assert isinstance(stopped.exception, ZeroDivisionError) and "epoch " in stopped.output
     cell = tmp_path / "out" / "rows" / "torch-pruning" / "seed1.json"
@@ -214,9 +208,8 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
         spent = sum(stage["seconds"] for stage in stages[first:])
         assert epochs >= 1 and (epochs - 0.5) * pace <= max(spent, pace) <= (epochs + 0.5) * pace
 
-    monkeypatch.setattr(
-        ways, "relative_step", lambda setting: 0.01
-    )  # another day, another pace: the row's end stays
+    # The stored number of epochs holds, even at another speed.
+    monkeypatch.setattr(ways, "relative_step", lambda setting: 0.01)
     again = rows / "by-hand-all" / "seed1.json"
     before = json.loads(again.read_text())["epochs"]
     again.unlink()
@@ -249,7 +242,7 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
 
 @pytest.fixture
 def setting(recipe: Path, tmp_path: Path) -> Any:
-    """Our run, and what rows take from it."""
+    """Our run, and the setting that rows use."""
     import rows
 
     loaded = load_recipe(str(recipe), {"budget": BUDGET})
@@ -273,7 +266,7 @@ def test_kd_rows_distill_from_our_teacher(setting: Any, tmp_path: Path) -> None:
 def test_a_slower_network_takes_relatively_longer(
     setting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a clock that only forward passes move: a second for ours, three for the other network."""
+    """Only forward passes move the clock: 1 s for our network, 3 s for the other."""
     import bursts
     import rows
 
@@ -305,9 +298,8 @@ def test_a_classifier_that_is_there_is_cut_and_teaches(
     benchmark(*words[:-1], out, "--student", student, "--rows", "1,3")
     stages = json.loads((out / "seed1" / "run.json").read_text())["stages"]
     assert [stage["kind"] for stage in stages[:3]] == ["teach", "distill", "prune"]
-    assert (
-        stages[0]["params"] == stages[1]["params"] and stages[0]["val"] == stages[1]["val"]
-    )  # one network
+    # Both are the given network.
+    assert stages[0]["params"] == stages[1]["params"] and stages[0]["val"] == stages[1]["val"]
     cells = [
         json.loads((out / "rows" / key / "seed1.json").read_text())
         for key in ("ours", "torch-pruning-kd")
@@ -346,10 +338,16 @@ def test_torch_pruning_lands_as_near_as_it_can() -> None:
 
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Conv2d(3, 40, 3), nn.BatchNorm2d(40), nn.ReLU(), nn.Conv2d(40, 60, 3), nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(), nn.Linear(60, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 40, 3),
+        nn.BatchNorm2d(40),
+        nn.ReLU(),
+        nn.Conv2d(40, 60, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(60, 4),
+    )
     pruned = torch_pruning_cut(model, torch.zeros(1, 3, 8, 8), 9_000, 4)
-    step = 1 + 9 * 60 + 9 * 3  # no channel costs more
+    # No channel costs more.
+    step = 1 + 9 * 60 + 9 * 3
     assert 9_000 - 2 * step < measure_cost(pruned, (3, 8, 8)).params <= 9_000
     assert pruned[-1].out_features == 4 and model[0].out_channels == 40

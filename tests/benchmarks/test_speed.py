@@ -1,4 +1,4 @@
-"""benchmarks/speed.py on the tiny data set: what its table rests on."""
+"""benchmarks/speed.py on the tiny data set."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def weights(tiny: Tiny) -> Path:
 
 
 def table(*words: object) -> Iterator[dict[str, str]]:
-    """Run the benchmark, and return the rows of the Markdown that it ends with."""
+    """Run the benchmark, and yield the rows of its Markdown table."""
     from speed import HEADINGS, main
 
     fixed = ("--workers", 0, "--device", "cpu", "--no-compile")
@@ -68,7 +68,7 @@ def test_every_row_is_measured(tiny: Tiny, weights: Path) -> None:
     rows = list(table("--recipe", tiny.recipe, "--weights", weights, "--steps", 1, "--repeats", 2))
     assert {row["row"] for row in rows} == set("12345679")
     measured = [row for row in rows if row["ours"] != "-"]
-    # Without torchdistill, or a second core, a row says so.
+    # Without torchdistill, or a second core, a row is not measured.
     assert len(measured) >= len(rows) - 2
     for row in measured:
         ours, _, ratio = (float(row[key].replace(",", "")) for key in ("ours", "plain", "ratio"))
@@ -148,7 +148,7 @@ def test_torchdistill_is_set_up_to_do_what_the_plain_script_does() -> None:
 
 
 class Clock:
-    """A clock that only moves when it is told to."""
+    """A clock that only moves when it is set forward."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import bursts
@@ -157,7 +157,7 @@ class Clock:
         monkeypatch.setattr(bursts.time, "perf_counter", lambda: self.now)
 
     def train(self, warm: float, step: float) -> Iterator[int]:
-        """Train without end: `warm` s for each step before the clock starts, then `step` s."""
+        """Train endlessly: steps of the warm-up take `warm` s, timed steps `step` s."""
         import bursts
 
         for number in itertools.count():
@@ -175,8 +175,10 @@ def test_only_steps_after_the_warm_up_are_timed(monkeypatch: pytest.MonkeyPatch)
 
 
 class Trace:
-    """In the profiler's place: a kernel runs in 30 of each 50 ms, sometimes two, and much else
-    besides."""
+    """Stands in for the profiler.
+
+    Kernels run in 30 of each 50 ms, sometimes two at once, among events that do not count.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock

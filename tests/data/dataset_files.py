@@ -74,8 +74,10 @@ def write_images(root: Path, classes: list[str], count: int, suffix: str = ".png
 
 
 def write_imagenet(root: Path) -> None:
-    """Write an ImageNet as torchvision unpacks it: 1,000 classes, of two training images and one
-    validation image each."""
+    """Write an ImageNet as torchvision unpacks it.
+
+    It has 1,000 classes with two training images and one validation image each.
+    """
     names = [f"n{n:08}" for n in range(1000)]
     random = np.random.default_rng(0)
     for split, count in (("train", 2), ("val", 1)):
@@ -94,8 +96,10 @@ def write_meta(root: Path, classes: dict[str, str]) -> None:
 
 
 def write_imagenet_archive(root: Path, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write ImageNet's training archive, which holds an archive of three images for each class, and
-    patch its MD5 in torchvision."""
+    """Write ImageNet's training archive, and patch its MD5 in torchvision.
+
+    It holds an archive of three images for each class.
+    """
     write_images(root / "unpacked", names, 3, ".JPEG")
     for name in names:
         with tarfile.open(root / "unpacked" / f"{name}.tar", "w") as inner:

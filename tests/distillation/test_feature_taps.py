@@ -107,8 +107,10 @@ FAMILIES += (
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_defaults_suit_every_method_for_every_family(name: str) -> None:
-    """Smaller and smaller square maps, with something to train before each and a classifier behind
-    the last."""
+    """The default taps have ever smaller square maps.
+
+    There is something to train before each tap, and a classifier behind the last.
+    """
     size = {"maxvit_t": 224, "inception_v3": 96}.get(name, 64)
     network, image = skeleton(ModelSpec(name), 7), torch.zeros(1, 3, size, size, device="meta")
     student = Tapped(network, network, default_taps(network, size), image)

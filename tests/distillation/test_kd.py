@@ -68,8 +68,10 @@ def test_which_of_the_two_is_the_teacher_matters() -> None:
 
 
 def test_gradients_at_high_temperatures_are_those_of_half_the_squared_distance() -> None:
-    """Equation 4 of the paper, times T²: for centred logits, (student - teacher) / classes for each
-    sample."""
+    """Equation 4 of the paper, times T².
+
+    For centred logits, the gradient is (student - teacher) / classes for each sample.
+    """
     student = STUDENT.sub(STUDENT.mean(1, keepdim=True)).requires_grad_()
     teacher = TEACHER - TEACHER.mean(1, keepdim=True)
     torch.autograd.backward(kd_loss(student, teacher, 1000.0))

@@ -185,8 +185,7 @@ def recipe_of(tiny: Tiny, file: Path, method: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS.builtin)
 def test_a_run_with_every_method(tiny: Tiny, tmp_path: Path, method: str) -> None:
-    """Distilled, pruned, and fine-tuned at the widths that are left: the result is the bare
-    student."""
+    """The result of distilling, pruning and fine-tuning is the bare student."""
     recipe = recipe_of(tiny, tmp_path / "recipe.toml", f'method = "{method}"')
     result = compress.run(str(recipe), out=tmp_path / "run", max_images=72)
     assert [result.name for result in result.results] == ["teach", "distill", "prune", "finetune"]

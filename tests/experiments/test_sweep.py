@@ -74,8 +74,7 @@ def test_each_budget_continues_from_the_one_above(
 
 
 class CacheWatch(RunEvents):
-    """Records which files a sweep's logits cache has after each stage, and when they were
-    written."""
+    """Records the files of a sweep's logits cache, with their times, after each stage."""
 
     def __init__(self, out: Path) -> None:
         self.out = out

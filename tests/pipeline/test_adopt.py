@@ -1,4 +1,4 @@
-"""Networks that were trained elsewhere."""
+"""Adoption of networks that were trained elsewhere."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ WRAPPED = {
 def test_as_training_scripts_save_it(
     how: str, run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
-    """A trained student goes out and comes back in; it is as good as it was, and a run prunes it."""
+    """A trained student, saved and adopted, has the same accuracy, and a run prunes it."""
     kept = own_model(finished / FILES[1])
     torch.save(WRAPPED[how](kept.model.state_dict()), tmp_path / "theirs.pt")
     seen = ["--mean", ",".join(map(str, kept.mean)), "--std", ",".join(map(str, kept.std))]

@@ -1,4 +1,4 @@
-"""Which network a stage distills from, and until when."""
+"""The network that a stage distills from, and the end of distillation."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_feature_maps_of_the_previous_network_are_compared(tiny: Tiny, tmp_path:
 
 
 def test_feature_methods_are_checked_with_a_copy_as_the_teacher(tiny: Tiny) -> None:
-    """A network that distills from itself is there twice: one copy is trained, the other frozen."""
+    """A network that distills from itself is copied: one is trained, the other frozen."""
     keys = {"stages.4.method": "fitnets", "stages.4.taps": ["1"]}
     keys |= {"stages.6.method": "stagewise", "stages.6.taps": ["0", "1"]}
     keys |= {f"stages.{stage}.distill_from": "previous" for stage in (4, 6)}
@@ -150,8 +150,10 @@ def test_distillation_stops_once_the_student_is_as_good_as_its_teacher(
 def test_a_student_that_beat_its_teacher_before_trains_on_labels_only(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its teacher is not even loaded; neither is one without any weight. One that is no worse than
-    the student, since it may be the same network, distills."""
+    """Its teacher is not even loaded, nor is a teacher without any weight in the loss.
+
+    A teacher as good as the student distills, since it may be the same network.
+    """
     last = {
         "beaten": 'method = "kd"\nalpha = 1.0\nstop_at_teacher = true\nviews = 1',
         "weightless": "alpha = 0.0\nviews = 1",

@@ -1,4 +1,4 @@
-"""What a recipe comes to, and what is refused before any time is spent."""
+"""Plans: resolved recipes, and recipes that are refused before any time is spent."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def test_single_images_that_end_as_single_pixels_are_refused(
         and refused.out == ""
         and not (tmp_path / "run").exists()
     )
-    make_plan(load_recipe(str(recipe)))  # larger ones leave something to measure
+    # Larger budgets leave something to measure.
+    make_plan(load_recipe(str(recipe)))
 
 
 def test_a_recipe_that_is_wrong_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 
 
 def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
-    """The default recipe distills at half the side, and its last rounds are at the whole one."""
+    """The default recipe distills at half the image size, and its last rounds use the full size."""
     for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):
         plan = make_plan(load_recipe("default", {"budget": budget, "max_images": 100}))
         prunes = [place for place, step in enumerate(plan.steps) if step.prune]

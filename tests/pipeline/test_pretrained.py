@@ -27,7 +27,7 @@ def assert_same_student(run: Path, other: Path) -> None:
 
 
 def test_a_given_teacher_is_used(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
-    """The run's own teacher, given: the same student comes out; another teacher, another student."""
+    """The run's own teacher gives the same student; another teacher gives another student."""
     out = tmp_path / "run"
     given = run("run", tiny.recipe, "--teacher", finished / FILES[0], "--out", out)
     assert_same_student(out, finished)
@@ -85,7 +85,8 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
     for file in FILES[:2]:
         a, b = weights(out / file), weights(finished / FILES[1])
         assert all(torch.equal(a[key], b[key]) for key in b)
-    further = tmp_path / "further"  # what has been pruned before can be pruned again
+    # A pruned network can be pruned again.
+    further = tmp_path / "further"
     run(
         "run",
         tiny.recipe,
@@ -104,7 +105,7 @@ def test_a_trained_student_is_pruned_and_its_own_teacher(
 def test_a_given_network_keeps_its_own_proportions(
     tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
-    """Not those of the network that it was cut from."""
+    """Its original is the given network, and not the one that it was cut from."""
     kept, block, example = (
         own_model(finished / FILES[1]),
         importlib.import_module("tinynets")._block,
@@ -154,8 +155,7 @@ def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them
     plan = make_plan(
         load_recipe(str(tiny.recipe), {"student": tmp_path / "evil.pth", "budget": "3k"})
     )
-    assert (
-        plan.recipe.student.name == "tinynets:student"
-    )  # and nothing of the file's name was imported
+    # The module that the file names was not imported.
+    assert plan.recipe.student.name == "tinynets:student"
     with pytest.raises(UserError, match="its own teacher"):
         load_recipe(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})

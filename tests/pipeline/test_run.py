@@ -1,4 +1,4 @@
-"""Whole runs, from the command line and from Python: the files they leave, and budgets."""
+"""Whole runs, from the command line and from Python: their files and their budgets."""
 
 from __future__ import annotations
 
@@ -214,11 +214,11 @@ def test_torchvision_networks_by_flag_and_from_python_alike(
     assert manifest["recipe"]["teacher"] == asdict(ModelSpec("resnet18"))
     assert results[0].params == 11_178_564 and results[1].params == 11_170_884
     assert manifest["budget"]["params"] == int(0.02 * 11_170_884)
-    again = compress.run(
-        str(recipe), out=tmp_path / "a", **flags
-    )  # the very same run, so it is done
+    # The same run, so it is done already.
+    again = compress.run(str(recipe), out=tmp_path / "a", **flags)
     assert list(again.results) == results
-    kept = compress.load(again.model)  # and no word of ours is needed to load torchvision's
+    # A torchvision network is loaded without its specification.
+    kept = compress.load(again.model)
     assert kept.network == ModelSpec("resnet18", "small")
     assert (
         0.99 * 0.02 * 11_170_884

@@ -1,4 +1,4 @@
-"""Run directories: runs that are killed, started twice or afresh, and other content."""
+"""Run directories: killed, repeated and fresh runs, and foreign content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from compress.runtime.errors import UserError
 
 
 def dies(recipe: str, out: Path, networks: Path, place: str, calls: int) -> None:
-    """A run that SIGKILL ends at a call of the function `place`: in it, not before or after."""
+    """Run until SIGKILL ends the process within a call of the function `place`."""
     sys.path.insert(0, str(networks))
     torch.set_num_threads(1)
     module, _, name = place.rpartition(".")
@@ -119,9 +119,8 @@ def test_a_teacher_is_not_asked_again_after_a_kill(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, asked = tmp_path / "run", list[Path]()
-    assert (
-        die(tiny, out, "compress.distillation.kd.kd_loss", 15) == -signal.SIGKILL
-    )  # both views have been seen
+    # By then, both views have been seen.
+    assert die(tiny, out, "compress.distillation.kd.kd_loss", 15) == -signal.SIGKILL
     kept = list(out.rglob("view-*.npy"))
     assert len(kept) == 2
 
@@ -130,7 +129,8 @@ def test_a_teacher_is_not_asked_again_after_a_kill(
 
     monkeypatch.setattr("compress.pipeline.train_stage.LogitsCache", watched)
     compress.run(str(tiny.recipe), out=out)
-    assert asked and kept[0].parent not in asked  # for other images, in `finetune 1`
+    # `finetune 1` asks for other images.
+    assert asked and kept[0].parent not in asked
     assert_same(out, finished)
 
 
@@ -187,7 +187,8 @@ def test_whether_it_is_compiled_does_not_make_it_another_run(
     (out / "run.json").write_text(json.dumps(manifest))
     before = contents(out)
     compress.run(str(tiny.recipe), out=out)
-    assert contents(out) == before  # done: as it was done
+    # A finished run stays as it is.
+    assert contents(out) == before
 
     (out / FILES[-1]).unlink()
     compress.run(str(tiny.recipe), out=out)

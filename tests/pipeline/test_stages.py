@@ -1,4 +1,4 @@
-"""Stages do what the recipe says: ranking of channels, widths, and mirrored images."""
+"""Stages: ranking of channels, widths, and mirrored images, as the recipe says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HALF = 3_820
 
 @pytest.fixture
 def ctx(tiny: Tiny, tmp_path: Path) -> StageContext:
-    """The context of the tiny recipe's last cut, with `HALF` as its target."""
+    """Return the context of the tiny recipe's last cut, with `HALF` as its target."""
     plan = make_plan(load_recipe(str(tiny.recipe)))
     step = replace(plan.steps[4], target=Limits(HALF))
     return StageContext(plan, step, tmp_path / "state", tmp_path, RunEvents())
@@ -38,7 +38,7 @@ def run(model: nn.Module, stage: Prune | Train, ctx: StageContext) -> nn.Module:
 
 
 def student(a: int = 16, b: int = 32, c: int = 32) -> nn.Sequential:
-    """The tiny student, or a narrower one."""
+    """Return the tiny student, or a narrower one."""
     torch.manual_seed(0)
     blocks = []
     for inner, outer, stride in ((3, a, 1), (a, b, 2), (b, c, 2)):
@@ -56,7 +56,7 @@ def test_every_kind_of_stage_has_keys_and_a_function() -> None:
 
 
 def test_a_network_that_fits_already_is_left_as_it_is(ctx: StageContext) -> None:
-    """Channels are coarse steps: one round may land below the next one's target."""
+    """Channels are coarse: one round may end below the next round's target."""
     model = student(6, 10, 10)
     assert run(model, Prune(samples=64), ctx) is model
 
@@ -65,7 +65,7 @@ def test_a_network_that_fits_already_is_left_as_it_is(ctx: StageContext) -> None
 def test_channels_are_ranked_by_the_importance_of_the_stage(
     ctx: StageContext, importance: str, keeps_silent: bool
 ) -> None:
-    """Every other channel has large weights, and carries nothing."""
+    """Every other channel has large weights, but no effect."""
     model = student()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

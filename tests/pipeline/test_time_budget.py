@@ -1,5 +1,7 @@
-"""Time budgets: minutes are shared by cost, decisions are remembered, and measuring leaves no
-trace."""
+"""Time budgets: minutes are shared by cost, and decisions are stored.
+
+Measuring leaves no trace.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_costs_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
-    """By hand for the tiny recipe: 3 + 3 + 2 + 3 epochs, the distill stage at half the side."""
+    """The tiny recipe has 3 + 3 + 2 + 3 epochs, and distills at half the image size."""
     plan = make_plan(load_recipe(str(tiny.recipe)))
 
     def macs(name: str, size: int) -> int:
@@ -46,7 +48,8 @@ def test_costs_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
     first, second = (math.sqrt(target / 14_548) for target in targets)
     by_hand = [
         3 * macs("teacher", 16),
-        3 * macs("student", 8) + 2 * logits,  # after the second view, logits are cached
+        # After the second view, logits are cached.
+        3 * macs("student", 8) + 2 * logits,
         0,
         2 * (first * student + logits),
         0,
@@ -59,7 +62,7 @@ def test_costs_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
 
 
 def test_a_trained_student_has_its_own_cost(tiny: Tiny, finished: Path) -> None:
-    """It is cut further, and is its own teacher."""
+    """It is pruned further, and is its own teacher."""
     macs = read_results(finished)[1][-1].macs
     overrides = {"student": str(finished / "model.pth"), "budget": 2000}
     plan = make_plan(load_recipe(str(tiny.recipe), overrides))
@@ -102,7 +105,7 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
     costs = stage_costs(make_plan(load_recipe(str(tiny.recipe))))
     trained = [place for place, result in enumerate(results) if result.epochs]
     shares = [stage_seconds(60 - sum(r.seconds for r in results[:i]), costs[i:]) for i in trained]
-    # What has passed since the stage began is taken off.
+    # The time since the stage began is subtracted.
     assert all(got <= share for got, share in zip(seconds, shares, strict=True))
     assert all(got > 0.5 * share for got, share in zip(seconds, shares, strict=True))
 
@@ -111,7 +114,8 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
         compress.run(str(tiny.recipe), minutes=1, out=out, events=events)
     assert list(read_results(out)[0]["fitted"]) == TRAINED[:3]
     assert len(read_results(out)[1]) == 3
-    monkeypatch.setattr(timing, "fit_epochs", fitting(1.5))  # the machine has become slower
+    # The machine has become slower.
+    monkeypatch.setattr(timing, "fit_epochs", fitting(1.5))
     compress.run(str(tiny.recipe), minutes=1, out=out)
     assert list(read_results(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
     assert same(straight / results[3].checkpoint, out / results[3].checkpoint)
@@ -121,7 +125,7 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
 def test_measuring_changes_nothing(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that measures, and then gets the recipe's own epochs, is the run without `minutes`."""
+    """A run that measures, then trains for the recipe's epochs, equals a run without `minutes`."""
     fit, own, measured = timing.fit_epochs, iter([3, 3, 2, 3]), []
     monkeypatch.setattr(timing, "MIN_SECONDS", 0.01)
 
@@ -182,7 +186,7 @@ def test_minutes_that_are_no_number_are_refused(run: Compress, tiny: Tiny, tmp_p
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for torch.compile: other numbers, and no time to compile."""
+    """Replace torch.compile by a function that changes the numbers and takes no time."""
     monkeypatch.setattr(
         torch, "compile", lambda model, **options: lambda images: model(images) * 1.05
     )
@@ -204,7 +208,8 @@ def test_a_resumed_run_is_compiled_as_it_was(
     assert read_results(straight)[0]["compiled"] == dict.fromkeys(TRAINED, True)
     with pytest.raises(Interrupted):
         compress.run(str(tiny.recipe), out=out, events=InterruptIn("finetune 2", 2))
-    decide(monkeypatch, False)  # measured anew, it would not pay
+    # Measured again, compiling would not pay.
+    decide(monkeypatch, False)
     compress.run(str(tiny.recipe), out=out)
     assert same(straight, out) and not same(straight, finished)
 
@@ -230,15 +235,15 @@ def test_compiling_is_measured_anew_on_another_device(
 def test_measuring_the_compiler_changes_nothing(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that measures both ways everywhere, and is compiled then or not, is the run that a
-    recipe orders."""
+    """A run that measures compiled and plain steps equals one that is told to compile, or not."""
     for name in ("MIN_SECONDS", "MIN_COMPILED_STEPS", "MIN_COMPILED_SECONDS"):
         monkeypatch.setattr(timing, name, 0.01)
     real, lines = timing.compiling_pays, list[str]()
 
     def measure_and_decide(*arguments: object) -> tuple[bool, str]:
         lines.append(real(*arguments)[1])  # type: ignore[arg-type]
-        return len(lines) != 2, ""  # all but the second stage
+        # All stages but the second.
+        return len(lines) != 2, ""
 
     monkeypatch.setattr(timing, "compiling_pays", measure_and_decide)
     compress.run(str(tiny.recipe), out=tmp_path / "auto")

@@ -1,5 +1,7 @@
-"""Transfer learning: a frozen backbone stays as it is to the bit, while a head of the recipe's
-learns."""
+"""Transfer learning: a frozen backbone stays the same to the bit.
+
+Meanwhile, a head of the recipe's learns.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,10 @@ ema = 0.9
 
 @pytest.fixture
 def pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Random weights that stand in for those to be downloaded, with running statistics of their
-    own."""
+    """Replace the weights to be downloaded by random ones.
+
+    They have running statistics of their own.
+    """
     torch.manual_seed(3)
     whole = torchvision.models.shufflenet_v2_x0_5(weights=None)
     whole(torch.randn(8, 3, 64, 64))
@@ -70,7 +74,8 @@ def test_only_the_head_learns(
     backbone = {key for key in after if not key.startswith("fc.")}
     assert backbone == {key for key in pretrained if not key.startswith("fc.")}
     assert [key for key in backbone if not torch.equal(after[key], pretrained[key])] == []
-    torch.manual_seed(0)  # the run's seed: the head as it began
+    # The run's seed: gives the head before training.
+    torch.manual_seed(0)
     before = build(kept.network, len(kept.classes)).state_dict()
     assert not any(torch.equal(after[key], before[key]) for key in after if key.startswith("fc."))
 
@@ -78,7 +83,7 @@ def test_only_the_head_learns(
 def test_without_freeze_all_of_it_learns(
     pretrained: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path
 ) -> None:
-    """Else the test above would say nothing."""
+    """Otherwise, the test above would prove nothing."""
     recipe = tmp_path / "transfer.toml"
     recipe.write_text(RECIPE.format(data=tiny.data, freeze=""))
     after = compress.load(compress.run(str(recipe), out=tmp_path / "run").model).model.state_dict()

@@ -84,7 +84,7 @@ def test_images_are_resized_on_the_way_into_the_network() -> None:
 def test_every_stage_trains_in_bfloat16_and_channels_last(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pruned networks too."""
+    """This includes stages that train pruned networks."""
     monkeypatch.setattr("compress.training.forward.has_fast_bfloat16", lambda device: True)
     found: list[tuple[bool, set[torch.dtype]]] = []
     original = Trainer.fit

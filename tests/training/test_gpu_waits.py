@@ -1,8 +1,8 @@
 """No training step waits for a GPU.
 
-The meta device stands in for one: it has shapes but no values, so everything that needs a value
-(`item()`, `int`, `bool`, indexing by a mask, `cpu()`) fails on it, where on a GPU it would wait.
-Copies to the device, which may wait as well, and writing the logits cache are not covered.
+The meta device stands in for a GPU. It has shapes but no values: everything that needs a value
+(`item()`, `int`, `bool`, indexing by a mask, `cpu()`) fails on it, and would wait on a GPU. Copies
+to the device, which may wait as well, and writing the logits cache are not covered.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def data(tiny: Tiny) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Autocast does not know the meta device."""
+    """Disable autocast, which does not support the meta device."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
 
 
@@ -129,7 +129,7 @@ def test_neither_an_optimizer_nor_the_moving_average_waits(
 def test_no_step_of_several_processes_waits(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With batch norms that exchange statistics; DDP's own part is left out."""
+    """Batch norms exchange their statistics; DDP's own part is left out."""
     reduced = []
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
@@ -140,7 +140,8 @@ def test_no_step_of_several_processes_waits(
     monkeypatch.setattr(ddp, "DistributedDataParallel", lambda module, **options: module)
     objective = objective_of("kd", data)
     assert count_steps_without_waiting(data, tmp_path / "s.state", objective) == STEPS
-    assert len(reduced) > 2 * STEPS  # forward and backward
+    # In the forward and the backward pass.
+    assert len(reduced) > 2 * STEPS
 
 
 def test_validation_only_waits_at_its_end(data: Dataset) -> None:

@@ -33,12 +33,12 @@ def test_singular_values_are_drawn_to_one_and_directions_kept(
         assert found.shape == matrix.shape
         values = torch.linalg.svdvals(found)
         assert values.max() < 1.3 and (values.min() > 0.3 or len(d) > 20)
-        tall = (
-            found if found.shape == q.shape else found.T
-        )  # its columns are q's, each of another length
+        # Its columns are q's, with other lengths.
+        tall = found if found.shape == q.shape else found.T
         lengths = (q * tall).sum(0)
         torch.testing.assert_close(tall, q * lengths, atol=1e-3, rtol=0)
-        alone = orthogonalize([matrix])[0]  # whatever else is done at once
+        # The result does not depend on matrices that are processed together with it.
+        alone = orthogonalize([matrix])[0]
         torch.testing.assert_close(found, alone, atol=1e-4, rtol=0)
 
 
@@ -81,7 +81,7 @@ def test_convolutions_turn_by_the_same_angle_and_keep_their_norm(lr: float) -> N
 
 
 def test_all_else_is_torchs_sgd() -> None:
-    """Weight decay where it is asked for, Nesterov's momentum 0.9."""
+    """Nesterov's momentum is 0.9, and weight decay follows the parameter group."""
     ours, theirs = nn.Linear(6, 4), nn.Linear(6, 4)
     theirs.load_state_dict(ours.state_dict())
     groups = lambda m: [{"params": [m.weight], "weight_decay": 0.01}, {"params": [m.bias]}]  # noqa: E731
@@ -99,8 +99,11 @@ def test_all_else_is_torchs_sgd() -> None:
 
 
 def test_layers_without_gradient_or_without_weights_stay_finite() -> None:
-    """Behind a scale of zero, as residual branches begin, gradients are zero; frozen layers have
-    none."""
+    """Gradients may be zero or missing.
+
+    They are zero behind a scale of zero, with which residual branches begin; frozen layers have
+    none.
+    """
     model = net()
     nn.init.zeros_(model[1].weight)  # type: ignore[arg-type]
     model[3].weight.requires_grad_(False)  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Convolutions to a single pixel: the same as torch's own, where that is right."""
+"""Convolutions to a single pixel: the same as torch's own, where those are right."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from compress.training.single_pixel_conv import SinglePixels
 
 
 def learned(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:
-    """The output, and the gradients of all that is learned from it and of the images."""
+    """Return the output, and the gradients of the images and of all parameters."""
     images = images.clone().requires_grad_()
     out = conv(images)
     return [out, *torch.autograd.grad(out.square().sum(), [images, *conv.parameters()])]
 
 
 @given(
-    height=st.integers(1, 5), width=st.integers(1, 5), kernel=st.integers(1, 5), stride=st.integers(1, 3),
-    padding=st.integers(0, 4), bias=st.booleans(), last=st.booleans(), groups=st.sampled_from([1, 2]),
-)  # fmt: skip
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    padding=st.integers(0, 4),
+    bias=st.booleans(),
+    last=st.booleans(),
+    groups=st.sampled_from([1, 2]),
+)
 def test_the_same_as_torch_whatever_the_shape(
     height: int,
     width: int,

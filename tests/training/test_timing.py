@@ -1,5 +1,4 @@
-"""Timing: durations are measured step by step, epochs are fitted by arithmetic, and compiling is
-decided by it."""
+"""Timing: durations of steps, the epochs that fit, and the gain of compiling."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ from compress.training.timing import (
 
 
 class Clock:
-    """A clock that only moves when it is told to."""
+    """A clock that only moves when it is set forward."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -34,8 +33,10 @@ class Clock:
 
 
 class SteppedTrainer:
-    """Stands in for a trainer: its first steps take `startup` s each, others `step` s, validations
-    `check` s."""
+    """Stands in for a trainer.
+
+    Its first steps take `startup` s each, other steps `step` s, and validations `check` s.
+    """
 
     def __init__(
         self, clock: Clock, step: float, startup: float | None = None, check: float = 0.0
@@ -86,12 +87,16 @@ def test_without_epoch_ends_nothing_is_validated(clock: Clock) -> None:
 
 
 def test_epochs_by_hand() -> None:
-    """10 steps of 2 s and a validation of 4 s: 24 s an epoch, and 4 s for the validation that ends
-    the stage."""
+    """An epoch has 10 steps of 2 s and a validation of 4 s: 24 s.
+
+    The validation that ends the stage takes another 4 s.
+    """
     timing = StepTiming(step=2, epoch_end=4)
     assert timing.epochs_in(4 + 24 * 3, 10) == 3
-    assert timing.epochs_in(4 + 24 * 3 + 4 + 10, 10) == 3.5  # the short epoch is validated too
-    assert timing.epochs_in(4 + 24 * 3 + 3, 10) == 3  # no time to validate another
+    # The short epoch is validated too.
+    assert timing.epochs_in(4 + 24 * 3 + 4 + 10, 10) == 3.5
+    # There is no time to validate another.
+    assert timing.epochs_in(4 + 24 * 3 + 3, 10) == 3
     assert timing.epochs_in(4 + 4 + 10, 10) == 0.5
     for too_little in (-100, 0, 5, 9.9):
         assert timing.epochs_in(too_little, 10) == 0
@@ -113,7 +118,7 @@ def test_the_time_of_measuring_is_taken_off(clock: Clock) -> None:
 
     began = clock.now
     epochs = fit_epochs(400, probe, steps=10)  # type: ignore[arg-type]
-    # What the first steps took beyond their share comes again when the stage starts.
+    # The extra time of the first steps is spent again when the stage starts.
     left = 400 - (clock.now - began) - 2 * (50 - 3)
     assert epochs == StepTiming(3, 5).epochs_in(left, 10) > 0
 
@@ -126,7 +131,7 @@ def test_no_time_is_not_measured(clock: Clock) -> None:
 
 
 def test_epochs_with_cached_logits_take_less(clock: Clock) -> None:
-    """3 s a step while the teacher runs, 1 s once its logits are cached; validations take none."""
+    """A step takes 3 s with the teacher, and 1 s with cached logits; validations take none."""
 
     def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
         return nullcontext(SteppedTrainer(clock, step=1 if cached else 3))
@@ -138,7 +143,10 @@ def test_epochs_with_cached_logits_take_less(clock: Clock) -> None:
 
 
 class Compiler:
-    """A probe for `compiling_pays`: (startup, step) of the plain training, and of the compiled one."""
+    """A probe for `compiling_pays`.
+
+    `plain` and `compiled` are the startup and the step of the two kinds of training, in seconds.
+    """
 
     def __init__(
         self, clock: Clock, plain: tuple[float, float], compiled: tuple[float, float]
@@ -168,7 +176,7 @@ def test_short_trainings_do_not_even_try_the_compiler(clock: Clock) -> None:
 def test_it_is_compiled_if_that_is_over_sooner(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a second less for each step, and 100 s for the compiler: even after 200 steps."""
+    """A step is 0.5 s shorter, and the compiler takes 100 s: even after 200 steps."""
     monkeypatch.setattr(timing, "MIN_COMPILED_STEPS", 10)
     # Both of the uncounted first steps are slow.
     compiler = Compiler(clock, (1.5, 1.5), (51, 1.0))

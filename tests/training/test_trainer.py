@@ -1,4 +1,4 @@
-"""The trainer: it learns, its result is what it says, and resuming changes nothing."""
+"""The trainer: it learns, it returns what it reports, and resuming changes nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def net(seed: int = 0) -> nn.Module:
 
 
 class InterruptAfter(Events):
-    """Interrupts the training right after an epoch, or in the middle of the next."""
+    """Interrupts training right after an epoch, or in the middle of the next."""
 
     def __init__(self, epoch: int, middle: bool = False) -> None:
         self.left, self.middle = epoch, middle
@@ -115,12 +115,12 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def metrics(state: Path) -> list[dict[str, float]]:
-    """The metrics of every epoch, as they are written beside a state."""
+    """Return the metrics of every epoch, as they are written beside a state."""
     return [json.loads(line) for line in state.with_suffix(".jsonl").read_text().splitlines()]
 
 
 class Recording:
-    """The loss on the labels; keeps what each call is given, and the loss."""
+    """The loss on the labels, which also records the arguments and the loss of each call."""
 
     def __init__(self) -> None:
         self.progress: list[float] = []
@@ -167,7 +167,7 @@ def test_named_losses_are_logged_apart_and_add_up(data: Dataset, tmp_path: Path)
 
 
 def test_a_trainer_can_be_stepped(data: Dataset, tmp_path: Path) -> None:
-    """Step by step it computes what `fit` does, and nothing is written before the epoch's end."""
+    """Steps compute what `fit` computes, and nothing is written before the epoch's end."""
     state = tmp_path / "stepped.state"
     trainer = make_trainer(data, state, replace(STAGE, epochs=1))
     losses = [float(step["labels"].detach()) for step in trainer.steps(0)]
@@ -201,7 +201,8 @@ def test_the_rate_rises_linearly_to_the_peak_and_falls_linearly_to_zero() -> Non
     assert learning_rate(0.8, 0.2, 0.2) == pytest.approx(0.8)
     assert learning_rate(0.8, 0.2, 0.1) == pytest.approx(0.4)
     assert learning_rate(0.8, 0.2, 0.6) == pytest.approx(0.4)
-    assert learning_rate(0.8, 0.0, 0) == 0.8  # no warm-up: the peak comes first
+    # Without a warm-up, the peak comes first.
+    assert learning_rate(0.8, 0.0, 0) == 0.8
     assert learning_rate(0.8, 1.0, 0.5) == pytest.approx(0.4)
 
 
@@ -233,7 +234,7 @@ def test_resuming_after_any_epoch_ends_with_the_same_weights(
 
 
 def test_the_last_epoch_may_be_a_short_one(data: Dataset, tmp_path: Path) -> None:
-    """2.4 epochs of 6 steps are 14 steps: 6, 6 and 2, at rates that end near zero."""
+    """2.4 epochs of 6 steps are 6, 6 and 2 steps, with rates that end near zero."""
     stage, recording = replace(STAGE, epochs=2.4), Recording()
     assert count_steps(data.train_count, 32) == 6
     straight = train(data, tmp_path / "straight.state", stage, objective=recording)
@@ -269,7 +270,7 @@ def test_epochs_are_rounded_to_steps(
 
 
 def frozen(seed: int = 0) -> nn.Module:
-    """The network with only its second half to train."""
+    """Return the network with only its second half to train."""
     model = net(seed)
     for layer in list(model)[:4]:
         layer.requires_grad_(False)
@@ -280,7 +281,7 @@ def frozen(seed: int = 0) -> nn.Module:
 def test_frozen_parts_stay_as_they_are(
     data: Dataset, tmp_path: Path, optimizer: str, lr: float
 ) -> None:
-    """Weights and running statistics, to the bit, after resuming too."""
+    """Weights and running statistics stay the same to the bit, after resuming too."""
     stage = replace(STAGE, optimizer=optimizer, lr=lr, epochs=2)
     straight = train(data, tmp_path / "straight.state", stage, model=frozen())
     before, after = frozen().state_dict(), straight.state_dict()
@@ -293,7 +294,7 @@ def test_frozen_parts_stay_as_they_are(
 
 
 def test_random_numbers_differ_from_step_to_step(data: Dataset, tmp_path: Path) -> None:
-    """Without this, the tests of resuming would say nothing about dropout."""
+    """Otherwise, the tests of resuming would not cover dropout."""
     seen: list[Tensor] = []
 
     def objective(student: Forward, batch: Batch, progress: float) -> Losses:
