@@ -12,12 +12,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.datasets.folder import pil_loader
 from torchvision.transforms.v2 import functional as F
 
+from compress.data.decode import read_image
 from compress.data.source import Files, Images, Pixels
 from compress.runtime.device import to_device
-from compress.runtime.errors import UserError, one_line
+from compress.runtime.errors import UserError
 
 # A larger pool stays on the disk.
 MEMORY_LIMIT_BYTES = 4 * 2**30
@@ -169,11 +169,10 @@ class _Decoder:
     def decode(self, row: int) -> Tensor:
         path, size = self.root / self.names[row], self.image_size
         try:
-            image = pil_loader(path)
-        # Pillow's decoders raise errors of many types.
-        except Exception as error:
+            image = read_image(path)
+        except UserError as error:
             raise UserError(
-                f"cannot read the image {path}: {one_line(error)}; replace it or remove it"
+                f"cannot read the image {path}: {error}; replace it or remove it"
             ) from error
         image = F.center_crop(F.resize(image, [size], antialias=True), [size, size])
         pixels: Tensor = F.pil_to_tensor(image)
