@@ -7,8 +7,8 @@ from compress.training.objective import Forward, Losses, Objective
 
 
 class EarlyStoppedKD:
-    """Distills until the student is as good as its teacher; from the next epoch on, trains on
-    labels only.
+    """Distills until the student is as good as its teacher, and trains on labels only from the
+    next epoch on.
 
     Args:
         distilling, labels: the objectives before and after.

@@ -23,11 +23,12 @@ def tap_features(
     """Capture the outputs of the modules at `paths` while the context is open.
 
     Args:
-        before_relu: capture the input of the last ReLU, where a module ends in one.
+        before_relu: for a module that ends in a ReLU, capture the input of that ReLU.
 
     Yields:
         Path to feature map, in the order of the forward pass. The maps are copies, since later
-        layers may work in place. Maps with channels last, as Swin's, are turned to (B, C, H, W).
+        layers may work in place. Maps with channels last, such as Swin's, are permuted to (B, C, H,
+        W).
     """
     modules = dict(network.named_modules())
     maps: dict[str, Tensor] = {}
@@ -45,7 +46,7 @@ def tap_features(
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 maps.pop(path, None)
-                maps[path] = _channels_first(
+                maps[path] = _to_channels_first(
                     relu["in"] if output is relu.get("out") else output.clone()
                 )
 
@@ -77,12 +78,13 @@ def pair_taps(
     """Return the layers to tap in the teacher, and their partners in the student.
 
     Args:
-        taps: module paths that both networks have, or pairs ``teacher=student``; none for
-            `default_taps`, of which the last ones are paired if one network has more.
+        taps: module paths that both networks have, or pairs ``teacher=student``. If empty,
+            `default_taps` of both networks; if one network has more, its last ones.
         teacher, student: each a network and the side of the images that it takes, in pixels.
 
     Raises:
-        UserError: a path does not exist, puts out no feature maps (B, C, H, W), or is out of order.
+        UserError: a path does not exist, its module does not output feature maps (B, C, H, W), or
+            paths are out of order.
     """
     if not taps:
         theirs, ours = default_taps(*teacher), default_taps(*student)
@@ -90,7 +92,8 @@ def pair_taps(
         if pairs < 2:
             poor = "teacher" if len(theirs) < 2 else "student"
             raise UserError(
-                f"taps: the {poor} has no feature maps at several resolutions; name the layers to tap"
+                f"taps: the {poor} has no feature maps at several resolutions;"
+                " name the layers to tap"
             )
         return theirs[-pairs:], ours[-pairs:]
     split = [tap.partition("=") for tap in taps]
@@ -104,8 +107,8 @@ def pair_taps(
 def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
     """Return the stages of a residual network; of any other, the last module at each resolution.
 
-    Only modules that follow one another count: none inside a block, none of the head, and none that
-    only pools.
+    Only modules that run one after another count: none inside a block, none of the head, and none
+    that only pools.
     """
     if all(hasattr(network, name) for name in RESIDUAL_STAGES):
         return tuple(
@@ -118,17 +121,16 @@ def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
         if path != head and not path.startswith(f"{head}.")
     }
     last: dict[int, str] = {}
-    for path, image in _measure_maps(network, list(trunk), image_size).items():
+    for path, output in _measure_maps(network, list(trunk), image_size).items():
         end = trunk[path]
         while isinstance(end, nn.Sequential) and len(end):
             end = end[-1]
-        if isinstance(
-            end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d
-        ):  # with this the maps are over
+        # Global pooling ends the feature maps.
+        if isinstance(end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             break
-        square = image.dim() == 4 and image.shape[2] == image.shape[3]
+        square = output.dim() == 4 and output.shape[2] == output.shape[3]
         if square and not isinstance(end, nn.MaxPool2d | nn.AvgPool2d):
-            last[image.shape[3]] = path
+            last[output.shape[3]] = path
     return tuple(last.values())
 
 
@@ -139,9 +141,11 @@ def _iter_trunk(network: nn.Module, at: str = "") -> Iterator[tuple[str, nn.Modu
             yield from _iter_trunk(module, f"{at}{name}.")
 
 
-def _channels_first(maps: Tensor) -> Tensor:
-    """Turn maps with channels last; the maps of square images are square, so the equal sides are
-    height and width."""
+def _to_channels_first(maps: Tensor) -> Tensor:
+    """Permute maps with channels last to (B, C, H, W).
+
+    Images are square, and so are their maps: the two equal sides are height and width.
+    """
     last = maps.dim() == 4 and maps.shape[1] == maps.shape[2] != maps.shape[3]
     return maps.movedim(3, 1) if last else maps
 
@@ -156,13 +160,13 @@ def _check_paths(paths: Sequence[str], network: nn.Module, size: int, role: str)
     maps = _measure_maps(network, paths, size)
     for path in paths:
         if path not in maps or maps[path].dim() != 4:
-            gives = f"{tuple(maps[path].shape)} for one image" if path in maps else "nothing"
+            output = f"{tuple(maps[path].shape)} for one image" if path in maps else "no tensor"
             raise UserError(
-                f"taps: {path!r} of the {role} puts out {gives}, not feature maps (1, C, H, W)"
+                f"taps: {path!r} of the {role} outputs {output}, not feature maps (1, C, H, W)"
             )
     if list(maps) != list(paths):
         raise UserError(
-            f"taps: the {role}'s layers run in the order {', '.join(maps)}: list them so"
+            f"taps: the {role}'s layers run in the order {', '.join(maps)}: list them in that order"
         )
 
 

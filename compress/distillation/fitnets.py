@@ -12,10 +12,9 @@ from compress.training.schedule import find_phase
 
 
 def hint_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return half the squared distance of two maps (B, C, H, W), equation 3, as a mean over all
-    values.
+    """Return half the mean squared error of two maps (B, C, H, W), the larger one averaged down.
 
-    The larger map is averaged down.
+    Equation 3 of the paper has a sum in place of the mean.
     """
     return map_loss(student, teacher) / 2
 
@@ -28,7 +27,7 @@ class FitNets(nn.Module):
     kernel grows with the difference in size. The paper's base is KD.
     """
 
-    # The paper trains each phase to its end.
+    # The paper trains each phase to convergence.
     phases = (0.25, 1.0)
 
     def __init__(self, inputs: FeatureInputs) -> None:
@@ -41,13 +40,13 @@ class FitNets(nn.Module):
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        inputs, (phase, within) = self.inputs, find_phase(progress, self.phases)
         if phase == 1:
-            return its.base(student, batch, within)
-        _, targets = its.teacher.run(batch.images)
-        _, maps = its.student.run(batch.images, student)
+            return inputs.base(student, batch, within)
+        _, targets = inputs.teacher.run(batch.images)
+        _, maps = inputs.student.run(batch.images, student)
         hint = hint_loss(self.regressor(maps[self.middle]), targets[self.middle])
-        return {"features": its.beta * hint}
+        return {"features": inputs.beta * hint}
 
 
 # Beta is the paper's.

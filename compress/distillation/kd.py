@@ -18,8 +18,8 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Args:
         student, teacher: logits (B, classes), float32.
-        temperature: T. The factor T² keeps the size of the gradient independent of it (section 2 of
-            the paper).
+        temperature: T. The factor T² keeps the size of the gradients independent of T (section 2
+            of the paper).
 
     Example:
         >>> kd_loss(torch.randn(8, 10), torch.randn(8, 10), temperature=4.0).shape
@@ -40,7 +40,7 @@ class KD:
         temperature: of both softmaxes.
         alpha: weight of `kd_loss`, 0 to 1.
         fade: let alpha fall linearly to zero over the stage. A student that overtakes its teacher
-            gains from it early only (Cho and Hariharan 2019, arXiv:1910.01348).
+            gains from it only early on (Cho and Hariharan 2019, arXiv:1910.01348).
         label_smoothing: of the targets, 0 to 1.
     """
 

@@ -1,7 +1,8 @@
-"""The logits cache: a teacher sees each augmented view of the training data once, if there is room.
+"""The logits cache: a teacher runs once on each augmented view of the training data, if there is
+room.
 
 A *view* is the whole training set under one drawing of the augmentation: a pure function of (seed,
-view, sample), mixing included. So the teacher's logits for a view hold for every later epoch,
+view, sample), mixing included. So the teacher's logits of a view are valid in every later epoch,
 stage, round, budget of a sweep and resumed run, on a device with the same arithmetic.
 """
 
@@ -24,7 +25,7 @@ from compress.runtime.device import to_device
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, atomic_write
 
-# Bytes that all cached logits of a run may take.
+# Bytes that all cached logits of a run may take up.
 CAPACITY = 4 * 2**30
 # Batches whose logits are written together; they are computed again if a stage ends among them.
 BLOCK = 16
@@ -34,20 +35,20 @@ class LogitsCache:
     """Teacher logits in half precision: computed in a view's first epoch, read from a file
     afterwards.
 
-    Logits are written in blocks, each with a checksum, when the last batch of a block has been
-    seen; a torn or damaged block is ignored. Computed logits are rounded to half precision too, so
+    Logits are written in blocks, each with a checksum, after the last batch of a block; an
+    incomplete or damaged block is ignored. Computed logits are rounded to half precision too, so
     that an epoch is the same either way. In a distributed run each process computes its shard of a
     batch, and the main process writes all of them. If a block cannot be written, nothing more is
     cached; if the disk is full, what this stage has cached is removed.
 
     Args:
         teacher: images (B, 3, H, W) to logits (B, classes), float32; called in inference mode.
-        folder: of the views; one folder for one (teacher, data, augmentation, seed, batch size,
-            arithmetic).
-        samples: the number of a view's samples that are in its batches, which all have one size.
+        folder: of the views; each (teacher, data, augmentation, seed, batch size, arithmetic) has a
+            folder of its own.
+        samples: the number of samples in the batches of a view, which all have the same size.
         classes: the number of logits.
-        capacity: bytes that all views in this folder and its siblings may take. Siblings, which
-            belong to other stages, make way, the oldest first.
+        capacity: bytes that all views in this folder and its siblings may take up. The blocks of
+            siblings, which belong to other stages, make way, the oldest first.
     """
 
     def __init__(
@@ -63,12 +64,12 @@ class LogitsCache:
         # Of the current block: its file, and its logits if they are cached.
         self._path: Path | None = None
         self._cached: np.ndarray | None = None
-        # The logits computed so far if they are to be cached, 0 in other processes' shards; and the
-        # row at which the next batch continues them.
+        # The logits computed so far, if they are to be cached, with 0 in the shards of other
+        # processes; and the row at which the next batch continues.
         self._computed: Tensor | None = None
         self._next = -1
         self._last: tuple[Batch, Tensor] | None = None
-        # Bytes left of the capacity, as of the last look, less those written since.
+        # Bytes that were left of the capacity when it was last measured, less those written since.
         self._left = 0
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -94,11 +95,11 @@ class LogitsCache:
             return to_device(cached, batch.images.device).float()
         with torch.inference_mode():
             exact = self.teacher(batch.images)
-        # Outside of inference mode, or no loss could use it.
+        # Copied outside of inference mode: autograd cannot save an inference tensor.
         logits = exact.half()
         if start < whole:
             self._next = start
-        # A block is only cached if its batches come in order, from the first on.
+        # A block is cached only if its batches come in order, from the first on.
         if self._computed is not None and start == self._next:
             self._computed[rows].copy_(logits, non_blocking=True)
             self._next += whole
@@ -111,7 +112,7 @@ class LogitsCache:
         self._cached = _read_block(path, shape)
         hits = distributed.all_reduce_sum(torch.tensor(int(self._cached is not None)))
         if hits < distributed.world_size():
-            # If one process must compute, all do: they write together.
+            # If one process has to compute, all do: they write together.
             self._cached = None
         if self._cached is not None:
             return
@@ -131,8 +132,9 @@ class LogitsCache:
 
     def _make_room(self, size: int) -> int:
         """Return the bytes left, after removing the oldest blocks of other stages if need be."""
-        for torn in self.folder.parent.glob(f"*/.*{PART}"):  # its writer was killed
-            torn.unlink()
+        # Incomplete files of processes that were killed.
+        for part in self.folder.parent.glob(f"*/.*{PART}"):
+            part.unlink()
         blocks = {file: file.stat() for file in self.folder.parent.glob("*/*.npy")}
         left = self.capacity - sum(stat.st_size for stat in blocks.values())
         others = [file for file in blocks if file.parent != self.folder]
@@ -146,7 +148,7 @@ class LogitsCache:
 
     def _write_block(self, path: Path, computed: Tensor) -> None:
         if computed.is_pinned():
-            # The last logits may still be on their way.
+            # The last logits may still be on their way from the GPU.
             torch.cuda.synchronize()
         logits = distributed.all_reduce_sum(computed).numpy()
         try:
@@ -154,18 +156,19 @@ class LogitsCache:
                 np.save(file, logits)
                 file.write(_checksum(logits))
                 self._left -= file.tell()
-        except (OSError, UserError) as error:  # a cache only saves time
+        except (OSError, UserError) as error:
+            # A cache only saves time: training goes on without it.
             self.capacity = 0
             code = getattr(error.__cause__ or error, "errno", None)
             if code in (errno.ENOSPC, errno.EDQUOT):
                 # The run's own files need the room more.
                 shutil.rmtree(self.folder, ignore_errors=True)
-        # Should the block come again, it is looked up in its file.
+        # If the block comes again, it is read from its file.
         self._path = None
 
 
 def fits_cache(views: int, samples: int, classes: int) -> bool:
-    """Return True if the logits of so many views fit into the default capacity."""
+    """Return True if the logits of this many views fit into the default capacity."""
     return views * 2 * samples * classes <= CAPACITY
 
 
@@ -175,7 +178,8 @@ def _read_block(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
         try:
             cached = np.lib.format.open_memmap(path, mode="r")
             checksum = _read_last_four(path)
-        except (ValueError, OSError):  # not an array, or one cut short
+        except (ValueError, OSError):
+            # Not an array, or a truncated one.
             return None
         intact = cached.shape == shape and cached.dtype == np.float16
         if intact and checksum == _checksum(cached):

@@ -1,4 +1,4 @@
-"""Methods: how a distillation method's objective is built, and its defaults."""
+"""Distillation methods: teachers, the inputs of objectives, and `Method` with its defaults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Teacher:
 
     Args:
         image_size: side of the images that it was trained on, in pixels.
-        val_accuracy: on the validation split, 0 to 1; no student gets better than 1.
+        val_accuracy: on the validation split, 0 to 1. No student surpasses the default.
     """
 
     model: nn.Module
@@ -32,10 +32,10 @@ class Teacher:
 
 @dataclass(frozen=True)
 class LogitsInputs:
-    """What an objective on the teacher's logits is built from.
+    """Inputs of an objective on the teacher's logits.
 
     Args:
-        task: the loss on labels, and what a target is.
+        task: defines targets and the loss on labels.
         logits: the teacher's.
         base: the objective on labels and, by alpha, Hinton's KD.
         beta: weight of the method's own loss.
@@ -50,7 +50,7 @@ class LogitsInputs:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """What an objective on feature maps is built from.
+    """Inputs of an objective on feature maps.
 
     Args:
         teacher, student: the networks, and the layers that are compared.
@@ -66,12 +66,11 @@ class FeatureInputs:
 
 @dataclass(frozen=True)
 class Method:
-    """A distillation method. All start from a base: the labels and, by alpha, Hinton's KD.
+    """A distillation method. All build on a base: the loss on labels and, by alpha, Hinton's KD.
 
     Args:
-        alpha: weight of KD in the base, where a recipe gives none.
-        beta: weight of the method's own loss, where a recipe gives none; None if it has no loss of
-            its own.
+        alpha: default weight of KD in the base.
+        beta: default weight of the method's own loss; None if it has no loss of its own.
         on_logits: builds the objective of a method that needs the teacher's logits alone.
         on_features: builds the objective of a method that compares feature maps.
     """

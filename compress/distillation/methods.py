@@ -1,4 +1,4 @@
-"""Methods by name: building a stage's objective, and checking that a stage makes sense."""
+"""Methods by name: building the objective of a stage, and checking the stage's keys."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def build_objective(
 
     Args:
         student: the network, and the side of the images that it takes, in pixels.
-        open_logits: opens the cache of the teacher's logits; called if they are needed.
-        examples: yields a batch to measure feature maps on, taken if they are needed.
+        open_logits: opens the cache of the teacher's logits; called only if they are needed.
+        examples: yields a batch to measure feature maps on; read only if they are needed.
     """
     method, alpha = load_method(stage), _alpha(stage)
     beta = method.beta if stage.beta is None else stage.beta
@@ -68,7 +68,7 @@ def build_objective(
 
 
 def uses_teacher(stage: Train) -> bool:
-    """Return True if the stage's teacher, where there is one, has any weight in its objective."""
+    """Return True if a teacher would have any weight in the stage's objective."""
     return bool(_alpha(stage)) or load_method(stage).beta is not None
 
 
@@ -83,8 +83,7 @@ def needs_features(stage: Train) -> bool:
 
 
 def epochs_until_cached(stage: Train, samples: int, classes: int) -> float:
-    """Return the number of epochs on `samples` images after which the teacher need not run any
-    more.
+    """Return the number of epochs on `samples` images after which the teacher no longer runs.
 
     Infinite if no view comes again, if there is no room for the logits, or if feature maps are
     compared too.
@@ -97,7 +96,7 @@ def check_method(stage: Train, has_teacher: bool) -> None:
     """Check that the keys of a stage suit its method.
 
     Raises:
-        UserError: the method has no use for a key, or needs a teacher.
+        UserError: the method has no use for a key, or lacks a teacher.
     """
     method, named = load_method(stage), f"method {stage.method!r}"
     if stage.method == "labels" and stage.alpha:
@@ -111,7 +110,8 @@ def check_method(stage: Train, has_teacher: bool) -> None:
     stops = method.on_features is None and uses_teacher(stage) and has_teacher
     if stage.stop_at_teacher and not stops:
         raise UserError(
-            f"{named} uses no logits of a teacher here: remove stop_at_teacher, or use 'kd' and set alpha"
+            f"{named} uses no logits of a teacher here: remove stop_at_teacher,"
+            " or use 'kd' and set alpha"
         )
     if stage.compile is True and method.on_features is not None:
         raise UserError(f"{named} hooks into the network as it runs: remove compile")
@@ -125,13 +125,13 @@ def check_taps(
     teacher: tuple[nn.Module, int],
     student: tuple[nn.Module, int],
 ) -> None:
-    """Check, on one image, that two networks can be tapped as the stage says.
+    """Check on one image that two networks can be tapped as the stage says.
 
     Args:
         teacher, student: each a network and the side of the images that it takes, in pixels.
 
     Raises:
-        UserError: a layer does not exist, or puts out nothing that the method can use.
+        UserError: a layer does not exist, or its output is of no use to the method.
     """
     image = torch.zeros(1, 3, student[1], student[1])
     batch = Batch(image, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), 0)

@@ -22,12 +22,12 @@ def measure_margins(teacher: Tensor) -> Tensor:
 
 
 def overhaul_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
-    """Return the partial squared distance of two maps (B, C, H, W) before ReLU: added over an
+    """Return the partial squared distance of two maps (B, C, H, W) before ReLU: summed over an
     image, averaged over images.
 
     The teacher's values are raised to at least `margin`, (1, C, 1, 1) (margin ReLU, equation 1).
-    Where both are negative and the student's is lower, a ReLU hides the difference, and it costs
-    nothing (equation 3). The larger map is averaged down.
+    Where neither value is positive and the student's is the lower one, a ReLU hides the difference,
+    and it costs nothing (equation 3). The larger map is averaged down.
     """
     student, teacher = match_sizes(student, teacher)
     teacher = torch.maximum(teacher, margin)
@@ -36,8 +36,8 @@ def overhaul_loss(student: Tensor, teacher: Tensor, margin: Tensor) -> Tensor:
 
 
 class Overhaul(nn.Module):
-    """The base plus beta · `overhaul_loss`: the last tap's in full, half of it for the one before,
-    and so on.
+    """The base plus beta · `overhaul_loss` of each tap, with weight 1 for the last tap, 1/2 for the
+    one before, and so on.
 
     The student's maps go through a 1×1 convolution with batch norm. The margins are measured on the
     example.
@@ -59,13 +59,15 @@ class Overhaul(nn.Module):
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its = self.inputs
-        _, targets = its.teacher.run(batch.images, before_relu=True)
-        logits, maps = its.student.run(batch.images, student, before_relu=True)
-        losses = its.base(lambda _: logits, batch, progress)
-        layers = zip(its.student.paths, self.projections, maps, targets, self.margins, strict=True)
+        inputs = self.inputs
+        _, targets = inputs.teacher.run(batch.images, before_relu=True)
+        logits, maps = inputs.student.run(batch.images, student, before_relu=True)
+        losses = inputs.base(lambda _: logits, batch, progress)
+        layers = zip(
+            inputs.student.paths, self.projections, maps, targets, self.margins, strict=True
+        )
         for place, (path, project, m, target, margin) in enumerate(layers, start=1):
-            weight = its.beta * 0.5 ** (len(maps) - place)
+            weight = inputs.beta * 0.5 ** (len(maps) - place)
             losses[f"features.{path}"] = weight * overhaul_loss(project(m), target, margin)
         return losses
 
