@@ -21,7 +21,7 @@ def attention_map(maps: Tensor) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return the mean squared difference of the attention of two maps (B, C, H, W) of any widths.
+    """Return the mean squared difference of the attention of two maps (B, C, H, W), of any widths.
 
     Equation 2 of the paper uses the norm of the difference; its authors' code uses this loss. The
     larger map is averaged down.
@@ -31,19 +31,19 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 class Attention:
-    """The base plus beta · `attention_loss`, added over the taps."""
+    """The base plus beta · `attention_loss`, summed over the taps."""
 
     def __init__(self, inputs: FeatureInputs) -> None:
         self.inputs = inputs
 
     def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its = self.inputs
-        _, targets = its.teacher.run(batch.images)
-        logits, maps = its.student.run(batch.images, student)
+        inputs = self.inputs
+        _, targets = inputs.teacher.run(batch.images)
+        logits, maps = inputs.student.run(batch.images, student)
         losses = [attention_loss(m, target) for m, target in zip(maps, targets, strict=True)]
-        features = its.beta * torch.stack(losses).sum()
-        return its.base(lambda _: logits, batch, progress) | {"features": features}
+        features = inputs.beta * torch.stack(losses).sum()
+        return inputs.base(lambda _: logits, batch, progress) | {"features": features}
 
 
 # Beta as in the authors' code.

@@ -17,10 +17,10 @@ PHASE_IN = 12
 def dkd_loss(
     student: Tensor, teacher: Tensor, target: Tensor, temperature: float, beta: float
 ) -> Tensor:
-    """Return T² times (TCKD + beta · NCKD), the mean over samples; equation 7 with its alpha at 1.
+    """Return T² times the mean over samples of TCKD + beta · NCKD: equation 7 with alpha = 1.
 
-    TCKD is the divergence of the distributions over (target class, any other); NCKD that of the
-    distributions among the other classes.
+    TCKD is the divergence of the distributions over two classes, the target and any other; NCKD is
+    that of the distributions among the other classes.
 
     Args:
         student, teacher: logits (B, classes), float32; at least two classes.
@@ -49,7 +49,8 @@ def dkd_loss(
 class DKD:
     """The base plus `dkd_loss`, which is phased in over the first twelfth of the stage.
 
-    The class of a mixed sample is the one it has most of. The paper's base is the labels alone.
+    The target class of a mixed sample is the one with the largest part. The paper's base is the
+    labels alone.
     """
 
     def __init__(self, inputs: LogitsInputs) -> None:
@@ -57,11 +58,11 @@ class DKD:
 
     def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its = self.inputs
-        logits, target = student(batch.images), its.task.class_numbers(batch.targets)
-        loss = dkd_loss(logits, its.logits(batch), target, its.temperature, its.beta)
+        inputs = self.inputs
+        logits, target = student(batch.images), inputs.task.class_numbers(batch.targets)
+        loss = dkd_loss(logits, inputs.logits(batch), target, inputs.temperature, inputs.beta)
         weight = min(PHASE_IN * progress, 1.0)
-        return its.base(lambda _: logits, batch, progress) | {"decoupled": weight * loss}
+        return inputs.base(lambda _: logits, batch, progress) | {"decoupled": weight * loss}
 
 
 # NCKD's weight of 8 is the paper's for residual networks on CIFAR-100.

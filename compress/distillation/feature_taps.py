@@ -23,7 +23,7 @@ def tap_features(
     """Capture the outputs of the modules at `paths` while the context is open.
 
     Args:
-        before_relu: capture the input of the last ReLU, where a module ends in one.
+        before_relu: for a module that ends in a ReLU, capture the input of that ReLU.
 
     Yields:
         A dictionary of path to feature map, in the order of the forward pass. The maps are copies,
@@ -46,7 +46,7 @@ def tap_features(
         def hook(module: nn.Module, inputs: object, output: object) -> None:
             if isinstance(output, Tensor):
                 maps.pop(path, None)
-                maps[path] = _channels_first(
+                maps[path] = _to_channels_first(
                     relu["in"] if output is relu.get("out") else output.clone()
                 )
 
@@ -78,8 +78,8 @@ def pair_taps(
     """Return the layers to tap in the teacher, and their partners in the student.
 
     Args:
-        taps: module paths that both networks have, or pairs ``teacher=student``; none for
-            `default_taps`, of which the last ones are paired if one network has more.
+        taps: module paths that both networks have, or pairs ``teacher=student``. If empty,
+            `default_taps` of both networks; if one network has more, its last ones.
         teacher, student: each a network and the side of the images that it takes, in pixels.
 
     Raises:
@@ -106,8 +106,8 @@ def pair_taps(
 def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
     """Return the stages of a residual network; of any other, the last module at each resolution.
 
-    Only modules that follow one another count: none inside a block, none of the head, and none that
-    only pools.
+    Only modules that run one after another count: none inside a block, none of the head, and none
+    that only pools.
     """
     if all(hasattr(network, name) for name in RESIDUAL_STAGES):
         return tuple(
@@ -120,16 +120,16 @@ def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
         if path != head and not path.startswith(f"{head}.")
     }
     last: dict[int, str] = {}
-    for path, image in _measure_maps(network, list(trunk), image_size).items():
+    for path, output in _measure_maps(network, list(trunk), image_size).items():
         end = trunk[path]
         while isinstance(end, nn.Sequential) and len(end):
             end = end[-1]
         # Global pooling ends the feature maps.
         if isinstance(end, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
             break
-        square = image.dim() == 4 and image.shape[2] == image.shape[3]
+        square = output.dim() == 4 and output.shape[2] == output.shape[3]
         if square and not isinstance(end, nn.MaxPool2d | nn.AvgPool2d):
-            last[image.shape[3]] = path
+            last[output.shape[3]] = path
     return tuple(last.values())
 
 
@@ -140,7 +140,7 @@ def _iter_trunk(network: nn.Module, at: str = "") -> Iterator[tuple[str, nn.Modu
             yield from _iter_trunk(module, f"{at}{name}.")
 
 
-def _channels_first(maps: Tensor) -> Tensor:
+def _to_channels_first(maps: Tensor) -> Tensor:
     """Permute maps with channels last to (B, C, H, W).
 
     The maps of square images are square: the two equal sides are height and width.
@@ -159,13 +159,13 @@ def _check_paths(paths: Sequence[str], network: nn.Module, size: int, role: str)
     maps = _measure_maps(network, paths, size)
     for path in paths:
         if path not in maps or maps[path].dim() != 4:
-            gives = f"{tuple(maps[path].shape)} for one image" if path in maps else "nothing"
+            output = f"{tuple(maps[path].shape)} for one image" if path in maps else "no tensor"
             raise UserError(
-                f"taps: {path!r} of the {role} puts out {gives}, not feature maps (1, C, H, W)"
+                f"taps: {path!r} of the {role} outputs {output}, not feature maps (1, C, H, W)"
             )
     if list(maps) != list(paths):
         raise UserError(
-            f"taps: the {role}'s layers run in the order {', '.join(maps)}: list them so"
+            f"taps: the {role}'s layers run in the order {', '.join(maps)}: list them in that order"
         )
 
 

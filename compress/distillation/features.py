@@ -34,7 +34,7 @@ class Tapped:
         """Return the logits for `images`, and the feature map (B, C, H, W) of each path in float32.
 
         Args:
-            forward: replaces the network's own forward pass, as the trainer's does.
+            forward: runs in place of the network's own forward pass; the trainer's, for example.
             before_relu: as for `compress.distillation.feature_taps.tap_features`.
         """
         with tap_features(self.network, self.paths, before_relu) as maps:
@@ -49,7 +49,7 @@ class Tapped:
 
 
 def match_sizes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Average two maps (B, C, H, W) down to the smaller of their heights and widths."""
+    """Average two maps (B, C, H, W) down to the smaller height and the smaller width."""
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     return _shrink(a, size), _shrink(b, size)
 
@@ -60,9 +60,9 @@ def map_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def make_projections(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> nn.ModuleList:
-    """Make a 1×1 convolution from the student's width to the teacher's for each pair of maps.
+    """Make, for each pair of maps, a 1×1 convolution from the student's width to the teacher's.
 
-    Where the widths agree it is the identity.
+    Where the widths are equal, it is the identity.
     """
     widths = [(s.shape[1], t.shape[1]) for s, t in zip(student, teacher, strict=True)]
     return nn.ModuleList(nn.Identity() if s == t else nn.Conv2d(s, t, 1) for s, t in widths)

@@ -26,7 +26,7 @@ class FitNets(nn.Module):
     kernel grows with the difference in size. The paper's base is KD.
     """
 
-    # The paper trains each phase to its end.
+    # The paper trains each phase to convergence.
     phases = (0.25, 1.0)
 
     def __init__(self, inputs: FeatureInputs) -> None:
@@ -39,13 +39,13 @@ class FitNets(nn.Module):
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        inputs, (phase, within) = self.inputs, find_phase(progress, self.phases)
         if phase == 1:
-            return its.base(student, batch, within)
-        _, targets = its.teacher.run(batch.images)
-        _, maps = its.student.run(batch.images, student)
+            return inputs.base(student, batch, within)
+        _, targets = inputs.teacher.run(batch.images)
+        _, maps = inputs.student.run(batch.images, student)
         hint = hint_loss(self.regressor(maps[self.middle]), targets[self.middle])
-        return {"features": its.beta * hint}
+        return {"features": inputs.beta * hint}
 
 
 # Beta is the paper's.

@@ -34,10 +34,11 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
 
 
 def fsp_loss(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-    """Return the squared distance of the networks' FSP matrices, added over neighbouring layers.
+    """Return the squared distance of the networks' FSP matrices, summed over pairs of neighbouring
+    layers.
 
-    Equation 2 of the paper, weighted by one over the size of the matrix, so that wide layers count
-    no more than narrow ones.
+    Equation 2 of the paper, with each distance divided by the size of the matrix, so that wide
+    layers count no more than narrow ones.
 
     Args:
         student, teacher: maps (B, C, H, W) of at least two layers, of the same widths in both.
@@ -57,7 +58,7 @@ class FSP(nn.Module):
         UserError: there is only one tap.
     """
 
-    # 21,000 iterations and 64,000 in the paper.
+    # In the paper: 21,000 iterations and 64,000.
     phases = (0.25, 1.0)
 
     def __init__(self, inputs: FeatureInputs) -> None:
@@ -65,20 +66,20 @@ class FSP(nn.Module):
         if len(inputs.student.paths) < 2:
             tap = inputs.student.paths[0]
             raise UserError(
-                f"taps: method 'fsp' compares layers with each other: add one to {tap!r}"
+                f"taps: method 'fsp' compares layers with each other: add a second to {tap!r}"
             )
         self.inputs = inputs
         self.projections = make_projections(inputs.student.measure(), inputs.teacher.measure())
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        inputs, (phase, within) = self.inputs, find_phase(progress, self.phases)
         if phase == 1:
-            return its.base(student, batch, within)
-        _, targets = its.teacher.run(batch.images)
-        _, maps = its.student.run(batch.images, student)
+            return inputs.base(student, batch, within)
+        _, targets = inputs.teacher.run(batch.images)
+        _, maps = inputs.student.run(batch.images, student)
         projected = [project(m) for project, m in zip(self.projections, maps, strict=True)]
-        return {"features": its.beta * fsp_loss(projected, targets)}
+        return {"features": inputs.beta * fsp_loss(projected, targets)}
 
 
 # Beta is the paper's.

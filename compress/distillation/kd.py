@@ -18,8 +18,8 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     Args:
         student, teacher: logits (B, classes), float32.
-        temperature: T. The factor T² keeps the size of the gradient independent of it (section 2 of
-            the paper).
+        temperature: T. The factor T² keeps the size of the gradients independent of T (section 2
+            of the paper).
 
     Example:
         >>> kd_loss(torch.randn(8, 10), torch.randn(8, 10), temperature=4.0).shape

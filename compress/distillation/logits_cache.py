@@ -24,7 +24,7 @@ from compress.runtime.device import to_device
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, atomic_write
 
-# Bytes that all cached logits of a run may take.
+# Bytes that all cached logits of a run may take up.
 CAPACITY = 4 * 2**30
 # Batches whose logits are written together. If a stage ends within a block, it is computed again.
 BLOCK = 16
@@ -63,12 +63,12 @@ class LogitsCache:
         # The current block: its file, and its logits if they are cached.
         self._path: Path | None = None
         self._cached: np.ndarray | None = None
-        # The logits computed so far if they are to be cached, 0 in other processes' shards; and the
-        # row at which the next batch continues them.
+        # The logits computed so far, if they are to be cached, with 0 in the shards of other
+        # processes; and the row at which the next batch continues.
         self._computed: Tensor | None = None
         self._next = -1
         self._last: tuple[Batch, Tensor] | None = None
-        # Bytes left of the capacity, as of the last look, less those written since.
+        # Bytes that were left of the capacity when it was last measured, less those written since.
         self._left = 0
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -94,11 +94,11 @@ class LogitsCache:
             return to_device(cached, batch.images.device).float()
         with torch.inference_mode():
             exact = self.teacher(batch.images)
-        # Outside of inference mode, or no loss could use it.
+        # Copied outside of inference mode: autograd cannot save an inference tensor.
         logits = exact.half()
         if start < whole:
             self._next = start
-        # A block is only cached if its batches come in order, from the first on.
+        # A block is cached only if its batches come in order, from the first on.
         if self._computed is not None and start == self._next:
             self._computed[rows].copy_(logits, non_blocking=True)
             self._next += whole
@@ -147,7 +147,7 @@ class LogitsCache:
 
     def _write_block(self, path: Path, computed: Tensor) -> None:
         if computed.is_pinned():
-            # The last logits may still be on their way.
+            # The last logits may still be on their way from the GPU.
             torch.cuda.synchronize()
         logits = distributed.all_reduce_sum(computed).numpy()
         try:

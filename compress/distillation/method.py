@@ -66,12 +66,11 @@ class FeatureInputs:
 
 @dataclass(frozen=True)
 class Method:
-    """A distillation method. All start from a base: the labels and, by alpha, Hinton's KD.
+    """A distillation method. All build on a base: the loss on labels and, by alpha, Hinton's KD.
 
     Args:
-        alpha: weight of KD in the base, where a recipe gives none.
-        beta: weight of the method's own loss, where a recipe gives none; None if it has no loss of
-            its own.
+        alpha: default weight of KD in the base.
+        beta: default weight of the method's own loss; None if it has no loss of its own.
         on_logits: builds the objective of a method that needs the teacher's logits alone.
         on_features: builds the objective of a method that compares feature maps.
     """

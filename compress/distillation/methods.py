@@ -42,8 +42,8 @@ def build_objective(
 
     Args:
         student: the network, and the side of the images that it takes, in pixels.
-        open_logits: opens the cache of the teacher's logits; called if they are needed.
-        examples: yields a batch to measure feature maps on, taken if they are needed.
+        open_logits: opens the cache of the teacher's logits; called only if they are needed.
+        examples: yields a batch to measure feature maps on; read only if they are needed.
     """
     method, alpha = load_method(stage), _alpha(stage)
     beta = method.beta if stage.beta is None else stage.beta
@@ -96,7 +96,7 @@ def check_method(stage: Train, has_teacher: bool) -> None:
     """Check that the keys of a stage suit its method.
 
     Raises:
-        UserError: the method has no use for a key, or needs a teacher.
+        UserError: the method has no use for a key, or lacks a teacher.
     """
     method, named = load_method(stage), f"method {stage.method!r}"
     if stage.method == "labels" and stage.alpha:
@@ -125,7 +125,7 @@ def check_taps(
     teacher: tuple[nn.Module, int],
     student: tuple[nn.Module, int],
 ) -> None:
-    """Check, on one image, that two networks can be tapped as the stage says.
+    """Check on one image that two networks can be tapped as the stage says.
 
     Args:
         teacher, student: each a network and the side of the images that it takes, in pixels.

@@ -58,13 +58,15 @@ class Overhaul(nn.Module):
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its = self.inputs
-        _, targets = its.teacher.run(batch.images, before_relu=True)
-        logits, maps = its.student.run(batch.images, student, before_relu=True)
-        losses = its.base(lambda _: logits, batch, progress)
-        layers = zip(its.student.paths, self.projections, maps, targets, self.margins, strict=True)
+        inputs = self.inputs
+        _, targets = inputs.teacher.run(batch.images, before_relu=True)
+        logits, maps = inputs.student.run(batch.images, student, before_relu=True)
+        losses = inputs.base(lambda _: logits, batch, progress)
+        layers = zip(
+            inputs.student.paths, self.projections, maps, targets, self.margins, strict=True
+        )
         for place, (path, project, m, target, margin) in enumerate(layers, start=1):
-            weight = its.beta * 0.5 ** (len(maps) - place)
+            weight = inputs.beta * 0.5 ** (len(maps) - place)
             losses[f"features.{path}"] = weight * overhaul_loss(project(m), target, margin)
         return losses
 

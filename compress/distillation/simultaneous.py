@@ -17,9 +17,9 @@ from compress.training.objective import Forward, Losses
 
 
 def simultaneous_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Return the mean squared error of each pair of maps (B, C, H, W), added up.
+    """Return the sum over pairs of maps (B, C, H, W) of their mean squared errors.
 
-    Maps of a pair have the same width; the larger one is averaged down.
+    The maps of a pair have the same width; the larger one is averaged down.
     """
     return torch.stack([map_loss(s, t) for s, t in zip(student, teacher, strict=True)]).sum()
 
@@ -37,12 +37,12 @@ class Simultaneous(nn.Module):
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its = self.inputs
-        _, targets = its.teacher.run(batch.images)
-        logits, maps = its.student.run(batch.images, student)
+        inputs = self.inputs
+        _, targets = inputs.teacher.run(batch.images)
+        logits, maps = inputs.student.run(batch.images, student)
         projected = [project(m) for project, m in zip(self.projections, maps, strict=True)]
-        features = its.beta * simultaneous_loss(projected, targets)
-        return its.base(lambda _: logits, batch, progress) | {"features": features}
+        features = inputs.beta * simultaneous_loss(projected, targets)
+        return inputs.base(lambda _: logits, batch, progress) | {"features": features}
 
 
 # Beta is the paper's.

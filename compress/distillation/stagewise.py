@@ -29,9 +29,9 @@ def split_blocks(student: Tapped) -> list[set[nn.Parameter]]:
     student.network.eval()
     _, maps = student.run(student.example[:1])
     found: list[set[nn.Parameter]] = []
-    for path, image in zip(student.paths, maps, strict=True):
+    for path, feature_map in zip(student.paths, maps, strict=True):
         gradients = torch.autograd.grad(
-            image.sum(), parameters, retain_graph=True, allow_unused=True
+            feature_map.sum(), parameters, retain_graph=True, allow_unused=True
         )
         reached = {
             p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None
@@ -50,8 +50,8 @@ def split_blocks(student: Tapped) -> list[set[nn.Parameter]]:
 def train_only(network: nn.Module, trained: set[nn.Parameter]) -> Iterator[None]:
     """Freeze all parameters but `trained` for a forward pass.
 
-    The others get no gradients, so that the optimizer skips them, and their batch norms are in
-    evaluation mode.
+    The others get no gradients, so the optimizer skips them; their batch norms are in evaluation
+    mode.
     """
     frozen = [p for p in network.parameters() if p.requires_grad and p not in trained]
     resting = [
@@ -90,14 +90,14 @@ class Stagewise(nn.Module):
 
     def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
         """Return the losses of `student` on `batch`; `progress` runs from 0 to 1 over the stage."""
-        its, (phase, within) = self.inputs, find_phase(progress, self.phases)
-        with train_only(its.student.network, self.blocks[phase]):
-            logits, maps = its.student.run(batch.images, student)
+        inputs, (phase, within) = self.inputs, find_phase(progress, self.phases)
+        with train_only(inputs.student.network, self.blocks[phase]):
+            logits, maps = inputs.student.run(batch.images, student)
         if phase == len(maps):
-            return its.base(lambda _: logits, batch, within)
-        _, targets = its.teacher.run(batch.images)
+            return inputs.base(lambda _: logits, batch, within)
+        _, targets = inputs.teacher.run(batch.images)
         loss = map_loss(self.projections[phase](maps[phase]), targets[phase])
-        return {"features": its.beta * loss}
+        return {"features": inputs.beta * loss}
 
 
 # Beta is the paper's.

@@ -82,7 +82,8 @@ def test_computed_and_cached_logits_are_bit_identical(data: Dataset, tmp_path: P
     cache, teacher = open_cache(data, tmp_path)
     live = read_view(cache, data, view=0)
     exact = torch.cat([teacher(batch.images) for batch in batches(data, 0)])
-    torch.testing.assert_close(live, exact, rtol=2**-11, atol=1e-6)  # half precision keeps 11 bits
+    # Half precision keeps 11 bits.
+    torch.testing.assert_close(live, exact, rtol=2**-11, atol=1e-6)
     later, unused = open_cache(data, tmp_path)
     assert torch.equal(read_view(later, data, view=0), live) and unused.seen == 0
     assert live.dtype == torch.float32
@@ -98,10 +99,10 @@ def test_logits_from_inference_mode_can_be_used_by_a_loss(data: Dataset, tmp_pat
     cache = LogitsCache(teacher, tmp_path, samples(data), CLASSES)
     student = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES))
     for batch in batches(data, 0):
-        F.mse_loss(
-            student(batch.images), cache(batch)
-        ).backward()  # unlike cross-entropy, it keeps both for backward
-    assert modes and all(modes) and all(p.grad is not None for p in student.parameters())
+        # Unlike cross-entropy, this loss keeps both for the backward pass.
+        F.mse_loss(student(batch.images), cache(batch)).backward()
+    assert modes and all(modes)
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
 
 
 def test_the_teacher_sees_each_view_once(data: Dataset, tmp_path: Path) -> None:
@@ -143,16 +144,12 @@ def test_a_stage_that_ends_inside_a_view_leaves_its_blocks_to_the_next(
     monkeypatch.setattr(logits_cache, "BLOCK", 1)
     whole, teacher = read_view(open_cache(data, tmp_path / "whole")[0], data, 0), CountingTeacher()
     half = samples(data) // BATCH // 2
-    for steps, seen in (
-        (half, half),
-        (half, half),
-        (2 * half, 2 * half),
-    ):  # seen so far, in batches
+    # Steps of each stage, and batches seen so far.
+    for steps, seen in ((half, half), (half, half), (2 * half, 2 * half)):
         cache, _ = open_cache(data, tmp_path / "stages", teacher)
         logits = [cache(batch) for _, batch in zip(range(steps), batches(data, 0), strict=False)]
-        assert (
-            torch.equal(torch.cat(logits), whole[: steps * BATCH]) and teacher.seen == seen * BATCH
-        )
+        assert torch.equal(torch.cat(logits), whole[: steps * BATCH])
+        assert teacher.seen == seen * BATCH
 
 
 @pytest.mark.parametrize("block", [1, 4, 100])
@@ -181,9 +178,8 @@ def test_a_full_disk_costs_only_time(
         patch.setattr(fails, full)
         assert torch.equal(read_view(cache, data, 0), whole)
     assert torch.equal(read_view(cache, data, 0), whole) and teacher.seen == 3 * samples(data)
-    assert not (
-        tmp_path / "full"
-    ).exists()  # it does not try again, and leaves others what room there was
+    # Nothing more is cached, and the run's own files get the room.
+    assert not (tmp_path / "full").exists()
 
 
 def test_half_written_files_of_a_kill_are_removed(data: Dataset, tmp_path: Path) -> None:
@@ -234,21 +230,21 @@ def test_views_beyond_the_capacity_are_computed_again(data: Dataset, tmp_path: P
     first = [read_view(cache, data, view) for view in (0, 1, 2)]
     assert len(list(tmp_path.rglob("*.npy"))) == 2
     again = [read_view(cache, data, view) for view in (0, 1, 2)]
-    assert all(
-        torch.equal(a, b) for a, b in zip(first, again, strict=True)
-    ) and teacher.seen == 4 * samples(data)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert teacher.seen == 4 * samples(data)
 
 
 def test_the_beginning_of_a_view_is_cached_where_capacity_ends_inside_it(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logits_cache, "BLOCK", 1)
-    blocks, block = samples(data) // BATCH, 2 * BATCH * CLASSES + 132  # a file's head and checksum
+    # A file has a header of 128 bytes, and a checksum of 4.
+    blocks, block = samples(data) // BATCH, 2 * BATCH * CLASSES + 132
+    capacity = block * (blocks + blocks // 2)
 
     def compute(teacher: CountingTeacher) -> list[Tensor]:
-        room = block * (blocks + blocks // 2)
-        kept = LogitsCache(teacher, tmp_path / "a", samples(data), CLASSES, capacity=room)
-        return [read_view(kept, data, view) for view in (0, 1)]
+        cache = LogitsCache(teacher, tmp_path / "a", samples(data), CLASSES, capacity)
+        return [read_view(cache, data, view) for view in (0, 1)]
 
     first, later = compute(CountingTeacher()), CountingTeacher()
     assert all(torch.equal(a, b) for a, b in zip(first, compute(later), strict=True))
@@ -262,21 +258,20 @@ def test_blocks_of_earlier_stages_make_way_the_oldest_first(data: Dataset, tmp_p
         for n in "ab"
     )
     aged = set[Path]()
-    order = ((earlier, 1), (earlier, 0), (earlier, 2), (later, 0))
-    for age, (cache, view) in enumerate(order, start=1):
+    order = [(earlier, 1), (earlier, 0), (earlier, 2), (later, 0)]
+    for second, (cache, view) in enumerate(order, start=1):
         read_view(cache, data, view)
-        # A file's age is only known in steps of the system's clock.
+        # The system's clock is too coarse to tell the ages of files apart.
         for file in set(tmp_path.rglob("*.npy")) - aged:
-            os.utime(file, ns=(age * 10**9, age * 10**9))
+            os.utime(file, ns=(second * 10**9, second * 10**9))
             aged.add(file)
     assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.npy")} == {
         "a/view-0-0.npy",
         "a/view-2-0.npy",
         "b/view-0-0.npy",
     }
-    for view in range(
-        9
-    ):  # its own do not: views that come round would else be gone before they are back
+    # A stage's own blocks stay: otherwise views would be gone before they come round again.
+    for view in range(9):
         read_view(later, data, view)
     assert sorted(file.name for file in tmp_path.rglob("*.npy")) == [
         f"view-{view}-0.npy" for view in range(3)
@@ -348,10 +343,11 @@ def test_everything_that_changes_logits_changes_the_folder(
 
 
 def test_a_stage_caches_the_logits_of_its_own_teacher(ctx: StageContext) -> None:
-    """Its batch norms are fused for that; the teacher itself stays as it is."""
+    """The cache uses a copy whose batch norms are fused; the teacher itself stays as it is."""
     torch.manual_seed(0)
     net = import_builder("tinynets:teacher")(num_classes=CLASSES)
-    for batch in batches(ctx.plan.data, 1):  # batch norms far from the identity
+    # Batch norms far from the identity.
+    for batch in batches(ctx.plan.data, 1):
         net(batch.images)
     exact = make_forward(copy.deepcopy(net).eval(), 16, exact=True)
     before = copy.deepcopy(net.state_dict())

@@ -53,35 +53,27 @@ def test_the_larger_map_is_averaged_down() -> None:
 
 
 def test_attention_transfer() -> None:
-    def vector(image: np.ndarray) -> np.ndarray:  # (C, H, W)
-        strong = np.array(
-            [
-                sum(image[c, y, x] ** 2 for c in range(len(image)))
-                for y in range(3)
-                for x in range(3)
-            ]
-        )
-        return strong / math.sqrt(sum(strong**2))
+    def vector(image: np.ndarray) -> np.ndarray:
+        channels, positions = range(len(image)), [(y, x) for y in range(3) for x in range(3)]
+        sums = np.array([sum(image[c, y, x] ** 2 for c in channels) for y, x in positions])
+        return sums / math.sqrt(sum(sums**2))
 
-    student, teacher = maps(4, 2, 3, 3), maps(4, 7, 3, 3)  # widths may differ
+    # Widths may differ.
+    student, teacher = maps(4, 2, 3, 3), maps(4, 7, 3, 3)
     by_hand = [
         (vector(s) - vector(t)) ** 2 for s, t in zip(plain(student), plain(teacher), strict=True)
     ]
     assert float(attention_loss(student, teacher)) == pytest.approx(np.mean(by_hand), rel=1e-4)
-    assert float(attention_loss(3 * teacher, teacher)) == pytest.approx(
-        0, abs=1e-10
-    )  # how strong does not matter
+    # The scale of a map does not matter.
+    assert float(attention_loss(3 * teacher, teacher)) == pytest.approx(0, abs=1e-10)
 
 
 def test_fsp() -> None:
-    def matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # (M, H, W), (N, H, W)
-        found = np.zeros((len(first), len(second)))
-        for i in range(len(first)):
-            for j in range(len(second)):
-                found[i, j] = (
-                    sum(first[i, y, x] * second[j, y, x] for y in range(2) for x in range(2)) / 4
-                )
-        return found
+    def matrix(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        positions = [(y, x) for y in range(2) for x in range(2)]
+        return np.array(
+            [[sum(a[y, x] * b[y, x] for y, x in positions) / 4 for b in second] for a in first]
+        )
 
     student, teacher = ([maps(2, width, 2, 2) for width in (3, 4, 2)] for _ in range(2))
     by_hand = 0.0
@@ -100,7 +92,7 @@ def test_fsp() -> None:
     )
 
 
-def test_margins_are_the_means_of_what_is_negative() -> None:
+def test_margins_are_the_means_of_negative_values() -> None:
     teacher = torch.tensor([[[[1.0, -2.0]], [[3.0, 4.0]]], [[[-4.0, 0.0]], [[5.0, 6.0]]]])
     assert measure_margins(teacher).flatten().tolist() == [-3.0, 0.0]
 
@@ -121,9 +113,8 @@ def test_overhaul() -> None:
 
 def test_overhaul_on_known_values() -> None:
     student = torch.tensor([-3.0, -1.0, 2.0, -3.0]).view(1, 1, 2, 2)
-    teacher = torch.tensor([-9.0, -9.0, 5.0, 1.0]).view(
-        1, 1, 2, 2
-    )  # the first two are raised to -2
+    # The margin raises the first two to -2.
+    teacher = torch.tensor([-9.0, -9.0, 5.0, 1.0]).view(1, 1, 2, 2)
     margin = torch.full((1, 1, 1, 1), -2.0)
     assert float(overhaul_loss(student, teacher, margin)) == 0 + 1 + 9 + 16
 
@@ -146,7 +137,7 @@ def test_dkd(temperature: float) -> None:
     assert found == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_kd_is_dkd_with_the_teachers_doubt_for_a_weight() -> None:
+def test_kd_is_dkd_weighted_by_the_teachers_doubt() -> None:
     """Equation 5 of the paper: KD = TCKD + (1 - p of the target) · NCKD."""
     student, teacher, target = maps(1, 6), maps(1, 6), torch.tensor([2])
     doubt = 1 - float(teacher.softmax(1)[0, 2])

@@ -1,55 +1,34 @@
-"""Every method of distillation at work: on two small networks, and in whole runs on tiny data."""
+"""Distillation methods on two small networks, as plug-ins, and what a stage needs of them."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
-from pathlib import Path
+from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 import torch
-from tiny import Interrupted, Tiny
 from torch import Tensor, nn
 
-import compress
 from compress.data.batches import Batch
-from compress.distillation import labels
-from compress.distillation.method import LogitsInputs, Method, Teacher
-from compress.distillation.methods import build_objective
-from compress.distillation.stagewise import Stagewise
-from compress.models.build import build
-from compress.pipeline.events import RunEvents
-from compress.pipeline.plan import make_plan
-from compress.recipe.load import load_recipe
-from compress.recipe.model_spec import ModelSpec
+from compress.distillation.features import Tapped
+from compress.distillation.method import FeatureInputs, LogitsInputs, Method, Teacher
+from compress.distillation.methods import (
+    build_objective,
+    check_method,
+    epochs_until_cached,
+    needs_features,
+    uses_logits,
+    uses_teacher,
+)
+from compress.distillation.stagewise import Stagewise, split_blocks
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
 from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import Forward, Losses, Objective, total_loss
 from compress.training.task import Classification
-
-STAGES = """
-[[stages]]
-kind = "teach"
-epochs = 1
-
-[[stages]]
-kind = "distill"
-epochs = 2
-scale = 0.5
-{method}
-
-[[stages]]
-kind = "prune"
-samples = 32
-
-[[stages]]
-kind = "finetune"
-epochs = 2
-lr = 0.05
-ema = 0.9
-{method}
-"""
 
 
 def block(inner: int, outer: int, stride: int) -> nn.Module:
@@ -68,18 +47,21 @@ def batch() -> Batch:
     return Batch(torch.randn(8, 3, 8, 8), torch.eye(4)[torch.arange(8) % 4], torch.arange(8), 0)
 
 
-def set_up(method: str, **options: float) -> tuple[nn.Module, nn.Module, Objective]:
-    """A teacher, a narrower student whose images are smaller, and what `method` makes of them."""
+def stage_with(method: str, **keys: Any) -> Train:
+    return Train(kind="distill", epochs=1, method=method, **keys)
+
+
+def set_up(method: str, **keys: Any) -> tuple[nn.Module, nn.Module, Objective]:
+    """Return a teacher, a narrower student of smaller images, and the objective of `method`."""
     torch.manual_seed(0)
     teacher, student = net(6), net(4)
-    stage = Train(kind="distill", epochs=1, method=method, **options)  # type: ignore[arg-type]
     forward = make_teacher(teacher, 8)
 
     def logits(batch: Batch) -> Tensor:
         return forward(batch.images)
 
     objective = build_objective(
-        stage,
+        stage_with(method, **keys),
         Classification(4),
         Teacher(teacher, 8),
         (student, 6),
@@ -89,181 +71,259 @@ def set_up(method: str, **options: float) -> tuple[nn.Module, nn.Module, Objecti
     return teacher, student, objective
 
 
-def compute_loss(objective: Objective, student: nn.Module, progress: float) -> Tensor:
-    return total_loss(objective(make_forward(student, 6), batch(), progress))
+def compute_losses(objective: Objective, student: nn.Module, progress: float) -> Losses:
+    return objective(make_forward(student, 6), batch(), progress)
 
 
-def own(aim: Objective) -> list[nn.Parameter]:
-    return list(aim.parameters()) if isinstance(aim, nn.Module) else []
+def own_loss(losses: Losses) -> Tensor:
+    """Return the sum of a method's own losses: all but those of the base."""
+    base = ("labels", "distillation")
+    return total_loss({name: loss for name, loss in losses.items() if name not in base})
 
 
-@pytest.mark.parametrize("method", METHODS.builtin)
-def test_gradients_reach_the_student_and_not_the_teacher_and_no_hook_stays(method: str) -> None:
-    teacher, student, aim = set_up(method)
+def own_parameters(objective: Objective) -> list[nn.Parameter]:
+    return list(objective.parameters()) if isinstance(objective, nn.Module) else []
+
+
+each_method = pytest.mark.parametrize("method", METHODS.builtin)
+each_method_with_a_loss = pytest.mark.parametrize(
+    "method", [name for name in METHODS.builtin if METHODS.load(name).beta is not None]
+)
+
+
+@each_method
+def test_gradients_reach_the_student_alone_and_no_hook_remains(method: str) -> None:
+    teacher, student, objective = set_up(method)
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     student.train()
     reached: set[str] = set()
     for progress in (0.1, 0.5, 0.9):
-        loss = compute_loss(aim, student, progress)
-        assert loss.shape == () and bool(torch.isfinite(loss))
-        torch.autograd.backward(loss)
+        losses = compute_losses(objective, student, progress)
+        assert all(loss.shape == () and bool(torch.isfinite(loss)) for loss in losses.values())
+        torch.autograd.backward(total_loss(losses))
         reached |= {
             name
             for name, p in student.named_parameters()
             if p.grad is not None and p.grad.abs().sum() > 0
         }
-    biases = {"0.0.bias", "1.0.bias"}  # of the convolutions: batch norm takes them out again
+    # Batch norm cancels the biases of the convolutions.
+    biases = {"0.0.bias", "1.0.bias"}
     assert reached | biases == {name for name, _ in student.named_parameters()}
-    assert all(p.grad is not None for p in own(aim))
+    assert all(p.grad is not None for p in own_parameters(objective))
     assert all(p.grad is None for p in teacher.parameters())
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
-    for network in (teacher, student):
-        assert not any(
-            module._forward_hooks or module._forward_pre_hooks for module in network.modules()
-        )
+    for module in (*teacher.modules(), *student.modules()):
+        assert not module._forward_hooks and not module._forward_pre_hooks
 
 
-@pytest.mark.parametrize(
-    "method", [name for name in METHODS.builtin if METHODS.load(name).beta is not None]
-)
-def test_the_methods_own_loss_becomes_smaller(method: str) -> None:
-    _, student, aim = set_up(method, alpha=0.0)
-    optimizer = torch.optim.Adam([*student.parameters(), *own(aim)], lr=0.01)
+@each_method_with_a_loss
+def test_training_lowers_the_methods_own_loss(method: str) -> None:
+    _, student, objective = set_up(method)
+    parameters = [*student.parameters(), *own_parameters(objective)]
+    optimizer = torch.optim.Adam(parameters, lr=0.01)
     student.train()
-    losses = []
+    history = []
     for _ in range(40):
         optimizer.zero_grad()
-        losses.append(compute_loss(aim, student, 0.2))
-        torch.autograd.backward(losses[-1])
+        loss = own_loss(compute_losses(objective, student, 0.2))
+        history.append(float(loss.detach()))
+        torch.autograd.backward(loss)
         optimizer.step()
-    assert float(losses[-1].detach()) < 0.7 * float(losses[0].detach())
+    assert 0 < history[-1] < 0.5 * history[0]
 
 
-def test_beta_weighs_the_methods_own_loss() -> None:
-    for method in ("simultaneous", "attention", "overhaul"):
-        losses = []
-        for beta in (1.0, 2.0, 3.0):
-            _, student, aim = set_up(method, beta=beta)
-            losses.append(float(compute_loss(aim, student, 0.5).detach()))
-        assert (
-            losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
-            and losses[1] > losses[0]
-        )
+@each_method_with_a_loss
+def test_beta_weighs_the_methods_own_loss(method: str) -> None:
+    """The own loss is linear in beta, of which that of DKD weighs a part; the base stays."""
+    own, base = [], []
+    for beta in (1.0, 2.0, 3.0):
+        _, student, objective = set_up(method, beta=beta)
+        losses = compute_losses(objective, student, 0.2)
+        own.append(float(own_loss(losses).detach()))
+        base.append(losses.get("labels"))
+    assert own[2] - own[1] == pytest.approx(own[1] - own[0], rel=1e-3)
+    assert own[1] > own[0] > 0
+    if method != "dkd":
+        assert own[1] == pytest.approx(2 * own[0], rel=1e-5)
+    assert base[0] is None or torch.equal(base[0], base[2])
 
 
-def test_stagewise_moves_one_block_at_a_time() -> None:
-    """Momentum, weight decay and batch norms included."""
-    _, student, aim = set_up("stagewise")
-    assert isinstance(aim, Stagewise) and aim.phases == pytest.approx((1 / 3, 2 / 3, 1))
+def test_stagewise_trains_one_block_at_a_time() -> None:
+    """With momentum, weight decay and batch norms."""
+    _, student, objective = set_up("stagewise")
+    assert isinstance(objective, Stagewise)
+    assert objective.phases == pytest.approx((1 / 3, 2 / 3, 1))
     optimizer = torch.optim.SGD(
-        [*student.parameters(), *own(aim)], lr=0.1, momentum=0.9, weight_decay=0.1
+        [*student.parameters(), *own_parameters(objective)], lr=0.1, momentum=0.9, weight_decay=0.1
     )
     student.train()
     for progress, block in ((0.1, "0."), (0.3, "0."), (0.4, "1."), (0.9, "4."), (0.99, "4.")):
         before = {key: value.clone() for key, value in student.state_dict().items()}
-        torch.autograd.backward(compute_loss(aim, student, progress))
+        torch.autograd.backward(total_loss(compute_losses(objective, student, progress)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        moved = {
-            key
-            for key, value in student.state_dict().items()
-            if not torch.equal(value, before[key])
-        }
-        assert moved == {key for key in before if key.startswith(block)}
-        assert all(p.requires_grad for p in student.parameters()) and all(
-            m.training for m in student.modules()
-        )
+        after = student.state_dict()
+        changed = {key for key in before if not torch.equal(after[key], before[key])}
+        assert changed == {key for key in before if key.startswith(block)}
+        assert all(p.requires_grad for p in student.parameters())
+        assert all(module.training for module in student.modules())
 
 
-def recipe_of(tiny: Tiny, file: Path, method: str) -> Path:
-    file.write_text(
-        tiny.recipe.read_text().partition("[[stages]]")[0] + STAGES.format(method=method)
-    )
-    return file
+def test_stagewise_needs_a_classifier_behind_the_last_tap() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    student = Tapped(network, make_forward(network), ("0",), batch().images)
+    with pytest.raises(UserError, match=r"taps: .*no classifier.*'0'"):
+        split_blocks(student)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS.builtin)
-def test_a_run_with_every_method(tiny: Tiny, tmp_path: Path, method: str) -> None:
-    """The result of distilling, pruning and fine-tuning is the bare student."""
-    recipe = recipe_of(tiny, tmp_path / "recipe.toml", f'method = "{method}"')
-    result = compress.run(str(recipe), out=tmp_path / "run", max_images=72)
-    assert [result.name for result in result.results] == ["teach", "distill", "prune", "finetune"]
-    kept = torch.load(result.model, weights_only=True)["state_dict"]
-    assert kept.keys() == build(ModelSpec("tinynets:student"), 4).state_dict().keys()
-    assert result.results[-1].params <= 3000
+class Constant:
+    """The objective of a plug-in on logits: the base, and a constant loss of beta."""
+
+    def __init__(self, inputs: LogitsInputs) -> None:
+        self.inputs = inputs
+
+    def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        loss = student(batch.images).sum() * 0 + self.inputs.beta
+        return self.inputs.base(student, batch, progress) | {"constant": loss}
 
 
-class InterruptAfter(RunEvents):
-    """Interrupts a run after so many epochs."""
+class Scaled(nn.Module):
+    """The objective of a plug-in on feature maps, with a parameter of its own."""
 
-    def __init__(self, epochs: int) -> None:
-        self.left = epochs
+    def __init__(self, inputs: FeatureInputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.scale = nn.Parameter(torch.ones(()))
 
-    def on_epoch_end(self, epochs: int, history: list[dict[str, float]]) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise Interrupted
-
-
-@pytest.mark.slow
-def test_projections_and_phases_survive_a_kill(tiny: Tiny, tmp_path: Path) -> None:
-    for method in ("overhaul", "stagewise"):
-        recipe = recipe_of(tiny, tmp_path / f"{method}.toml", f'method = "{method}"')
-        whole = compress.run(str(recipe), out=tmp_path / f"{method}-whole", max_images=72)
-        for _ in ("distill", "finetune"):  # after the first epoch of each
-            with pytest.raises(Interrupted):
-                compress.run(
-                    str(recipe), out=tmp_path / method, max_images=72, events=InterruptAfter(2)
-                )
-        again = compress.run(str(recipe), out=tmp_path / method, max_images=72)
-        a, b = (
-            torch.load(result.model, weights_only=True)["state_dict"] for result in (whole, again)
-        )
-        assert all(torch.equal(a[key], b[key]) for key in a)
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        _, maps = self.inputs.student.run(batch.images, student)
+        _, targets = self.inputs.teacher.run(batch.images)
+        loss = sum(m.mean() - t.mean() for m, t in zip(maps, targets, strict=True))
+        return {"scaled": self.inputs.beta * self.scale * loss}
 
 
-def test_a_method_of_a_plug_in_builds_the_objective(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Constant:
-        def __init__(self, inputs: LogitsInputs) -> None:
-            self.inputs = inputs
+CONSTANT = Method(beta=7.0, on_logits=Constant)
+SCALED = Method(beta=2.0, on_features=Scaled)
 
-        def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:
-            loss = student(batch.images).sum() * 0 + self.inputs.beta
-            return self.inputs.base(student, batch, progress) | {"constant": loss}
 
-    method = Method(beta=7.0, on_logits=Constant)
-    monkeypatch.setattr(labels, "PLUG_IN", method, raising=False)
-    monkeypatch.setitem(METHODS.builtin, "constant", "compress.distillation.labels:PLUG_IN")  # type: ignore[arg-type]
+@pytest.fixture
+def plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register two methods as entry points, as an installed package would."""
+    values = {"constant": f"{__name__}:CONSTANT", "scaled": f"{__name__}:SCALED"}
+    entries = {name: EntryPoint(name, value, METHODS.group) for name, value in values.items()}
+    found = {METHODS.group: entries}
+    monkeypatch.setattr("compress.recipe.registry._plugins", lambda group: found.get(group, {}))
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_a_plug_in_on_logits_builds_the_objective() -> None:
     _, student, objective = set_up("constant")
-    losses = objective(make_forward(student, 6), batch(), 0.0)
-    assert list(losses) == ["labels", "constant"] and float(losses["constant"].detach()) == 7.0
+    assert isinstance(objective, Constant)
+    losses = compute_losses(objective, student, 0.0)
+    assert list(losses) == ["labels", "constant"]
+    assert float(losses["constant"].detach()) == 7.0
+    _, student, objective = set_up("constant", alpha=0.5, beta=3.0)
+    losses = compute_losses(objective, student, 0.0)
+    assert list(losses) == ["labels", "distillation", "constant"]
+    assert float(losses["constant"].detach()) == 3.0
+    stage = stage_with("constant")
+    assert uses_teacher(stage) and uses_logits(stage) and not needs_features(stage)
 
 
-WRONG = [
-    ('method = "fitnet"', "did you mean 'fitnets'"),
-    ('method = "fitnets"\ntaps = ["0", "7"]', "the teacher has no layer '7'"),
-    ('method = "attention"\ntaps = ["0=0.9"]', "the student has no layer '0.9' (did you mean '0."),
-    ('method = "fsp"\ntaps = ["1"]', "taps: method 'fsp'"),
-    ('method = "stagewise"\ntaps = ["0.1", "0.2"]', "nothing to train between '0.2'"),
-    ('method = "attention"\ncompile = true', "remove compile"),
-    ('taps = ["0"]', "remove taps"),
-    ("beta = 2.0", "remove beta"),
-    ('method = "labels"\nalpha = 0.3', "remove alpha"),
+@pytest.mark.usefixtures("plug_ins")
+def test_a_plug_in_on_feature_maps_builds_the_objective() -> None:
+    _, student, objective = set_up("scaled", taps=("0", "1"))
+    assert isinstance(objective, Scaled)
+    assert objective.inputs.student.paths == objective.inputs.teacher.paths == ("0", "1")
+    losses = compute_losses(objective, student, 0.0)
+    torch.autograd.backward(total_loss(losses))
+    assert list(losses) == ["scaled"]
+    assert objective.scale.grad is not None and bool(objective.scale.grad)
+    assert needs_features(stage_with("scaled")) and not uses_logits(stage_with("scaled"))
+
+
+def test_the_cache_is_opened_once_and_only_if_logits_are_needed() -> None:
+    def count(method: str, **keys: Any) -> int:
+        opened = []
+
+        def open_logits() -> Any:
+            opened.append(method)
+            return lambda batch: torch.zeros(len(batch.images), 4)
+
+        stage, teacher, student = stage_with(method, **keys), Teacher(net(6), 8), (net(4), 6)
+        examples = iter([batch()])
+        build_objective(stage, Classification(4), teacher, student, open_logits, examples)
+        return len(opened)
+
+    assert count("labels") == count("kd", alpha=0.0) == count("attention") == 0
+    assert count("kd") == count("dkd") == count("attention", alpha=0.5) == 1
+    assert count("dkd", alpha=0.5) == 1
+
+
+# Method, alpha, and what it needs: a teacher, its logits, feature maps.
+NEEDS = [
+    ("labels", None, False, False, False),
+    ("kd", None, True, True, False),
+    ("kd", 0.0, False, False, False),
+    ("dkd", None, True, True, False),
+    ("attention", None, True, False, True),
+    ("attention", 0.5, True, True, True),
+    ("fitnets", None, True, True, True),
+    ("fitnets", 0.0, True, False, True),
 ]
 
 
-@pytest.mark.parametrize(("method", "words"), WRONG)
-def test_what_makes_no_sense_is_refused_before_anything_trains(
-    tiny: Tiny, tmp_path: Path, method: str, words: str
+@pytest.mark.parametrize(("method", "alpha", "teacher", "logits", "features"), NEEDS)
+def test_method_and_alpha_decide_what_a_stage_needs(
+    method: str, alpha: float | None, teacher: bool, logits: bool, features: bool
 ) -> None:
-    recipe = recipe_of(tiny, tmp_path / "recipe.toml", method)
-    with pytest.raises(UserError) as caught:
-        make_plan(load_recipe(str(recipe)))
-    assert words in str(caught.value) and len(str(caught.value).splitlines()) == 1
+    stage = stage_with(method, alpha=alpha)
+    assert uses_teacher(stage) is teacher
+    assert uses_logits(stage) is logits
+    assert needs_features(stage) is features
 
 
-def test_a_method_of_features_needs_a_teacher(tiny: Tiny, tmp_path: Path) -> None:
-    recipe = load_recipe(str(recipe_of(tiny, tmp_path / "recipe.toml", 'method = "fsp"')))
-    with pytest.raises(UserError, match="method 'fsp' needs a teacher"):
-        make_plan(replace(recipe, stages=recipe.stages[1:]))
+def test_the_teacher_runs_until_all_views_are_cached() -> None:
+    def epochs(method: str, samples: int = 1000, **keys: Any) -> float:
+        return epochs_until_cached(stage_with(method, **keys), samples, 10)
+
+    assert epochs("kd", views=3) == epochs("dkd", views=3) == 3
+    # Every epoch has a view of its own; feature maps are not cached; there is no room.
+    assert epochs("kd") == math.inf
+    assert epochs("fitnets", views=3) == math.inf
+    assert epochs("kd", samples=10**9, views=3) == math.inf
+
+
+def test_methods_on_feature_maps_train_the_backbone() -> None:
+    frozen = Train(kind="finetune", epochs=1, method="fsp", freeze="backbone")
+    with pytest.raises(UserError, match=r"method 'fsp'.*remove freeze"):
+        check_method(frozen, has_teacher=True)
+    check_method(replace(frozen, method="kd"), has_teacher=True)
+
+
+@pytest.mark.parametrize(
+    ("method", "alpha", "has_teacher", "accepted"),
+    [
+        ("kd", None, True, True),
+        ("dkd", None, True, True),
+        ("labels", None, True, False),
+        ("kd", 0.0, True, False),
+        ("kd", None, False, False),
+        ("attention", 0.5, True, False),
+    ],
+)
+def test_stop_at_teacher_needs_the_logits_of_a_teacher(
+    method: str, alpha: float | None, has_teacher: bool, accepted: bool
+) -> None:
+    stage = stage_with(method, alpha=alpha, stop_at_teacher=True)
+    if accepted:
+        check_method(stage, has_teacher)
+        return
+    with pytest.raises(UserError, match=f"method '{method}'.*remove stop_at_teacher"):
+        check_method(stage, has_teacher)
+
+
+@each_method_with_a_loss
+def test_a_method_with_a_loss_of_its_own_needs_a_teacher(method: str) -> None:
+    with pytest.raises(UserError, match=f"method '{method}' needs a teacher.*teacher.weights"):
+        check_method(stage_with(method), has_teacher=False)

@@ -22,11 +22,14 @@ from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import total_loss
 from compress.training.task import Classification
 
-Maps = list[np.ndarray]  # of the three blocks, each (B, C, H, W)
+# Of the three blocks, each (B, C, H, W).
+Maps = list[np.ndarray]
 
-LARGE, SMALL = 16, 8  # the sides of the images that teacher and student take
+# Sides of the images that the teacher and the student take, in pixels.
+LARGE, SMALL = 16, 8
 ALPHA, TEMPERATURE = 0.3, 2.0
-BETA = {"dkd": 8.0, "attention": 1000.0, "overhaul": 1e-3}  # in the papers; 1 in the others
+# The papers' values; 1 in the others.
+BETA = {"dkd": 8.0, "attention": 1000.0, "overhaul": 1e-3}
 PROGRESS = (1 / 24, 0.4, 0.9)
 
 
@@ -41,7 +44,7 @@ def net(width: int) -> nn.Sequential:
 
 
 def mixed(seed: int) -> Batch:
-    """A batch whose samples are each of two classes, more of the one than of the other."""
+    """Return a batch of samples of two classes each, more of the one than of the other."""
     random = torch.Generator().manual_seed(seed)
     classes = torch.eye(4)[torch.arange(6) % 4]
     targets = 0.7 * classes + 0.3 * classes.roll(1, 0)
@@ -85,16 +88,17 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def base_loss(
+def base(
     student: np.ndarray, teacher: np.ndarray, batch: Batch, progress: float, alpha: float = ALPHA
-) -> float:
-    """Return the loss on labels and Hinton's KD (2015), whose alpha fades."""
-    alpha, found = alpha * (1 - progress), 0.0
+) -> dict[str, float]:
+    """Return the loss on labels, and Hinton's KD (2015) whose alpha fades."""
+    alpha *= 1 - progress
+    labels = kd = 0.0
     for ours, theirs, target in zip(student, teacher, batch.targets.double().numpy(), strict=True):
-        labels = -(target * np.log(softmax(ours))).sum()
-        kd = TEMPERATURE**2 * divergence(softmax(theirs / TEMPERATURE), softmax(ours / TEMPERATURE))
-        found += ((1 - alpha) * labels + alpha * kd) / len(student)
-    return found
+        labels -= (target * np.log(softmax(ours))).sum() / len(student)
+        soft = softmax(theirs / TEMPERATURE), softmax(ours / TEMPERATURE)
+        kd += TEMPERATURE**2 * divergence(*soft) / len(student)
+    return {"labels": (1 - alpha) * labels, "distillation": alpha * kd}
 
 
 def dkd(student: np.ndarray, teacher: np.ndarray, batch: Batch) -> float:
@@ -128,8 +132,8 @@ def fsp(maps: Maps) -> Maps:
 def overhaul(ours: np.ndarray, theirs: np.ndarray, example: np.ndarray) -> float:
     """Heo et al. 2019, equations 1 to 3, with margins from the teacher's maps of the example."""
     margins = [example[:, c][example[:, c] < 0].mean() for c in range(example.shape[1])]
-    guide = np.maximum(theirs, np.array(margins)[None, :, None, None])
-    costs = np.where((ours <= guide) & (guide <= 0), 0, (ours - guide) ** 2)
+    raised = np.maximum(theirs, np.array(margins)[None, :, None, None])
+    costs = np.where((ours <= raised) & (raised <= 0), 0, (ours - raised) ** 2)
     return float(costs.sum()) / len(ours)
 
 
@@ -140,71 +144,78 @@ def by_hand(
     student: nn.Sequential,
     batch: Batch,
     example: Batch,
-    at: float,
-) -> float:
+    progress: float,
+) -> dict[str, float]:
+    """Return the named losses of a method, in their order.
+
+    Args:
+        objective: has the method's projections.
+        example: the batch on which overhaul measures its margins.
+    """
     small = F.interpolate(batch.images.double(), (SMALL, SMALL), mode="bilinear", antialias=True)
     student = copy.deepcopy(student)
-    if method == "stagewise":  # all that does not learn in this phase is as it will be in use
+    if method == "stagewise":
+        # Only the block of this phase is in training mode.
         for place, block in enumerate(list(student)[:3]):
-            block.train(place == int(4 * at))
-    before = method == "overhaul"
-    told, guides = run_blocks(teacher.eval(), batch.images, before)
-    said, maps = run_blocks(student, small, before)
-    base, beta = base_loss(said, told, batch, at), BETA.get(method, 1.0)
+            block.train(place == int(4 * progress))
+    before_relu = method == "overhaul"
+    teacher_logits, targets = run_blocks(teacher.eval(), batch.images, before_relu)
+    logits, maps = run_blocks(student, small, before_relu)
+    losses, beta = base(logits, teacher_logits, batch, progress), BETA.get(method, 1.0)
     if method != "fsp":
-        guides = halved(guides)
+        targets = halved(targets)
+    # The papers' second phase: the base, whose progress starts again at 0.
+    second = base(logits, teacher_logits, batch, (progress - 0.25) / 0.75)
     match method:
         case "labels":
-            return base_loss(said, told, batch, at, alpha=0)
+            return {"labels": base(logits, teacher_logits, batch, progress, alpha=0)["labels"]}
         case "kd":
-            return base
+            return losses
         case "dkd":
-            return base + min(240 * at / 20, 1) * dkd(said, told, batch)
+            own = dkd(logits, teacher_logits, batch)
+            return losses | {"decoupled": min(240 * progress / 20, 1) * own}
         case "simultaneous":
             ours = through(objective.projections, maps)
-            return base + beta * sum(map(squared, ours, guides))
-        case "stagewise":  # a block, or the classifier at the end
-            phase = int(4 * at)
+            return losses | {"features": beta * sum(map(squared, ours, targets))}
+        case "stagewise":
+            # One phase for each block, and one for the classifier.
+            phase = int(4 * progress)
             if phase == 3:
-                return base_loss(said, told, batch, 4 * at - 3)
-            return beta * squared(through(objective.projections, maps)[phase], guides[phase])
-        case "fitnets":  # hints to the middle layer, then all of it
-            if at >= 0.25:
-                return base_loss(said, told, batch, (at - 0.25) / 0.75)
-            ours = through(nn.ModuleList([objective.regressor]), maps[1:2])
-            return beta * squared(ours[0], guides[1]) / 2
-        case "attention":
-            return base + beta * sum(map(squared, map(attention, maps), map(attention, guides)))
-        case "fsp":
-            if at >= 0.25:
-                return base_loss(said, told, batch, (at - 0.25) / 0.75)
-            return beta * sum(map(squared, fsp(through(objective.projections, maps)), fsp(guides)))
-        case "overhaul":
-            _, examples = run_blocks(teacher, example.images, before)
+                return base(logits, teacher_logits, batch, 4 * progress - 3)
             ours = through(objective.projections, maps)
-            costs = list(map(overhaul, ours, guides, examples))
-            return base + beta * (costs[0] / 4 + costs[1] / 2 + costs[2])
-    raise AssertionError(f"{method} is not here yet")
-
-
-def last_loss(method: str, progress: float) -> str:
-    """Return the name of the loss that a method adds last."""
-    phases = {"fitnets": 0.25, "fsp": 0.25, "stagewise": -0.75}
-    if method in phases and (progress >= phases[method] > 0 or progress >= -phases[method] > 0):
-        return "distillation"
-    own = {"labels": "labels", "kd": "distillation", "dkd": "decoupled"}
-    return own.get(method, "features")
+            return {"features": beta * squared(ours[phase], targets[phase])}
+        case "fitnets":
+            if progress >= 0.25:
+                return second
+            ours = through(nn.ModuleList([objective.regressor]), maps[1:2])
+            return {"features": beta * squared(ours[0], targets[1]) / 2}
+        case "attention":
+            costs = map(squared, map(attention, maps), map(attention, targets))
+            return losses | {"features": beta * sum(costs)}
+        case "fsp":
+            if progress >= 0.25:
+                return second
+            ours = fsp(through(objective.projections, maps))
+            return {"features": beta * sum(map(squared, ours, fsp(targets)))}
+        case "overhaul":
+            _, examples = run_blocks(teacher, example.images, before_relu)
+            ours = through(objective.projections, maps)
+            costs = map(overhaul, ours, targets, examples)
+            weighted = zip((0, 1, 2), (1 / 4, 1 / 2, 1), costs, strict=True)
+            return losses | {f"features.{tap}": beta * w * cost for tap, w, cost in weighted}
+    raise AssertionError(f"no formula for {method}")
 
 
 @pytest.mark.parametrize("progress", PROGRESS, ids="{:.2f}".format)
 @pytest.mark.parametrize("method", METHODS.builtin)
-def test_an_objective_is_its_papers(
+def test_the_named_losses_are_those_of_the_paper(
     method: str, progress: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("compress.training.forward.has_fast_bfloat16", lambda device: False)
     torch.manual_seed(0)
     teacher, student, batch, example = net(5), net(4), mixed(1), mixed(2)
-    teacher(mixed(3).images)  # for running statistics of its own
+    # Running statistics far from the initial ones.
+    teacher(mixed(3).images)
     student(mixed(3).images)
     alpha = 0.0 if method == "labels" else ALPHA
     stage = Train(
@@ -221,8 +232,16 @@ def test_an_objective_is_its_papers(
     )
     student.train()
     losses = objective(make_forward(student, SMALL), batch, progress)
-    assert list(losses)[-1].split(".")[0] == last_loss(method, progress)
-    found = float(total_loss(losses).detach())
-    assert found == pytest.approx(
-        by_hand(method, objective, teacher, student, batch, example, progress), rel=1e-4
-    )
+    expected = by_hand(method, objective, teacher, student, batch, example, progress)
+    assert list(losses) == list(expected)
+    found = {name: float(loss.detach()) for name, loss in losses.items()}
+    assert found == pytest.approx(expected, rel=1e-4)
+    total = float(total_loss(losses).detach())
+    assert total == pytest.approx(sum(expected.values()), rel=1e-4)
+
+
+def test_losses_are_added_in_their_order() -> None:
+    """Floating-point addition is not associative: the order decides the last digits."""
+    a, b, c = (torch.tensor(value) for value in (1e8, -1e8, 1.0))
+    assert float(total_loss({"a": a, "b": b, "c": c})) == 1.0
+    assert float(total_loss({"a": a, "c": c, "b": b})) == 0.0
