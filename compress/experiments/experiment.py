@@ -163,16 +163,25 @@ def _read_finished(folder: Path) -> tuple[StageResult, ...]:
 
 
 def _check_rows(trials: list[Trial], device: str) -> None:
-    """Plan one trial of each unfinished row, to find what is wrong before any is trained."""
+    """Plan one trial of each unfinished row, to find what is wrong before any is trained.
+
+    Each data set is read once, to find images that cannot be decoded.
+    """
     from compress.pipeline.plan import make_plan
 
     checked: list[dict[str, str]] = []
+    read: set[tuple[object, ...]] = set()
     for trial in trials:
         if trial.results or trial.label in checked:
             continue
         checked.append(trial.label)
         try:
-            make_plan(trial.recipe, device)
+            recipe = trial.recipe
+            data = make_plan(recipe, device).data
+            chosen = (data.name, data.image_size, recipe.max_images, recipe.data_fraction)
+            if chosen not in read:
+                read.add(chosen)
+                data.load()
         except UserError as error:
             raise UserError(f"{describe_row(trial.label)}: {error}") from error
 

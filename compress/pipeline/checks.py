@@ -99,7 +99,7 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) ->
             answer = _run_once(model, size)
         # A network may raise anything.
         except Exception as error:
-            remedy = _suggest_image_size(model, steps, data) or one_line(error)
+            remedy = _suggest_image_size(model, steps) or one_line(error)
             raise UserError(
                 f"network {spec.name!r} does not take images of {size}×{size} pixels: {remedy}"
             ) from error
@@ -132,7 +132,7 @@ def _check_single_images(
             ) from error
 
 
-def _suggest_image_size(model: nn.Module, steps: Sequence[Step], data: Dataset) -> str:
+def _suggest_image_size(model: nn.Module, steps: Sequence[Step]) -> str:
     """Return a remedy for images that the model does not take, or an empty string."""
 
     def takes(size: int) -> bool:
@@ -141,7 +141,11 @@ def _suggest_image_size(model: nn.Module, steps: Sequence[Step], data: Dataset) 
         return False
 
     for size in COMMON_SIZES:
-        scaled = (max(1, round(size * step.image_size / data.image_size)) for step in steps)
+        # A trained network keeps its size.
+        scaled = (
+            max(1, round(size * step.stage.scale)) if step.stage else step.image_size
+            for step in steps
+        )
         if all(map(takes, scaled)):
             return f"use larger ones, --image-size {size} or the recipe's key `image_size = {size}`"
     if only := next(filter(takes, COMMON_SIZES), None):

@@ -119,6 +119,7 @@ def trained_steps(recipe: Recipe, trained: Trained) -> list[Step]:
             network=replace(kept.network, weights=getattr(recipe, role).weights),
             image_size=kept.input_size[-1],
             trained=kept,
+            origin=getattr(recipe, role).weights or recipe.student.weights or "by its publisher",
         )
         for role, kept in trained.items()
     ]

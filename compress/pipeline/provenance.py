@@ -71,5 +71,5 @@ def largest_checkpoint(
     )
     results = [replace(longest, name=step.name) for step in steps]
     origin = describe_origin(recipe, "0" * 64, torch.device("cpu"), results)
-    last = replace(steps[-1], sparse=False)
+    last = replace(steps[-1], trained=None, sparse=False)
     return build_checkpoint(model, last, data.normalized((0.1, 0.2, 0.3), (0.4, 0.5, 0.6)), origin)

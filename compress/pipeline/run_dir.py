@@ -157,11 +157,17 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
     Raises:
         UserError: there is no run, or its manifest is damaged.
     """
-    file = Path(path) / MANIFEST
+    file, known = Path(path) / MANIFEST, set(StageResult.__dataclass_fields__)
     if not file.is_file():
         raise UserError(f"{path}: not a run directory, there is no {MANIFEST}")
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        unknown = {key for entry in manifest["stages"] for key in entry} - known
+        if unknown:
+            raise UserError(
+                f"{file}: written by another version of compress, which knows {min(unknown)!r};"
+                " choose another --out"
+            )
         return manifest, [StageResult(**entry) for entry in manifest["stages"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged: {error}; choose another --out") from error

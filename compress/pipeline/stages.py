@@ -1,7 +1,7 @@
 """Stages: one function for each kind, which takes a model and gives back a model.
 
-To add a kind: its keys as a dataclass in `compress.recipe.schema.STAGE_TYPES`, and a function in
-`STAGES` below.
+To add a kind: its keys in `compress.recipe.schema` (a dataclass in `Stage` and `STAGE_TYPES`, or a
+value of `Train.kind`), and a function in `STAGES` below.
 """
 
 from __future__ import annotations

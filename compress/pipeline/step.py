@@ -21,6 +21,7 @@ class Step:
         network: the specification of its model.
         image_size: side of the images that its model takes, in pixels.
         trained: the network that takes the stage's place.
+        origin: where that network comes from: its weights file, or its publisher.
         index: its position in the plan, counted from 0.
         name: its name in tables, as ``prune 2``.
         file: its weights file, relative to the run directory.
@@ -34,6 +35,7 @@ class Step:
     network: ModelSpec
     image_size: int
     trained: Checkpoint | None = None
+    origin: str = ""
     index: int = 0
     name: str = ""
     file: str = ""
@@ -58,7 +60,7 @@ class Step:
             minutes: the run's time budget, if it has one.
         """
         if self.trained is not None:
-            return f"{self.network.name}, trained: {self.network.weights or 'by torchvision'}"
+            return f"{self.network.name}, trained: {self.origin}"
         if self.prune:
             return f"to {self.target}, {self.prune.mode} by {self.prune.importance}"
         assert self.train is not None

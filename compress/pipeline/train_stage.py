@@ -51,10 +51,6 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
     """
     assert ctx.step.train is not None
     stage: Train = ctx.step.train
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    if stage.freeze == "backbone":
-        freeze_backbone(model)
     compiled = stage.compile is True
     if ctx.time is not None:
         steps = count_steps(ctx.data.train_count, ctx.recipe.batch_size)
@@ -77,11 +73,15 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
 def build_trainer(
     model: nn.Module, stage: Train, ctx: StageContext, compiled: bool = False, lr_scale: float = 1.0
 ) -> Trainer:
-    """Build the trainer of a stage.
+    """Build the trainer of a stage, with the parameters frozen that the stage freezes.
 
     `compiled` and `lr_scale` are those of `compress.training.trainer.Trainer`.
     """
     recipe, data = ctx.recipe, ctx.data
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    if stage.freeze == "backbone":
+        freeze_backbone(model)
     objective = _build_objective(model, stage, ctx)
     views = stage.views if ctx.teacher is not None and uses_logits(stage) else 0
 

@@ -10,11 +10,15 @@ from typing import Protocol
 from torch import Tensor
 
 from compress.data.batches import Batch
+from compress.runtime.errors import UserError
 
 Forward = Callable[[Tensor], Tensor]
 
 # Named losses, each a scalar with its weight applied: their sum is minimized, and each is logged.
 Losses = dict[str, Tensor]
+
+# Names of the other metrics of an epoch.
+RESERVED = frozenset({"epoch", "loss", "val", "seconds"})
 
 
 class Objective(Protocol):
@@ -42,5 +46,11 @@ class Objective(Protocol):
 
 
 def total_loss(losses: Losses) -> Tensor:
-    """Return the sum of named losses, added in their order."""
+    """Return the sum of named losses, added in their order.
+
+    Raises:
+        UserError: a name is that of another metric.
+    """
+    if taken := RESERVED & losses.keys():
+        raise UserError(f"a loss cannot be named {min(taken)!r}: an epoch has that metric already")
     return reduce(operator.add, losses.values())

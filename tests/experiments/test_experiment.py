@@ -11,8 +11,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_experiment import GRID, modification_times, read_manifest, same_weights, shares_trials
-from tiny import Compress, wait_for
+from small_experiment import (
+    GRID,
+    PAIR,
+    modification_times,
+    read_manifest,
+    same_weights,
+    shares_trials,
+)
+from tiny import Compress, Tiny, wait_for
 
 import compress
 from compress.experiments.experiment import _teacher_recipe, plan_experiment, run_experiment
@@ -188,6 +195,18 @@ def test_a_trial_that_fails_leaves_the_others_alone(
     again = run("experiment", file, "--out", out, code=1)
     assert modification_times(good) == before and again.err == failed.err
     assert "(1 of 1)" in again.out
+
+
+def test_an_image_that_cannot_be_read_is_found_before_any_trial(
+    run: Compress, folder: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny.data, data := tmp_path / "data")
+    image = next((data / "train").rglob("*.png"))
+    image.write_bytes(b"not an image")
+    (tmp_path / "pair.toml").write_text(PAIR.format(data=data))
+    (tmp_path / "all.toml").write_text('recipe = "pair.toml"\n[grid]\ndistill.alpha = [0.0, 0.9]\n')
+    said = run("experiment", tmp_path / "all.toml", "--out", tmp_path / "runs", code=2).err
+    assert said.count("\n") == 1 and str(image) in said and not (tmp_path / "runs").exists()
 
 
 def test_a_directory_with_other_files_is_refused(

@@ -178,6 +178,16 @@ def test_a_run_that_is_older_than_a_recipe_key_goes_on(
     assert "another recipe (stages differs)" in run("run", tiny.recipe, "--out", out, code=2).err
 
 
+def test_a_run_of_another_version_is_named(run: Compress, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, out := tmp_path / "run")
+    text = (out / "run.json").read_text()
+    manifest = json.loads(text)
+    manifest["stages"][0]["colour"] = "blue"
+    (out / "run.json").write_text(json.dumps(manifest))
+    said = run("stages", out, code=2).err
+    assert "another version" in said and "'colour'" in said and "--out" in said
+
+
 def test_whether_it_is_compiled_does_not_make_it_another_run(
     tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:

@@ -166,6 +166,17 @@ def test_named_losses_are_logged_apart_and_add_up(data: Dataset, tmp_path: Path)
         assert line["loss"] == pytest.approx(line["labels"] + line["distillation"])
 
 
+@pytest.mark.parametrize("name", ["epoch", "loss", "val", "seconds"])
+def test_a_loss_named_as_another_metric_is_refused(
+    data: Dataset, tmp_path: Path, name: str
+) -> None:
+    def objective(student: Forward, batch: Batch, progress: float) -> Losses:
+        return {name: LABELS(student, batch, progress)["labels"]}
+
+    with pytest.raises(UserError, match=f"'{name}'"):
+        make_trainer(data, tmp_path / "s.state", STAGE, objective=objective).fit()
+
+
 def test_a_trainer_can_be_stepped(data: Dataset, tmp_path: Path) -> None:
     """Steps compute what `fit` computes, and nothing is written before the epoch's end."""
     state = tmp_path / "stepped.state"
