@@ -19,7 +19,7 @@ from torch import nn
 
 from compress.data.batches import plain_batches
 from compress.distillation.method import Teacher
-from compress.distillation.methods import uses_logits
+from compress.distillation.objectives import uses_logits
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext

@@ -56,6 +56,8 @@ def write_tables() -> str:
     """Return a Markdown table of the keys of each part of a recipe."""
     schema = TypeAdapter(Recipe).json_schema()
     parts: dict[str, Schema] = {"Recipe": schema} | schema["$defs"]
+    if missing := parts.keys() - HEADINGS.keys():
+        sys.exit(f"{__file__}: no heading for {', '.join(sorted(missing))}; add it to HEADINGS")
     return "\n\n".join(
         "\n".join([heading, "", *write_rows(parts[part])]) for part, heading in HEADINGS.items()
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
+from compress.cli.command import CONTEXT_SETTINGS
 from compress.cli.models import adopt, compare, prune, summary
-from compress.cli.options import CONTEXT_SETTINGS
 from compress.cli.predict import predict
 from compress.cli.recipes import recipes, stages
 from compress.cli.run import experiment, run, sweep

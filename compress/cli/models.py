@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import click
 
+from compress.cli.command import Command
 from compress.cli.options import (
-    Command,
     budget_options,
     builder_option,
     device_option,

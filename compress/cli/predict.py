@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from compress.cli.options import Command, device_option, load_weights, weights_options
+from compress.cli.command import Command
+from compress.cli.options import device_option, load_weights, weights_options
 from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError
 

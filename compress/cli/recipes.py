@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from compress.cli.options import Command
+from compress.cli.command import Command
 from compress.runtime.errors import UserError, did_you_mean
 
 

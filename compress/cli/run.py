@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compress.cli.command import Command
 from compress.cli.options import (
-    Command,
     budget_options,
     device_option,
     quick_option,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch
 from compress.distillation.features import Tapped
+from compress.runtime.errors import UserError
 from compress.training.objective import Objective
 from compress.training.task import Classification
 
@@ -73,9 +74,20 @@ class Method:
         beta: default weight of the method's own loss; None if it has no loss of its own.
         on_logits: builds the objective of a method that needs the teacher's logits alone.
         on_features: builds the objective of a method that compares feature maps.
+
+    Raises:
+        UserError: there is a beta without one of the two, one without a beta, or both.
     """
 
     alpha: float = 0.0
     beta: float | None = None
     on_logits: Callable[[LogitsInputs], Objective] | None = None
     on_features: Callable[[FeatureInputs], Objective] | None = None
+
+    def __post_init__(self) -> None:
+        builders = (self.on_logits is not None) + (self.on_features is not None)
+        if builders > 1 or builders != (self.beta is not None):
+            raise UserError(
+                "a distillation method with a loss of its own needs a beta, and either on_logits or"
+                " on_features"
+            )

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import open_dataset
+from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
+from compress.models.tensor_file import read_tensors
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
 from compress.training.evaluate import measure_accuracy
 from compress.training.task import Classification
 
-# Mean and standard deviation of ImageNet's channels, which torchvision's networks are trained with.
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # Keys under which training scripts keep the tensors, beside other things.
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
 # Prefixes that wrappers put before every name.
@@ -33,8 +33,8 @@ def adopt(
     data: str,
     *,
     image_size: int | None = None,
-    mean: Sequence[float] = IMAGENET[0],
-    std: Sequence[float] = IMAGENET[1],
+    mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
+    std: Sequence[float] = IMAGENET_NORMALIZATION[1],
 ) -> tuple[Checkpoint, float]:
     """Turn a trained network into a checkpoint, which `run` can prune or distill from.
 
@@ -64,7 +64,7 @@ def adopt(
     spec = ModelSpec(network) if isinstance(network, str) else network
     where = f"{tensors}: " if isinstance(tensors, str | Path) else ""
     mean, std = _three_values(mean, "mean"), _three_values(std, "std")
-    kept = checkpoint.read_tensors(tensors) if isinstance(tensors, str | Path) else tensors
+    kept = read_tensors(tensors) if isinstance(tensors, str | Path) else tensors
     state_dict = _find_state_dict(kept, where)
     opened = open_dataset(data, image_size=image_size).normalized(mean, std)
     classes, size = opened.classes, (3, opened.image_size, opened.image_size)

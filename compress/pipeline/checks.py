@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress.data.dataset import Dataset
-from compress.distillation.methods import check_method, check_taps, needs_features
+from compress.distillation.objectives import check_method, check_taps, needs_features
 from compress.models.build import build, import_builder, skeleton
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.step import Step

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from compress.data.dataset import Dataset, open_dataset
-from compress.distillation.methods import uses_teacher
+from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.cost import measure_cost
 from compress.pipeline.checks import check_images, check_methods, check_networks, student_model

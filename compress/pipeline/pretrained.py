@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from compress.data.dataset import Dataset
-from compress.distillation.methods import uses_teacher
+from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.build import (
     build,

@@ -63,7 +63,8 @@ class Step:
             return f"{self.network.name}, trained: {self.origin}"
         if self.prune:
             return f"to {self.target}, {self.prune.mode} by {self.prune.importance}"
-        assert self.train is not None
+        if self.train is None:
+            return self.network.name
         if minutes:
             return f"{self.network.name}, epochs fitted to {minutes:g} min in all"
         return (

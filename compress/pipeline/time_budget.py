@@ -14,7 +14,7 @@ from functools import cache
 
 import torch
 
-from compress.distillation.methods import epochs_until_cached
+from compress.distillation.objectives import epochs_until_cached
 from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.pipeline.events import RunEvents
@@ -88,7 +88,7 @@ class StageTime:
         if name not in fitted:
             left = self.seconds - (time.monotonic() - self.started)
             seconds = distributed.broadcast(left)
-            epochs = timing.fit_epochs(seconds, probe, steps, cached_after)
+            epochs = timing.count_epochs(seconds, probe, steps, cached_after)
             fitted[name] = round_epochs(epochs, steps, continues_training(self.step, self.plan))
             self.run_dir.write()
             planned = f"{fitted[name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"

@@ -21,7 +21,7 @@ from compress.distillation.early_stop import EarlyStoppedKD
 from compress.distillation.labels import Labels
 from compress.distillation.logits_cache import LogitsCache
 from compress.distillation.method import Teacher
-from compress.distillation.methods import (
+from compress.distillation.objectives import (
     build_objective,
     epochs_until_cached,
     needs_features,

@@ -155,7 +155,7 @@ def _check_stage_order(recipe: Recipe, where: str) -> None:
                 " use 'finetune' to train further"
             )
     student_at = kinds.index("distill")
-    early = {"prune", "finetune"} & set(kinds[:student_at])
+    early = set(kinds[:student_at]) - {"teach"}
     if early or "teach" in kinds[student_at:]:
         raise UserError(
             f"{where}: stages: the order is teach, distill, then prune and finetune in turns"

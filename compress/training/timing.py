@@ -24,8 +24,8 @@ WARMUP_STEPS, MIN_STEPS, MIN_SECONDS = 2, 6, 2.0
 # Training that is shorter, in steps or in seconds, is not compiled.
 MIN_COMPILED_STEPS, MIN_COMPILED_SECONDS = 1000, 120.0
 
-# Opens a trainer to be timed, and removes what it wrote; the argument is `cached` for `fit_epochs`
-# (the teacher's logits are cached) and `compiled` for `compiling_pays`.
+# Opens a trainer to be timed, and removes what it wrote. The argument is `cached` for
+# `count_epochs` (the teacher's logits are cached) and `compiled` for `compiling_pays`.
 Probe = Callable[[bool], AbstractContextManager[Trainer]]
 
 
@@ -87,7 +87,7 @@ def time_steps(trainer: Trainer, seconds: float, epoch_ends: bool = True) -> Ste
     return StepTiming(step, sum(ends) / len(ends) if ends else 0.0, startup)
 
 
-def fit_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = math.inf) -> float:
+def count_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = math.inf) -> float:
     """Return the number of epochs of `steps` steps that fit into `seconds`.
 
     The time that measuring takes is subtracted first.

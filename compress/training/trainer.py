@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.models import checkpoint
+from compress.models.tensor_file import read_tensors, write_tensors
 from compress.recipe.schema import Train
 from compress.runtime import distributed
 from compress.runtime.device import can_compile
@@ -38,7 +38,7 @@ from compress.training.schedule import find_phase, learning_rate
 Metrics = dict[str, float]
 
 # A training step: takes a batch and the progress, returns the loss and its parts.
-Step = Callable[[Batch, float], tuple[Tensor, Losses]]
+TrainingStep = Callable[[Batch, float], tuple[Tensor, Losses]]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Trainer:
         return losses
 
     @cached_property
-    def _step(self) -> Step:
+    def _step(self) -> TrainingStep:
         network = _compile(self.model) if self.compiled and can_compile(self.device) else self.model
         student = make_forward(network, self.image_size)
         if distributed.world_size() > 1:
@@ -221,7 +221,7 @@ class Trainer:
             "average": self.average.state_dict() if self.average is not None else None,
             "history": self.history,
         }
-        checkpoint.write_tensors(kept, self.state)
+        write_tensors(kept, self.state)
         self._write_metrics()
 
     def _write_metrics(self) -> None:
@@ -231,7 +231,7 @@ class Trainer:
     def _resume(self) -> None:
         """Load `state`, if it exists."""
         found = distributed.is_main() and self.state.is_file()
-        kept = distributed.broadcast(checkpoint.read_tensors(self.state) if found else None)
+        kept = distributed.broadcast(read_tensors(self.state) if found else None)
         if kept is None:
             return
         self.model.load_state_dict(kept["model"])

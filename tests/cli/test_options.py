@@ -14,8 +14,9 @@ import torch
 from click.testing import CliRunner
 from tiny import Compress, Tiny
 
+from compress.cli.command import Command
 from compress.cli.main import main
-from compress.cli.options import Command, require_free
+from compress.cli.options import require_free
 from compress.runtime.errors import UserError
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch
 from compress.distillation.logits_cache import CAPACITY
-from compress.distillation.method import Logits, Teacher
-from compress.distillation.methods import (
+from compress.distillation.method import Logits, Method, Teacher
+from compress.distillation.objectives import (
     build_objective,
     check_method,
     epochs_until_cached,
@@ -158,3 +158,12 @@ def test_the_gradient_of_kd_is_that_of_both_losses() -> None:
     labels, distillation = gradient(0.0), gradient(1.0)
     assert float(labels.abs().max()) > 0 and float(distillation.abs().max()) > 0
     torch.testing.assert_close(gradient(0.25), 0.75 * labels + 0.25 * distillation)
+
+
+@pytest.mark.parametrize(
+    "fields", ["on_logits", "on_features", "beta", "beta on_logits on_features"]
+)
+def test_a_method_of_its_own_loss_has_a_beta_and_one_builder(fields: str) -> None:
+    values = {"beta": 1.0, "on_logits": lambda inputs: None, "on_features": lambda inputs: None}
+    with pytest.raises(UserError, match="beta"):
+        Method(**{field: values[field] for field in fields.split()})  # type: ignore[arg-type]

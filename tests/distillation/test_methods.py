@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.data.batches import Batch
 from compress.distillation.features import Tapped
 from compress.distillation.method import FeatureInputs, LogitsInputs, Method, Teacher
-from compress.distillation.methods import (
+from compress.distillation.objectives import (
     build_objective,
     check_method,
     epochs_until_cached,

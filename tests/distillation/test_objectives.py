@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch
 from compress.distillation.method import Teacher
-from compress.distillation.methods import build_objective
+from compress.distillation.objectives import build_objective
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
 from compress.training.forward import make_forward, make_teacher

@@ -97,7 +97,7 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
 
         return fit
 
-    monkeypatch.setattr(timing, "fit_epochs", fitting(2.4))
+    monkeypatch.setattr(timing, "count_epochs", fitting(2.4))
     straight, out = tmp_path / "straight", tmp_path / "resumed"
     results = compress.run(str(tiny.recipe), minutes=1, out=straight).results
     assert read_results(straight)[0]["fitted"] == dict.fromkeys(TRAINED, 2.4)
@@ -115,7 +115,7 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
     assert list(read_results(out)[0]["fitted"]) == TRAINED[:3]
     assert len(read_results(out)[1]) == 3
     # The machine has become slower.
-    monkeypatch.setattr(timing, "fit_epochs", fitting(1.5))
+    monkeypatch.setattr(timing, "count_epochs", fitting(1.5))
     compress.run(str(tiny.recipe), minutes=1, out=out)
     assert list(read_results(out)[0]["fitted"].values()) == [2.4, 2.4, 2.4, 1.5]
     assert same(straight / results[3].checkpoint, out / results[3].checkpoint)
@@ -126,14 +126,14 @@ def test_measuring_changes_nothing(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that measures, then trains for the recipe's epochs, equals a run without `minutes`."""
-    fit, own, measured = timing.fit_epochs, iter([3, 3, 2, 3]), []
+    fit, own, measured = timing.count_epochs, iter([3, 3, 2, 3]), []
     monkeypatch.setattr(timing, "MIN_SECONDS", 0.01)
 
     def measure_and_discard(*arguments: object) -> float:
         measured.append(fit(*arguments))  # type: ignore[arg-type]
         return next(own)
 
-    monkeypatch.setattr(timing, "fit_epochs", measure_and_discard)
+    monkeypatch.setattr(timing, "count_epochs", measure_and_discard)
     compress.run(str(tiny.recipe), minutes=1, out=tmp_path / "fitted")
     assert len(measured) == 4 and min(measured) > 0
     assert same(tmp_path / "fitted", finished)
@@ -169,7 +169,7 @@ def test_a_last_stage_without_time_leaves_its_network_alone(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = iter([3, 3, 2, 3, 0])
-    monkeypatch.setattr(timing, "fit_epochs", lambda *arguments: next(own))
+    monkeypatch.setattr(timing, "count_epochs", lambda *arguments: next(own))
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(tiny.recipe.read_text() + '[[stages]]\nkind = "finetune"\nepochs = 1\n')
     result = compress.run(str(recipe), minutes=1, out=tmp_path / "run")

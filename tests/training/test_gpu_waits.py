@@ -21,7 +21,7 @@ from compress.data.batches import Batch, plain_batches, training_batches
 from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.labels import Labels
 from compress.distillation.method import Teacher
-from compress.distillation.methods import build_objective
+from compress.distillation.objectives import build_objective
 from compress.models.build import import_builder
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Augment, Train

@@ -19,7 +19,7 @@ from compress.training.timing import (
     WARMUP_STEPS,
     StepTiming,
     compiling_pays,
-    fit_epochs,
+    count_epochs,
     time_steps,
 )
 
@@ -117,7 +117,7 @@ def test_the_time_of_measuring_is_taken_off(clock: Clock) -> None:
         return nullcontext(SteppedTrainer(clock, step=3, startup=50, check=5))
 
     began = clock.now
-    epochs = fit_epochs(400, probe, steps=10)  # type: ignore[arg-type]
+    epochs = count_epochs(400, probe, steps=10)  # type: ignore[arg-type]
     # The extra time of the first steps is spent again when the stage starts.
     left = 400 - (clock.now - began) - 2 * (50 - 3)
     assert epochs == StepTiming(3, 5).epochs_in(left, 10) > 0
@@ -127,7 +127,7 @@ def test_no_time_is_not_measured(clock: Clock) -> None:
     def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
         raise AssertionError("there is no time to measure")
 
-    assert fit_epochs(0, probe, steps=10) == 0  # type: ignore[arg-type]
+    assert count_epochs(0, probe, steps=10) == 0  # type: ignore[arg-type]
 
 
 def test_epochs_with_cached_logits_take_less(clock: Clock) -> None:
@@ -137,9 +137,9 @@ def test_epochs_with_cached_logits_take_less(clock: Clock) -> None:
         return nullcontext(SteppedTrainer(clock, step=1 if cached else 3))
 
     once, both = 3 * (WARMUP_STEPS + MIN_STEPS), 4 * (WARMUP_STEPS + MIN_STEPS)
-    assert fit_epochs(once + 60, probe, steps=10) == 2  # type: ignore[arg-type]
-    assert fit_epochs(once + 60, probe, steps=10, cached_after=2) == 2  # type: ignore[arg-type]
-    assert fit_epochs(both + 60, probe, steps=10, cached_after=1) == 1 + 3  # type: ignore[arg-type]
+    assert count_epochs(once + 60, probe, steps=10) == 2  # type: ignore[arg-type]
+    assert count_epochs(once + 60, probe, steps=10, cached_after=2) == 2  # type: ignore[arg-type]
+    assert count_epochs(both + 60, probe, steps=10, cached_after=1) == 1 + 3  # type: ignore[arg-type]
 
 
 class Compiler:
