@@ -310,6 +310,7 @@ def test_a_classifier_that_is_there_is_cut_and_teaches(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", [5_000, 100_000, 2_000_000])
 def test_the_even_ratio_is_the_largest_that_fits(budget: int) -> None:
     from rivals import RESNET18, narrow, resnet18

@@ -20,6 +20,7 @@ from compress.recipe.model_spec import ModelSpec
 BUILDER = ("--builder", "tinynets:student")
 
 
+@pytest.mark.slow
 def test_summary_counts_as_torchinfo_does(run: Compress, weights: Path, finished: Path) -> None:
     shown = run("summary", "-w", weights).out
     assert "Total params: 11,170,884" in shown
@@ -30,6 +31,7 @@ def test_summary_counts_as_torchinfo_does(run: Compress, weights: Path, finished
     assert f"Total params: {entry['params']:,}" in shown
 
 
+@pytest.mark.slow
 def test_prune_says_what_the_network_costs(run: Compress, weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.pth"
     shown = run("prune", "-w", weights, "--budget", "60k", "--file-size", "500KB", "--out", out).out

@@ -58,6 +58,7 @@ def mark_slow(name: str) -> Any:
     return pytest.param(name, marks=pytest.mark.slow) if name == "regnet_y_128gf" else name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", map(mark_slow, network_names()))
 def test_classifier_has_as_many_outputs_as_classes(name: str) -> None:
     model = skeleton(ModelSpec(name), 7)

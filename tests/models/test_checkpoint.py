@@ -154,6 +154,7 @@ def test_shipped_weights_are_contiguous_and_their_recipes_valid(file: Path) -> N
     assert last["params"] == compress.summarize(loaded.model, loaded.input_size).params
 
 
+@pytest.mark.slow
 def test_loading_imports_neither_training_nor_pruning(tmp_path: Path) -> None:
     checkpoint.save(small_checkpoint(), tmp_path / "model.pth")
     torch.save(torch.ones(1, 3, 28, 28), tmp_path / "images.pt")

@@ -22,6 +22,7 @@ def images(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_32"])
 def test_the_network_answers_as_it_did(name: str, tiny: Tiny, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -99,6 +100,7 @@ class Evil:
         return os.mkdir, ("was-run",)
 
 
+@pytest.mark.slow
 def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     data = ["--data", f"folder:{tiny.data}", "--image-size", 32]
     state = build(ModelSpec("resnet18"), 4).state_dict()

@@ -183,6 +183,7 @@ def test_progress_and_colours_in_a_terminal(
     assert_same(out, finished)
 
 
+@pytest.mark.slow
 def test_torchvision_networks_by_flag_and_from_python_alike(
     run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_killed_in_the_middle_of_a_stage(
     assert_same(out, finished)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_while_files_are_written(
     tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ def test_killed_again_and_again_while_files_are_written(
     assert not list(out.rglob("*.part")) and not list(out.rglob("*.state"))
 
 
+@pytest.mark.slow
 def test_killed_at_random(
     start: Compress, run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_hardly_any_time_is_none_for_a_trained_network_and_a_step_for_a_new_one(
     assert round_epochs(0.05, 100, trained=False) == 0.05
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_fitted_epochs(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +199,7 @@ def decide(monkeypatch: pytest.MonkeyPatch, pays: bool) -> None:
     monkeypatch.setattr(timing, "compiling_pays", lambda probe, steps, seconds: (pays, "measured"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_a_resumed_run_is_compiled_as_it_was(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -52,6 +52,7 @@ def test_a_unit_of_grouped_convolutions_takes_a_channel_of_each_group() -> None:
     assert group.units.tolist() == [[i, 8 + i, 16 + i, 24 + i] for i in range(8)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size", "layer"), [("swin_t", 32, "features.7"), ("maxvit_t", 224, "blocks.")]
 )

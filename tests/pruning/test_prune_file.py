@@ -58,6 +58,7 @@ def test_every_budget_holds(source: Checkpoint, tmp_path: Path) -> None:
     assert max(usages) >= 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [100_000, 400_000])
 def test_the_file_lands_on_its_size(source: Checkpoint, tmp_path: Path, size: int) -> None:
     out = tmp_path / "small.pth"

@@ -65,6 +65,7 @@ def test_neighbours_are_the_groups_that_share_a_layer() -> None:
     assert neighbours == {"0": {"0", "1"}, "1": {"0", "1", "2"}, "2": {"1", "2"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stem"),
     [

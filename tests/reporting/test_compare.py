@@ -16,6 +16,7 @@ from compress.reporting.evaluation import score_test_split
 from compress.runtime.errors import UserError
 
 
+@pytest.mark.slow
 def test_report_has_size_latency_and_accuracy_of_each_file(weights: Path, tmp_path: Path) -> None:
     whole = checkpoint.load(weights)
     dense, sparse = tmp_path / "dense.pth", tmp_path / "sparse.pth"
