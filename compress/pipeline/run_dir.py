@@ -163,14 +163,15 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         unknown = {key for entry in manifest["stages"] for key in entry} - known
-        if unknown:
-            raise UserError(
-                f"{file}: written by another version of compress, which knows {min(unknown)!r};"
-                " choose another --out"
-            )
-        return manifest, [StageResult(**entry) for entry in manifest["stages"]]
+        results = [] if unknown else [StageResult(**entry) for entry in manifest["stages"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged: {error}; choose another --out") from error
+    if unknown:
+        raise UserError(
+            f"{file}: written by another version of compress, with {min(unknown)!r} for each stage;"
+            " choose another --out"
+        )
+    return manifest, results
 
 
 def check_run_dir(path: Path) -> None:

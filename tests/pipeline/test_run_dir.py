@@ -187,7 +187,11 @@ def test_a_run_of_another_version_is_named(run: Compress, finished: Path, tmp_pa
     manifest["stages"][0]["colour"] = "blue"
     (out / "run.json").write_text(json.dumps(manifest))
     said = run("stages", out, code=2).err
-    assert "another version" in said and "'colour'" in said and "--out" in said
+    assert (
+        said.startswith(f"error: {out / 'run.json'}: written by another version")
+        and "'colour'" in said
+        and "--out" in said
+    )
 
 
 def test_whether_it_is_compiled_does_not_make_it_another_run(
