@@ -62,9 +62,10 @@ def assert_contiguous(tensors: dict[str, torch.Tensor]) -> None:
         assert tensor.stride() == torch.empty(tensor.shape, device="meta").stride(), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stem", "side", "keep"),
-    [*NETWORKS, *(pytest.param(*each, marks=pytest.mark.slow) for each in LARGE_NETWORKS)],
+    [*NETWORKS, *LARGE_NETWORKS],
 )
 def test_network_of_any_widths_comes_back_unchanged(
     name: str, stem: str, side: int, keep: float | None, tmp_path: Path
