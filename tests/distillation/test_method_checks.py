@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.data.batches import Batch
 from compress.distillation.logits_cache import CAPACITY
-from compress.distillation.method import Logits, Method, Teacher
+from compress.distillation.method import Method, Teacher
 from compress.distillation.objectives import (
     build_objective,
     check_method,
@@ -114,29 +114,6 @@ def test_the_teacher_runs_until_all_logits_are_cached(
     method: str, keys: dict[str, Any], samples: int, epochs: float
 ) -> None:
     assert epochs_until_cached(make_stage(method, **keys), samples, CLASSES) == epochs
-
-
-@pytest.mark.parametrize(
-    ("method", "alpha", "opened"), [("dkd", 0.5, 1), ("dkd", 0.0, 1), ("kd", 0.0, 0)]
-)
-def test_the_base_and_the_method_share_one_cache(method: str, alpha: float, opened: int) -> None:
-    caches: list[Logits] = []
-
-    def open_logits() -> Logits:
-        caches.append(lambda batch: batch.images)
-        return caches[-1]
-
-    network = nn.Identity()
-    objective = build_objective(
-        make_stage(method, alpha=alpha),
-        Classification(CLASSES),
-        Teacher(network, 8),
-        (network, 8),
-        open_logits,
-        iter(()),
-    )
-    objective(network, BATCH, 0.5)
-    assert len(caches) == opened
 
 
 def test_the_gradient_of_kd_is_that_of_both_losses() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -17,7 +16,6 @@ from compress.distillation.method import FeatureInputs, LogitsInputs, Method, Te
 from compress.distillation.objectives import (
     build_objective,
     check_method,
-    epochs_until_cached,
     needs_features,
     uses_logits,
     uses_teacher,
@@ -258,40 +256,6 @@ def test_the_cache_is_opened_once_and_only_if_logits_are_needed() -> None:
     assert count("labels") == count("kd", alpha=0.0) == count("attention") == 0
     assert count("kd") == count("dkd") == count("attention", alpha=0.5) == 1
     assert count("dkd", alpha=0.5) == 1
-
-
-# Method, alpha, and what it needs: a teacher, its logits, feature maps.
-NEEDS = [
-    ("labels", None, False, False, False),
-    ("kd", None, True, True, False),
-    ("kd", 0.0, False, False, False),
-    ("dkd", None, True, True, False),
-    ("attention", None, True, False, True),
-    ("attention", 0.5, True, True, True),
-    ("fitnets", None, True, True, True),
-    ("fitnets", 0.0, True, False, True),
-]
-
-
-@pytest.mark.parametrize(("method", "alpha", "teacher", "logits", "features"), NEEDS)
-def test_method_and_alpha_decide_what_a_stage_needs(
-    method: str, alpha: float | None, teacher: bool, logits: bool, features: bool
-) -> None:
-    stage = stage_with(method, alpha=alpha)
-    assert uses_teacher(stage) is teacher
-    assert uses_logits(stage) is logits
-    assert needs_features(stage) is features
-
-
-def test_the_teacher_runs_until_all_views_are_cached() -> None:
-    def epochs(method: str, samples: int = 1000, **keys: Any) -> float:
-        return epochs_until_cached(stage_with(method, **keys), samples, 10)
-
-    assert epochs("kd", views=3) == epochs("dkd", views=3) == 3
-    # Every epoch has a view of its own; feature maps are not cached; there is no room.
-    assert epochs("kd") == math.inf
-    assert epochs("fitnets", views=3) == math.inf
-    assert epochs("kd", samples=10**9, views=3) == math.inf
 
 
 def test_methods_on_feature_maps_train_the_backbone() -> None:
