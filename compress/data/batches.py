@@ -25,7 +25,7 @@ class Batch(NamedTuple):
     """A batch of images, or one process's shard of it.
 
     Args:
-        images: float32 (B, 3, S, S), normalized, channels last.
+        images: float32 (B, C, S, S), normalized, channels last; C is 3, or 1 for grey networks.
         targets: class numbers, int64 (B,); in training batches the task's encoding of them, float32
             (B, classes).
         rows: the images' rows in their pool, int64 (B,).
@@ -115,7 +115,7 @@ def training_batches(
         images, targets, rows = images[extra:], targets[extra:], rows[extra:]
         total = len(order[number])
         first = start + bounds[number][0]
-        yield Batch(_to_rgb(images), targets, rows, first, view, total - len(rows))
+        yield Batch(_widen(images, data.channels), targets, rows, first, view, total - len(rows))
         start += total
 
 
@@ -134,7 +134,7 @@ def plain_batches(
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalize(pixels.float(), data)
         rows = to_device(rows, images.device)
-        yield Batch(_to_rgb(images), pool.targets[rows], rows, start)
+        yield Batch(_widen(images, data.channels), pool.targets[rows], rows, start)
         start += len(rows)
 
 
@@ -157,7 +157,9 @@ def _crop(pixels: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _normalize(images: Tensor, data: Dataset) -> Tensor:
-    """Normalize values from 0 to 255, in place; grey images take the first channel's numbers."""
+    """Normalize values from 0 to 255, in place; grey images get the channels that need it."""
+    if images.shape[1] < data.channels and len(set(zip(data.mean, data.std, strict=True))) > 1:
+        images = images.repeat(1, data.channels, 1, 1)
     mean = torch.tensor(data.mean[: images.shape[1]])[:, None, None]
     std = torch.tensor(data.std[: images.shape[1]])[:, None, None]
     gain, shift = 1 / (255 * std), -mean / std
@@ -189,6 +191,6 @@ def _mix(
     return images, targets
 
 
-def _to_rgb(images: Tensor) -> Tensor:
-    """Repeat a grey channel three times, and lay images out channels last."""
-    return images.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+def _widen(images: Tensor, channels: int) -> Tensor:
+    """Repeat a grey channel as often as needed, and lay images out channels last."""
+    return images.expand(-1, channels, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -6,14 +6,14 @@ Opening a data set reads no image files: pools are opened when they are first us
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
 from compress.data.pool import Pool, open_pool
-from compress.data.source import Images, Normalization
+from compress.data.source import Images, Normalization, fit_channels
 from compress.data.sources import open_source
 from compress.data.splits import split_rows
 from compress.runtime.errors import UserError
@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 class Dataset:
     """A data set, split into training, validation and test images.
 
-    Images are square; networks see (B, 3, image_size, image_size). Pools are opened, and files
-    decoded, on first use.
+    Images are square; batches are (B, channels, image_size, image_size). Pools are opened, and
+    files decoded, on first use.
 
     Args:
         classes: names of the classes, in the order of the logits.
@@ -40,6 +40,8 @@ class Dataset:
         mirrors: True if an image's mirror image shows the same class.
         notes: lines for the user, as about files that are skipped.
         device: device of the pools.
+        channels: channels of the images in batches: 3, or 1 for grey images alone.
+        grey: True if images are read as grey ones.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Dataset:
     mirrors: bool = True
     notes: tuple[str, ...] = ()
     device: torch.device = CPU
+    channels: int = 3
+    grey: bool = False
 
     @property
     def train_count(self) -> int:
@@ -75,7 +79,7 @@ class Dataset:
     @cached_property
     def _training(self) -> tuple[Pool, Normalization, str]:
         """Training images, their normalization and their checksum, both measured on the CPU."""
-        pool = open_pool(self.train_images, self.image_size)
+        pool = open_pool(self.train_images, self.image_size, grey=self.grey)
         normalization = self.normalization or _measure_normalization(pool)
         return pool.to(self.device), normalization, pool.checksum()
 
@@ -86,7 +90,7 @@ class Dataset:
         Raises:
             UserError: an image file cannot be read.
         """
-        return open_pool(self.val_images, self.image_size).to(self.device)
+        return open_pool(self.val_images, self.image_size, grey=self.grey).to(self.device)
 
     def load(self) -> None:
         """Open the training and validation pools now.
@@ -104,7 +108,7 @@ class Dataset:
         Raises:
             UserError: an image file cannot be read.
         """
-        return open_pool(self.test_images(), self.image_size).to(self.device)
+        return open_pool(self.test_images(), self.image_size, grey=self.grey).to(self.device)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -126,8 +130,19 @@ class Dataset:
         return replace(self, device=torch.device(device))
 
     def normalized(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Dataset:
-        """Return the data set with another normalization, such as a trained network expects."""
-        return replace(self, normalization=(mean, std))
+        """Return the data set with another normalization, such as a trained network expects.
+
+        The values are three, or one for all channels.
+        """
+        return replace(self, normalization=(fit_channels(mean, 3), fit_channels(std, 3)))
+
+    def for_channels(self, taken: Collection[int]) -> Dataset:
+        """Return the data set for networks that take so many channels: 3, 1, or both.
+
+        If one of them takes grey images, all get grey images, and batches have three equal channels
+        as long as another one takes three.
+        """
+        return replace(self, channels=max(taken), grey=min(taken) == 1)
 
 
 def open_dataset(

@@ -97,16 +97,18 @@ class MemoryPool:
 class DiskPool:
     """Image files, decoded when they are asked for.
 
-    Images become RGB; the shorter side is resized to `image_size` pixels, the longer one is cropped
-    at the centre.
+    Images become RGB, or grey; the shorter side is resized to `image_size` pixels, the longer one
+    is cropped at the centre.
 
     Args:
         workers: processes that decode; with 0, this one does.
+        grey: decode to one channel, the luma, instead of RGB.
     """
 
     files: Files
     image_size: int
     workers: int
+    grey: bool = False
 
     @property
     def targets(self) -> Tensor:
@@ -120,7 +122,7 @@ class DiskPool:
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         device = self.targets.device
-        decoder = _Decoder(self.files.root, self.files.names, self.image_size)
+        decoder = _Decoder(self.files.root, self.files.names, self.image_size, self.grey)
         # The sampler yields whole batches, so that a worker decodes a batch. Without a generator,
         # the loader would draw from the global one.
         loader: Iterable[Tensor | UserError] = DataLoader(
@@ -159,6 +161,7 @@ class _Decoder:
     root: Path
     names: tuple[str, ...]
     image_size: int
+    grey: bool
 
     def __getitem__(self, rows: Tensor) -> Tensor | UserError:
         try:
@@ -174,6 +177,8 @@ class _Decoder:
             raise UserError(
                 f"cannot read the image {path}: {error}; replace it or remove it"
             ) from error
+        if self.grey:
+            image = image.convert("L")
         image = F.center_crop(F.resize(image, [size], antialias=True), [size, size])
         pixels: Tensor = F.pil_to_tensor(image)
         return pixels
@@ -185,6 +190,7 @@ def open_pool(
     *,
     memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
     workers: int | None = None,
+    grey: bool = False,
 ) -> Pool:
     """Open a pool of `images` at `image_size` pixels.
 
@@ -194,24 +200,42 @@ def open_pool(
         memory_limit_bytes: bytes that decoded files may take.
         workers: processes that decode files; by default one for each core, up to eight, and none
             for a few files.
+        grey: read images as grey ones, of one channel.
 
     Raises:
         UserError: an image file cannot be read.
     """
     if isinstance(images, Pixels):
-        return MemoryPool(images.pixels, images.targets, image_size)
+        pixels = to_luma(images.pixels) if grey else images.pixels
+        return MemoryPool(pixels, images.targets, image_size)
     if workers is None:
         workers = min(8, os.cpu_count() or 1, len(images.names) // CHUNK)
-    disk = DiskPool(images, image_size, workers)
-    if 3 * image_size * image_size * len(disk) > memory_limit_bytes:
+    disk = DiskPool(images, image_size, workers, grey)
+    if (1 if grey else 3) * image_size * image_size * len(disk) > memory_limit_bytes:
         return disk
     return _load(disk)
 
 
 def _load(disk: DiskPool) -> MemoryPool:
     """Decode all images of `disk` into memory."""
-    pixels = torch.empty(len(disk), 3, disk.image_size, disk.image_size, dtype=torch.uint8)
+    channels = 1 if disk.grey else 3
+    pixels = torch.empty(len(disk), channels, disk.image_size, disk.image_size, dtype=torch.uint8)
     chunks = torch.split(torch.arange(len(disk)), CHUNK)
     for rows, decoded in zip(chunks, disk.batches(chunks), strict=True):
         pixels[rows] = decoded
     return MemoryPool(pixels, disk.targets, disk.image_size)
+
+
+def to_luma(pixels: Tensor) -> Tensor:
+    """Convert uint8 (N, C, H, W), C = 1 or 3, to grey (N, 1, H, W), by the rule of Pillow.
+
+    Images whose channels are equal keep their values exactly.
+    """
+    if pixels.shape[1] == 1:
+        return pixels
+    weights = torch.tensor([19595, 38470, 7471]).view(3, 1, 1)
+    chunks = (
+        ((chunk.int() * weights).sum(1, keepdim=True) + 0x8000 >> 16).to(torch.uint8)
+        for chunk in torch.split(pixels, CHUNK)
+    )
+    return torch.cat(list(chunks))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,19 @@ class Source:
     normalization: Normalization | None = None
     mirrors: bool = True
     notes: tuple[str, ...] = ()
+
+
+def fit_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:
+    """Return one value for each channel, of values that one or three channels have.
+
+    A single value counts for all channels; grey images take the first one.
+
+    Example:
+        >>> fit_channels((0.5,), 3)
+        (0.5, 0.5, 0.5)
+    """
+    found = tuple(float(value) for value in values)
+    return (found * channels if len(found) == 1 else found)[:channels]
 
 
 def open_torchvision(name: str, root: Path, dataset: Callable[..., Any], **options: Any) -> Any:

@@ -48,7 +48,7 @@ class Prediction:
 
 
 def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False) -> Tensor:
-    """Preprocess `image` for the network: float32 (3, H, W), resized and normalized.
+    """Preprocess `image` for the network: float32 (C, H, W), resized and normalized.
 
     The image is resized, with antialiasing, until it just covers H × W, and cropped at the center.
 
@@ -59,12 +59,15 @@ def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False)
     Raises:
         UserError: the image is damaged; the message is the reason alone.
     """
-    _, height, width = checkpoint.input_size
+    channels, height, width = checkpoint.input_size
     with translate_errors():
         image = convert_to_rgb(image, _background(invert))
+        image = image.convert("L") if channels == 1 else image
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     pixels = pil_to_tensor(image).float() / 255
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (checkpoint.mean, checkpoint.std))
+    mean, std = (
+        torch.tensor(values).view(-1, 1, 1) for values in (checkpoint.mean, checkpoint.std)
+    )
     prepared: Tensor = ((1 - pixels if invert else pixels) - mean) / std
     return prepared
 

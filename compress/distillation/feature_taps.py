@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from compress.models.channels import input_channels
 from compress.models.head import find_head
 from compress.runtime.errors import UserError, did_you_mean
 
@@ -171,6 +172,7 @@ def _check_paths(paths: Sequence[str], network: nn.Module, size: int, role: str)
 
 @torch.no_grad()
 def _measure_maps(network: nn.Module, paths: Sequence[str], size: int) -> dict[str, Tensor]:
+    channels = input_channels(network, size)
     with tap_features(network.eval(), paths) as maps:
-        network(torch.zeros(1, 3, size, size, device=next(network.parameters()).device))
+        network(torch.zeros(1, channels, size, size, device=next(network.parameters()).device))
     return maps

@@ -16,6 +16,7 @@ from compress.distillation.kd import KD
 from compress.distillation.labels import Labels
 from compress.distillation.logits_cache import fits_cache
 from compress.distillation.method import FeatureInputs, Logits, LogitsInputs, Method, Teacher
+from compress.models.channels import input_channels
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
@@ -133,7 +134,7 @@ def check_taps(
     Raises:
         UserError: a layer does not exist, or returns nothing that the method can use.
     """
-    image = torch.zeros(1, 3, student[1], student[1])
+    image = torch.zeros(1, input_channels(*student), student[1], student[1])
     batch = Batch(image, torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), 0)
     examples = iter([batch])
     build_objective(

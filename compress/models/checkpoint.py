@@ -41,10 +41,10 @@ class Checkpoint:
     """A trained classifier and everything needed to use it.
 
     Args:
-        model: normalized images (B, 3, H, W) to logits (B, classes).
+        model: normalized images (B, C, H, W) to logits (B, classes).
         network: the specification that the model was built from.
         classes: names of the classes, in the order of the logits.
-        input_size: (3, H, W).
+        input_size: (C, H, W); C is 3, or 1 for a network of grey images.
         mean, std: by channel, for pixels scaled to 0..1.
         data: name of the data set that the model was trained on.
         origin: where the model comes from: recipe, device, package versions, checksum of the data,
@@ -70,12 +70,13 @@ def _check_distinct(values: list[str]) -> list[str]:
 
 
 def _check_channels(size: list[int]) -> list[int]:
-    if size[0] != 3:
-        raise ValueError("must have three channels")
+    if size[0] not in (1, 3):
+        raise ValueError("must have three channels, or one")
     return size
 
 
 Triple = Field(min_length=3, max_length=3)
+ByChannel = Field(min_length=1, max_length=3)
 Side = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -90,8 +91,8 @@ class _Content:
     state_dict: dict[str, Any]
     classes: Annotated[list[str], Field(min_length=1), AfterValidator(_check_distinct)]
     input_size: Annotated[list[Side], Triple, AfterValidator(_check_channels)]
-    mean: Annotated[list[float], Triple]
-    std: Annotated[list[Annotated[float, Field(gt=0)]], Triple]
+    mean: Annotated[list[float], ByChannel]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], ByChannel]
     data: str
     origin: dict[str, Any]
     sparse: bool
@@ -200,9 +201,15 @@ def _validate_content(plain: Any) -> _Content:
         raise UserError(f"weights file version {version!r}; this release reads {VERSION}")
     fields = {key: value for key, value in plain.items() if key not in ("format", "version")}
     try:
-        return _Content(**fields)
+        content = _Content(**fields)
     except pydantic.ValidationError as error:
         raise UserError(describe_first_error(error, _Content)) from error
+    for name, values in (("mean", content.mean), ("std", content.std)):
+        if len(values) != content.input_size[0]:
+            raise UserError(
+                f"{name}: must have a value for each of {content.input_size[0]} channels"
+            )
+    return content
 
 
 def measure_file_bytes(checkpoint: Checkpoint) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from compress.data.dataset import Dataset
 from compress.distillation.objectives import check_method, check_taps, needs_features
 from compress.models.build import build, import_builder, skeleton
+from compress.models.channels import input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.step import Step
 from compress.pruning import unstructured
@@ -71,13 +72,39 @@ def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
         return
     task = Classification(len(data.classes))
     specs = (replace(spec, pretrained=False) for spec in (recipe.teacher, recipe.student))
-    teacher, student = (build(spec, len(data.classes)) for spec in specs)
+    teacher, student = (
+        _take_color(build(spec, len(data.classes)), own)
+        for spec, (_, own) in zip(specs, _by_network(recipe, steps), strict=True)
+    )
     for step in tapping:
         source = steps[step.teacher or 0]
         # A teacher is frozen: a student that distills from itself is copied.
         network = teacher if source.kind == "teach" else copy.deepcopy(student)
         assert step.train is not None
         check_taps(step.train, task, (network, source.image_size), (student, step.image_size))
+
+
+def network_channels(spec: ModelSpec, trained: Checkpoint | None, data: Dataset) -> int:
+    """Return the number of channels of the images that a network takes: 3, or 1 for grey ones.
+
+    Raises:
+        UserError: it takes another number.
+    """
+    if trained is not None:
+        return trained.input_size[0]
+    if spec.source != "custom":
+        return 3
+    with torch.random.fork_rng(devices=[]):
+        model = build(replace(spec, pretrained=False), len(data.classes))
+    try:
+        return input_channels(model, data.image_size)
+    except UserError as error:
+        raise UserError(f"network {spec.name!r}: {error}") from error
+
+
+def _take_color(model: nn.Module, steps: Sequence[Step]) -> nn.Module:
+    """Let the network of `steps` take three channels, as the images that it is checked on."""
+    return widen_input(model) if any(step.channels == 1 for step in steps) else model
 
 
 def _by_network(recipe: Recipe, steps: Sequence[Step]) -> Iterable[tuple[ModelSpec, list[Step]]]:
@@ -90,10 +117,10 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) ->
     sizes, expected = {step.image_size for step in steps}, Classification(classes).output_shape(1)
     # Computing shapes alone saves a second; only some networks need real numbers.
     with suppress(Exception):
-        shapes = skeleton(spec, classes)
+        shapes = _take_color(skeleton(spec, classes), steps)
         if spec.source != "custom" and all(_run_once(shapes, s) == expected for s in sizes):
             return
-    model = build(replace(spec, pretrained=False), classes)
+    model = _take_color(build(replace(spec, pretrained=False), classes), steps)
     for size in sorted(sizes):
         try:
             answer = _run_once(model, size)
@@ -122,7 +149,7 @@ def _check_single_images(
             continue
         try:
             model = build(replace(spec, pretrained=False), len(data.classes))
-            _run_once(model, step.image_size, training=True)
+            _run_once(_take_color(model, [step]), step.image_size, training=True)
         # A network may raise anything.
         except Exception as error:
             key = "batch_size" if recipe.batch_size == 1 else "samples"

@@ -6,7 +6,7 @@ No image is read to make a plan.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,13 @@ from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.cost import measure_cost
-from compress.pipeline.checks import check_images, check_methods, check_networks, student_model
+from compress.pipeline.checks import (
+    check_images,
+    check_methods,
+    check_networks,
+    network_channels,
+    student_model,
+)
 from compress.pipeline.pretrained import (
     load_published_teacher,
     load_trained,
@@ -31,6 +37,7 @@ from compress.pruning.limits import require_params_only
 from compress.pruning.pruner import prune, prune_to_minimum
 from compress.recipe.budget import Cost, Limits, describe_budgets
 from compress.recipe.load import TRAINED_BY
+from compress.recipe.overrides import ROLES
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
@@ -121,11 +128,15 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     _check_world_size(recipe, data)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
-    steps = [*trained_steps(recipe, trained), *stage_steps(recipe, data, trained)]
+    channels = {
+        role: network_channels(getattr(recipe, role), trained.get(role), data) for role in ROLES
+    }
+    steps = [*trained_steps(recipe, trained), *stage_steps(recipe, data, trained, channels)]
+    data = data.for_channels({step.channels for step in steps})
     check_images(recipe, steps, data)
     student = student_model(recipe, trained.get("student"), len(data.classes))
     check_methods(recipe, number_steps(steps), data)
-    size = (3, steps[-1].image_size, steps[-1].image_size)
+    size = steps[-1].input_size
     cost = measure_cost(student, size)
     limits, max_file_bytes = resolve_file_limits(
         recipe.budgets(),
@@ -148,8 +159,18 @@ def _check_world_size(recipe: Recipe, data: Dataset) -> None:
         )
 
 
-def stage_steps(recipe: Recipe, data: Dataset, trained: Iterable[str] = ()) -> list[Step]:
-    """Return a step for each stage whose network is not trained already."""
+def stage_steps(
+    recipe: Recipe,
+    data: Dataset,
+    trained: Iterable[str] = (),
+    channels: Mapping[str, int] | None = None,
+) -> list[Step]:
+    """Return a step for each stage whose network is not trained already.
+
+    Args:
+        trained: roles of trained networks.
+        channels: channels of the images that the network of each role takes; 3 if left out.
+    """
     replaced = {TRAINED_BY[role] for role in trained}
     return [
         Step(
@@ -157,6 +178,7 @@ def stage_steps(recipe: Recipe, data: Dataset, trained: Iterable[str] = ()) -> l
             stage=stage,
             network=recipe.teacher if stage.kind == "teach" else recipe.student,
             image_size=max(1, round(data.image_size * stage.scale)),
+            channels=(channels or {}).get("teacher" if stage.kind == "teach" else "student", 3),
         )
         for stage in recipe.stages
         if stage.kind not in replaced

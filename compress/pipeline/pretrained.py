@@ -99,7 +99,7 @@ def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Reci
                 f"{file}: its classes are not those of {data.name}; it was trained on {kept.data}"
             )
         assert first is not None
-        if (kept.mean, kept.std) != (first.mean, first.std):
+        if not _normalized_alike(kept, first):
             raise UserError(f"{file}: its images are normalized differently from the teacher's")
         network = replace(kept.network, weights=spec.weights)
         recipe = (
@@ -107,7 +107,19 @@ def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Reci
             if role == "teacher"
             else replace(recipe, student=network)
         )
-    return recipe, data if first is None else data.normalized(first.mean, first.std)
+    if not trained:
+        return recipe, data
+    widest = max(trained.values(), key=lambda kept: kept.input_size[0])
+    return recipe, data.normalized(widest.mean, widest.std)
+
+
+def _normalized_alike(one: Checkpoint, other: Checkpoint) -> bool:
+    """Return True if the channels that both networks take are normalized alike."""
+    channels = min(one.input_size[0], other.input_size[0])
+    return (one.mean[:channels], one.std[:channels]) == (
+        other.mean[:channels],
+        other.std[:channels],
+    )
 
 
 def trained_steps(recipe: Recipe, trained: Trained) -> list[Step]:
@@ -118,6 +130,7 @@ def trained_steps(recipe: Recipe, trained: Trained) -> list[Step]:
             stage=None,
             network=replace(kept.network, weights=getattr(recipe, role).weights),
             image_size=kept.input_size[-1],
+            channels=kept.input_size[0],
             trained=kept,
             origin=getattr(recipe, role).weights or recipe.student.weights or "by its publisher",
         )

@@ -16,6 +16,7 @@ from torch import nn
 from compress.data.batches import plain_batches
 from compress.distillation.method import Teacher
 from compress.models import checkpoint
+from compress.models.channels import widen_input
 from compress.models.cost import measure_cost, summary_table
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
@@ -174,8 +175,7 @@ class _Run:
             output = run_stage(model, ctx)
         except UserError as error:
             raise UserError(f"{step.name}: {error}") from error
-        size = (3, step.image_size, step.image_size)
-        cost = measure_cost(output.model, size, step.sparse)
+        cost = measure_cost(output.model, step.input_size, step.sparse)
         result = StageResult(
             name=step.name,
             kind=step.kind,
@@ -193,7 +193,7 @@ class _Run:
         if distributed.is_main():
             # The result is on the disk, so the stage will not be resumed any more.
             ctx.state.unlink(missing_ok=True)
-        table = summary_table(output.model, size, sparse=step.sparse)
+        table = summary_table(output.model, step.input_size, sparse=step.sparse)
         self.events.on_stage_end(run_dir.results[-1], before, table)
 
     def _stage_seconds(self, step: Step) -> float | None:
@@ -251,6 +251,8 @@ class _Run:
     def _load_model(self, step: Step) -> nn.Module:
         """Load the model of a finished step."""
         kept = load_checkpoint(self.run_dir.path / step.file, step.network)
+        if kept.input_size[0] < self.plan.data.channels:
+            widen_input(kept.model)
         return to_channels_last(kept.model).to(self.plan.device)
 
     def _origin(self) -> dict[str, object]:

@@ -6,6 +6,7 @@ value of `Train.kind`), and a function in `STAGES` below.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from compress.data.batches import Batch
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
+from compress.models.channels import widen_input
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
@@ -53,7 +55,7 @@ def run_stage(model: nn.Module | None, ctx: StageContext) -> StageOutput:
         UserError: the stage fails.
     """
     if ctx.step.trained is not None:
-        return StageOutput(to_channels_last(ctx.step.trained.model).to(ctx.device))
+        return StageOutput(_place(copy.deepcopy(ctx.step.trained.model), ctx))
     return STAGES[ctx.step.kind](model, ctx)
 
 
@@ -95,7 +97,7 @@ def prune(model: nn.Module | None, ctx: StageContext) -> StageOutput:
     spec = ctx.step.network
     builder = import_builder(spec.name) if spec.source == "custom" else None
     received = checkpoint.from_dict(distributed.broadcast(kept or {}), builder).model
-    return StageOutput(to_channels_last(received).to(ctx.device))
+    return StageOutput(_place(received, ctx))
 
 
 STAGES: dict[str, Callable[[nn.Module | None, StageContext], StageOutput]] = {
@@ -113,14 +115,21 @@ def _train(model: nn.Module, ctx: StageContext) -> StageOutput:
 
 def _build_network(spec: ModelSpec, ctx: StageContext) -> nn.Module:
     torch.manual_seed(ctx.recipe.seed)
-    return to_channels_last(build(spec, len(ctx.data.classes))).to(ctx.device)
+    return _place(build(spec, len(ctx.data.classes)), ctx)
+
+
+def _place(model: nn.Module, ctx: StageContext) -> nn.Module:
+    """Return `model` on the stage's device, ready for the images of its batches."""
+    if ctx.step.channels < ctx.data.channels:
+        widen_input(model)
+    return to_channels_last(model).to(ctx.device)
 
 
 def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
     step, stage, target = ctx.step, ctx.step.prune, ctx.step.target
     assert stage is not None and target is not None
     torch.manual_seed(ctx.recipe.seed)
-    size = (3, ctx.plan.image_size, ctx.plan.image_size)
+    size = (step.channels, ctx.plan.image_size, ctx.plan.image_size)
     if target.fits(measure_cost(model, size, step.sparse)):
         # Channels are coarse: an earlier round may already have reached this target.
         return model

@@ -28,6 +28,7 @@ class Step:
         target: the limits to prune to.
         teacher: index of the step whose model it distills from.
         sparse: True if single weights of its model have been pruned.
+        channels: channels of the images that its model takes: 3, or 1 for grey ones.
     """
 
     kind: str
@@ -42,6 +43,12 @@ class Step:
     target: Limits | None = None
     teacher: int | None = None
     sparse: bool = False
+    channels: int = 3
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Size of the images that its model takes: (C, H, W)."""
+        return (self.channels, self.image_size, self.image_size)
 
     @property
     def train(self) -> Train | None:

@@ -141,12 +141,13 @@ def stage_costs(plan: Plan) -> list[float]:
 
     @cache
     def full_cost(kind: str, size: int) -> Cost:
+        channels = next(s.channels for s in plan.steps if (s.kind == "teach") == (kind == "teach"))
         if kind in trained:
-            return measure_cost(trained[kind], (3, size, size))
+            return measure_cost(trained[kind], (channels, size, size))
         spec = plan.recipe.teacher if kind == "teach" else plan.recipe.student
         with torch.random.fork_rng(devices=[]):
             model = build(replace(spec, pretrained=False), len(data.classes))
-        return measure_cost(model, (3, size, size))
+        return measure_cost(model, (channels, size, size))
 
     costs: list[float] = []
     left = 1.0

@@ -59,6 +59,7 @@ def score_test_split(
             f" {checkpoint.data}"
         )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)
+    opened = opened.for_channels([checkpoint.input_size[0]])
     model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(target)
     batches = plain_batches(opened, opened.test(), batch_size=500)
     return score_per_class(model, batches, Classification(len(checkpoint.classes)))

@@ -233,7 +233,11 @@ TAMPERED: dict[str, tuple[Callable[[Plain], None], str]] = {
     "images huge": (put("input_size", to=[3, 4096, 4096]), "input_size.2"),
     "images empty": (put("input_size", to=[3, 0, 28]), "input_size.2"),
     "images negative": (put("input_size", to=[3, -28, 28]), "input_size.2"),
-    "images of one channel": (put("input_size", to=[1, 28, 28]), "input_size: must have three"),
+    "images of one channel": (
+        put("input_size", to=[1, 28, 28]),
+        "mean: must have a value for each",
+    ),
+    "images of two channels": (put("input_size", to=[2, 28, 28]), "input_size: must have three"),
     "images of one row": (put("input_size", to=[3, 28]), "input_size"),
     "images as text": (put("input_size", to=["3", "28", "28"]), "input_size.1"),
     "images of half a pixel": (put("input_size", to=[3, 28.5, 28]), "input_size.2"),

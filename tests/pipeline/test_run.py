@@ -7,6 +7,8 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import (
@@ -100,8 +102,8 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
 ) -> None:
     opened: list[Pool] = []
 
-    def streamed(images: Pixels | Files, side: int) -> Pool:
-        opened.append(open_pool(images, side, memory_limit_bytes=0, workers=0))
+    def streamed(images: Pixels | Files, side: int, **options: Any) -> Pool:
+        opened.append(open_pool(images, side, memory_limit_bytes=0, workers=0, **options))
         return opened[-1]
 
     monkeypatch.setattr("compress.data.dataset.open_pool", streamed)
