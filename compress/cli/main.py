@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from compress.cli.adopt import adopt
 from compress.cli.command import CONTEXT_SETTINGS
-from compress.cli.models import adopt, compare, prune, summary
+from compress.cli.models import compare, prune, summary
 from compress.cli.predict import predict
 from compress.cli.recipes import recipes, stages
 from compress.cli.run import experiment, run, sweep

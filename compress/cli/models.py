@@ -1,10 +1,9 @@
-"""Commands on weights files: `summary`, `prune`, `adopt` and `compare`."""
+"""Commands on weights files: `summary`, `prune` and `compare`."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
 
 import click
 
@@ -14,12 +13,11 @@ from compress.cli.options import (
     builder_option,
     device_option,
     load_weights,
-    parse_floats,
     require_free,
     weights_options,
 )
 from compress.recipe.budget import describe_cost, parse_budgets
-from compress.recipe.registry import IMPORTANCES, Stem, check_data_name
+from compress.recipe.registry import IMPORTANCES, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
@@ -91,79 +89,6 @@ def prune(
     cost = replace(after, bytes=out.stat().st_size)
     for axis, amount in amounts.items():
         click.echo(f"budget {amount.text}: {describe_cost(cost, axis)}")
-
-
-@click.command(cls=Command)
-@click.argument("state_dict", type=click.Path(path_type=Path))
-@click.option(
-    "--network",
-    required=True,
-    help="Network that it belongs to: resnet50, … or package.module:function.",
-)
-@click.option(
-    "--stem",
-    type=click.Choice(get_args(Stem)),
-    default="imagenet",
-    show_default=True,
-    help="First layers of the network.",
-)
-@click.option(
-    "--data",
-    required=True,
-    help="Data set it was trained on, its classes in order: cifar10, … or folder:PATH.",
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(1),
-    help="Side of the images it takes, in pixels; the data set's if left out.",
-)
-@click.option(
-    "--mean",
-    callback=parse_floats,
-    help="Mean of each channel in its training: 0.5, or 0.49,0.48,0.45; ImageNet's if left out.",
-)
-@click.option(
-    "--std",
-    callback=parse_floats,
-    help="Standard deviation of each channel; ImageNet's if left out.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="adopted.pth",
-    show_default=True,
-    help="Weights file to write.",
-)
-def adopt(
-    state_dict: Path,
-    network: str,
-    stem: Stem,
-    data: str,
-    image_size: int | None,
-    out: Path,
-    **normalization: Any,
-) -> None:
-    """Make a weights file of your own network.
-
-    STATE_DICT is a file written by torch.save(model.state_dict(), …), or a checkpoint that contains
-    one. Pass the weights file as --student or --teacher to other commands.
-    """
-    require_file(state_dict)
-    check_data_name(data)
-    require_free(out)
-
-    from compress.models.checkpoint import save
-    from compress.pipeline.adopt import adopt
-    from compress.recipe.model_spec import ModelSpec
-
-    given = {key: values for key, values in normalization.items() if values}
-    checkpoint, accuracy = adopt(
-        state_dict, ModelSpec(network, stem), data, image_size=image_size, **given
-    )
-    save(checkpoint, out)
-    held_out = f"images held out of the training data of {checkpoint.data}"
-    click.echo(f"{out}: {100 * accuracy:.2f} % accuracy on {held_out}")
-    click.echo("if that is too low, check --image-size, --mean, --std and the order of the classes")
 
 
 @click.command(cls=Command)

@@ -88,7 +88,9 @@ def import_builder(name: str) -> Builder:
     Raises:
         UserError: it cannot be imported, or does not take ``num_classes``.
     """
-    module, _, function = name.partition(":")
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise UserError(f"network {name!r} is not a function{_suggest_name(name)}")
     folder = str(Path.cwd())
     if folder not in sys.path:
         # A console script's path lacks the current folder.
@@ -102,10 +104,17 @@ def import_builder(name: str) -> Builder:
     return found  # type: ignore[no-any-return]
 
 
+def _suggest_name(name: str) -> str:
+    """Return a hint at what an unknown name may mean."""
+    if "." in name:
+        return f" (for a function, write {':'.join(name.rsplit('.', 1))!r})"
+    return did_you_mean(name, network_names())
+
+
 def _build_torchvision(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
     if spec.name not in torchvision_names():
         raise UserError(
-            f"unknown network {spec.name!r}{did_you_mean(spec.name, network_names())};"
+            f"unknown network {spec.name!r}{_suggest_name(spec.name)};"
             " any torchvision classification model will do"
         )
     return _replace_ends(build_torchvision(spec.name, classes, spec.pretrained), spec, classes)

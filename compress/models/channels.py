@@ -35,13 +35,37 @@ def input_channels(model: nn.Module, image_size: int) -> int:
                 return channels
     finally:
         model.train(training)
-    convs = (module for module in model.modules() if isinstance(module, nn.Conv2d))
-    channels = next((conv.in_channels for conv in convs), COLOR)
+    _, conv = first_convolution(model)
+    channels = COLOR if conv is None else conv.in_channels
     if channels not in (COLOR, GREY):
         raise UserError(
             f"the network takes images of {channels} channels; images have 3, or 1 if they are grey"
         )
     return channels
+
+
+def first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d | None]:
+    """Return path and module of the first convolution; None if there is none."""
+    layers = model.named_modules()
+    found = ((path, module) for path, module in layers if isinstance(module, nn.Conv2d))
+    return next(found, ("", None))
+
+
+def narrow_input(model: nn.Module) -> nn.Module:
+    """Let a network of color images take grey ones instead, in place.
+
+    The weights of the first convolution are summed over the channels: the network computes what it
+    did of three equal channels.
+
+    Raises:
+        UserError: the first convolution does not take three channels together.
+    """
+    _, conv = first_convolution(model)
+    if conv is None or conv.in_channels != COLOR or conv.groups != 1:
+        raise UserError("the network's first convolution does not take three channels")
+    conv.in_channels = GREY
+    conv.weight = nn.Parameter(conv.weight.detach().sum(1, keepdim=True))
+    return model
 
 
 def widen_input(model: nn.Module) -> nn.Module:

@@ -195,7 +195,7 @@ def _validate_content(plain: Any) -> _Content:
     """Check the types and ranges of everything that does not depend on the network."""
     known = plain.get("format") if isinstance(plain, dict) else None
     if not isinstance(known, str) or known != FORMAT:
-        raise UserError("not a weights file of compress")
+        raise UserError("not a weights file of compress; make one of it by `compress adopt`")
     version = plain.get("version")
     if type(version) is not int or version != VERSION:
         raise UserError(f"weights file version {version!r}; this release reads {VERSION}")

@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import nn
 
 from compress.data.batches import plain_batches
-from compress.data.dataset import open_dataset
+from compress.data.dataset import Dataset, open_dataset
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
+from compress.models.channels import first_convolution, input_channels, narrow_input
 from compress.models.checkpoint import Checkpoint
-from compress.models.tensor_file import read_tensors
+from compress.models.find_tensors import (
+    Found,
+    describe_content,
+    describe_shape,
+    find_tensors,
+    list_names,
+)
+from compress.models.head import find_last_layer
+from compress.models.tensor_file import read_training_file
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
 from compress.training.evaluate import measure_accuracy
 from compress.training.task import Classification
 
-# Keys under which training scripts keep the tensors, beside other things.
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-# Prefixes that wrappers put before every name.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.")
+# Sides of images that are tried if none is given, in pixels, and the held-out images that are
+# scored at each.
+IMAGE_SIZES = (28, 32, 64, 96, 128, 160, 224, 288)
+SCORED_IMAGES = 100
+# A size is clearly better by so much accuracy, or by the standard error where that is more.
+LEAST_MARGIN = 0.05
+
+# Complete sets of tensors in one file, such as raw and averaged weights; the best is taken.
+MAX_CANDIDATES = 4
+# Keys of averaged weights.
+AVERAGED = re.compile(r"ema|averag|swa", re.IGNORECASE)
 
 
 def adopt(
@@ -35,18 +55,29 @@ def adopt(
     image_size: int | None = None,
     mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
     std: Sequence[float] = IMAGENET_NORMALIZATION[1],
+    key: str | None = None,
+    force: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Checkpoint, float]:
     """Turn a trained network into a checkpoint, which `run` can prune or distill from.
 
+    The tensors are found by the network's own names, under any key and with any prefix, as
+    Lightning and wrappers for several GPUs and for averaged weights leave them. If there are
+    several complete sets, the one that scores best on held-out images is taken.
+
     Args:
-        tensors: ``model.state_dict()``, or the file that it was saved to, by itself or in a
-            training script's checkpoint. No code in the file is run.
+        tensors: ``model.state_dict()``; or the file that it was saved to, by itself or in a
+            training script's checkpoint, by PyTorch or as safetensors. No code in the file is run.
         network: the network's specification or name: ``resnet50``, ``package.module:function``.
         data: the data set that it was trained on, as recipes name it; its classes are those of the
             logits, in order.
-        image_size: side of the images that it takes, in pixels; the data's own if left out.
+        image_size: side of the images that it takes, in pixels. If left out, the data's own, unless
+            a common size clearly scores better.
         mean, std: normalization by channel, for pixels scaled to 0..1; a single value counts for
-            all three.
+            all channels.
+        key: key of the file under which the tensors are looked for, as ``model_ema``.
+        force: leave out tensors that the network does not have.
+        log: called with each line worth showing.
 
     Returns:
         The checkpoint; and its top-1 accuracy, 0 to 1, on images held out of the training data. The
@@ -63,45 +94,176 @@ def adopt(
     """
     spec = ModelSpec(network) if isinstance(network, str) else network
     where = f"{tensors}: " if isinstance(tensors, str | Path) else ""
-    mean, std = _three_values(mean, "mean"), _three_values(std, "std")
-    kept = read_tensors(tensors) if isinstance(tensors, str | Path) else tensors
-    state_dict = _find_state_dict(kept, where)
-    opened = open_dataset(data, image_size=image_size).normalized(mean, std)
-    classes, size = opened.classes, (3, opened.image_size, opened.image_size)
-    model = build(replace(spec, pretrained=False), len(classes))
-    own = model.state_dict()
-    # Old files have no batch counters.
-    counters = {key: own[key] for key in own if key.endswith("num_batches_tracked")}
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, 3):
+            raise UserError(f"{name} {', '.join(map(str, values))}: give one value, or three")
+    content = read_training_file(tensors) if isinstance(tensors, str | Path) else tensors
+    data_set = open_dataset(data, image_size=image_size).normalized(tuple(mean), tuple(std))
     try:
-        model.load_state_dict(counters | state_dict)
-        adopted = Checkpoint(model, spec, classes, size, mean, std, opened.name)
-        builder = import_builder(spec.name) if spec.source == "custom" else None
-        adopted = checkpoint.from_dict(checkpoint.to_dict(adopted), builder)
-    except (RuntimeError, UserError) as error:
-        # torch lists the tensors, on many lines.
+        loaded = _load_networks(content, replace(spec, pretrained=False), data_set, key, force)
+        data_set = data_set.for_channels([_channels_of(loaded[0].model, spec, data_set)])
+        if image_size is None:
+            data_set = _find_image_size(loaded[0].model, data_set, log)
+        adopted = [_to_checkpoint(each.model, spec, data_set) for each in loaded]
+    except UserError as error:
+        raise UserError(f"{where}{error}") from error
+    scores = [_score(each.model, data_set) for each in adopted]
+    if len(loaded) > 1:
+        log(_describe_candidates(loaded, scores))
+    best = _best(loaded, scores)
+    if scores[best] <= _share_of_largest_class(data_set):
+        log(
+            f"warning: {100 * scores[best]:.2f} % is no better than always naming the largest"
+            " class: the network was trained on other images, or sees them differently"
+        )
+    return adopted[best], scores[best]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A network with one of the sets of tensors in a file, and the prefix that led there."""
+
+    model: nn.Module
+    prefix: str
+
+
+def _load_networks(
+    content: Any, spec: ModelSpec, data: Dataset, key: str | None, force: bool
+) -> list[_Loaded]:
+    """Load every complete set of tensors in `content` into a network of its own."""
+    classes = len(data.classes)
+    model = build(spec, classes)
+    matches = find_tensors(content, model.state_dict(), key)
+    grey = bool(matches) and _is_grey(model, matches[0])
+    if grey:
+        matches = find_tensors(content, narrow_input(model).state_dict(), key)
+    if not matches or not matches[0].complete:
+        named = f"not a {spec.name} of {classes} classes"
+        raise UserError(f"{named}: {_describe_mismatch(content, model, matches, data)}")
+    fitting = [found for found in matches if force or not found.extra]
+    if not fitting:
         raise UserError(
-            f"{where}not a {spec.name} of {len(classes)} classes: {one_line(error)}"
+            f"not a {spec.name}: more tensors lie among its own: {list_names(matches[0].extra)};"
+            " name the network that has them, or leave them out by --force"
+        )
+    loaded = []
+    for found in fitting[:MAX_CANDIDATES]:
+        own = build(spec, classes)
+        own = narrow_input(own) if grey else own
+        # Old files have no batch counters.
+        own.load_state_dict(own.state_dict() | found.tensors)
+        loaded.append(_Loaded(own.eval(), found.prefix))
+    return loaded
+
+
+def _is_grey(model: nn.Module, found: Found) -> bool:
+    """Return True if the tensors are the network's, but for one input channel instead of three."""
+    path, conv = first_convolution(model)
+    name = f"{path}.weight" if path else "weight"
+    if conv is None or found.missing or found.misshapen != (name,):
+        return False
+    grey = (conv.out_channels, 1, *conv.kernel_size)
+    return conv.in_channels == 3 and tuple(found.tensors[name].shape) == grey
+
+
+def _describe_mismatch(content: Any, model: nn.Module, matches: list[Found], data: Dataset) -> str:
+    """Say in what the file's tensors differ from the network's, and what the file holds."""
+    holds = f"the file holds {describe_content(content)}"
+    if not matches:
+        return f"none of its tensors is there; {holds}"
+    found, own = matches[0], model.state_dict()
+    last = find_last_layer(model)[0]
+    if not found.missing and all(name.rpartition(".")[0] == last for name in found.misshapen):
+        theirs = len(found.tensors[found.misshapen[0]])
+        return (
+            f"it has {theirs} classes, and {data.name} has {len(data.classes)}:"
+            f" {list_names(data.classes, 5)}"
+        )
+    parts = []
+    if found.missing:
+        parts.append(f"{len(found.missing)} tensors missing: {list_names(found.missing)}")
+    if found.misshapen:
+        shapes = [
+            f"{name} {describe_shape(found.tensors[name])} instead of {describe_shape(own[name])}"
+            for name in found.misshapen
+        ]
+        parts.append(f"{len(shapes)} of another shape: {list_names(shapes, 2)}")
+    if found.extra:
+        parts.append(f"{len(found.extra)} unexpected: {list_names(found.extra)}")
+    return f"{'; '.join(parts)}; {holds}"
+
+
+def _channels_of(model: nn.Module, spec: ModelSpec, data: Dataset) -> int:
+    """Return the number of channels that a network takes, whatever the size of its images."""
+    _, conv = first_convolution(model)
+    if spec.source != "custom":
+        return 3 if conv is None else int(conv.in_channels)
+    return min(input_channels(model, size) for size in (data.image_size, *IMAGE_SIZES))
+
+
+def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]) -> Dataset:
+    """Return the data at the image size at which the network scores best on held-out images.
+
+    The data's own size stays unless another one is clearly better, or it is not taken at all.
+    """
+    count = min(SCORED_IMAGES, data.val_count)
+    rows = torch.linspace(0, data.val_count - 1, count).round().long()
+    sample, sizes = data.val_images.take(rows), sorted({data.image_size, *IMAGE_SIZES})
+    scores: dict[int, float] = {}
+    for size in sizes:
+        # A network may raise anything about a size that it does not take.
+        with suppress(Exception):
+            scores[size] = _score(model, replace(data, val_images=sample, image_size=size))
+    if not scores:
+        # The check of the checkpoint says why.
+        return data
+    best = max(scores, key=lambda size: scores[size])
+    margin = max(LEAST_MARGIN, 1 / math.sqrt(count))
+    if data.image_size in scores and scores[best] < scores[data.image_size] + margin:
+        best = data.image_size
+    tried = ", ".join(f"{size} px {100 * score:.0f} %" for size, score in scores.items())
+    log(f"image size {best} px; accuracy on {count} held-out images: {tried}")
+    return replace(data, image_size=best)
+
+
+def _to_checkpoint(model: nn.Module, spec: ModelSpec, data: Dataset) -> Checkpoint:
+    """Return the checkpoint as it will be loaded from a file, with everything checked."""
+    size = (data.channels, data.image_size, data.image_size)
+    mean, std = data.mean[: data.channels], data.std[: data.channels]
+    adopted = Checkpoint(model, spec, data.classes, size, mean, std, data.name)
+    builder = import_builder(spec.name) if spec.source == "custom" else None
+    try:
+        return checkpoint.from_dict(checkpoint.to_dict(adopted), builder)
+    except RuntimeError as error:
+        raise UserError(
+            f"{spec.name} does not take images of {data.image_size}×{data.image_size} pixels; pass"
+            f" --image-size ({one_line(error)})"
         ) from error
-    batches = plain_batches(opened, opened.val, batch_size=500)
-    return adopted, measure_accuracy(adopted.model, batches, Classification(len(classes)))
 
 
-def _find_state_dict(kept: Any, where: str) -> dict[str, Tensor]:
-    """Return the tensors under the network's own names."""
-    while isinstance(kept, Mapping):
-        inside = next((key for key in STATE_DICT_KEYS if key in kept), None)
-        if inside is None:
-            break
-        kept = kept[inside]
-    tensors = isinstance(kept, Mapping) and all(isinstance(each, Tensor) for each in kept.values())
-    if not kept or not tensors:
-        raise UserError(f"{where}holds no tensors by name; save what model.state_dict() returns")
-    while prefix := next((p for p in WRAPPER_PREFIXES if all(k.startswith(p) for k in kept)), None):
-        kept = {key.removeprefix(prefix): tensor for key, tensor in kept.items()}
-    return dict(kept)
+def _score(model: nn.Module, data: Dataset) -> float:
+    batches = plain_batches(data, data.val, batch_size=100)
+    return measure_accuracy(model, batches, Classification(len(data.classes)))
 
 
-def _three_values(values: Sequence[float], name: str) -> tuple[float, ...]:
-    if len(values) not in (1, 3):
-        raise UserError(f"{name} {', '.join(map(str, values))}: give one value, or three")
-    return tuple(float(value) for value in values) * (3 // len(values))
+def _best(loaded: Sequence[_Loaded], scores: Sequence[float]) -> int:
+    """Return the number of the network that scores best; of equal ones, averaged weights."""
+    averaged = [bool(AVERAGED.search(each.prefix)) for each in loaded]
+    return max(range(len(loaded)), key=lambda number: (scores[number], averaged[number]))
+
+
+def _describe_candidates(loaded: Sequence[_Loaded], scores: Sequence[float]) -> str:
+    best = _best(loaded, scores)
+    found = [
+        f"{each.prefix.rstrip('.') or 'the top level'} {100 * score:.2f} %"
+        for each, score in zip(loaded, scores, strict=True)
+    ]
+    return (
+        f"several networks in the file: {', '.join(found)}; took"
+        f" {loaded[best].prefix.rstrip('.') or 'the top level'}; choose by --key"
+    )
+
+
+def _share_of_largest_class(data: Dataset) -> float:
+    counts = torch.bincount(data.val_images.targets)
+    return float(counts.max() / counts.sum())

@@ -1,0 +1,107 @@
+"""The command `adopt`: networks that were trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from compress.cli.command import Command
+from compress.cli.options import builder_option, parse_floats, require_free
+from compress.recipe.registry import Stem, check_data_name
+from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
+
+
+@click.command(cls=Command)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--network", help="Network that it belongs to: resnet50, … or as --builder.")
+@builder_option
+@click.option(
+    "--stem",
+    type=click.Choice(get_args(Stem)),
+    default="imagenet",
+    show_default=True,
+    help="First layers of the network.",
+)
+@click.option(
+    "--data",
+    required=True,
+    help="Data set it was trained on, its classes in order: cifar10, … or folder:PATH.",
+)
+@click.option(
+    "--key", help="Key of FILE that holds the tensors, as model_ema; found by itself if left out."
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    help="Side of the images it takes, in pixels; the one that scores best if left out.",
+)
+@click.option(
+    "--mean",
+    callback=parse_floats,
+    help="Mean of each channel in its training: 0.5, or 0.49,0.48,0.45; ImageNet's if left out.",
+)
+@click.option(
+    "--std",
+    callback=parse_floats,
+    help="Standard deviation of each channel; ImageNet's if left out.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="adopted.pth",
+    show_default=True,
+    help="Weights file to write.",
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Leave out tensors that the network does not have; replace --out if it exists.",
+)
+def adopt(
+    file: Path,
+    network: str | None,
+    builder: str | None,
+    stem: Stem,
+    data: str,
+    key: str | None,
+    image_size: int | None,
+    out: Path,
+    force: bool,
+    **normalization: Any,
+) -> None:
+    """Make a weights file of your own network.
+
+    FILE is written by torch.save(model.state_dict(), …), or is a training script's checkpoint that
+    contains one, or a safetensors file. Pass the weights file as --student or --teacher to other
+    commands.
+    """
+    named = network or builder
+    if named is None or (network and builder):
+        raise UserError("name the network, by --network or by --builder")
+    require_file(file)
+    check_data_name(data)
+    if not force:
+        require_free(out)
+
+    from compress.models.checkpoint import save
+    from compress.pipeline.adopt import adopt
+    from compress.recipe.model_spec import ModelSpec
+
+    given = {key: values for key, values in normalization.items() if values}
+    checkpoint, accuracy = adopt(
+        file,
+        ModelSpec(named, stem),
+        data,
+        image_size=image_size,
+        key=key,
+        force=force,
+        log=click.echo,
+        **given,
+    )
+    save(checkpoint, out)
+    held_out = f"images held out of the training data of {checkpoint.data}"
+    click.echo(f"{out}: {100 * accuracy:.2f} % accuracy on {held_out}")
+    click.echo("if that is too low, check --image-size, --mean, --std and the order of the classes")
