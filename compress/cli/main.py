@@ -6,7 +6,7 @@ import click
 
 from compress.cli.adopt import adopt
 from compress.cli.command import CONTEXT_SETTINGS
-from compress.cli.models import compare, prune, summary
+from compress.cli.models import compare, prune, summary, to_grey
 from compress.cli.predict import predict
 from compress.cli.recipes import recipes, stages
 from compress.cli.run import experiment, run, sweep
@@ -18,5 +18,10 @@ def main() -> None:
     """Compress image classifiers to a budget: distillation, pruning and fine-tuning."""
 
 
-for _command in (run, sweep, experiment, recipes, stages, summary, compare, prune, adopt, predict):
+for _command in (
+    *(run, sweep, experiment),
+    *(recipes, stages),
+    *(summary, compare, prune, adopt, to_grey),
+    predict,
+):
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""Commands on weights files: `summary`, `prune` and `compare`."""
+"""Commands on weights files: `summary`, `prune`, `to-grey` and `compare`."""
 
 from __future__ import annotations
 
@@ -89,6 +89,36 @@ def prune(
     cost = replace(after, bytes=out.stat().st_size)
     for axis, amount in amounts.items():
         click.echo(f"budget {amount.text}: {describe_cost(cost, axis)}")
+
+
+@click.command("to-grey", cls=Command)
+@weights_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="grey.pth",
+    show_default=True,
+    help="Weights file to write.",
+)
+def to_grey(weights: Path, builder: str | None, out: Path) -> None:
+    """Fold a network of three channels to one, for grey images.
+
+    The logits of grey images stay the same; images are read as grey ones from then on.
+    """
+    require_free(out)
+    checkpoint = load_weights(weights, builder)
+
+    from compress.models.checkpoint import save
+    from compress.models.cost import measure_cost
+    from compress.models.grey import fold_grey
+
+    grey, difference = fold_grey(checkpoint)
+    save(grey, out)
+    before, after = (measure_cost(c.model, c.input_size, c.sparse) for c in (checkpoint, grey))
+    click.echo(
+        f"{out}: {before.params:,} to {after.params:,} parameters, {before.macs:,} to"
+        f" {after.macs:,} multiply-adds; logits of grey images differ by {difference:.1e} at most"
+    )
 
 
 @click.command(cls=Command)

@@ -13,7 +13,7 @@ from torch import nn
 from compress.data.dataset import Dataset
 from compress.distillation.objectives import check_method, check_taps, needs_features
 from compress.models.build import build, import_builder, skeleton
-from compress.models.channels import input_channels, widen_input
+from compress.models.channels import first_convolution, input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.step import Step
 from compress.pruning import unstructured
@@ -104,7 +104,10 @@ def network_channels(spec: ModelSpec, trained: Checkpoint | None, data: Dataset)
 
 def _take_color(model: nn.Module, steps: Sequence[Step]) -> nn.Module:
     """Let the network of `steps` take three channels, as the images that it is checked on."""
-    return widen_input(model) if any(step.channels == 1 for step in steps) else model
+    grey = any(step.channels == 1 for step in steps)
+    # A named network is built with three channels, even if a trained one was folded to one.
+    _, conv = first_convolution(model)
+    return widen_input(model) if grey and (conv is None or conv.in_channels == 1) else model
 
 
 def _by_network(recipe: Recipe, steps: Sequence[Step]) -> Iterable[tuple[ModelSpec, list[Step]]]:

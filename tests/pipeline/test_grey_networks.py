@@ -16,9 +16,12 @@ import compress
 from compress.data.batches import plain_batches
 from compress.data.dataset import open_dataset
 from compress.deployment.predict import prepare
-from compress.models.build import import_builder
+from compress.models.build import build, import_builder
 from compress.models.channels import input_channels
 from compress.models.checkpoint import Checkpoint
+from compress.models.grey import fold_grey
+from compress.pruning.pruner import prune
+from compress.recipe.model_spec import ModelSpec
 from compress.reporting.evaluation import score_test_split
 from compress.runtime.errors import UserError
 
@@ -118,6 +121,30 @@ def test_run_with_grey_networks(
     shown = {prediction.top[0][0] for prediction in compress.predict(checkpoint, images)}
     assert shown <= set(CLASSES)
     assert int(score_test_split(checkpoint)[1].sum()) == 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_folded_network_is_distilled_from_and_pruned(
+    role: str, place: Path, tmp_path: Path
+) -> None:
+    """A network by name, which is always built with three channels."""
+    spec = ModelSpec("resnet18", "small")
+    torch.manual_seed(0)
+    model = prune(build(spec, 4), torch.zeros(1, 3, SIDE, SIDE), 6000).eval()
+    name = f"folder:{place / 'images'}"
+    color = Checkpoint(model, spec, CLASSES, (3, SIDE, SIDE), (0.4,) * 3, (0.3,) * 3, name)
+    compress.save(fold_grey(color)[0], tmp_path / "folded.pth")
+    (tmp_path / "run.toml").write_text(
+        RECIPE.format(
+            data=place / "images", method="", teacher="greynets:color", student="greynets:color"
+        )
+    )
+    keys = {role: tmp_path / "folded.pth", "budget": 1500 if role == "teacher" else 3000}
+    result = compress.run(tmp_path / "run.toml", out=tmp_path / "run", **keys)
+    last = compress.load(result.model, import_builder("greynets:color"))
+    assert last.input_size == (3 if role == "teacher" else 1, SIDE, SIDE)
+    assert result.results[-1].params <= keys["budget"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
