@@ -82,7 +82,7 @@ class Setting:
     @property
     def epochs(self) -> float:
         """Total epochs of fine-tuning."""
-        return sum(step.train.epochs for step in self.finetunes if step.train)
+        return sum(step.train.length for step in self.finetunes if step.train)
 
     @property
     def image_size(self) -> int:
@@ -286,13 +286,13 @@ def from_scratch(
     model: nn.Module = resnet18(widths, stem, setting.classes)
     first, *rest = setting.ending
     assert first.train is not None
-    others = sum(step.train.epochs for step in rest if step.train)
+    others = sum(step.train.length for step in rest if step.train)
     first = replace(first, stage=replace(first.train, epochs=max(1, epochs - others)))
     seconds = total = 0.0
     for number, step in enumerate([first, *rest], start=1):
         model, spent = learn(model, step, setting, folder / f"{number}.state", kd)
         seconds += spent
-        total += step.train.epochs if step.train else 0
+        total += step.train.length if step.train else 0
     return Trained(model, seconds, total)
 
 

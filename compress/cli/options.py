@@ -129,6 +129,8 @@ recipe_options = combine_options(
         "--data-fraction", type=float, help="Train on this fraction of the images, as 0.25."
     ),
     click.option("--batch-size", type=int, help="Images in a batch."),
+    click.option("--epochs", type=float, help="Epochs of the longest stage."),
+    click.option("--steps", type=int, help="Optimizer steps of the longest stage."),
     click.option(
         "--minutes", type=float, help="Time for training and pruning; epochs are fitted to it."
     ),

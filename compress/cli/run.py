@@ -60,6 +60,7 @@ def run(
     loaded = _load_checked_recipe(recipe, overrides)
 
     from compress.cli.terminal import Terminal
+    from compress.pipeline.quality import compare_with_uncut
     from compress.pipeline.run import run as run_pipeline
     from compress.pipeline.run_dir import default_run_dir
     from compress.reporting.tables import stages_table
@@ -75,6 +76,10 @@ def run(
     )
     if distributed.is_main():
         terminal.show(stages_table(result.results))
+        if compared := compare_with_uncut(result.results):
+            terminal.show(compared)
+        for warning in result.warnings:
+            terminal.show(f"warning: {warning}")
         terminal.show(str(result.model))
 
 

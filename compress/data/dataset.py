@@ -37,7 +37,7 @@ class Dataset:
         test_images: reads the test images when it is called.
         normalization: mean and standard deviation of each channel; measured on the training images
             if None.
-        mirrors: True if an image's mirror image shows the same class.
+        mirrors: True if an image's mirror image shows the same class; None if it is not known.
         notes: lines for the user, as about files that are skipped.
         device: device of the pools.
         channels: channels of the images in batches: 3, or 1 for grey images alone.
@@ -51,7 +51,7 @@ class Dataset:
     val_images: Images = field(repr=False)
     test_images: Callable[[], Images] = field(repr=False)
     normalization: Normalization | None = None
-    mirrors: bool = True
+    mirrors: bool | None = None
     notes: tuple[str, ...] = ()
     device: torch.device = CPU
     channels: int = 3

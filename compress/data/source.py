@@ -68,7 +68,7 @@ class Source:
         test: reads the test images when it is called.
         val: validation images, if the data set has a validation split of its own.
         normalization: that of the training images; None if it is not known.
-        mirrors: True if an image's mirror image shows the same class.
+        mirrors: True if an image's mirror image shows the same class; None if it is not known.
         notes: lines for the user, as about files that are skipped.
     """
 
@@ -79,7 +79,7 @@ class Source:
     test: Callable[[], Images]
     val: Images | None = None
     normalization: Normalization | None = None
-    mirrors: bool = True
+    mirrors: bool | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -102,6 +102,7 @@ def _read_mnist(name: str, dataset: Any, root: Path, mean: float, std: float) ->
         train=read(train=True),
         test=lambda: read(train=False),
         normalization=((mean,) * 3, (std,) * 3),
+        mirrors=True,
     )
 
 
@@ -132,6 +133,7 @@ def _read_cifar(name: str, dataset: Any, normalization: Normalization) -> Source
         train=convert(train),
         test=lambda: convert(open_torchvision(name, root, dataset, train=False)),
         normalization=normalization,
+        mirrors=True,
     )
 
 
@@ -195,6 +197,7 @@ def _read_ten_classes(
         train=train,
         test=lambda: list_split(name, root / "val", wnids),
         normalization=IMAGENET_NORMALIZATION,
+        mirrors=True,
     )
 
 
@@ -216,7 +219,15 @@ def imagenet() -> Source:
         check_classes("imagenet", root / "val", found, classes)
         return files
 
-    return Source("imagenet", classes, 224, train, list_test, normalization=IMAGENET_NORMALIZATION)
+    return Source(
+        "imagenet",
+        classes,
+        224,
+        train,
+        list_test,
+        normalization=IMAGENET_NORMALIZATION,
+        mirrors=True,
+    )
 
 
 def _list_imagenet(root: Path, split: str) -> tuple[tuple[str, ...], Files]:

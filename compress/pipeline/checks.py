@@ -147,6 +147,7 @@ def _check_single_images(
     A batch norm cannot be trained on a single 1×1 map.
     """
     for step in steps:
+        assert recipe.batch_size != "auto"
         samples = step.prune.samples if step.prune else recipe.batch_size
         if step.stage is None or min(samples, recipe.batch_size) > 1:
             continue

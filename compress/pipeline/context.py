@@ -19,6 +19,7 @@ from compress.pipeline.time_budget import StageTime
 from compress.recipe.schema import Augment, Recipe
 from compress.runtime import distributed
 from compress.training.evaluate import measure_accuracy
+from compress.training.mirror import MirrorTest, measure_mirroring
 
 # The view from which pruning takes its samples; no epoch reaches it.
 SAMPLE_VIEW = 2**31
@@ -38,6 +39,7 @@ class StageContext:
         original: the student before its first cut; layers are kept in proportion to its widths.
         time: the stage's time budget and the decisions that depend on it; if None, epochs are the
             recipe's, and a stage is compiled only if the recipe says so.
+        mirrors: what ``flip = "auto"`` stands for.
     """
 
     plan: Plan
@@ -48,6 +50,7 @@ class StageContext:
     teacher: Teacher | None = None
     original: nn.Module | None = None
     time: StageTime | None = None
+    mirrors: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -70,15 +73,20 @@ class StageContext:
         size = self.step.image_size
         return measure_accuracy(model, batches, self.plan.task, image_size=size, exact=False)
 
+    def measure_mirroring(self, model: nn.Module) -> MirrorTest:
+        """Compare `model` on the validation images and on their mirror images."""
+        batches = plain_batches(self.data, self.data.val, batch_size=500, shard=distributed.shard())
+        return measure_mirroring(model, batches, self.plan.task, image_size=self.step.image_size)
+
     def sample_batches(self, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the first `samples` training images of a view that no epoch uses, in batches.
 
-        Images are mirrored, but not cropped.
+        Images are mirrored where the data allows it, but not cropped.
         """
         batch_size = min(batch_size, samples)
         batches = training_batches(
             self.data,
-            Augment(crop=None, flip=self.data.mirrors),
+            Augment(crop=None, flip=self.mirrors),
             encode_targets=self.plan.task.encode_targets,
             seed=self.recipe.seed,
             view=SAMPLE_VIEW,

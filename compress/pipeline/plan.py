@@ -23,6 +23,7 @@ from compress.pipeline.checks import (
     network_channels,
     student_model,
 )
+from compress.pipeline.fit_to_data import fit_to_data
 from compress.pipeline.pretrained import (
     load_published_teacher,
     load_trained,
@@ -53,11 +54,13 @@ class Plan:
     """Everything that is settled before a run starts.
 
     Args:
-        recipe: with the specifications of trained networks in it.
+        recipe: with the specifications of trained networks in it, and with lengths and a batch
+            size that suit the data.
         data: its pools are opened when they are first used.
         limits: limits on the final network.
         max_file_bytes: size of the final weights file, if it is limited.
         steps: the stages, in order.
+        notes: lines for the user, about what depends on the data.
     """
 
     recipe: Recipe
@@ -66,6 +69,13 @@ class Plan:
     limits: Limits
     max_file_bytes: int | None
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images in a batch."""
+        assert self.recipe.batch_size != "auto"
+        return self.recipe.batch_size
 
     @property
     def task(self) -> Classification:
@@ -125,9 +135,10 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
         data_fraction=recipe.data_fraction,
         seed=recipe.seed,
     ).to(picked)
-    _check_world_size(recipe, data)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
+    recipe, notes = fit_to_data(recipe, data.train_count, trained)
+    _check_world_size(recipe, data)
     channels = {
         role: network_channels(getattr(recipe, role), trained.get(role), data) for role in ROLES
     }
@@ -147,10 +158,11 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     steps = number_steps(_set_targets(_drop_rounds(steps, limits, cost), limits, cost))
     _check_something_to_prune(recipe, steps, limits, cost)
     _check_reachable(recipe, steps, student, torch.zeros(1, *size))
-    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps))
+    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes)
 
 
 def _check_world_size(recipe: Recipe, data: Dataset) -> None:
+    assert recipe.batch_size != "auto"
     batch_size = min(recipe.batch_size, data.train_count)
     if distributed.world_size() > batch_size:
         raise UserError(

@@ -21,10 +21,12 @@ from compress.models.cost import measure_cost, summary_table
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
+from compress.pipeline.least_time import measure_least_seconds
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.provenance import build_checkpoint, describe_origin
-from compress.pipeline.run_dir import RunDirectory, StageResult, default_run_dir, open_run
+from compress.pipeline.quality import find_warning
+from compress.pipeline.run_dir import MANIFEST, RunDirectory, StageResult, default_run_dir, open_run
 from compress.pipeline.stages import run_stage
 from compress.pipeline.step import Step
 from compress.pipeline.time_budget import StageTime, stage_costs, stage_seconds
@@ -43,10 +45,12 @@ class RunResult:
     Args:
         model: the final weights file.
         results: the results of all stages.
+        warnings: a line on each stage that learned nothing, or did not recover from a cut.
     """
 
     model: Path
     results: tuple[StageResult, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @distributed.process_group()
@@ -96,10 +100,13 @@ def run(
     # An image that cannot be read ends the run now, and not after an epoch.
     plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
+    if recipe.minutes is not None and (fresh or not (out / MANIFEST).is_file()):
+        begun["least_seconds"] = measure_least_seconds(plan)
     with open_run(out, begun, fresh) as run_dir:
         if not distributed.broadcast(run_dir.done):
             _Run(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
-        return RunResult(run_dir.model, tuple(run_dir.results))
+        warnings = run_dir.manifest.get("warnings", {})
+        return RunResult(run_dir.model, tuple(run_dir.results), tuple(warnings.values()))
 
 
 def _identify_data(plan: Plan) -> dict[str, str]:
@@ -129,6 +136,8 @@ class _Run:
         run_dir.write()
         for note in plan.data.notes:
             self.events.log(f"{plan.data.name}: {note}")
+        for note in plan.notes:
+            self.events.log(note)
         for result in run_dir.results:
             self.events.log(
                 f"{result.name}: done, restored from {run_dir.path / result.checkpoint}"
@@ -195,6 +204,17 @@ class _Run:
             ctx.state.unlink(missing_ok=True)
         table = summary_table(output.model, step.input_size, sparse=step.sparse)
         self.events.on_stage_end(run_dir.results[-1], before, table)
+        self._warn(step)
+
+    def _warn(self, step: Step) -> None:
+        """Say if the stage that has just ended learned nothing or did not recover from a cut."""
+        if step.prune and step is not self.plan.steps[-1]:
+            return
+        warning = find_warning(self.run_dir.results, self.plan.data.val_images.targets)
+        if warning is not None:
+            self.run_dir.manifest.setdefault("warnings", {})[step.name] = warning
+            self.run_dir.write()
+            self.events.log(f"  warning: {warning}")
 
     def _stage_seconds(self, step: Step) -> float | None:
         """Return a stage's part of the time that is left, if the run has a time budget."""
@@ -202,7 +222,8 @@ class _Run:
         if minutes is None:
             return None
         left = 60 * minutes - sum(result.seconds for result in self.run_dir.results)
-        return stage_seconds(left, self._stage_costs[step.index :])
+        least = self.run_dir.manifest.get("least_seconds", [])
+        return stage_seconds(left, self._stage_costs[step.index :], least[step.index :])
 
     @cached_property
     def _stage_costs(self) -> list[float]:
@@ -230,7 +251,36 @@ class _Run:
             events=self.events,
             teacher=self._load_teacher(step),
             original=None if original is None else self._load_model(original),
+            mirrors=self._decide_mirroring(step),
         )
+
+    def _decide_mirroring(self, step: Step) -> bool:
+        """Decide if `step` mirrors its images where the recipe leaves that to the data.
+
+        The first network that has learned something decides, by what it makes of the mirror images
+        of the validation split. Until then, nothing is mirrored.
+        """
+        known = self.plan.data.mirrors
+        decided: bool | None = self.run_dir.manifest.get("mirrors") if known is None else known
+        last = max((i for i in range(step.index) if not self.plan.steps[i].prune), default=None)
+        if decided is not None or last is None or not self._leaves_flip_open(step):
+            return bool(decided)
+        before = self.plan.steps[last]
+        ctx = StageContext(self.plan, before, self.run_dir.path, self.logits_dir, self.events)
+        found = ctx.measure_mirroring(self._load_model(before))
+        if not found.has_learned:
+            return False
+        self.run_dir.manifest["mirrors"] = found.mirrors
+        self.run_dir.write()
+        self.events.log(
+            f"  images are {'mirrored' if found.mirrors else 'not mirrored'} from here on:"
+            f" {before.name} has {found.plain:.1%} on the validation images and"
+            f" {found.mirrored:.1%} on their mirror images"
+        )
+        return found.mirrors
+
+    def _leaves_flip_open(self, step: Step) -> bool:
+        return step.prune is not None or (step.train is not None and step.train.flip == "auto")
 
     def _load_teacher(self, step: Step) -> Teacher | None:
         """Load the network that a step distills from, if there is one.

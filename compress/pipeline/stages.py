@@ -133,7 +133,7 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
     if target.fits(measure_cost(model, size, step.sparse)):
         # Channels are coarse: an earlier round may already have reached this target.
         return model
-    few = IMPORTANCES.load(stage.importance).batch_size or ctx.recipe.batch_size
+    few = IMPORTANCES.load(stage.importance).batch_size or ctx.plan.batch_size
     losses = [_loss_on(batch, ctx) for batch in ctx.sample_batches(stage.samples, few)]
     if stage.mode == "weights":
         pruned = prune_weights(
@@ -149,7 +149,7 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
             PruneOptions(stage.importance, losses, ctx.original, stage.round_to),
             log=lambda line: ctx.events.log(f"  {line}"),
         )
-    batches = ctx.sample_batches(stage.samples, ctx.recipe.batch_size)
+    batches = ctx.sample_batches(stage.samples, ctx.plan.batch_size)
     forward = make_forward(pruned, step.image_size)
     reestimate_batchnorm(pruned, forward, (batch.images for batch in batches))
     return pruned.eval()

@@ -75,8 +75,8 @@ class Step:
         if minutes:
             return f"{self.network.name}, epochs fitted to {minutes:g} min in all"
         return (
-            f"{self.network.name}, {self.train.epochs:g}"
-            f" {'epoch' if self.train.epochs == 1 else 'epochs'}"
+            f"{self.network.name}, {self.train.length:g}"
+            f" {'epoch' if self.train.length == 1 else 'epochs'}"
         )
 
 

@@ -82,7 +82,7 @@ class StageTime:
         """
         assert self.step.train is not None
         if self.seconds is None:
-            return self.step.train.epochs
+            return self.step.train.length
         fitted: dict[str, float] = self.run_dir.manifest.setdefault("fitted", {})
         name = self.step.name
         if name not in fitted:
@@ -98,13 +98,19 @@ class StageTime:
         return fitted[name]
 
 
-def stage_seconds(left: float, costs: Sequence[float]) -> float:
+def stage_seconds(left: float, costs: Sequence[float], least: Sequence[float] = ()) -> float:
     """Return the seconds, of those left, that the first of the remaining stages gets.
+
+    Every stage gets its least seconds; the rest is shared by cost.
 
     Args:
         costs: the costs of the remaining stages; the first trains, so its cost is above 0.
+        least: the least seconds that the remaining stages need.
     """
-    return (1 - RESERVE) * left * max(MIN_SHARE, costs[0] / sum(costs))
+    left, share = (1 - RESERVE) * left, max(MIN_SHARE, costs[0] / sum(costs))
+    if not least:
+        return left * share
+    return least[0] + max(left - sum(least), 0.0) * share
 
 
 def round_epochs(epochs: float, steps: int, trained: bool) -> float:
@@ -129,9 +135,15 @@ def continues_training(step: Step, plan: Plan) -> bool:
 
 
 def stage_costs(plan: Plan) -> list[float]:
-    """Return the relative cost of each stage, 0 if it does not train.
+    """Return the relative cost of each stage: epochs times the cost of an image, 0 without any."""
+    lengths = [step.train.length if step.train else 0.0 for step in plan.steps]
+    return [length * cost for length, cost in zip(lengths, image_costs(plan), strict=True)]
 
-    The cost is the number of epochs times the multiply-adds for one image. A teacher's forward pass
+
+def image_costs(plan: Plan) -> list[float]:
+    """Return the cost of training on one image in each stage, 0 if it does not train.
+
+    The cost is in multiply-adds of the forward pass. A teacher's forward pass
     costs a third of a training step. Early-stopped KD is assumed to stop at once. The cost of a
     step of a pruned student shrinks as the square root of the fraction that the tightest limit
     leaves.
@@ -164,10 +176,11 @@ def stage_costs(plan: Plan) -> list[float]:
         macs[step.index] = left * full_cost(kind, step.image_size).macs
         cost = 0.0
         if step.train:
-            cost = step.train.epochs * macs[step.index]
+            cost = macs[step.index]
             teacher = plan.teacher_of(step)
             if teacher and not step.train.stop_at_teacher:
                 uncached = epochs_until_cached(step.train, data.train_count, len(data.classes))
-                cost += min(uncached, step.train.epochs) * macs[teacher.index] / 3
+                asked = min(uncached / step.train.length, 1)
+                cost += asked * macs[teacher.index] / 3
         costs.append(cost)
     return costs

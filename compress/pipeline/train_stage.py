@@ -53,10 +53,10 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
     stage: Train = ctx.step.train
     compiled = stage.compile is True
     if ctx.time is not None:
-        steps = count_steps(ctx.data.train_count, ctx.recipe.batch_size)
+        steps = count_steps(ctx.data.train_count, ctx.plan.batch_size)
         if stage.compile == "auto" and not needs_features(stage):
             probe = partial(probe_training, model, stage, ctx)
-            compiled = ctx.time.should_compile(probe, stage.epochs * steps)
+            compiled = ctx.time.should_compile(probe, stage.length * steps)
 
         def probe_epochs(cached: bool) -> AbstractContextManager[Trainer]:
             timed = _without_teacher(stage) if cached else stage
@@ -89,11 +89,11 @@ def build_trainer(
         cycle = views if getattr(objective, "uses_teacher", True) else 0
         return training_batches(
             data,
-            stage.augment(data.mirrors),
+            stage.augment(ctx.mirrors),
             encode_targets=ctx.plan.task.encode_targets,
             seed=recipe.seed,
             view=epoch % cycle if cycle else epoch,
-            batch_size=recipe.batch_size,
+            batch_size=ctx.plan.batch_size,
             shard=distributed.shard(),
         )
 
@@ -102,7 +102,7 @@ def build_trainer(
         objective,
         stage,
         batches=batches,
-        steps_per_epoch=count_steps(data.train_count, recipe.batch_size),
+        steps_per_epoch=count_steps(data.train_count, ctx.plan.batch_size),
         validate=ctx.validate,
         seed=recipe.seed,
         state=ctx.state,
@@ -151,7 +151,7 @@ def _build_objective(student: nn.Module, stage: Train, ctx: StageContext) -> Obj
         teacher,
         (student, ctx.step.image_size),
         lambda: _open_logits_cache(teacher, stage, ctx),
-        ctx.sample_batches(ctx.recipe.batch_size, ctx.recipe.batch_size),
+        ctx.sample_batches(ctx.plan.batch_size, ctx.plan.batch_size),
     )
     if not stage.stop_at_teacher:
         return objective
@@ -162,7 +162,7 @@ def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> Log
     """Open the cache of a teacher's logits, in a folder named after all that they depend on."""
     recipe, data = ctx.recipe, ctx.data
     views = [data.checksum, data.image_size, data.mean, data.std]
-    views += [asdict(stage.augment(data.mirrors)), recipe.seed, recipe.batch_size]
+    views += [asdict(stage.augment(ctx.mirrors)), recipe.seed, ctx.plan.batch_size]
     network = [teacher.image_size, _fingerprint(teacher.model)]
     arithmetic = [ctx.device.type, has_fast_bfloat16(ctx.device), package_versions()]
     key = distributed.broadcast([*views, *network, *arithmetic])
@@ -172,7 +172,7 @@ def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> Log
 
 
 def _samples_per_view(ctx: StageContext) -> int:
-    batch_size, images = ctx.recipe.batch_size, ctx.data.train_count
+    batch_size, images = ctx.plan.batch_size, ctx.data.train_count
     return count_steps(images, batch_size) * min(batch_size, images)
 
 

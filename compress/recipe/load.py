@@ -85,6 +85,7 @@ def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
     """
     recipe = validate_table(Recipe, table, where)
     _check_stage_order(recipe, where)
+    _check_lengths(recipe, where)
     _check_distill_from(recipe, where)
     _check_frozen(recipe, where)
     modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
@@ -160,6 +161,22 @@ def _check_stage_order(recipe: Recipe, where: str) -> None:
         raise UserError(
             f"{where}: stages: the order is teach, distill, then prune and finetune in turns"
         )
+
+
+def _check_lengths(recipe: Recipe, where: str) -> None:
+    """Refuse a stage without a length or with two of them, and a student that may be left out."""
+    if recipe.epochs is not None and recipe.steps is not None:
+        raise UserError(f"{where}: epochs and steps: both are a length; give one of them")
+    for place, stage in enumerate(recipe.stages, start=1):
+        if not isinstance(stage, Train):
+            continue
+        key = f"{where}: stages.{place}"
+        if stage.epochs and stage.steps:
+            raise UserError(f"{key}: epochs and steps: both are its length; give one of them")
+        if not (stage.epochs or stage.steps or stage.min_steps):
+            raise UserError(f"{key}.epochs: is missing; set it or steps, greater than 0")
+        if stage.kind == "distill" and stage.min_images:
+            raise UserError(f"{key}.min_images: the student cannot be left out; remove min_images")
 
 
 def _check_distill_from(recipe: Recipe, where: str) -> None:

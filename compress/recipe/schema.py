@@ -6,6 +6,7 @@ The text under a key is its documentation: the tables in ``docs/recipes.md`` and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -42,6 +43,12 @@ def _refuse_number(choice: object) -> object:
     return choice
 
 
+def _check_batch_size(choice: object) -> object:
+    if choice != "auto" and (isinstance(choice, bool) or not isinstance(choice, int) or choice < 1):
+        raise ValueError("must be 'auto' or a whole number above 0")
+    return choice
+
+
 def _to_int(number: float) -> float:
     return int(number) if number.is_integer() else number
 
@@ -66,11 +73,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+NumberOrZero = Annotated[int, Field(ge=0)]
 Area = Annotated[float, Field(gt=0, le=1)]
 Crop = Annotated[tuple[Area, Area], AfterValidator(_check_crop)]
 Auto = Annotated[Literal["auto", True, False], BeforeValidator(_refuse_number)]
 # Whole numbers stay whole in files.
 Epochs = Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_to_int)]
+BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
 DataName = Annotated[str, AfterValidator(_check_data), Field(json_schema_extra=_suggest_data)]
 MethodName = Annotated[
     str, AfterValidator(METHODS.check_name), Field(json_schema_extra=_suggest(METHODS))
@@ -113,8 +122,14 @@ class Train:
     kind: Literal["teach", "distill", "finetune"]
     """`teach` trains the teacher on the labels. `distill` trains a new student. `finetune` trains
     the student further, usually after a `prune` stage."""
-    epochs: Epochs
+    epochs: Epochs | None = None
     """Passes over the training images; 0.7 stops before the end of the first."""
+    steps: Count | None = None
+    """Length in optimizer steps, in place of `epochs`."""
+    min_steps: NumberOrZero = 0
+    """Train for at least this many optimizer steps, however few images there are."""
+    min_images: NumberOrZero = 0
+    """Leave the stage out if there are fewer images to train on."""
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Image size in this stage, relative to the recipe's. Small images make the first epochs of a
     big network affordable (progressive resizing)."""
@@ -135,8 +150,10 @@ class Train:
     crop: Crop | None = (0.6, 1.0)
     """Range of the fraction of an image's area that a random crop keeps."""
     flip: Auto = "auto"
-    """Mirror half of the images. `auto` mirrors every data set except `mnist`: a mirrored digit is
-    not a digit."""
+    """Mirror half of the images. `auto` mirrors the data sets that have names, except `mnist`. With
+    your own data, nothing is mirrored until a network has learned something; if it finds mirror
+    images of the validation split as easy as the images themselves, they are mirrored from then
+    on."""
     mixup: NotNegative = 0.0
     """Alpha of mixup; 0 is off."""
     cutmix: NotNegative = 0.0
@@ -180,6 +197,13 @@ class Train:
     compile: Auto = "auto"
     """Run the network through `torch.compile`. `auto` measures whether that finishes the stage
     sooner. It changes only the speed and the last digits, so a resumed run may change it."""
+
+    @property
+    def length(self) -> float:
+        """The length in epochs, once the recipe is fitted to its data."""
+        if self.epochs is None:
+            raise ValueError("the stage has no length in epochs yet")
+        return self.epochs
 
     def augment(self, mirrors: bool) -> Augment:
         """Return the stage's augmentation; `mirrors` is what ``flip = "auto"`` stands for."""
@@ -248,8 +272,13 @@ class Recipe:
     """Bytes of the weights file: `400KB`, `0.4MB`, `400KiB`, or `30%` of the student's."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: chosen images, initial weights, views."""
-    batch_size: Count = 256
-    """Images in a batch; the processes of a distributed run share them."""
+    batch_size: BatchSize = "auto"
+    """Images in a batch; the processes of a distributed run share them. `auto` is 256, and less for
+    small data: a power of two that makes 16 batches an epoch, at least 32."""
+    epochs: Epochs | None = None
+    """Epochs of the longest stages, in place of their own length; other stages keep theirs."""
+    steps: Count | None = None
+    """Optimizer steps of the longest stages, in place of their own length."""
     minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
     """Time budget for training and pruning together. Epochs are fitted to it; those of the recipe
     only say how the stages share it. Each stage gets at least a fiftieth of the time left. A stage
@@ -276,7 +305,13 @@ class Recipe:
         It has at most `QUICK_IMAGES` images, a quarter of the epochs, and compiles nothing.
         """
         stages = tuple(
-            replace(s, epochs=min(s.epochs, max(1, s.epochs // 4)), compile=False)
+            replace(
+                s,
+                epochs=s.epochs and min(s.epochs, max(1, s.epochs // 4)),
+                steps=s.steps and math.ceil(s.steps / 4),
+                min_steps=math.ceil(s.min_steps / 4),
+                compile=False,
+            )
             if isinstance(s, Train)
             else s
             for s in self.stages

@@ -111,7 +111,7 @@ class Trainer:
         self.seed, self.state, self.events = seed, state, events or Events()
         self.image_size, self.compiled, self.lr_scale = image_size, compiled, lr_scale
         self.device = next(model.parameters()).device
-        self.total_steps = max(1, round(stage.epochs * steps_per_epoch))
+        self.total_steps = max(1, round(stage.length * steps_per_epoch))
         self.epochs = math.ceil(self.total_steps / steps_per_epoch)
         # An objective's own parameters, such as projections, are trained and saved too.
         self.beside = objective if isinstance(objective, nn.Module) else nn.Module()
@@ -138,7 +138,7 @@ class Trainer:
             for _ in self.steps(epoch):
                 pass
             self.finish_epoch(epoch, started)
-        return TrainResult(self.result.eval(), self.stage.epochs, tuple(self.history))
+        return TrainResult(self.result.eval(), self.stage.length, tuple(self.history))
 
     def steps(self, epoch: int) -> Iterator[Losses]:
         """Start an epoch and train one step at a time, yielding the losses of each step."""
@@ -210,7 +210,7 @@ class Trainer:
         metrics = {"epoch": epoch + 1} | dict(zip(self.sums, means, strict=True))
         self.history.append(metrics | {"val": accuracy, "seconds": seconds})
         self._save()
-        self.events.on_epoch_end(self.stage.epochs, self.history)
+        self.events.on_epoch_end(self.stage.length, self.history)
         return self.history[-1]
 
     def _save(self) -> None:

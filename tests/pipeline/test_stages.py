@@ -91,15 +91,15 @@ def test_a_layer_that_earlier_rounds_have_narrowed_is_spared(ctx: StageContext) 
 
 
 @pytest.mark.parametrize("mirrors", [True, False])
-def test_images_are_mirrored_where_the_data_set_or_the_stage_says_so(
+def test_images_are_mirrored_where_the_data_or_the_stage_says_so(
     ctx: StageContext, tmp_path: Path, mirrors: bool
 ) -> None:
-    plan = replace(ctx.plan, data=replace(ctx.plan.data, mirrors=mirrors))
+    ctx = replace(ctx, mirrors=mirrors)
 
     def first_layer(flip: Literal["auto", True, False]) -> Tensor:
         """Return the first layer of the tiny student after an epoch."""
         stage = Train(kind="finetune", epochs=1, lr=0.01, flip=flip)
-        trained = run(student(), stage, replace(ctx, plan=plan, state=tmp_path / f"{flip}.state"))
+        trained = run(student(), stage, replace(ctx, state=tmp_path / f"{flip}.state"))
         return next(trained.parameters()).detach()
 
     auto, always, never = map(first_layer, ("auto", True, False))

@@ -160,10 +160,16 @@ def test_a_time_budget_is_told_and_remembered(run: Compress, tiny: Tiny, tmp_pat
             assert len(lines) == math.ceil(result.epochs)
 
 
-def test_no_time_at_all_is_one_step_a_stage(tiny: Tiny, tmp_path: Path) -> None:
-    result = compress.run(str(tiny.recipe), minutes=1e-6, out=tmp_path / "run")
-    assert [r.epochs for r in result.results if r.kind != "prune"] == [0.1667] * 4
-    assert result.model.is_file()
+def test_too_few_minutes_are_refused_with_the_least_that_works(
+    run: Compress, tiny: Tiny, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    refused = run("run", tiny.recipe, "--minutes", "1e-6", "--out", out, code=2)
+    assert "minutes = 1e-06" in refused.err and len(refused.err.splitlines()) == 1
+    assert not out.exists()
+    least = refused.err.split("--minutes ")[1].strip(" \n)")
+    run("run", tiny.recipe, "--minutes", least, "--out", out)
+    assert all(result.epochs for result in read_results(out)[1] if result.kind != "prune")
 
 
 def test_a_last_stage_without_time_leaves_its_network_alone(

@@ -92,7 +92,7 @@ def test_recipes_validate_against_the_json_schema(path: Path) -> None:
         {"stages": [{"epochs": 1}]},
         {"stages": [{"mode": "channels"}]},
         {"stages": [{"kind": "distil", "epochs": 1}]},
-        {"stages": [{"kind": "distill"}]},
+        {"stages": [{"kind": "distill", "epochs": 0}]},
         {"stages": [{"kind": "distill", "epochs": 1, "method": "fitnet"}]},
         {"stages": [{"kind": "prune", "importance": "tailor"}]},
         {"stages": [{"kind": "prune", "epochs": 1}]},

@@ -1,0 +1,89 @@
+"""Mirroring: does a network that never saw mirror images tell from them what they show?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from compress.data.batches import Batch
+from compress.runtime import distributed
+from compress.training.forward import make_forward
+from compress.training.task import Classification
+
+# Standard errors by which a difference is taken for real.
+SIGNIFICANT = 2.0
+
+
+@dataclass(frozen=True)
+class MirrorTest:
+    """The result of `measure_mirroring`.
+
+    Args:
+        images: number of images.
+        plain, mirrored: top-1 accuracy on the images and on their mirror images, 0 to 1.
+        gap: mean difference of the losses on mirror images and on images, in nats.
+        error: standard error of `gap`.
+        largest: fraction of the images that belong to the largest class.
+    """
+
+    images: int
+    plain: float
+    mirrored: float
+    gap: float
+    error: float
+    largest: float
+
+    @property
+    def has_learned(self) -> bool:
+        """True if the network is clearly better than naming the largest class."""
+        deviation = math.sqrt(self.largest * (1 - self.largest) / self.images)
+        return self.plain > self.largest + SIGNIFICANT * deviation
+
+    @property
+    def mirrors(self) -> bool:
+        """True if mirror images look as likely to the network as images do."""
+        return self.gap <= SIGNIFICANT * self.error
+
+
+@torch.inference_mode()
+def measure_mirroring(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    task: Classification,
+    *,
+    image_size: int | None = None,
+) -> MirrorTest:
+    """Compare a network on images and on their mirror images.
+
+    A network that was trained without mirror images finds those of photos as easy as the photos
+    themselves. It does not know those of letters, digits and signs.
+
+    In a distributed run each process gets its shard of the batches.
+    """
+    forward = make_forward(model.eval(), image_size)
+    classes = torch.zeros(task.classes, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
+    for batch in batches:
+        targets = task.class_numbers(batch.targets)
+        answers = [forward(images) for images in (batch.images, batch.images.flip(3))]
+        plain, mirrored = (F.cross_entropy(a, targets, reduction="none") for a in answers)
+        gaps = (mirrored - plain).double()
+        right = [task.correct(answer, targets).sum() for answer in answers]
+        sums += torch.stack([*right, gaps.sum(), gaps.square().sum()]).double().cpu()
+        classes += torch.bincount(targets, minlength=task.classes).cpu()
+    sums, classes = distributed.all_reduce_sum(sums), distributed.all_reduce_sum(classes)
+    images, (plain_right, mirrored_right, total, squares) = int(classes.sum()), sums.tolist()
+    mean = total / images
+    return MirrorTest(
+        images,
+        plain_right / images,
+        mirrored_right / images,
+        mean,
+        math.sqrt(max(squares / images - mean**2, 0) / images),
+        float(classes.max()) / images,
+    )
