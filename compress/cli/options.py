@@ -72,7 +72,7 @@ def parse_floats(
 builder_option = click.option(
     "--builder",
     metavar="PACKAGE.MODULE:FUNCTION",
-    help="Function that builds the network, if it is a custom one.",
+    help="Function that builds the network of a weights file, if it is a custom one.",
 )
 
 weights_options = combine_options(
@@ -111,6 +111,12 @@ quick_option = click.option(
     "--quick", is_flag=True, help="Run a small version, in minutes, to try it out."
 )
 
+pretrained_option = click.option(
+    "--pretrained/--no-pretrained",
+    default=None,
+    help="Start teacher and student from published weights; or from random ones.",
+)
+
 recipe_options = combine_options(
     click.option("--data", help="Data set: fashion-mnist, cifar10, imagenette, … or folder:PATH."),
     click.option("--teacher", help="Teacher: a network's name, or its weights file (*.pth)."),
@@ -118,6 +124,8 @@ recipe_options = combine_options(
         "--student",
         help="Student: a network's name; or its weights file (*.pth), and it is its own teacher.",
     ),
+    builder_option,
+    pretrained_option,
     click.option(
         "--stem",
         type=click.Choice(get_args(Stem)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.models.head import replace_head
+from compress.models.head import replace_head, reset_classifier
 from compress.models.stem import has_stem, replace_stem
 from compress.models.torchvision_networks import (
     IMAGENET_CLASSES,
@@ -24,7 +25,7 @@ from compress.models.torchvision_networks import (
 )
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import NETWORKS
-from compress.runtime.errors import UserError, did_you_mean, one_line
+from compress.runtime.errors import UserError, did_you_mean, is_out_of_memory, one_line
 
 Builder = Callable[..., nn.Module]
 
@@ -58,9 +59,13 @@ def skeleton(spec: ModelSpec, classes: int, builder: Builder | None = None) -> n
     """Build a network on the meta device: all shapes, no values and no random draws."""
     spec = replace(spec, pretrained=False)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            # A function that loads weights is told that they are not copied.
+            warnings.simplefilter("ignore")
             return build(spec, classes, builder)
-    except NotImplementedError:
+    except (NotImplementedError, UserError) as error:
+        if isinstance(error, UserError) and spec.source != "custom":
+            raise
         # RegNet computes its widths with tensors, and meta tensors have no values.
         with torch.random.fork_rng(devices=[]):
             return build(spec, classes, builder).to("meta")
@@ -140,11 +145,27 @@ def _build_zoo(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Mod
 
 
 def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
-    if spec.pretrained or spec.stem != "imagenet" or spec.head is not None:
-        raise UserError(
-            f"network {spec.name!r} is custom: it takes neither a stem nor a head nor `pretrained`"
-        )
-    return (builder or import_builder(spec.name))(num_classes=classes)
+    if spec.stem != "imagenet" or spec.head is not None:
+        raise UserError(f"network {spec.name!r} is custom: it takes neither a stem nor a head")
+    function = builder or import_builder(spec.name)
+    options = {"pretrained": spec.pretrained} if "pretrained" in _parameters(function) else {}
+    try:
+        model = function(num_classes=classes, **options)
+    except NotImplementedError:
+        # `skeleton` handles what cannot be built without values.
+        raise
+    except Exception as error:  # the user's function may fail in any way
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        raise UserError(f"network {spec.name!r} cannot be built: {one_line(error)}") from error
+    if not isinstance(model, nn.Module):
+        kind = type(model).__name__
+        raise UserError(f"network {spec.name!r} returns a {kind}; it must return a torch.nn.Module")
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    if linear and all(layer.out_features != classes for layer in linear):
+        # The function loads trained weights, for other classes.
+        reset_classifier(model, classes)
+    return model
 
 
 # The function that builds the networks of each source.

@@ -169,7 +169,10 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         raise UserError("network: weights: unknown key")
     spec = validate_table(ModelSpec, content.network, "network")
     if spec.source == "custom" and builder is None:
-        raise UserError(f"network {spec.name!r} is custom: pass the function that builds it")
+        raise UserError(
+            f"network {spec.name!r} is custom: pass the function that builds it,"
+            f" --builder {spec.name}"
+        )
     model = skeleton(spec, len(content.classes), builder)
     set_widths(model, content.widths)
     set_tensors(model, content.state_dict)

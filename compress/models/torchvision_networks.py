@@ -70,7 +70,9 @@ def _build_pretrained(name: str, pretrained: bool | str, num_classes: int) -> nn
         model: nn.Module = torchvision.models.get_model(name, weights=weights)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"the pretrained weights of {name!r} cannot be downloaded: {one_line(error)}"
+            f"the pretrained weights of {name!r} cannot be downloaded: {one_line(error)}; start"
+            " from weights of yours (--teacher FILE, --student FILE), or from a function that loads"
+            " some (package.module:function)"
         ) from error
     if isinstance(model, GoogLeNet | Inception3):
         # Logits alone, of images normalized by the data set, as in a fresh network.

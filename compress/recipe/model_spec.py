@@ -38,12 +38,14 @@ class ModelSpec:
     EfficientNet has 3×3 stride 2 with the first two."""
     pretrained: bool | str = False
     """Start from torchvision's best weights, or from the named ones: `"IMAGENET1K_V1"`. The
-    classifier is replaced unless the data has as many classes."""
+    classifier is replaced unless the data has as many classes. A function of yours gets this as its
+    argument `pretrained`, if it has one."""
     head: tuple[int, ...] | None = None
     """Hidden widths of a perceptron in place of the classifier; `[]` is one linear layer."""
     source: Source | None = None
     """`torchvision`; `zoo`, the networks of this package and of plug-ins; or `custom`, a function
-    of yours, called with `num_classes`. Default: inferred from the name."""
+    of yours, called with `num_classes`; if no linear layer of its network has as many outputs, the
+    last one is replaced. Default: inferred from the name."""
     weights: str | None = None
     """Weights file of a trained network. The stage that would train it is skipped."""
 

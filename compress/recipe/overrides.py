@@ -26,8 +26,9 @@ def apply_overrides(
 
     Keys may be dotted: ``teacher.name``; ``finetune.epochs``, of all stages of that kind;
     ``stages.2.alpha``, of the second stage. As on the command line, a plain ``teacher`` or
-    ``student`` is a network's name or a weights file, and ``stem`` is the student's. A value of
-    None is no override.
+    ``student`` is a network's name or a weights file, and ``stem`` is the student's. ``pretrained``
+    is that of both networks, except for trained ones, and ``builder`` is the function that builds
+    the networks of weights files among the overrides. A value of None is no override.
 
     Args:
         table: the recipe's plain data, which is left as it is.
@@ -46,6 +47,8 @@ def apply_overrides(
     """
     changes = dict(_expand(key, value) for key, value in overrides.items() if value is not None)
     table, changes = copy.deepcopy(table), copy.deepcopy(changes)
+    pretrained = changes.pop("pretrained", None)
+    changes = _name_builder(changes)
     if not changes.keys().isdisjoint(BUDGET_KEYS):
         table = {key: value for key, value in table.items() if key not in BUDGET_KEYS}
     _check_teacher(changes)
@@ -58,7 +61,34 @@ def apply_overrides(
                 target.pop("weights", None)
                 target.pop("source", None)
             target[leaf] = value
+    if pretrained is not None:
+        _set_pretrained(table, pretrained)
     return table
+
+
+def _name_builder(changes: dict[str, Any]) -> dict[str, Any]:
+    """Give the weights files among the changes the function that builds their networks."""
+    builder = changes.pop("builder", None)
+    if builder is None:
+        return changes
+    files = [role for role in ROLES if f"{role}.weights" in changes]
+    if not files:
+        raise UserError(
+            "builder: is for weights files, --teacher FILE or --student FILE; a new network is"
+            f" named by its function alone, --student {builder}"
+        )
+    return {role: {"name": builder} for role in files} | changes
+
+
+def _set_pretrained(table: dict[str, Any], pretrained: bool | str) -> None:
+    """Let both networks start from published weights, or not, unless they are trained already."""
+    networks = {role: table.get(role) for role in ROLES}
+    trained = [bool(isinstance(each, dict) and each.get("weights")) for each in networks.values()]
+    # A trained student is its own teacher.
+    skipped = dict(zip(ROLES, (any(trained), trained[1]), strict=True))
+    for role, network in networks.items():
+        if isinstance(network, dict) and not skipped[role]:
+            network["pretrained"] = pretrained
 
 
 def _check_teacher(changes: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("command", [run, sweep], ids=["run", "sweep"])
 def test_flags_are_named_as_the_keys_of_recipes(command: click.Command) -> None:
-    keys = {field.name for field in fields(Recipe)} | {"stem"}
+    keys = {field.name for field in fields(Recipe)} | {"stem", "builder", "pretrained"}
     names = {param.name for param in command.params} - OF_THE_RUN
     assert names <= keys and {"batch_size", "image_size", "max_images", "data_fraction"} <= names
     for param in command.params:

@@ -225,11 +225,94 @@ def test_unsuitable_custom_function_is_refused_in_one_line(package: str, name: s
 
 @pytest.mark.parametrize(
     "spec",
-    [ModelSpec("a:b", "small"), ModelSpec("a:b", pretrained=True), ModelSpec("a:b", head=(8,))],
+    [ModelSpec("a:b", "small"), ModelSpec("a:b", head=(8,))],
 )
 def test_custom_network_takes_no_options(spec: ModelSpec) -> None:
-    with pytest.raises(UserError, match=r"'a:b'.*neither a stem nor a head nor `pretrained`"):
+    with pytest.raises(UserError, match=r"'a:b'.*neither a stem nor a head"):
         build(spec, 7)
+
+
+LOADING = """
+import torch
+from torch import nn
+
+
+def loaded(num_classes):
+    \"\"\"A network with trained weights of its own, for ten classes.\"\"\"
+    pool = nn.AdaptiveAvgPool2d(1)
+    network = nn.Sequential(nn.Conv2d(3, 6, 3), pool, nn.Flatten(), nn.Linear(6, 10))
+    weights = {{key: torch.load(r"{file}")[key] for key in network.state_dict()}}
+    network.load_state_dict(weights)
+    assert float(weights["0.weight"].sum())  # needs values
+    return network
+
+
+def asked(num_classes, pretrained=True):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3, num_classes))
+    network.asked = pretrained
+    return network
+
+
+def nothing(num_classes):
+    pass
+
+
+def fails(num_classes):
+    return [][num_classes]
+"""
+
+
+@pytest.fixture
+def loading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """The module `loadingnets`, and the weights that its function `loaded` loads."""
+    torch.manual_seed(1)
+    conv, linear = nn.Conv2d(3, 6, 3), nn.Linear(6, 10)
+    weights = {f"0.{name}": tensor for name, tensor in conv.state_dict().items()}
+    weights |= {f"3.{name}": tensor for name, tensor in linear.state_dict().items()}
+    torch.save(weights, tmp_path / "weights.pt")
+    (tmp_path / "loadingnets.py").write_text(LOADING.format(file=tmp_path / "weights.pt"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "loadingnets", raising=False)
+    return weights
+
+
+def test_weights_that_a_function_loads_are_kept_for_other_classes(
+    loading: dict[str, torch.Tensor], recwarn: pytest.WarningsRecorder
+) -> None:
+    for classes in (4, 10):
+        spec = ModelSpec("loadingnets:loaded", pretrained=True)
+        model = build(spec, classes)
+        assert torch.equal(model[0].weight, loading["0.weight"])
+        assert torch.equal(model[3].weight, loading["3.weight"]) == (classes == 10)
+        shapes = skeleton(spec, classes).state_dict()
+        assert {k: v.shape for k, v in shapes.items()} == {
+            k: v.shape for k, v in model.state_dict().items()
+        }
+        assert all(tensor.is_meta for tensor in shapes.values())
+    assert not recwarn
+
+
+def test_function_is_told_of_pretrained_weights_if_it_can_be(
+    loading: dict[str, torch.Tensor],
+) -> None:
+    assert build(ModelSpec("loadingnets:asked", pretrained=True), 3).asked is True
+    assert build(ModelSpec("loadingnets:asked"), 3).asked is False
+    assert skeleton(ModelSpec("loadingnets:asked", pretrained=True), 3).asked is False
+
+
+@pytest.mark.parametrize(("name", "message"), [("nothing", "NoneType"), ("fails", "index")])
+def test_function_that_builds_no_network_is_refused(
+    name: str, message: str, loading: dict[str, torch.Tensor]
+) -> None:
+    for make in (build, skeleton):
+        with pytest.raises(UserError, match=f"'loadingnets:{name}'.*{message}"):
+            make(ModelSpec(f"loadingnets:{name}"), 3)
+
+
+def test_function_written_with_a_dot_gets_a_hint() -> None:
+    for use in (import_builder, lambda name: build(ModelSpec(name), 3)):
+        with pytest.raises(UserError, match=r"'my\.nets\.net'.*'my\.nets:net'"):
+            use("my.nets.net")
 
 
 @pytest.fixture

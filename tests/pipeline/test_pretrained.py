@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FILES, NAMES, Compress, Tiny, own_model, weights
+from tiny import FILES, NAMES, Compress, Published, Tiny, own_model, weights
 from torch import nn
 
 import compress
@@ -159,3 +159,36 @@ def test_given_networks_must_see_images_alike_and_are_what_the_recipe_calls_them
     assert plan.recipe.student.name == "tinynets:student"
     with pytest.raises(UserError, match="its own teacher"):
         load_recipe(str(tiny.recipe), {"student": finished / FILES[1], "teacher": "resnet18"})
+
+
+def test_builder_of_a_weights_file_need_not_be_in_the_recipe(
+    run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "named.toml"
+    recipe.write_text(tiny.recipe.read_text().replace("tinynets:student", "resnet18"))
+    words = ["run", recipe, "--student", finished / FILES[1], "--max-images", 64]
+    refused = run(*words, "--out", tmp_path / "run", code=2)
+    assert "--builder tinynets:student" in refused.err
+    run(*words, "--builder", "tinynets:student", "--out", tmp_path / "run")
+    assert read_results(tmp_path / "run")[1][-1].params <= 3000
+
+
+def test_pretrained_weights_that_cannot_be_downloaded_name_what_else_works(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
+    keys = {"student": "resnet18", "teacher": "resnet18", "pretrained": True}
+    with pytest.raises(UserError, match=r"'resnet18'.*no network.*--teacher FILE.*--student FILE"):
+        make_plan(load_recipe(str(tiny.recipe), keys))
+
+
+def test_pretrained_starts_both_networks_from_published_weights(
+    tiny: Tiny, published: Published
+) -> None:
+    keys = {"student": "resnet18", "teacher": "resnet34", "pretrained": True}
+    keys |= {"image_size": 32, "budget": "1M"}
+    plan = make_plan(load_recipe(str(tiny.recipe), keys))
+    assert plan.recipe.teacher.pretrained is plan.recipe.student.pretrained is True

@@ -127,6 +127,42 @@ def test_a_trained_student_is_refused_an_untrained_teacher(overrides: Table, tab
     assert both["student"]["weights"] == "trained.pth"
 
 
+def test_pretrained_is_both_networks(table: Table) -> None:
+    for value in (True, False):
+        changed = apply_overrides(table, {"pretrained": value})
+        assert changed["teacher"]["pretrained"] is changed["student"]["pretrained"] is value
+    named = apply_overrides(table, {"pretrained": True, "student": "vgg16"})
+    assert named["student"] == {"name": "vgg16", "pretrained": True}
+
+
+@pytest.mark.parametrize(
+    ("files", "pretrained"),
+    [
+        ({"teacher": "a.pth"}, ["student"]),
+        # A trained student is its own teacher.
+        ({"student": "a.pth"}, []),
+        ({"teacher": "a.pth", "student": "b.pth"}, []),
+    ],
+)
+def test_trained_networks_need_no_pretrained_weights(
+    files: Table, pretrained: list[str], table: Table
+) -> None:
+    changed = apply_overrides(table, files | {"pretrained": True})
+    found = [role for role in ("teacher", "student") if changed[role].get("pretrained")]
+    assert found == pretrained
+
+
+def test_builder_is_that_of_weights_files(table: Table) -> None:
+    table["student"]["head"] = [8]
+    changed = apply_overrides(table, {"student": "a.pth", "builder": "mine:net"})
+    assert changed["student"] == {"name": "mine:net", "weights": "a.pth"}
+    assert changed["teacher"] == table["teacher"]
+    both = {"student": "a.pth", "teacher": "b.pt", "builder": "mine:net"}
+    assert apply_overrides(table, both)["teacher"] == {"name": "mine:net", "weights": "b.pt"}
+    with pytest.raises(UserError, match="--student mine:net"):
+        apply_overrides(table, {"student": "resnet18", "builder": "mine:net"})
+
+
 def test_a_role_of_a_wrong_type_is_refused_by_its_key(small: Path) -> None:
     with pytest.raises(UserError, match=r"teacher: must be a table, not 3"):
         load_recipe(str(small), {"teacher": 3})
