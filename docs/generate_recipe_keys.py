@@ -23,6 +23,7 @@ PAGE = Path(__file__).with_name("recipes.md")
 BEGIN, END = "<!-- keys: begin (python docs/generate_recipe_keys.py) -->", "<!-- keys: end -->"
 HEADINGS = {
     "Recipe": "### The recipe",
+    "SmallData": "### Few images: `[small_data]`",
     "ModelSpec": "### Networks: `[teacher]` and `[student]`",
     "Train": "### Stages that train: `teach`, `distill`, `finetune`",
     "Prune": "### Stages that prune: `prune`",
@@ -67,7 +68,7 @@ def write_rows(part: Schema) -> Iterator[str]:
     yield "| key | values | default | meaning |"
     yield "|---|---|---|---|"
     for key, schema in part["properties"].items():
-        default = "required" if key in part["required"] else format_value(schema["default"])
+        default = "required" if key in part.get("required", ()) else format_value(schema["default"])
         meaning = " ".join(schema["description"].split())
         cells = (f"`{key}`", describe_values(key, schema), default, meaning)
         yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"

@@ -20,7 +20,7 @@ from compress.runtime.files import require_file
 @builder_option
 @click.option(
     "--stem",
-    type=click.Choice(get_args(Stem)),
+    type=click.Choice([stem for stem in get_args(Stem) if stem != "auto"]),
     default="imagenet",
     show_default=True,
     help="First layers of the network.",

@@ -23,7 +23,7 @@ from compress.models.torchvision_networks import (
     torchvision_names,
     weights_normalization,
 )
-from compress.recipe.model_spec import ModelSpec
+from compress.recipe.model_spec import ModelSpec, settle_stem
 from compress.recipe.registry import NETWORKS
 from compress.runtime.errors import UserError, did_you_mean, is_out_of_memory, one_line
 
@@ -33,6 +33,10 @@ Builder = Callable[..., nn.Module]
 def network_names() -> list[str]:
     """Return the names of all networks: torchvision's, the zoo's and those of plug-ins."""
     return [*torchvision_names(), *NETWORKS.names()]
+
+
+# A size of images for which a stem is chosen that is not settled yet, in pixels.
+UNKNOWN_SIZE = 224
 
 
 def build(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.Module:
@@ -52,6 +56,8 @@ def build(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.M
         >>> build(ModelSpec("resnet18", stem="small"), classes=10)(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 10])
     """
+    # A plan settles the stem by its images; until then, any that exists will do.
+    spec = settle_stem(spec, UNKNOWN_SIZE)
     return SOURCES[str(spec.source)](spec, classes, builder)
 
 

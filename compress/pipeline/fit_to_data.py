@@ -1,25 +1,26 @@
-"""Recipes fitted to their data: batch sizes and lengths that suit the number of images."""
+"""Recipes fitted to their data: stages, batch sizes, lengths and stems."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
 
-from compress.recipe.load import TRAINED_BY
+from compress.data.dataset import Dataset
+from compress.recipe.load import load_recipe
+from compress.recipe.model_spec import settle_stem
 from compress.recipe.schema import Recipe, Train
 from compress.training.schedule import count_steps
 
 # `batch_size = "auto"`: a power of two in this range that makes so many batches an epoch.
-MIN_BATCH_SIZE, MAX_BATCH_SIZE, BATCHES_PER_EPOCH = 32, 256, 16
+MIN_BATCH_SIZE, MAX_BATCH_SIZE, BATCHES_PER_EPOCH = 32, 256, 12
 
 
 def fit_to_data(
-    recipe: Recipe, images: int, trained: Collection[str] = ()
+    recipe: Recipe, data: Dataset, trained: Collection[str] = ()
 ) -> tuple[Recipe, tuple[str, ...]]:
-    """Return `recipe` with every length and batch size that depends on the number of images.
+    """Return `recipe` with stages, lengths, batch size and stems that suit the data.
 
     Args:
-        images: number of training images.
         trained: roles, "teacher" or "student", whose networks are trained already.
 
     Returns:
@@ -27,11 +28,17 @@ def fit_to_data(
         about each decision that the data made.
     """
     notes: list[str] = []
+    images = data.train_count
+    recipe = replace(
+        recipe,
+        teacher=settle_stem(recipe.teacher, data.image_size),
+        student=settle_stem(recipe.student, data.image_size),
+    )
     if recipe.batch_size == "auto":
         recipe = replace(recipe, batch_size=choose_batch_size(images))
         if recipe.batch_size != MAX_BATCH_SIZE:
             notes.append(f"batches of {recipe.batch_size}, for {images:,} training images")
-    recipe = _leave_out_stages(recipe, images, trained, notes)
+    recipe = _choose_stages(recipe, images, trained, notes)
     assert recipe.batch_size != "auto"
     steps = count_steps(images, recipe.batch_size)
     stages = [_in_epochs(s, steps) if isinstance(s, Train) else s for s in recipe.stages]
@@ -55,36 +62,21 @@ def choose_batch_size(images: int) -> int:
     return min(max(size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
 
 
-def _leave_out_stages(
+def _choose_stages(
     recipe: Recipe, images: int, trained: Collection[str], notes: list[str]
 ) -> Recipe:
-    """Leave out the stages that need more images, and what others would learn from them."""
-
-    def too_long(stage: object) -> bool:
-        if not isinstance(stage, Train) or images >= stage.min_images:
-            return False
-        role = "teacher" if stage.kind == "teach" else "student"
-        return role not in trained and not getattr(recipe, role).pretrained
-
-    left_out = [stage for stage in recipe.stages if too_long(stage)]
-    if not left_out:
+    """Take the stages of another recipe where there are few images."""
+    small = recipe.small_data
+    if small is None or images >= small.images:
         return recipe
-    kinds = dict.fromkeys(stage.kind for stage in left_out)
-    notes.append(
-        f"without {', '.join(kinds)}: {images:,} training images are too few for it"
-        + (" to be worth its time; pass a trained teacher by --teacher" if "teach" in kinds else "")
-    )
-    stages = tuple(stage for stage in recipe.stages if stage not in left_out)
-    if TRAINED_BY["teacher"] in kinds:
-        stages = tuple(_on_labels(s) if isinstance(s, Train) else s for s in stages)
-    return replace(recipe, stages=stages)
-
-
-def _on_labels(stage: Train) -> Train:
-    """Return a stage that would distill from the teacher, on labels alone."""
-    if stage.distill_from != "teacher":
-        return stage
-    return replace(stage, method="labels", alpha=0.0, fade=False, stop_at_teacher=False, views=0)
+    if "student" in trained:
+        name, why = small.adopted, "which cut a trained network gently"
+    elif "teacher" in trained or recipe.teacher.pretrained or recipe.student.pretrained:
+        name, why = small.taught, "which build on trained weights"
+    else:
+        name, why = small.scratch, f"without {recipe.teacher.name} as a teacher"
+    notes.append(f"{images:,} training images are few: the stages of the recipe {name!r}, {why}")
+    return replace(recipe, stages=load_recipe(name, {"budget": "1"}).stages, small_data=None)
 
 
 def _in_epochs(stage: Train, steps: int) -> Train:

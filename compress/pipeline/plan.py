@@ -137,7 +137,7 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     ).to(picked)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
-    recipe, notes = fit_to_data(recipe, data.train_count, trained)
+    recipe, notes = fit_to_data(recipe, data, trained)
     _check_world_size(recipe, data)
     channels = {
         role: network_channels(getattr(recipe, role), trained.get(role), data) for role in ROLES

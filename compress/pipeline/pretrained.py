@@ -17,7 +17,7 @@ from compress.models.build import (
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.step import Step
 from compress.recipe.load import TRAINED_BY
-from compress.recipe.model_spec import ModelSpec
+from compress.recipe.model_spec import ModelSpec, settle_stem
 from compress.recipe.schema import Recipe, Train
 from compress.runtime.errors import UserError
 
@@ -66,7 +66,7 @@ def load_published_teacher(recipe: Recipe, data: Dataset) -> Trained:
     Raises:
         UserError: the published network has another classifier than the data's.
     """
-    spec, classes = recipe.teacher, len(data.classes)
+    spec, classes = settle_stem(recipe.teacher, data.image_size), len(data.classes)
     stages = [s for s in recipe.stages if isinstance(s, Train) and s.distill_from == "teacher"]
     if not spec.pretrained or spec.weights or any(stage.kind == "teach" for stage in stages):
         return {}

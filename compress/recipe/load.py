@@ -164,7 +164,7 @@ def _check_stage_order(recipe: Recipe, where: str) -> None:
 
 
 def _check_lengths(recipe: Recipe, where: str) -> None:
-    """Refuse a stage without a length or with two of them, and a student that may be left out."""
+    """Refuse a stage without a length, or with two of them."""
     if recipe.epochs is not None and recipe.steps is not None:
         raise UserError(f"{where}: epochs and steps: both are a length; give one of them")
     for place, stage in enumerate(recipe.stages, start=1):
@@ -175,8 +175,6 @@ def _check_lengths(recipe: Recipe, where: str) -> None:
             raise UserError(f"{key}: epochs and steps: both are its length; give one of them")
         if not (stage.epochs or stage.steps or stage.min_steps):
             raise UserError(f"{key}.epochs: is missing; set it or steps, greater than 0")
-        if stage.kind == "distill" and stage.min_images:
-            raise UserError(f"{key}.min_images: the student cannot be left out; remove min_images")
 
 
 def _check_distill_from(recipe: Recipe, where: str) -> None:
@@ -200,7 +198,9 @@ def _check_frozen(recipe: Recipe, where: str) -> None:
         if spec.weights or spec.source == "custom":
             continue
         # An EfficientNet's stem keeps its weights.
-        new_stem = spec.stem != "imagenet" and not spec.name.startswith("efficientnet")
+        new_stem = spec.stem not in ("imagenet", "auto") and not spec.name.startswith(
+            "efficientnet"
+        )
         if new_stem or not spec.pretrained:
             remedy = "leave stem out" if spec.pretrained else "set pretrained = true"
             raise UserError(

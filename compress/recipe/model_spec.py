@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -11,6 +12,9 @@ from compress.recipe.registry import NETWORKS, Stem
 from compress.runtime.errors import UserError
 
 Source = Literal["torchvision", "zoo", "custom"]
+
+# Stems by the side of the largest images, in pixels, for which `auto` takes them.
+AUTO_STEMS: dict[Stem, int] = {"small": 40, "half": 112}
 
 # Families of networks that have a `stem`, by the beginning of their names.
 FAMILIES_WITH_STEM = ("resnet", "resnext", "wide_resnet", "efficientnet")
@@ -35,7 +39,8 @@ class ModelSpec:
     stem: Stem = "imagenet"
     """First layers of a ResNet, ResNeXt or EfficientNet: `imagenet` (7×7 stride 2 and max-pool),
     `half` (3×3 stride 2) or `small` (3×3 stride 1). The last two suit small images. An
-    EfficientNet has 3×3 stride 2 with the first two."""
+    EfficientNet has 3×3 stride 2 with the first two. `auto` is `small` for images of up to 40
+    pixels, `half` for up to 112, and `imagenet` for larger ones and for pretrained networks."""
     pretrained: bool | str = False
     """Start from torchvision's best weights, or from the named ones: `"IMAGENET1K_V1"`. The
     classifier is replaced unless the data has as many classes. A function of yours gets this as its
@@ -56,6 +61,21 @@ class ModelSpec:
             raise UserError(
                 f"source {self.source!r} does not suit the name {self.name!r}; leave source out"
             )
+
+
+def settle_stem(spec: ModelSpec, image_size: int) -> ModelSpec:
+    """Return `spec` with the stem that ``auto`` stands for, given the side of the images in pixels.
+
+    Example:
+        >>> settle_stem(ModelSpec("resnet18", stem="auto"), 28).stem
+        'small'
+    """
+    if spec.stem != "auto":
+        return spec
+    if spec.pretrained or spec.weights or not spec.name.startswith(FAMILIES_WITH_STEM):
+        return replace(spec, stem="imagenet")
+    fits = (stem for stem, largest in AUTO_STEMS.items() if image_size <= largest)
+    return replace(spec, stem=next(fits, "imagenet"))
 
 
 def infer_source(name: str) -> Source:

@@ -54,6 +54,9 @@ def apply_overrides(
     _check_teacher(changes)
     for key, value in _names_first(changes):
         *path, leaf = key.split(".")
+        if path and path[0] not in ROLES:
+            # A change to the stages is meant for these stages.
+            table.pop("small_data", None)
         refusal = f"{key}: there is nothing of that name in {where}"
         for target in _find_tables(table, path, refusal):
             if leaf == "name" and path in (["teacher"], ["student"]):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 # First layers of a network; see `compress.recipe.model_spec.ModelSpec.stem`.
-Stem = Literal["imagenet", "half", "small"]
+Stem = Literal["auto", "imagenet", "half", "small"]
 
 
 @dataclass(frozen=True)

@@ -128,8 +128,6 @@ class Train:
     """Length in optimizer steps, in place of `epochs`."""
     min_steps: NumberOrZero = 0
     """Train for at least this many optimizer steps, however few images there are."""
-    min_images: NumberOrZero = 0
-    """Leave the stage out if there are fewer images to train on."""
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Image size in this stage, relative to the recipe's. Small images make the first epochs of a
     big network affordable (progressive resizing)."""
@@ -251,6 +249,20 @@ STAGE_TYPES: dict[str, type[Train] | type[Prune]] = {
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class SmallData:
+    """Recipes whose stages are run in place of a recipe's own where there are few images."""
+
+    images: Count = 20_000
+    """Fewer training images than this are few."""
+    scratch: str = "small"
+    """Recipe for networks that start from random weights."""
+    taught: str = "photos"
+    """Recipe for a teacher or a student that has pretrained weights, and for a trained teacher."""
+    adopted: str = "adopted"
+    """Recipe for a trained student."""
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class Recipe:
     """One pipeline: data, teacher, student, budget, and the stages in order."""
 
@@ -274,7 +286,7 @@ class Recipe:
     """Seed of everything random: chosen images, initial weights, views."""
     batch_size: BatchSize = "auto"
     """Images in a batch; the processes of a distributed run share them. `auto` is 256, and less for
-    small data: a power of two that makes 16 batches an epoch, at least 32."""
+    small data: a power of two that makes 12 batches an epoch, at least 32."""
     epochs: Epochs | None = None
     """Epochs of the longest stages, in place of their own length; other stages keep theirs."""
     steps: Count | None = None
@@ -284,6 +296,9 @@ class Recipe:
     only say how the stages share it. Each stage gets at least a fiftieth of the time left. A stage
     that continues from a trained network is skipped if hardly any is left. The fit is rough for
     `fitnets`, `fsp` and `stagewise`, whose phases differ in cost."""
+    small_data: SmallData | None = None
+    """Recipes to take the stages from where there are few images; `compress run --quick` and
+    changes to single stages keep the recipe's own."""
     teacher: ModelSpec
     """The teacher's network."""
     student: ModelSpec
@@ -317,4 +332,4 @@ class Recipe:
             for s in self.stages
         )
         max_images = min(self.max_images or QUICK_IMAGES, QUICK_IMAGES)
-        return replace(self, max_images=max_images, stages=stages)
+        return replace(self, max_images=max_images, small_data=None, stages=stages)
