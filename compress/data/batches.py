@@ -66,6 +66,7 @@ def training_batches(
     batch_size: int,
     drop_last: bool = True,
     shard: tuple[int, int] = (0, 1),
+    chances: Tensor | None = None,
 ) -> Iterator[Batch]:
     """Yield one augmented *view* of the training images, batch by batch.
 
@@ -80,9 +81,10 @@ def training_batches(
         batch_size: images in a batch of all shards; a smaller data set is one batch.
         drop_last: leave out the last batch if it is smaller than the others.
         shard: index and number of shards; each batch is this shard of the whole one.
+        chances: relative chance of each image, float (N,): a view is then drawn with replacement.
     """
     count, size = len(data.train), data.image_size
-    order = torch.split(draw_order(count, seed, view), min(batch_size, count))
+    order = torch.split(draw_order(count, seed, view, chances), min(batch_size, count))
     if drop_last and len(order[-1]) < len(order[0]):
         order = order[:-1]
     boxes = None if augment.crop is None else draw_crops(count, size, augment.crop, seed, view)

@@ -32,9 +32,17 @@ def make_generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
-def draw_order(count: int, seed: int, view: int) -> Tensor:
-    """Draw the order in which a view visits `count` samples: int64 (count,)."""
-    return torch.randperm(count, generator=make_generator("order", seed, view))
+def draw_order(count: int, seed: int, view: int, chances: Tensor | None = None) -> Tensor:
+    """Draw the order in which a view visits `count` samples: int64 (count,).
+
+    Args:
+        chances: relative chance of each sample, float (count,); samples are then drawn with
+            replacement.
+    """
+    random = make_generator("order", seed, view)
+    if chances is not None:
+        return torch.multinomial(chances, count, replacement=True, generator=random)
+    return torch.randperm(count, generator=random)
 
 
 def draw_flips(count: int, seed: int, view: int) -> Tensor:

@@ -18,7 +18,7 @@ from compress.pipeline.step import Step
 from compress.pipeline.time_budget import StageTime
 from compress.recipe.schema import Augment, Recipe
 from compress.runtime import distributed
-from compress.training.evaluate import measure_accuracy
+from compress.training.evaluate import Scores, measure_scores
 from compress.training.mirror import MirrorTest, measure_mirroring
 
 # The view from which pruning takes its samples; no epoch reaches it.
@@ -69,9 +69,13 @@ class StageContext:
 
     def validate(self, model: nn.Module) -> float:
         """Return the top-1 accuracy of `model` on the validation split, 0 to 1."""
+        return self.score(model).top1
+
+    def score(self, model: nn.Module) -> Scores:
+        """Return the accuracies of `model` on the validation split."""
         batches = plain_batches(self.data, self.data.val, batch_size=500, shard=distributed.shard())
         size = self.step.image_size
-        return measure_accuracy(model, batches, self.plan.task, image_size=size, exact=False)
+        return measure_scores(model, batches, self.plan.task, image_size=size, exact=False)
 
     def measure_mirroring(self, model: nn.Module) -> MirrorTest:
         """Compare `model` on the validation images and on their mirror images."""

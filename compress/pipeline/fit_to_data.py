@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+from compress.data.balance import is_uneven
 from compress.data.dataset import Dataset
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import settle_stem
@@ -38,6 +39,7 @@ def fit_to_data(
         recipe = replace(recipe, batch_size=choose_batch_size(images))
         if recipe.batch_size != MAX_BATCH_SIZE:
             notes.append(f"batches of {recipe.batch_size}, for {images:,} training images")
+    recipe = _settle_balance(recipe, data, notes)
     recipe = _choose_stages(recipe, images, trained, notes)
     assert recipe.batch_size != "auto"
     steps = count_steps(images, recipe.batch_size)
@@ -60,6 +62,20 @@ def choose_batch_size(images: int) -> int:
     """
     size = 1 << max(images // BATCHES_PER_EPOCH, 1).bit_length() - 1
     return min(max(size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+
+
+def _settle_balance(recipe: Recipe, data: Dataset, notes: list[str]) -> Recipe:
+    if recipe.balance != "auto":
+        return recipe
+    targets = data.train_images.targets
+    if not is_uneven(targets, len(data.classes)):
+        return replace(recipe, balance=False)
+    counts = targets.bincount(minlength=len(data.classes)).tolist()
+    notes.append(
+        f"classes of {min(counts):,} to {max(counts):,} images: small ones weigh more in the loss"
+        " (balance)"
+    )
+    return replace(recipe, balance="loss")
 
 
 def _choose_stages(

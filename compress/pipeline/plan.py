@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from compress.data.balance import class_weights, is_uneven
 from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
@@ -77,10 +79,27 @@ class Plan:
         assert self.recipe.batch_size != "auto"
         return self.recipe.batch_size
 
-    @property
+    @cached_property
     def task(self) -> Classification:
         """The task: what targets, losses and metrics are."""
-        return Classification(len(self.data.classes))
+        classes = len(self.data.classes)
+        if self.recipe.balance != "loss":
+            return Classification(classes)
+        weights = class_weights(self.data.train_images.targets, classes)
+        return Classification(classes, tuple(weights.tolist()))
+
+    @property
+    def uneven(self) -> bool:
+        """True if classes differ so much in size that balanced accuracy says more than top-1."""
+        return is_uneven(self.data.train_images.targets, len(self.data.classes))
+
+    @cached_property
+    def chances(self) -> Tensor | None:
+        """Chance of each training image, float64 (N,), if uneven classes are drawn evenly."""
+        if self.recipe.balance != "sampler":
+            return None
+        targets = self.data.train_images.targets
+        return class_weights(targets, len(self.data.classes))[targets]
 
     @property
     def image_size(self) -> int:

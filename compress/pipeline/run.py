@@ -35,7 +35,7 @@ from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.device import device_name, package_versions
 from compress.runtime.errors import UserError
-from compress.training.evaluate import measure_accuracy
+from compress.training.evaluate import measure_scores
 
 
 @dataclass(frozen=True)
@@ -185,13 +185,15 @@ class _Run:
         except UserError as error:
             raise UserError(f"{step.name}: {error}") from error
         cost = measure_cost(output.model, step.input_size, step.sparse)
+        scores = ctx.score(output.model)
         result = StageResult(
             name=step.name,
             kind=step.kind,
             network=step.network.name,
             params=cost.params,
             macs=cost.macs,
-            val=ctx.validate(output.model),
+            val=scores.top1,
+            val_balanced=scores.balanced if plan.uneven else None,
             seconds=round(max(time.monotonic() - started, output.seconds), 1),
             checkpoint=step.file,
             image_size=step.image_size,
@@ -320,7 +322,7 @@ class _Run:
         pairs = list(zip(plan.steps, run_dir.results, strict=True))
         for step, result in self.events.progress(pairs, len(pairs), "scoring"):
             batches = plain_batches(plan.data, pool, batch_size=500, shard=distributed.shard())
-            top1 = measure_accuracy(
+            scores = measure_scores(
                 self._load_model(step),
                 batches,
                 plan.task,
@@ -328,7 +330,8 @@ class _Run:
                 # The final model is scored in float32, as it will be used.
                 exact=step is plan.steps[-1],
             )
-            scored.append(replace(result, test=top1))
+            balanced = scores.balanced if plan.uneven else None
+            scored.append(replace(result, test=scores.top1, test_balanced=balanced))
         run_dir.results = scored
 
 

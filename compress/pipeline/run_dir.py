@@ -41,6 +41,7 @@ class StageResult:
             image.
         epochs: epochs trained.
         bytes: size of the weights file.
+        val_balanced, test_balanced: balanced accuracy, 0 to 1; None if the classes are even.
     """
 
     name: str
@@ -55,6 +56,8 @@ class StageResult:
     epochs: float = 0
     bytes: int = 0
     test: float | None = None
+    val_balanced: float | None = None
+    test_balanced: float | None = None
 
 
 class RunDirectory:

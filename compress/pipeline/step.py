@@ -75,7 +75,7 @@ class Step:
         if minutes:
             return f"{self.network.name}, epochs fitted to {minutes:g} min in all"
         return (
-            f"{self.network.name}, {self.train.length:g}"
+            f"{self.network.name}, {self.train.length:.4g}"
             f" {'epoch' if self.train.length == 1 else 'epochs'}"
         )
 

@@ -95,6 +95,7 @@ def build_trainer(
             view=epoch % cycle if cycle else epoch,
             batch_size=ctx.plan.batch_size,
             shard=distributed.shard(),
+            chances=ctx.plan.chances,
         )
 
     return Trainer(
@@ -163,6 +164,8 @@ def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> Log
     recipe, data = ctx.recipe, ctx.data
     views = [data.checksum, data.image_size, data.mean, data.std]
     views += [asdict(stage.augment(ctx.mirrors)), recipe.seed, ctx.plan.batch_size]
+    if ctx.plan.chances is not None:
+        views += ["sampler"]
     network = [teacher.image_size, _fingerprint(teacher.model)]
     arithmetic = [ctx.device.type, has_fast_bfloat16(ctx.device), package_versions()]
     key = distributed.broadcast([*views, *network, *arithmetic])

@@ -43,6 +43,13 @@ def _refuse_number(choice: object) -> object:
     return choice
 
 
+def _refuse_number_or_true(choice: object) -> object:
+    # pydantic accepts 0 for false in a Literal
+    if choice is not False and not isinstance(choice, str):
+        raise ValueError("must be 'auto', 'loss', 'sampler' or false")
+    return choice
+
+
 def _check_batch_size(choice: object) -> object:
     if choice != "auto" and (isinstance(choice, bool) or not isinstance(choice, int) or choice < 1):
         raise ValueError("must be 'auto' or a whole number above 0")
@@ -79,6 +86,9 @@ Crop = Annotated[tuple[Area, Area], AfterValidator(_check_crop)]
 Auto = Annotated[Literal["auto", True, False], BeforeValidator(_refuse_number)]
 # Whole numbers stay whole in files.
 Epochs = Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_to_int)]
+Balance = Annotated[
+    Literal["auto", "loss", "sampler", False], BeforeValidator(_refuse_number_or_true)
+]
 BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
 DataName = Annotated[str, AfterValidator(_check_data), Field(json_schema_extra=_suggest_data)]
 MethodName = Annotated[
@@ -291,6 +301,11 @@ class Recipe:
     """Epochs of the longest stages, in place of their own length; other stages keep theirs."""
     steps: Count | None = None
     """Optimizer steps of the longest stages, in place of their own length."""
+    balance: Balance = "auto"
+    """Uneven classes: `loss` weighs the loss on the labels of each image by the inverse square root
+    of its class's frequency, `sampler` draws images that much more or less often, false leaves them
+    as they are. `auto` is `loss` if the largest class has at least three times as many images as
+    the smallest."""
     minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
     """Time budget for training and pruning together. Epochs are fitted to it; those of the recipe
     only say how the stages share it. Each stage gets at least a fiftieth of the time left. A stage

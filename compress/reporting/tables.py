@@ -102,6 +102,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def stages_table(results: Sequence[StageResult]) -> Table:
     """Return the stages of a run, from the teacher to the final model."""
+    uneven = any(result.test_balanced is not None for result in results)
     rows = [
         [
             result.name,
@@ -111,12 +112,23 @@ def stages_table(results: Sequence[StageResult]) -> Table:
             format_macs(result.macs),
             format_accuracy(result.val),
             format_accuracy(result.test),
-            f"{result.epochs:g}" if result.epochs else "-",
+            *([format_accuracy(result.test_balanced)] if uneven else []),
+            f"{result.epochs:.4g}" if result.epochs else "-",
             format_duration(result.seconds),
         ]
         for result in results
     ]
-    costs = ("images", "parameters", "multiply-adds", "val %", "test %", "epochs", "time")
+    balanced = ["balanced %"] if uneven else []
+    costs = [
+        "images",
+        "parameters",
+        "multiply-adds",
+        "val %",
+        "test %",
+        *balanced,
+        "epochs",
+        "time",
+    ]
     total = format_duration(sum(result.seconds for result in results))
     footer = ["all", *[""] * len(costs), total] if results else None
     return Table(["stage", "network", *costs], rows, left=2, title="stages", footer=footer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,55 @@ from compress.training.forward import make_forward
 from compress.training.task import Classification
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies of a model, 0 to 1.
+
+    Args:
+        top1: fraction of the images that are classified correctly.
+        balanced: mean over the classes of the fraction of each that is classified correctly.
+    """
+
+    top1: float
+    balanced: float
+
+
 @torch.inference_mode()
+def measure_scores(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    task: Classification,
+    *,
+    image_size: int | None = None,
+    exact: bool = True,
+) -> Scores:
+    """Return the accuracies of `model` in evaluation mode.
+
+    In a distributed run each process gets its shard of the batches, and all return the accuracies
+    on the whole.
+
+    Args:
+        image_size, exact: as for `compress.training.forward.make_forward`.
+    """
+    counts: Tensor | None = None
+    forward = make_forward(fuse_conv_bn(model), image_size, exact)
+    for batch in batches:
+        targets = task.class_numbers(batch.targets)
+        correct = task.correct(forward(batch.images), targets)
+        if counts is None:
+            # The counts stay on the device: reading them would wait for a GPU.
+            counts = torch.zeros(2, task.classes, dtype=torch.int64, device=targets.device)
+        counts[0].scatter_add_(0, targets, correct.long())
+        counts[1].scatter_add_(0, targets, torch.ones_like(targets))
+    counts = torch.zeros(2, task.classes, dtype=torch.int64) if counts is None else counts.cpu()
+    right, seen = distributed.all_reduce_sum(counts)
+    shown = seen > 0
+    return Scores(
+        int(right.sum()) / max(int(seen.sum()), 1),
+        float((right[shown] / seen[shown]).mean()) if bool(shown.any()) else 0.0,
+    )
+
+
 def measure_accuracy(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -23,20 +72,5 @@ def measure_accuracy(
     image_size: int | None = None,
     exact: bool = True,
 ) -> float:
-    """Return the top-1 accuracy of `model` in evaluation mode, 0 to 1.
-
-    In a distributed run each process gets its shard of the batches, and all return the accuracy on
-    the whole.
-
-    Args:
-        image_size, exact: as for `compress.training.forward.make_forward`.
-    """
-    # The count stays on the device: reading it would wait for a GPU.
-    correct: Tensor | int = 0
-    seen = 0
-    forward = make_forward(fuse_conv_bn(model), image_size, exact)
-    for batch in batches:
-        correct = correct + task.correct(forward(batch.images), batch.targets).sum()
-        seen += len(batch.images)
-    correct, seen = map(int, distributed.all_reduce_sum(torch.tensor([int(correct), seen])))
-    return correct / max(seen, 1)
+    """Return the top-1 accuracy of `model`, 0 to 1; see `measure_scores`."""
+    return measure_scores(model, batches, task, image_size=image_size, exact=exact).top1

@@ -21,9 +21,11 @@ class Classification:
 
     Args:
         classes: the number of classes.
+        weights: weight of each class in the loss on labels; all are 1 if left out.
     """
 
     classes: int
+    weights: tuple[float, ...] | None = None
 
     metric = "top-1 accuracy"
 
@@ -36,8 +38,13 @@ class Classification:
         return targets.argmax(1) if targets.is_floating_point() else targets
 
     def label_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean cross-entropy of logits (B, classes) with the targets."""
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        """Return the mean cross-entropy of logits (B, classes) with the targets.
+
+        With class weights, each image has the weight of its class; weights that are 1 on average
+        over the images leave the size of the loss as it is.
+        """
+        weight = None if self.weights is None else logits.new_tensor(self.weights)
+        return F.cross_entropy(logits, targets, weight, label_smoothing=label_smoothing)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return a mask of the correct predictions: bool (B,)."""

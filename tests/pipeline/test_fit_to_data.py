@@ -36,7 +36,8 @@ def recipe(**keys: Any) -> Recipe:
 
 
 def data(images: int, size: int = 28) -> Dataset:
-    pixels = Pixels(torch.zeros(1, 1, size, size).expand(images, -1, -1, -1), torch.zeros(images))
+    targets = torch.arange(images) % 2
+    pixels = Pixels(torch.zeros(1, 1, size, size).expand(images, -1, -1, -1), targets)
     return Dataset("mine", ("a", "b"), size, pixels, pixels, lambda: pixels)
 
 
@@ -48,7 +49,7 @@ def lengths(fitted: Recipe, images: int) -> list[int]:
 
 def test_a_large_data_set_leaves_the_recipe_as_it_is() -> None:
     fitted, notes = fit_to_data(recipe(), data(54_000))
-    assert (fitted, notes) == (replace(recipe(), batch_size=256), ())
+    assert (fitted, notes) == (replace(recipe(), batch_size=256, balance=False), ())
     assert lengths(fitted, 54_000) == [210, 105, 16_800]
 
 
@@ -118,3 +119,12 @@ def test_the_stem_suits_the_size_of_the_images(size: int, stem: str) -> None:
     assert (fitted.student.stem, fitted.teacher.stem) == (stem, "imagenet")
     kept, _ = fit_to_data(recipe(student=student | {"pretrained": True}), data(100, size))
     assert kept.student.stem == "imagenet"
+
+
+def test_uneven_classes_are_weighed() -> None:
+    uneven = data(100)
+    uneven.train_images.targets[:80] = 0
+    fitted, notes = fit_to_data(recipe(), uneven)
+    assert fitted.balance == "loss" and any("balance" in note for note in notes)
+    kept, _ = fit_to_data(recipe(balance=False), uneven)
+    assert kept.balance is False
