@@ -8,7 +8,7 @@ from dataclasses import replace
 from compress.data.balance import is_uneven
 from compress.data.dataset import Dataset
 from compress.recipe.load import load_recipe
-from compress.recipe.model_spec import settle_stem
+from compress.recipe.model_spec import ModelSpec, settle_stem
 from compress.recipe.schema import Recipe, Train
 from compress.training.schedule import count_steps
 
@@ -91,6 +91,9 @@ def _choose_stages(
         name, why = small.taught, "which build on trained weights"
     else:
         name, why = small.scratch, f"without {recipe.teacher.name} as a teacher"
+        if small.student is not None:
+            stem = recipe.student.stem
+            recipe = replace(recipe, student=ModelSpec(small.student, stem=stem))
     notes.append(f"{images:,} training images are few: the stages of the recipe {name!r}, {why}")
     return replace(recipe, stages=load_recipe(name, {"budget": "1"}).stages, small_data=None)
 

@@ -63,6 +63,8 @@ def apply_overrides(
                 # These belong to the network that had the role before.
                 target.pop("weights", None)
                 target.pop("source", None)
+                if path == ["student"] and isinstance(table.get("small_data"), dict):
+                    table["small_data"].pop("student", None)
             target[leaf] = value
     if pretrained is not None:
         _set_pretrained(table, pretrained)

@@ -156,6 +156,7 @@ NETWORKS = Registry(
     {
         "resnet10": "compress.models.zoo:resnet10",
         "resnet14": "compress.models.zoo:resnet14",
+        "resnet18_flat": "compress.models.zoo:resnet18_flat",
         "resnet20": "compress.models.zoo:resnet20",
         "resnet26": "compress.models.zoo:resnet26",
         "resnext29_2x64d": "compress.models.zoo:resnext29_2x64d",

@@ -266,6 +266,9 @@ class SmallData:
     """Fewer training images than this are few."""
     scratch: str = "small"
     """Recipe for networks that start from random weights."""
+    student: str | None = None
+    """Student of `scratch`, in place of the recipe's. A student that is named by a flag, an
+    experiment or an argument stays."""
     taught: str = "photos"
     """Recipe for a teacher or a student that has pretrained weights, and for a trained teacher."""
     adopted: str = "adopted"

@@ -146,7 +146,7 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
 def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
     """The default recipe distills at half the image size, and its last rounds use the full size."""
     for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):
-        plan = make_plan(load_recipe("default", {"budget": budget, "max_images": 100}))
+        plan = make_plan(load_recipe("default", {"budget": budget}))
         prunes = [place for place, step in enumerate(plan.steps) if step.prune]
         before, first = (plan.steps[prunes[0] - back].image_size for back in (1, 0))
         assert len(prunes) == rounds and first == before == 14
