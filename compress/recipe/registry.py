@@ -2,7 +2,7 @@
 
 Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch.
 Other packages add entries through the entry-point groups ``compress.methods``,
-``compress.importances``, ``compress.data`` and ``compress.networks``.
+``compress.importances``, ``compress.data``, ``compress.networks`` and ``compress.formats``.
 """
 
 from __future__ import annotations
@@ -169,6 +169,14 @@ NETWORKS = Registry(
         "resnet20_concat": "compress.models.zoo:resnet20_concat",
         "resnet26_concat": "compress.models.zoo:resnet26_concat",
         "resnet34_concat": "compress.models.zoo:resnet34_concat",
+    },
+)
+
+EXPORT_FORMATS = Registry(
+    "export format",
+    "compress.formats",
+    {
+        "onnx": "compress.deployment.onnx_format:FORMAT",
     },
 )
 
