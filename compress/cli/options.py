@@ -176,7 +176,9 @@ pretrained_option = click.option(
 )
 
 recipe_options = combine_options(
-    click.option("--data", help="Data set: fashion-mnist, cifar10, imagenette, … or folder:PATH."),
+    click.option(
+        "--data", help="Data: fashion-mnist, cifar10, …, folder:PATH, csv:FILE or hf:NAME-OR-PATH."
+    ),
     click.option("--teacher", help="Teacher: a network's name, or its weights file (*.pth)."),
     click.option(
         "--student",
