@@ -7,6 +7,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,9 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
     function = builder or import_builder(spec.name)
     options = {"pretrained": spec.pretrained} if "pretrained" in _parameters(function) else {}
     try:
-        model = function(num_classes=classes, **options)
+        # What it prints must not end up in a command's JSON.
+        with redirect_stdout(sys.stderr):
+            model = function(num_classes=classes, **options)
     except NotImplementedError:
         # `skeleton` handles what cannot be built without values.
         raise

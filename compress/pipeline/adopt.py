@@ -201,7 +201,7 @@ def _channels_of(model: nn.Module, spec: ModelSpec, data: Dataset) -> int:
     _, conv = first_convolution(model)
     if spec.source != "custom":
         return 3 if conv is None else int(conv.in_channels)
-    return min(input_channels(model, size) for size in (data.image_size, *IMAGE_SIZES))
+    return input_channels(model, data.image_size, *IMAGE_SIZES)
 
 
 def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]) -> Dataset:
