@@ -173,14 +173,14 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
             f"network {spec.name!r} is custom: pass the function that builds it,"
             f" --builder {spec.name}"
         )
-    model = skeleton(spec, len(content.classes), builder)
+    channels, height, width = content.input_size
+    model = skeleton(spec, len(content.classes), builder, (channels, height, width))
     set_widths(model, content.widths)
     set_tensors(model, content.state_dict)
     with torch.inference_mode():
         logits = model.eval()(torch.zeros(1, *content.input_size))
     if logits.shape != (1, len(content.classes)) or not bool(torch.isfinite(logits).all()):
         raise UserError(f"the network does not output {len(content.classes)} finite logits")
-    channels, height, width = content.input_size
     return Checkpoint(
         model=model,
         network=spec,
