@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from compress.models.head import replace_head, reset_classifier
+from compress.models.memory_format import note_format
 from compress.models.outputs import return_logits
 from compress.models.stem import has_stem, replace_stem
 from compress.models.timm_networks import build_timm, timm_config, timm_names
@@ -51,7 +52,8 @@ def build(
     returns more than logits, as auxiliary ones in training, returns the logits alone.
 
     Args:
-        input_size: (C, H, W) of its images, which decide the shapes of lazy layers.
+        input_size: (C, H, W) of its images. They decide the shapes of lazy layers, and are tried
+            in the memory format that trains fastest.
         builder: function to build a ``custom`` network with; imported from the specification's
             ``package.module:function`` if left out.
 
@@ -68,6 +70,8 @@ def build(
         return_logits(model)
     if input_size is not None and has_lazy_parameters(model):
         materialize(model, input_size)
+    if input_size is not None and spec.source != "torchvision":
+        note_format(model, input_size)
     return model
 
 

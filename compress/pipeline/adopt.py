@@ -18,7 +18,7 @@ from compress.data.dataset import Dataset, open_dataset
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
-from compress.models.channels import first_convolution, input_channels, narrow_input
+from compress.models.channels import COLOR, first_convolution, input_channels, narrow_input
 from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
 from compress.models.find_tensors import (
@@ -135,7 +135,8 @@ def _load_networks(
 ) -> list[_Loaded]:
     """Load every complete set of tensors in `content` into a network of its own."""
     classes = len(data.classes)
-    model = build(spec, classes)
+    size = (COLOR, data.image_size, data.image_size)
+    model = build(spec, classes, input_size=size)
     matches = find_tensors(content, model.state_dict(), key)
     grey = bool(matches) and _is_grey(model, matches[0])
     if grey:
@@ -151,7 +152,7 @@ def _load_networks(
         )
     loaded = []
     for found in fitting[:MAX_CANDIDATES]:
-        own = build(spec, classes)
+        own = build(spec, classes, input_size=size)
         own = narrow_input(own) if grey else own
         # Old files have no batch counters.
         own.load_state_dict(own.state_dict() | found.tensors)

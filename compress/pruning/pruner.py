@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.models.cost import measure_cost
+from compress.models.cost import describe_difference, measure_cost
 from compress.pruning.allocate import (
     MIN_UNITS,
     TARGET_USAGE,
@@ -126,6 +126,8 @@ def prune_to_limits(
         lambda structure: _choose_units(structure, limits, options),
         options.ignored_layers,
     )
+    if limits.macs is not None and (line := describe_difference(model, structure.input_size)):
+        log(line)
     _log_result(structure, kept, verified, limits, log)
     pruned = structure.model
     pruned.zero_grad(set_to_none=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -69,6 +69,7 @@ def networks(draw: st.DrawFn) -> nn.Module:
     return model.eval()
 
 
+@settings(deadline=None)
 @given(model=networks())
 def test_multiply_adds_are_half_of_what_torch_counts(model: nn.Module) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
