@@ -5,6 +5,7 @@
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
     compress.prune(model, example, "100k")                      # one cut, without training
     compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
+    compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
     compress.save(checkpoint, "trained.pth")                    # to a weights file
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
@@ -27,8 +28,20 @@ if TYPE_CHECKING:
     from compress.pipeline.adopt import adopt
     from compress.pipeline.run import run
     from compress.pruning.pruner import prune
+    from compress.quantization.quantize import quantize
 
-__all__ = ["UserError", "adopt", "export", "load", "predict", "prune", "run", "save", "summarize"]
+__all__ = [
+    "UserError",
+    "adopt",
+    "export",
+    "load",
+    "predict",
+    "prune",
+    "quantize",
+    "run",
+    "save",
+    "summarize",
+]
 
 # Where each public function is defined, as "module:attribute".
 _DEFINITIONS = {
@@ -37,6 +50,7 @@ _DEFINITIONS = {
     "load": "compress.models.checkpoint:load",
     "predict": "compress.deployment.predict:predict",
     "prune": "compress.pruning.pruner:prune",
+    "quantize": "compress.quantization.quantize:quantize",
     "run": "compress.pipeline.run:run",
     "save": "compress.models.checkpoint:save",
     "summarize": "compress.models.cost:measure_cost",

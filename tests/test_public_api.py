@@ -19,6 +19,7 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "load": "compress.models.checkpoint",
         "predict": "compress.deployment.predict",
         "prune": "compress.pruning.pruner",
+        "quantize": "compress.quantization.quantize",
         "run": "compress.pipeline.run",
         "save": "compress.models.checkpoint",
         "summarize": "compress.models.cost",
