@@ -4,6 +4,8 @@
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
     compress.prune(model, example, "100k")                      # one cut, without training
+    compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
+    compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
     compress.save(checkpoint, "trained.pth")                    # to a weights file
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
@@ -19,21 +21,36 @@ from typing import TYPE_CHECKING, Any
 from compress.runtime.errors import UserError
 
 if TYPE_CHECKING:
+    from compress.deployment.export import export
     from compress.deployment.predict import predict
     from compress.models.checkpoint import load, save
     from compress.models.cost import measure_cost as summarize
     from compress.pipeline.adopt import adopt
     from compress.pipeline.run import run
     from compress.pruning.pruner import prune
+    from compress.quantization.quantize import quantize
 
-__all__ = ["UserError", "adopt", "load", "predict", "prune", "run", "save", "summarize"]
+__all__ = [
+    "UserError",
+    "adopt",
+    "export",
+    "load",
+    "predict",
+    "prune",
+    "quantize",
+    "run",
+    "save",
+    "summarize",
+]
 
 # Where each public function is defined, as "module:attribute".
 _DEFINITIONS = {
     "adopt": "compress.pipeline.adopt:adopt",
+    "export": "compress.deployment.export:export",
     "load": "compress.models.checkpoint:load",
     "predict": "compress.deployment.predict:predict",
     "prune": "compress.pruning.pruner:prune",
+    "quantize": "compress.quantization.quantize:quantize",
     "run": "compress.pipeline.run:run",
     "save": "compress.models.checkpoint:save",
     "summarize": "compress.models.cost:measure_cost",

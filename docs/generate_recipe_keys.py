@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS
+from compress.recipe.registry import DATA_PLACES, DATA_SOURCES, IMPORTANCES, METHODS
 from compress.recipe.schema import Recipe
 
 PAGE = Path(__file__).with_name("recipes.md")
@@ -77,7 +77,8 @@ def write_rows(part: Schema) -> Iterator[str]:
 def describe_values(key: str, schema: Schema) -> str:
     """Describe the values that a key accepts, as ``number, above 0 and at most 4``."""
     if key in NAMES:
-        also = ", `folder:PATH`" if key == "data" else ""
+        places = [f"`{name}:{rest}`" for name, (rest, _) in DATA_PLACES.items()]
+        also = "".join(f", {each}" for each in places) if key == "data" else ""
         return format_choices(NAMES[key].builtin) + also
     if "anyOf" in schema:
         kinds = [kind for kind in schema["anyOf"] if kind.get("type") != "null"]

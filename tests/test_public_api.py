@@ -15,9 +15,11 @@ def test_every_public_name_resolves_to_its_definition() -> None:
     assert {name: getattr(compress, name).__module__ for name in compress.__all__} == {
         "UserError": "compress.runtime.errors",
         "adopt": "compress.pipeline.adopt",
+        "export": "compress.deployment.export",
         "load": "compress.models.checkpoint",
         "predict": "compress.deployment.predict",
         "prune": "compress.pruning.pruner",
+        "quantize": "compress.quantization.quantize",
         "run": "compress.pipeline.run",
         "save": "compress.models.checkpoint",
         "summarize": "compress.models.cost",

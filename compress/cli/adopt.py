@@ -28,7 +28,7 @@ from compress.runtime.files import require_file
 @click.option(
     "--data",
     required=True,
-    help="Data set it was trained on, its classes in order: cifar10, … or folder:PATH.",
+    help="Data it was trained on, its classes in order: cifar10, …, folder:PATH, csv:FILE, …",
 )
 @click.option(
     "--key", help="Key of FILE that holds the tensors, as model_ema; found by itself if left out."

@@ -12,7 +12,9 @@ from compress.cli.options import (
     budget_options,
     builder_option,
     device_option,
+    foreign_options,
     load_weights,
+    make_foreign,
     require_free,
     weights_options,
 )
@@ -127,9 +129,19 @@ def to_grey(weights: Path, builder: str | None, out: Path) -> None:
     "--data", help="Data set whose test split is scored; that of each file's training if left out."
 )
 @builder_option
+@foreign_options
 @device_option
-def compare(files: tuple[Path, ...], data: str | None, builder: str | None, device: str) -> None:
-    """Compare weights files side by side.
+def compare(
+    files: tuple[Path, ...],
+    data: str | None,
+    builder: str | None,
+    classes: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    image_size: int | None,
+    device: str,
+) -> None:
+    """Compare weights files and exported files side by side.
 
     Shows the parameters, multiply-adds, size, latency and test accuracy of FILES.
     """
@@ -141,4 +153,5 @@ def compare(files: tuple[Path, ...], data: str | None, builder: str | None, devi
     from compress.reporting.compare import compare_models
     from compress.reporting.tables import compare_table
 
-    Terminal().show(compare_table(compare_models(files, data, device, builder)))
+    foreign = make_foreign(classes, mean, std, image_size)
+    Terminal().show(compare_table(compare_models(files, data, device, builder, foreign)))

@@ -16,6 +16,9 @@ from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from compress.deployment.load_model import Foreign
     from compress.models.checkpoint import Checkpoint
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,10 +45,46 @@ def load_weights(weights: Path, builder: str | None) -> Checkpoint:
     """
     require_file(weights)
 
-    from compress.models.build import import_builder
     from compress.models.checkpoint import load
 
-    return load(weights, import_builder(builder) if builder else None)
+    return load(weights, load_builder(builder))
+
+
+def load_builder(builder: str | None) -> Callable[..., nn.Module] | None:
+    """Import the function that builds a custom network, if one is named; imports torch.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    from compress.models.build import import_builder
+
+    return import_builder(builder) if builder else None
+
+
+def load_any_model(weights: Path, builder: str | None, foreign: Foreign) -> Checkpoint:
+    """Load a weights file or an exported file.
+
+    Raises:
+        UserError: as `load_weights`, or the file cannot be used.
+    """
+    require_file(weights)
+
+    from compress.deployment.load_model import load_model
+
+    return load_model(weights, load_builder(builder), foreign)
+
+
+def make_foreign(
+    classes: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    image_size: int | None,
+) -> Foreign:
+    """Return what the foreign options say about a file of another program."""
+    from compress.deployment.load_model import Foreign
+
+    names = [name.strip() for name in classes.split(",")] if classes else None
+    return Foreign(names, mean, std, image_size)
 
 
 def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -86,6 +125,25 @@ weights_options = combine_options(
     builder_option,
 )
 
+foreign_options = combine_options(
+    click.option("--classes", help="Of another program's file: names of its classes, with commas."),
+    click.option(
+        "--mean",
+        callback=parse_floats,
+        help="Of another program's file: mean of each channel; ImageNet's if left out.",
+    ),
+    click.option(
+        "--std",
+        callback=parse_floats,
+        help="Of another program's file: standard deviation of each channel; ImageNet's.",
+    ),
+    click.option(
+        "--image-size",
+        type=click.IntRange(1),
+        help="Of another program's file: side of its images, if it takes any.",
+    ),
+)
+
 budget_options = combine_options(
     click.option(
         "--budget", help="Parameters, at most: 100k, 0.1M, 100_000, or 5% of the network's."
@@ -118,7 +176,9 @@ pretrained_option = click.option(
 )
 
 recipe_options = combine_options(
-    click.option("--data", help="Data set: fashion-mnist, cifar10, imagenette, … or folder:PATH."),
+    click.option(
+        "--data", help="Data: fashion-mnist, cifar10, …, folder:PATH, csv:FILE or hf:NAME-OR-PATH."
+    ),
     click.option("--teacher", help="Teacher: a network's name, or its weights file (*.pth)."),
     click.option(
         "--student",

@@ -7,9 +7,16 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import device_option, load_weights, weights_options
+from compress.cli.options import (
+    device_option,
+    foreign_options,
+    load_any_model,
+    make_foreign,
+    weights_options,
+)
 from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
 
 
 @click.command(cls=Command)
@@ -33,6 +40,7 @@ from compress.runtime.errors import UserError
     "--data",
     help="Without IMAGES: data set whose test split is scored; that of the training if left out.",
 )
+@foreign_options
 @device_option
 def predict(
     images: tuple[str, ...],
@@ -43,9 +51,13 @@ def predict(
     as_json: bool,
     csv: Path | None,
     data: str | None,
+    classes: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    image_size: int | None,
     device: str,
 ) -> int:
-    """Classify images with a weights file.
+    """Classify images with a weights file or an exported one.
 
     IMAGES are files, folders, globs, or - for standard input. Without any, the test split of the
     data set is scored class by class. The exit code is 1 if an image cannot be read.
@@ -53,7 +65,9 @@ def predict(
     if not images and (as_json or csv or invert):
         raise UserError("--json, --csv and --invert need IMAGES; name files, folders or globs")
     check_data_name(data)
-    checkpoint = load_weights(weights, builder)
+    require_file(weights)
+    foreign = make_foreign(classes, mean, std, image_size)
+    checkpoint = load_any_model(weights, builder, foreign)
 
     from compress.cli.terminal import Terminal
     from compress.data.decode import find_images

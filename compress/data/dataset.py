@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from compress.data.pool import Pool, open_pool
-from compress.data.source import Images, Normalization, fit_channels
+from compress.data.source import Images, Normalization, Source, fit_channels
 from compress.data.sources import open_source
-from compress.data.splits import split_rows
+from compress.data.splits import split_groups, split_rows
 from compress.runtime.errors import UserError
 
 # Images on which mean and standard deviation are measured: enough for three digits.
@@ -161,7 +162,7 @@ def open_dataset(
     on `seed` alone. Image files are listed and not read.
 
     Args:
-        name: a data source's name, or ``folder:PATH``.
+        name: a data source's name, ``folder:PATH``, ``csv:FILE`` or ``hf:NAME-OR-PATH``.
         image_size: side in pixels to which images are resized; the source's own if left out.
         max_images: limit on the number of training images.
         data_fraction: fraction of the training images to use, above 0 and at most 1.
@@ -183,7 +184,7 @@ def open_dataset(
         raise UserError(f"{name} has {classes} class; a classifier needs at least 2")
     val, rest = source.val, torch.arange(len(source.train.targets))
     if val is None:
-        held_out, rest = split_rows(source.train.targets, round(val_fraction * len(rest)), seed)
+        held_out, rest = _hold_out(source, round(val_fraction * len(rest)), seed)
         val = source.train.take(held_out)
     count = round(data_fraction * len(rest))
     if max_images is not None:
@@ -205,6 +206,14 @@ def open_dataset(
         mirrors=source.mirrors,
         notes=source.notes,
     )
+
+
+def _hold_out(source: Source, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of the training images that are held out, and the others."""
+    targets = source.train.targets
+    if source.groups is None:
+        return split_rows(targets, count, seed)
+    return split_groups(targets, source.groups, count, seed)
 
 
 def _check_numbers(

@@ -16,25 +16,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from compress.data.formats import FORMATS, SUFFIXES
 from compress.runtime.errors import UserError
-
-# Formats that are decoded, and the suffixes of images in folders. For some of its other formats,
-# Pillow runs another program on the file.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-SUFFIXES = (
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".pbm",
-    ".pgm",
-    ".ppm",
-    ".jp2",
-)
 
 # Possible values of white in images of 32-bit integers and floats. Their files do not say which.
 RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}

@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from compress.data.formats import SUFFIXES
+from compress.data.labelled_files import make_source
 from compress.data.source import Files, Source
-from compress.data.splits import split_rows
+from compress.data.split_names import looks_like_split, split_of
 from compress.runtime.errors import UserError, one_line
-
-# Fraction of the images that is held out from a folder without a test split.
-TEST_FRACTION = 0.2
-
-# Side in pixels to which images are resized by default.
-IMAGE_SIZE = 224
-
-# Usual names of split folders, in lower case.
-SPLIT_NAMES = {
-    "train": ("train", "training", "trainset", "train_set", "seg_train"),
-    "val": ("val", "valid", "validation", "valset", "val_set", "dev"),
-    "test": ("test", "testing", "testset", "test_set", "seg_test"),
-}
 
 # Folders that operating systems and tools leave behind, besides hidden ones.
 SYSTEM_FOLDERS = ("__MACOSX", "__pycache__", "System Volume Information", "$RECYCLE.BIN")
@@ -35,9 +23,9 @@ SYSTEM_FOLDERS = ("__MACOSX", "__pycache__", "System Volume Information", "$RECY
 def open_folder(path: Path) -> Source:
     """List a folder of images: ``CLASS/…``, or ``train/CLASS/…`` beside ``val/`` or ``test/``.
 
-    Split folders are known under their usual names (`SPLIT_NAMES`), in any case. If there is no
-    ``test/``, ``val/`` is the test split. Without ``train/``, a fifth of each class is held out as
-    the test split. Hidden and system folders are skipped. No image is decoded.
+    Split folders are known under their usual names (`split_names.SPLIT_NAMES`), in any case. If
+    there is no ``test/``, ``val/`` is the test split. Without ``train/``, a fifth of each class is
+    held out as the test split. Hidden and system folders are skipped. No image is decoded.
 
     Raises:
         UserError: the folder has no images, another layout, or splits with different classes.
@@ -45,68 +33,96 @@ def open_folder(path: Path) -> Source:
     name = f"folder:{path}"
     splits = _find_splits(name, path)
     if not splits:
-        return _hold_out_test(name, path)
-    if "train" not in splits:
-        found = ", ".join(f"{folder.name}/" for folder in splits.values())
-        raise UserError(f"{name}: has {found} but no train/; add it, or name a class differently")
+        _check_unsplit(name, path)
+        classes, images = list_images(name, path)
+        return make_source(name, classes, {"train": images}, _describe_skipped([path]))
     if len(splits) == 1:
         raise UserError(
             f"{name}: {path} has train/ but neither val/ nor test/ beside it; add one of them"
         )
     classes, train = list_images(name, splits["train"])
+    if all(map(looks_like_split, classes)):
+        raise UserError(_describe_split_classes(name, classes))
     others = {
         key: list_split(name, root, classes) for key, root in splits.items() if key != "train"
     }
-    test = others.get("test") or others["val"]
-    return Source(
-        name,
-        classes,
-        IMAGE_SIZE,
-        train,
-        test=lambda: test,
-        val=others.get("val") if "test" in others else None,
-        notes=_describe_skipped(splits.values()),
-    )
+    beside = tuple(each.name for each in sorted(path.iterdir()) if _is_class(each))
+    unused = [each for each in beside if split_of(each) is None]
+    notes = _describe_skipped(splits.values(), unused)
+    return make_source(name, classes, {"train": train} | others, notes)
 
 
 def _find_splits(name: str, path: Path) -> dict[str, Path]:
     """Return the split folders in `path`: train, val, test."""
     found: dict[str, Path] = {}
-    for folder in sorted(path.iterdir()):
-        if not folder.is_dir():
+    folders = [each for each in sorted(path.iterdir()) if _is_class(each)]
+    for folder in folders:
+        split = split_of(folder.name)
+        if split is None:
             continue
-        for split, names in SPLIT_NAMES.items():
-            if folder.name.lower() in names:
-                if split in found:
-                    raise UserError(
-                        f"{name}: {found[split].name}/ and {folder.name}/ are both {split} splits;"
-                        " remove or rename one"
-                    )
-                found[split] = _unnest(folder)
-    return found
+        if split in found:
+            raise UserError(
+                f"{name}: {found[split].name}/ and {folder.name}/ are both {split} splits;"
+                " remove or rename one"
+            )
+        found[split] = folder
+    if found and (len(found) == 1 or "train" not in found):
+        _refuse_half_split(name, list(found.values()), folders)
+    return {split: _unnest(folder) for split, folder in found.items()}
+
+
+def _refuse_half_split(name: str, splits: Sequence[Path], folders: Sequence[Path]) -> None:
+    """Refuse a split whose other half is missing, and classes that bear the name of a split."""
+    split = splits[0].name
+    odd = [each.name for each in folders if looks_like_split(each.name) and each not in splits]
+    if odd:
+        raise UserError(_describe_split_classes(name, odd))
+    others = [each.name for each in folders if each not in splits]
+    if others and any(_is_image(each) for folder in splits for each in folder.iterdir()):
+        raise UserError(
+            f"{name}: is {split}/ a class or a split? It holds images and lies beside {others[0]}/;"
+            f" if it is a class, call it 'a {split}', else move classes into {split}/"
+        )
+    if all(split_of(each.name) != "train" for each in splits):
+        found = ", ".join(f"{folder.name}/" for folder in splits)
+        raise UserError(f"{name}: has {found} but no train/; add it, or name a class differently")
+
+
+def _check_unsplit(name: str, path: Path) -> None:
+    """Refuse classes that look like splits, and a folder one level above the classes."""
+    classes = [each.name for each in sorted(path.iterdir()) if _is_class(each)]
+    odd = [each for each in classes if looks_like_split(each)]
+    if odd:
+        raise UserError(_describe_split_classes(name, odd))
+    inside: dict[str, list[str]] = {}
+    for each in classes:
+        folders = [entry.name for entry in (path / each).iterdir() if _is_class(entry)]
+        if folders and not any(_is_image(entry) for entry in (path / each).iterdir()):
+            inside[each] = folders
+    if len(classes) == 1 and inside:
+        raise UserError(f"{name}: has one class; did you mean {name}/{classes[0]}?")
+    for each, folders in inside.items():
+        if all(map(looks_like_split, folders)):
+            raise UserError(
+                f"{name}: {each}/ holds splits ({', '.join(sorted(folders))}); put the splits"
+                " outside and the classes inside: train/CLASS/, test/CLASS/"
+            )
+
+
+def _describe_split_classes(name: str, classes: Sequence[str]) -> str:
+    found = ", ".join(f"{each}/" for each in classes)
+    verb, noun = ("looks", "a split") if len(classes) == 1 else ("look", "splits")
+    return (
+        f"{name}: {found} {verb} like {noun} and not like classes; call splits train/, val/ and"
+        " test/, with the classes inside, or rename the classes"
+    )
 
 
 def _unnest(folder: Path) -> Path:
     """Return the split folder inside of one with the same name, as archives often have it."""
-    inside = [each for each in folder.iterdir() if each.is_dir() and not _is_skipped(each)]
+    inside = [each for each in folder.iterdir() if _is_class(each)]
     nested = len(inside) == 1 and inside[0].name.lower() == folder.name.lower()
     return inside[0] if nested else folder
-
-
-def _hold_out_test(name: str, path: Path) -> Source:
-    classes, images = list_images(name, path)
-    total = len(images.names)
-    if total < 2:
-        raise UserError(f"{name}: too few images to hold some out for a test split")
-    held_out, rest = split_rows(images.targets, max(1, round(TEST_FRACTION * total)), seed=0)
-    return Source(
-        name,
-        classes,
-        IMAGE_SIZE,
-        images.take(rest),
-        test=lambda: images.take(held_out),
-        notes=_describe_skipped([path]),
-    )
 
 
 def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
@@ -118,17 +134,28 @@ def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
     Raises:
         UserError: `root` has no classes, or a class has no images.
     """
+
+    def is_visible(path: str) -> bool:
+        # macOS puts hidden files named like images beside them.
+        return _is_image(Path(path)) and not _is_hidden(Path(path).relative_to(root))
+
     try:
         classes = tuple(sorted(each.name for each in root.iterdir() if _is_class(each)))
         if not classes:
             raise FileNotFoundError("there is no folder of a class")
         numbers = {each: number for number, each in enumerate(classes)}
-        samples = datasets.folder.make_dataset(str(root), numbers, IMG_EXTENSIONS)
+        samples = datasets.folder.make_dataset(
+            str(root), numbers, is_valid_file=is_visible, allow_empty=True
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {name} under {root}: {one_line(error)}") from error
-    # macOS puts hidden files named like images beside them.
-    visible = [(path, number) for path, number in samples if not Path(path).name.startswith(".")]
-    return classes, _to_files(visible, root)
+    empty = set(range(len(classes))) - {number for _, number in samples}
+    if empty:
+        folder = classes[min(empty)]
+        held = _count_endings([root / folder])
+        what = f"no images in {folder}/" + (f", which holds {_describe(held)}" if held else "")
+        raise UserError(f"cannot read {name} under {root}: {what}; remove it or add images")
+    return classes, _to_files(samples, root)
 
 
 def list_split(name: str, root: Path, classes: tuple[str, ...]) -> Files:
@@ -173,24 +200,52 @@ def _is_class(path: Path) -> bool:
     return path.is_dir() and not _is_skipped(path)
 
 
-def _describe_skipped(roots: Iterable[Path]) -> tuple[str, ...]:
-    """Describe the folders and files that are passed over: one line for each kind."""
-    folders: list[str] = []
-    endings: Counter[str] = Counter()
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _is_hidden(path: Path) -> bool:
+    """Return True if a part of a relative path is hidden, or a system folder."""
+    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
+
+
+def _describe_skipped(roots: Iterable[Path], unused: Iterable[str] = ()) -> tuple[str, ...]:
+    """Describe the folders and files that are passed over: one line for each kind.
+
+    Args:
+        unused: names of folders beside the splits.
+    """
+    folders, loose, classes = list(unused), 0, []
     for root in roots:
         for entry in sorted(root.iterdir()):
-            if entry.is_dir() and _is_skipped(entry):
-                folders.append(entry.name)
+            if entry.is_dir() and not _is_skipped(entry):
+                classes.append(entry)
             elif entry.is_dir():
-                endings.update(
-                    file.suffix.lower() or "no ending"
-                    for file in entry.rglob("*")
-                    if file.is_file() and file.suffix.lower() not in IMG_EXTENSIONS
-                )
+                folders.append(entry.name)
+            elif _is_image(entry) and not entry.name.startswith("."):
+                loose += 1
+    endings = _count_endings(classes)
     notes = []
     if folders:
         notes.append(f"skipped folders: {', '.join(dict.fromkeys(folders))}")
+    if loose:
+        notes.append(f"skipped images outside of the folders of classes: {loose}")
     if endings:
-        counts = ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
-        notes.append(f"skipped files that are not read as images: {counts}")
+        heif = {".heic", ".heif", ".hif"} & set(endings)
+        hint = " (pip install 'compress[heif]' to read HEIF)" if heif else ""
+        notes.append(f"skipped files that are not read as images: {_describe(endings)}{hint}")
     return tuple(notes)
+
+
+def _count_endings(folders: Iterable[Path]) -> Counter[str]:
+    """Count the files below `folders` that are not read as images, by their endings."""
+    return Counter(
+        file.suffix.lower() or "no ending"
+        for folder in folders
+        for file in folder.rglob("*")
+        if not _is_image(file) and not _is_hidden(file.relative_to(folder)) and file.is_file()
+    )
+
+
+def _describe(endings: Counter[str]) -> str:
+    return ", ".join(f"{count} {ending}" for ending, count in endings.most_common())

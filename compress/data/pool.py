@@ -217,12 +217,13 @@ def open_pool(
 
 
 def _load(disk: DiskPool) -> MemoryPool:
-    """Decode all images of `disk` into memory."""
-    channels = 1 if disk.grey else 3
-    pixels = torch.empty(len(disk), channels, disk.image_size, disk.image_size, dtype=torch.uint8)
+    """Decode all images of `disk` into memory: one channel as long as all of them are grey."""
+    pixels = torch.empty(len(disk), 1, disk.image_size, disk.image_size, dtype=torch.uint8)
     chunks = torch.split(torch.arange(len(disk)), CHUNK)
     for rows, decoded in zip(chunks, disk.batches(chunks), strict=True):
-        pixels[rows] = decoded
+        if pixels.shape[1] == 1 and not torch.equal(decoded, decoded[:, :1].expand_as(decoded)):
+            pixels = pixels.repeat(1, 3, 1, 1)
+        pixels[rows] = decoded[:, : pixels.shape[1]]
     return MemoryPool(pixels, disk.targets, disk.image_size)
 
 

@@ -70,6 +70,9 @@ class Source:
         normalization: that of the training images; None if it is not known.
         mirrors: True if an image's mirror image shows the same class; None if it is not known.
         notes: lines for the user, as about files that are skipped.
+        groups: group of each training image, int64 (N,); those of one group are near-duplicates,
+            and stay on one side of a split.
+        held_out: True if the test images were held out here, and the data has no split of its own.
     """
 
     name: str
@@ -81,6 +84,8 @@ class Source:
     normalization: Normalization | None = None
     mirrors: bool | None = None
     notes: tuple[str, ...] = ()
+    groups: Tensor | None = None
+    held_out: bool = False
 
 
 def fit_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from torchvision.datasets import imagenet as imagenets
 from torchvision.datasets.utils import download_and_extract_archive
 
 from compress.data.cache import cache_root, create_folder, ensure_folder, unpack_fashion_mnist
-from compress.data.folders import check_classes, list_images, list_split, open_folder, to_files
+from compress.data.folders import check_classes, list_images, list_split, to_files
 from compress.data.source import (
     IMAGENET_NORMALIZATION,
     Files,
@@ -28,7 +28,7 @@ from compress.data.source import (
     Source,
     open_torchvision,
 )
-from compress.recipe.registry import DATA_SOURCES, check_data_name
+from compress.recipe.registry import DATA_SOURCES, check_data_name, load_data_place, split_data_name
 from compress.runtime.errors import UserError
 
 IMAGENETTE = {
@@ -58,13 +58,17 @@ IMAGEWOOF = {
 
 
 def open_source(name: str) -> Source:
-    """Open a data source: a name in `compress.recipe.registry.DATA_SOURCES`, or ``folder:PATH``.
+    """Open a data source: a name in `compress.recipe.registry.DATA_SOURCES`, or of `DATA_PLACES`.
 
     Raises:
         UserError: there is no such source, or it cannot be downloaded or read.
     """
-    path = check_data_name(name)
-    source: Source = DATA_SOURCES.load(name)() if path is None else open_folder(path)
+    path, place = check_data_name(name), split_data_name(name)
+    source: Source
+    if place is None:
+        source = DATA_SOURCES.load(name)()
+    else:
+        source = load_data_place(place[0])(place[1] if path is None else path)
     return source
 
 

@@ -28,6 +28,41 @@ def split_rows(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return order[:count].sort().values, order[count:].sort().values
 
 
+def split_groups(targets: Tensor, groups: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Choose whole groups at random, of about `count` rows, with each class in proportion.
+
+    A group counts for the class of its first row. No class loses its last group, so that fewer rows
+    are chosen if groups are large.
+
+    Args:
+        targets: class numbers, int64 (N,).
+        groups: group of each row, int64 (N,).
+
+    Returns:
+        The chosen rows, at most `count`, and the other rows, both ascending int64.
+    """
+    _, members = torch.unique(groups, return_inverse=True)
+    sizes = members.bincount().tolist()
+    first = torch.full((len(sizes),), len(targets)).scatter_reduce(
+        0, members, torch.arange(len(targets)), "amin"
+    )
+    kinds = targets[first]
+    left = kinds.bincount(minlength=int(targets.max()) + 1).tolist()
+    # Rows of each class that may still be chosen.
+    allowed = [round(count * rows / len(targets)) for rows in targets.bincount().tolist()]
+    chosen = torch.zeros(len(sizes), dtype=torch.bool)
+    room = count
+    for group in draw_balanced_order(kinds, seed).tolist():
+        kind, size = int(kinds[group]), sizes[group]
+        if left[kind] > 1 and size <= min(room, allowed[kind]):
+            chosen[group] = True
+            left[kind] -= 1
+            allowed[kind] -= size
+            room -= size
+    picked = chosen[members]
+    return picked.nonzero()[:, 0], (~picked).nonzero()[:, 0]
+
+
 def draw_balanced_order(targets: Tensor, seed: int) -> Tensor:
     """Draw an order of all rows whose every prefix has each class in proportion: int64 (N,).
 

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from compress.data.decode import convert_to_rgb, read_image, translate_errors
-from compress.models.checkpoint import Checkpoint, load
+from compress.deployment.load_model import load_model
+from compress.models.checkpoint import Checkpoint
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 from compress.runtime.device import full_precision, pick_device
@@ -86,7 +87,7 @@ def predict(
     An image that cannot be read gives a `Prediction` with an error.
 
     Args:
-        checkpoint: weights file, or its path. The model does not change.
+        checkpoint: weights file or exported file, or its path. The model does not change.
         images: paths ("-" is standard input), Pillow images, or open binary files.
         top: number of classes per image, at most all.
         invert: swap light and dark first; see `prepare`.
@@ -105,7 +106,7 @@ def predict(
     if top < 1 or batch_size < 1:
         raise UserError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
     target = pick_device(device)
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_model(checkpoint)
     model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
 
     def stream() -> Iterator[Prediction]:

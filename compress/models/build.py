@@ -7,15 +7,20 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from compress.models.head import replace_head, reset_classifier
+from compress.models.memory_format import note_format
+from compress.models.outputs import return_logits
 from compress.models.stem import has_stem, replace_stem
+from compress.models.timm_networks import build_timm, timm_config, timm_names
 from compress.models.torchvision_networks import (
     IMAGENET_CLASSES,
     OWN_NORMALIZATION,
@@ -39,12 +44,20 @@ def network_names() -> list[str]:
 UNKNOWN_SIZE = 224
 
 
-def build(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.Module:
+def build(
+    spec: ModelSpec,
+    classes: int,
+    builder: Builder | None = None,
+    input_size: tuple[int, int, int] | None = None,
+) -> nn.Module:
     """Build a network: images (B, 3, H, W) to logits (B, classes).
 
-    The classifier has random weights, unless `has_pretrained_head` returns True.
+    The classifier has random weights, unless `has_pretrained_head` returns True. A network that
+    returns more than logits, as auxiliary ones in training, returns the logits alone.
 
     Args:
+        input_size: (C, H, W) of its images. They decide the shapes of lazy layers, and are tried
+            in the memory format that trains fastest.
         builder: function to build a ``custom`` network with; imported from the specification's
             ``package.module:function`` if left out.
 
@@ -58,38 +71,98 @@ def build(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.M
     """
     # A plan settles the stem by its images; until then, any that exists will do.
     spec = settle_stem(spec, UNKNOWN_SIZE)
-    return SOURCES[str(spec.source)](spec, classes, builder)
+    model = SOURCES[str(spec.source)](spec, classes, builder)
+    if spec.source != "torchvision":
+        return_logits(model)
+    if input_size is not None and has_lazy_parameters(model):
+        materialize(model, input_size)
+    if input_size is not None and spec.source != "torchvision":
+        note_format(model, input_size)
+    return model
 
 
-def skeleton(spec: ModelSpec, classes: int, builder: Builder | None = None) -> nn.Module:
-    """Build a network on the meta device: all shapes, no values and no random draws."""
+def skeleton(
+    spec: ModelSpec,
+    classes: int,
+    builder: Builder | None = None,
+    input_size: tuple[int, int, int] | None = None,
+) -> nn.Module:
+    """Build a network on the meta device: all shapes, no values and no random draws.
+
+    Tensors that no weights file holds, such as a table of positions, do have their values.
+
+    Args:
+        builder, input_size: as for `build`.
+    """
     spec = replace(spec, pretrained=False)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             # A function that loads weights is told that they are not copied.
             warnings.simplefilter("ignore")
-            return build(spec, classes, builder)
-    except (NotImplementedError, UserError) as error:
+            model = build(spec, classes, builder, input_size)
+        if not _has_unsaved_tensors(model):
+            return model
+    # Some networks compute with tensors as they are built, and meta tensors have no values.
+    except Exception as error:
         if isinstance(error, UserError) and spec.source != "custom":
             raise
-        # RegNet computes its widths with tensors, and meta tensors have no values.
-        with torch.random.fork_rng(devices=[]):
-            return build(spec, classes, builder).to("meta")
+    with torch.random.fork_rng(devices=[]):
+        return _without_values(build(spec, classes, builder, input_size))
+
+
+def has_lazy_parameters(model: nn.Module) -> bool:
+    """Return True if the shape of a parameter depends on the first images that `model` gets."""
+    return any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()])
+
+
+def materialize(model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    """Give the lazy layers of `model` the shapes that images of `input_size`, (C, H, W), need."""
+    training = model.training
+    device = next((p.device for p in model.parameters() if not is_lazy(p)), None)
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, *input_size, device=device))
+    model.train(training)
+
+
+def _has_unsaved_tensors(model: nn.Module) -> bool:
+    """Return True if modules hold tensors that are not in their state_dict."""
+    return any(
+        module._non_persistent_buffers_set
+        or any(isinstance(value, torch.Tensor) for value in vars(module).values())
+        for module in model.modules()
+    )
+
+
+def _without_values(model: nn.Module) -> nn.Module:
+    """Move all tensors of the state_dict of `model` to the meta device, in place."""
+    moved: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                # A shared parameter stays shared.
+                moved.setdefault(parameter, nn.Parameter(parameter.data.to("meta")))
+                module._parameters[name] = moved[parameter]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = buffer.to("meta")
+    return model
 
 
 def has_pretrained_head(spec: ModelSpec, classes: int) -> bool:
     """Return True if the network is pretrained for `classes` classes, with its classifier."""
-    original = spec.source == "torchvision" and spec.stem == "imagenet" and spec.head is None
-    return (
-        bool(spec.pretrained)
-        and original
-        and spec.name not in OWN_NORMALIZATION
-        and classes == IMAGENET_CLASSES
-    )
+    if not spec.pretrained or spec.stem != "imagenet" or spec.head is not None:
+        return False
+    if spec.source == "timm":
+        return bool(timm_config(spec.name, spec.pretrained).num_classes == classes)
+    original = spec.source == "torchvision" and spec.name not in OWN_NORMALIZATION
+    return original and classes == IMAGENET_CLASSES
 
 
 def pretrained_normalization(spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation, by channel, of the pretrained weights' images."""
+    if spec.source == "timm":
+        config = timm_config(spec.name, spec.pretrained)
+        return tuple(config.mean), tuple(config.std)
     return weights_normalization(spec.name, spec.pretrained)
 
 
@@ -119,16 +192,21 @@ def _suggest_name(name: str) -> str:
     """Return a hint at what an unknown name may mean."""
     if "." in name:
         return f" (for a function, write {':'.join(name.rsplit('.', 1))!r})"
-    return did_you_mean(name, network_names())
+    close = did_you_mean(name, network_names())
+    return close or did_you_mean(f"timm:{name}", timm_names())
 
 
 def _build_torchvision(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
     if spec.name not in torchvision_names():
         raise UserError(
             f"unknown network {spec.name!r}{_suggest_name(spec.name)};"
-            " any torchvision classification model will do"
+            " any torchvision classification model will do, and timm:NAME"
         )
     return _replace_ends(build_torchvision(spec.name, classes, spec.pretrained), spec, classes)
+
+
+def _build_timm(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
+    return _replace_ends(build_timm(spec.name, classes, spec.pretrained), spec, classes)
 
 
 def _build_zoo(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
@@ -156,7 +234,9 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
     function = builder or import_builder(spec.name)
     options = {"pretrained": spec.pretrained} if "pretrained" in _parameters(function) else {}
     try:
-        model = function(num_classes=classes, **options)
+        # What it prints must not end up in a command's JSON.
+        with redirect_stdout(sys.stderr):
+            model = function(num_classes=classes, **options)
     except NotImplementedError:
         # `skeleton` handles what cannot be built without values.
         raise
@@ -177,6 +257,7 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
 # The function that builds the networks of each source.
 SOURCES: dict[str, Callable[[ModelSpec, int, Builder | None], nn.Module]] = {
     "torchvision": _build_torchvision,
+    "timm": _build_timm,
     "zoo": _build_zoo,
     "custom": _build_custom,
 }

@@ -12,14 +12,14 @@ from compress.runtime.errors import UserError
 COLOR, GREY = 3, 1
 
 
-def input_channels(model: nn.Module, image_size: int) -> int:
+def input_channels(model: nn.Module, *image_sizes: int) -> int:
     """Return the number of channels of the images that `model` takes: 3, or 1 for grey ones.
 
     The network is tried on one image, in evaluation mode. If it takes neither, as at a wrong image
     size, its first convolution decides.
 
     Args:
-        image_size: side of the image, in pixels.
+        image_sizes: sides of images, in pixels; the first one that the network takes decides.
 
     Raises:
         UserError: the network takes another number of channels.
@@ -30,9 +30,10 @@ def input_channels(model: nn.Module, image_size: int) -> int:
     """
     training = model.training
     try:
-        for channels in (COLOR, GREY):
-            if _takes(model.eval(), channels, image_size):
-                return channels
+        for image_size in image_sizes:
+            for channels in (COLOR, GREY):
+                if _takes(model.eval(), channels, image_size):
+                    return channels
     finally:
         model.train(training)
     _, conv = first_convolution(model)

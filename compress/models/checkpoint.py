@@ -27,6 +27,7 @@ from compress.models.layers import (
     set_tensors,
     set_widths,
 )
+from compress.models.memory_format import note_format
 from compress.models.tensor_file import read_tensors, write_tensors
 from compress.recipe.load import validate_table
 from compress.recipe.messages import describe_first_error
@@ -173,14 +174,16 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
             f"network {spec.name!r} is custom: pass the function that builds it,"
             f" --builder {spec.name}"
         )
-    model = skeleton(spec, len(content.classes), builder)
+    channels, height, width = content.input_size
+    model = skeleton(spec, len(content.classes), builder, (channels, height, width))
     set_widths(model, content.widths)
     set_tensors(model, content.state_dict)
     with torch.inference_mode():
         logits = model.eval()(torch.zeros(1, *content.input_size))
+    if spec.source != "torchvision":
+        note_format(model, (channels, height, width))
     if logits.shape != (1, len(content.classes)) or not bool(torch.isfinite(logits).all()):
         raise UserError(f"the network does not output {len(content.classes)} finite logits")
-    channels, height, width = content.input_size
     return Checkpoint(
         model=model,
         network=spec,

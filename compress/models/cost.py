@@ -1,20 +1,50 @@
-"""Cost of a model: parameters, multiply-adds and bytes. Budgets are checked here only."""
+"""Cost of a model: parameters, multiply-adds and bytes. Budgets are checked here only.
+
+Parameters are torchinfo's count. Multiply-adds are half of the floating-point operations that
+torch's own FlopCounterMode sees: those of convolutions, matrix products and attention, whatever the
+classes of the layers are called. torchinfo goes by names, and counts a linear layer once for all
+tokens.
+"""
 
 from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchinfo
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.utils.flop_counter import FlopCounterMode
 
 from compress.recipe.budget import Cost
 
+# torchinfo counts biases and the parameters of norms as multiply-adds, too: this much of a
+# difference is no news.
+NEGLIGIBLE = 0.05
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-adds for one image.
+
+    Args:
+        total: of the whole network.
+        layers: by layer with parameters of its own. Those of an nn.MultiheadAttention include the
+            products of queries, keys and values.
+    """
+
+    total: int
+    layers: Counter[nn.Module]
+
 
 def measure_cost(model: nn.Module, input_size: tuple[int, int, int], sparse: bool = False) -> Cost:
-    """Count parameters and multiply-adds, by torchinfo, and the bytes of all tensors.
+    """Count parameters, multiply-adds, and the bytes of all tensors.
 
     Args:
         input_size: (C, H, W) of the image for which multiply-adds are counted.
@@ -24,9 +54,33 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int, int], sparse: boo
         >>> measure_cost(torchvision.models.resnet18(), (3, 224, 224)).params
         11689512
     """
-    statistics = _summarize(_mask_zeros(model) if sparse else model, input_size, depth=1)
+    statistics, macs = _count(model, input_size, sparse)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return Cost(params=statistics.total_params, macs=int(statistics.total_mult_adds), bytes=size)
+    return Cost(params=statistics.total_params, macs=macs, bytes=size)
+
+
+def count_macs(model: nn.Module, example: Tensor) -> Macs:
+    """Count the multiply-adds of each layer of `model` on `example`, of shape (1, C, H, W)."""
+    layers: Counter[nn.Module] = Counter()
+    with torch.no_grad(), _counting(model, layers) as counter:
+        model(example)
+    return Macs(counter.get_total_flops() // 2, layers)
+
+
+def describe_difference(model: nn.Module, input_size: tuple[int, int, int]) -> str | None:
+    """Return a line that torchinfo and torch count different multiply-adds, or None if they agree.
+
+    Args:
+        input_size: (C, H, W) of the image for which they are counted.
+    """
+    statistics, macs = _count(model, input_size)
+    theirs = int(statistics.total_mult_adds)
+    if abs(theirs - macs) <= NEGLIGIBLE * macs:
+        return None
+    return (
+        f"multiply-adds: {macs:,} by torch's count, which budgets use; torchinfo's is {theirs:,},"
+        " as it goes by the names of classes and ignores products outside of layers"
+    )
 
 
 def summary_table(
@@ -34,19 +88,72 @@ def summary_table(
 ) -> str:
     """Return torchinfo's table of `model` as text.
 
+    A line below it says so where torchinfo miscounts multiply-adds.
+
     Args:
         input_size: (C, H, W) of the image for which multiply-adds are counted.
         depth: how many levels of nested modules to show.
         sparse: as for `measure_cost`.
     """
     text = str(_summarize(_mask_zeros(model) if sparse else model, input_size, depth))
+    note = describe_difference(model, input_size)
     # torchinfo 1.8 prints "(Units.MEGABYTES)" for "(M)".
-    return re.sub(r"Units\.(\w)\w+", r"\1", text)
+    return re.sub(r"Units\.(\w)\w+", r"\1", text) + (f"\n{note}" if note else "")
 
 
 def prunable_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:
     """Return the layers whose single weights can be pruned: convolutions and linear layers."""
     return [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+
+
+def _count(
+    model: nn.Module, input_size: tuple[int, int, int], sparse: bool = False
+) -> tuple[torchinfo.ModelStatistics, int]:
+    """Return torchinfo's statistics and the multiply-adds, from one forward pass."""
+    layers: Counter[nn.Module] = Counter()
+    counted = _mask_zeros(model) if sparse else model
+    with _counting(counted, layers) as counter:
+        statistics = _summarize(counted, input_size, depth=1)
+    macs = counter.get_total_flops() // 2
+    if sparse:
+        # A zero weight saves its part of the layer.
+        for layer in prunable_layers(counted):
+            zeros = int((layer.weight == 0).sum())
+            macs -= layers[layer] * zeros // layer.weight.numel()
+    return statistics, macs
+
+
+@contextmanager
+def _counting(model: nn.Module, layers: Counter[nn.Module]) -> Iterator[FlopCounterMode]:
+    """Context in which torch counts operations, and those of each layer are added to `layers`."""
+    counter = FlopCounterMode(display=False)
+    started: dict[nn.Module, int] = {}
+
+    def enter(module: nn.Module, _: Any) -> None:
+        started[module] = counter.get_total_flops()
+
+    def leave(module: nn.Module, _: Any, __: Any) -> None:
+        layers[module] += (counter.get_total_flops() - started[module]) // 2
+
+    hooks = []
+    for module in filter(is_layer, model.modules()):
+        hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    # The counter does not know the fused operation.
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Return True for a module with parameters of its own whose forward pass calls no other."""
+    alone = isinstance(module, nn.MultiheadAttention) or not any(True for _ in module.children())
+    return alone and any(True for _ in module.parameters(recurse=False))
 
 
 def _mask_zeros(model: nn.Module) -> nn.Module:

@@ -105,7 +105,7 @@ def describe_content(content: Any, most: int = 6) -> str:
     direct = [entry for entry in entries if not entry.container]
     parts = [_describe_tensors(direct, "")] if direct else []
     for key, value in content.items():
-        below = [entry for entry in entries if entry.container.split(".")[0] == str(key)]
+        below = [e for e in entries if f"{e.container}.".startswith(f"{key}.")]
         if below:
             parts.append(f"{key} ({_describe_tensors(below, f'{key}.')})")
         elif not isinstance(value, Tensor | np.ndarray):
@@ -198,4 +198,5 @@ def _match(entries: list[_Entry], own: Mapping[str, Tensor], prefix: str, wrappe
 
 def _describe_tensors(entries: list[_Entry], prefix: str) -> str:
     shown = [f"{e.name.removeprefix(prefix)} {describe_shape(e.tensor)}" for e in entries[:2]]
-    return f"{len(entries)} tensors: {', '.join(shown)}{', …' if len(entries) > 2 else ''}"
+    count = f"{len(entries)} tensor{'s' if len(entries) != 1 else ''}"
+    return f"{count}: {', '.join(shown)}{', …' if len(entries) > 2 else ''}"

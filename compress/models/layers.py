@@ -100,20 +100,26 @@ def set_tensors(model: nn.Module, tensors: Mapping[str, Any]) -> None:
         UserError: a name is missing or unknown, or a tensor does not fit its layer.
     """
     full = model.state_dict()
+    originals = dict(model.named_parameters(remove_duplicate=False))
     if full.keys() != tensors.keys():
         differing = sorted(full.keys() ^ tensors.keys(), key=str)
         raise UserError(
             f"state_dict: the tensors are not the network's: {differing[0]!r} and"
             f" {len(differing) - 1} more differ"
         )
+    shared: dict[Tensor, nn.Parameter] = {}
     for key, tensor in tensors.items():
         _check_tensor(key, tensor, full[key])
         path, _, name = key.rpartition(".")
         parent, copy = model.get_submodule(path), contiguous_copy(tensor)
-        if name in parent._parameters:
-            setattr(parent, name, nn.Parameter(copy))
-        else:
+        if name not in parent._parameters:
             parent._buffers[name] = copy
+            continue
+        # A parameter that two layers share stays one, and its values must be, too.
+        parameter = shared.setdefault(originals[key], nn.Parameter(copy))
+        if parameter.shape != copy.shape or not torch.equal(parameter, copy):
+            raise UserError(f"tensor {key!r} differs from the one that it is shared with")
+        setattr(parent, name, parameter)
     for path, module in model.named_modules():
         weight, shape = getattr(module, "weight", None), _weight_shape(module)
         if shape is not None and weight is not None and weight.shape != shape:

@@ -18,8 +18,9 @@ from compress.data.dataset import Dataset, open_dataset
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
-from compress.models.channels import first_convolution, input_channels, narrow_input
+from compress.models.channels import COLOR, first_convolution, input_channels, narrow_input
 from compress.models.checkpoint import Checkpoint
+from compress.models.cost import measure_cost
 from compress.models.find_tensors import (
     Found,
     describe_content,
@@ -30,7 +31,7 @@ from compress.models.find_tensors import (
 from compress.models.head import find_last_layer
 from compress.models.tensor_file import read_training_file
 from compress.recipe.model_spec import ModelSpec
-from compress.runtime.errors import UserError, one_line
+from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.training.evaluate import measure_accuracy
 from compress.training.task import Classification
 
@@ -38,8 +39,8 @@ from compress.training.task import Classification
 # scored at each.
 IMAGE_SIZES = (28, 32, 64, 96, 128, 160, 224, 288)
 SCORED_IMAGES = 100
-# A size is clearly better by so much accuracy, or by the standard error where that is more.
-LEAST_MARGIN = 0.05
+# Multiply-adds, of all scored images, above which a size is not tried: half a minute on two cores.
+MOST_MACS = 5e11
 
 # Complete sets of tensors in one file, such as raw and averaged weights; the best is taken.
 MAX_CANDIDATES = 4
@@ -105,9 +106,11 @@ def adopt(
         if image_size is None:
             data_set = _find_image_size(loaded[0].model, data_set, log)
         adopted = [_to_checkpoint(each.model, spec, data_set) for each in loaded]
-    except UserError as error:
-        raise UserError(f"{where}{error}") from error
-    scores = [_score(each.model, data_set) for each in adopted]
+        scores = [_score(each.model, data_set) for each in adopted]
+    except (UserError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{where}{one_line(error)}") from error
     if len(loaded) > 1:
         log(_describe_candidates(loaded, scores))
     best = _best(loaded, scores)
@@ -132,7 +135,8 @@ def _load_networks(
 ) -> list[_Loaded]:
     """Load every complete set of tensors in `content` into a network of its own."""
     classes = len(data.classes)
-    model = build(spec, classes)
+    size = (COLOR, data.image_size, data.image_size)
+    model = build(spec, classes, input_size=size)
     matches = find_tensors(content, model.state_dict(), key)
     grey = bool(matches) and _is_grey(model, matches[0])
     if grey:
@@ -148,7 +152,7 @@ def _load_networks(
         )
     loaded = []
     for found in fitting[:MAX_CANDIDATES]:
-        own = build(spec, classes)
+        own = build(spec, classes, input_size=size)
         own = narrow_input(own) if grey else own
         # Old files have no batch counters.
         own.load_state_dict(own.state_dict() | found.tensors)
@@ -198,7 +202,7 @@ def _channels_of(model: nn.Module, spec: ModelSpec, data: Dataset) -> int:
     _, conv = first_convolution(model)
     if spec.source != "custom":
         return 3 if conv is None else int(conv.in_channels)
-    return min(input_channels(model, size) for size in (data.image_size, *IMAGE_SIZES))
+    return input_channels(model, data.image_size, *IMAGE_SIZES)
 
 
 def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]) -> Dataset:
@@ -213,12 +217,15 @@ def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]
     for size in sizes:
         # A network may raise anything about a size that it does not take.
         with suppress(Exception):
-            scores[size] = _score(model, replace(data, val_images=sample, image_size=size))
+            macs = count * measure_cost(model, (data.channels, size, size)).macs
+            if size == data.image_size or macs <= MOST_MACS:
+                scores[size] = _score(model, replace(data, val_images=sample, image_size=size))
     if not scores:
         # The check of the checkpoint says why.
         return data
     best = max(scores, key=lambda size: scores[size])
-    margin = max(LEAST_MARGIN, 1 / math.sqrt(count))
+    # The standard error of an accuracy, at most.
+    margin = 0.5 / math.sqrt(count)
     if data.image_size in scores and scores[best] < scores[data.image_size] + margin:
         best = data.image_size
     tried = ", ".join(f"{size} px {100 * score:.0f} %" for size, score in scores.items())

@@ -127,6 +127,8 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) ->
     for size in sorted(sizes):
         try:
             answer = _run_once(model, size)
+        except UserError as error:
+            raise UserError(f"network {spec.name!r}: {error}") from error
         # A network may raise anything.
         except Exception as error:
             remedy = _suggest_image_size(model, steps) or one_line(error)

@@ -33,6 +33,7 @@ from compress.pipeline.pretrained import (
     trained_steps,
 )
 from compress.pipeline.provenance import largest_checkpoint
+from compress.pipeline.rehearsal import rehearse_cut, rehearse_training
 from compress.pipeline.step import Step, number_steps
 from compress.pruning import unstructured
 from compress.pruning.file_size import resolve_file_limits
@@ -176,7 +177,10 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
     )
     steps = number_steps(_set_targets(_drop_rounds(steps, limits, cost), limits, cost))
     _check_something_to_prune(recipe, steps, limits, cost)
-    _check_reachable(recipe, steps, student, torch.zeros(1, *size))
+    rehearse_training(steps, data)
+    cut = _check_reachable(recipe, steps, student, torch.zeros(1, *size))
+    if cut is not None:
+        rehearse_cut(steps, data, student, cut)
     return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes)
 
 
@@ -260,10 +264,13 @@ def _check_something_to_prune(
 
 def _check_reachable(
     recipe: Recipe, steps: Sequence[Step], student: nn.Module, example: torch.Tensor
-) -> None:
+) -> nn.Module | None:
     """Check that each mode of pruning can reach its last target.
 
     Before training, the target can only be compared with the smallest possible network.
+
+    Returns:
+        That network, if channels are pruned.
     """
     budget = f"budget {describe_budgets(recipe.budgets())}"
     least = f"the least for {recipe.student.name} is"
@@ -273,10 +280,11 @@ def _check_reachable(
         return [target for stage, target in cuts if stage and target and stage.mode == mode]
 
     channels, weights = targets("channels"), targets("weights")
+    smallest = None
     if weights:
         require_params_only(weights[-1])
     if channels:
-        lowest = prune_to_minimum(student, example)[1]
+        smallest, lowest = prune_to_minimum(student, example)
         if not channels[-1].fits(lowest):
             first = f" to {channels[-1]} by channels first" if weights else ""
             raise UserError(
@@ -289,3 +297,4 @@ def _check_reachable(
         lowest = Cost(unstructured.count_min_params(student), 0, 0)
         if not weights[-1].fits(lowest):
             raise UserError(f"{budget}: out of reach, {least} {weights[-1].describe(lowest)}")
+    return smallest

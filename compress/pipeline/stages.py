@@ -115,7 +115,8 @@ def _train(model: nn.Module, ctx: StageContext) -> StageOutput:
 
 def _build_network(spec: ModelSpec, ctx: StageContext) -> nn.Module:
     torch.manual_seed(ctx.recipe.seed)
-    return _place(build(spec, len(ctx.data.classes)), ctx)
+    model = build(spec, len(ctx.data.classes), input_size=ctx.step.input_size)
+    return _place(model, ctx)
 
 
 def _place(model: nn.Module, ctx: StageContext) -> nn.Module:

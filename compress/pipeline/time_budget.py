@@ -158,7 +158,8 @@ def image_costs(plan: Plan) -> list[float]:
             return measure_cost(trained[kind], (channels, size, size))
         spec = plan.recipe.teacher if kind == "teach" else plan.recipe.student
         with torch.random.fork_rng(devices=[]):
-            model = build(replace(spec, pretrained=False), len(data.classes))
+            spec = replace(spec, pretrained=False)
+            model = build(spec, len(data.classes), input_size=(channels, size, size))
         return measure_cost(model, (channels, size, size))
 
     costs: list[float] = []

@@ -18,6 +18,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from compress.pruning.graph import build_graph
 from compress.pruning.layer_cost import get_in_channels, has_parameters, mixes_channels
 from compress.pruning.torch_pruning_patches import patch_for_tracing
 from compress.runtime.errors import UserError, one_line
@@ -93,12 +94,10 @@ def trace_channel_groups(model: nn.Module, example: Tensor) -> Trace:
     try:
         with warnings.catch_warnings(), torch.enable_grad(), patch_for_tracing(model):
             warnings.simplefilter("ignore")
-            graph = tp.DependencyGraph().build_dependency(
-                model, example, _run_forward, verbose=False
-            )
-            _check_slices(graph, names)
+            graph, opaque = build_graph(model, example)
+            avoided = opaque | find_tied_layers(model)
             unresolved: list[str] = []
-            tp_groups = list(_find_tp_groups(graph, names, unresolved))
+            tp_groups = list(_find_tp_groups(graph, names, avoided, unresolved))
     except UserError:
         raise
     except Exception as error:
@@ -115,66 +114,27 @@ def is_input_removal(graph: Any, dependency: Any) -> bool:
     return graph.is_in_channel_pruning_fn(handler) and not graph.is_out_channel_pruning_fn(handler)
 
 
-def _run_forward(model: nn.Module, images: Tensor) -> Any:
-    """Run `model` for torch-pruning. If it raises, name the last layer that was reached."""
-    names = {module: name for name, module in model.named_modules() if not any(module.children())}
-    reached = ["?"]
-    hooks = [
-        module.register_forward_pre_hook(lambda module, _: reached.append(names[module]))
-        for module in names
-    ]
-    try:
-        return model(images)
-    except Exception as error:
-        raise UserError(
-            f"this network cannot be pruned: tracing fails in or after layer {reached[-1]!r}"
-            f" ({one_line(error)})"
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+def find_tied_layers(model: nn.Module) -> set[Any]:
+    """Return the modules that share a parameter with another module, and these parameters.
+
+    Their channels cannot be removed from one of them alone.
+    """
+    owners: dict[nn.Parameter, list[nn.Module]] = {}
+    for module in model.modules():
+        for parameter in module._parameters.values():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append(module)
+    tied = {parameter: found for parameter, found in owners.items() if len(found) > 1}
+    return {*tied, *(module for found in tied.values() for module in found)}
 
 
-def _check_slices(graph: Any, names: dict[Any, str]) -> None:
-    """Refuse networks that slice token sequences: torch-pruning may never return from them."""
-    for node in graph.module2node.values():
-        if _is_untraceable_slice(node):
-            raise UserError(
-                "this network cannot be pruned: the output of layer"
-                f" {_find_source_layer(node, names)!r} is sliced, as in windowed attention"
-            )
-
-
-def _is_untraceable_slice(node: Any) -> bool:
-    """Return True for a split or slice at which torch-pruning loses track of channels."""
-    if node.type not in (tp.ops.OPTYPE.SPLIT, tp.ops.OPTYPE.SLICE):
-        return False
-    dim, dims = node.grad_fn._saved_dim, len(node.grad_fn._saved_self_sym_sizes)
-    # Slices of maps are followed along every dimension but the channels.
-    if node.type == tp.ops.OPTYPE.SLICE:
-        return not (dims == 4 and dim in (0, 2, 3))
-    # autograd saves dimensions unsigned: -1 is 2**64 - 1.
-    return bool((dim - 2**64 if dim >= 2**63 else dim) % dims != 1)
-
-
-def _find_source_layer(node: Any, names: dict[Any, str]) -> str:
-    """Return the name of the closest layer before `node`."""
-    seen, queue = {node}, [node]
-    while queue:
-        node = queue.pop(0)
-        if name := names.get(node.module):
-            return name
-        sources = [source for source in node.inputs if source not in seen]
-        seen.update(sources)
-        queue += sources
-    return "?"
-
-
-def _find_tp_groups(graph: Any, names: dict[Any, str], unresolved: list[str]) -> Iterator[Any]:
+def _find_tp_groups(
+    graph: Any, names: dict[Any, str], avoided: set[Any], unresolved: list[str]
+) -> Iterator[Any]:
     """Yield torch-pruning's groups, each with all of its channels.
 
-    Groups that torch-pruning cannot determine are skipped, and the names of their root layers are
-    added to `unresolved`.
+    Groups that torch-pruning cannot determine, or that contain one of the modules `avoided`, are
+    skipped, and the names of their root layers are added to `unresolved`.
     """
     seen: set[nn.Module] = set()
     for module in [m for m in graph.module2node if isinstance(m, _ConvNd | nn.Linear)]:
@@ -190,14 +150,10 @@ def _find_tp_groups(graph: Any, names: dict[Any, str], unresolved: list[str]) ->
             tp_group = graph.get_pruning_group(
                 module, pruner.prune_out_channels, list(range(module.weight.shape[0]))
             )
-        except IndexError:
+        # torch-pruning may raise anything where it loses track of channels.
+        except Exception:
             tp_group = None
-        except Exception as error:
-            raise UserError(
-                "this network cannot be pruned: torch-pruning fails on the channel group of layer"
-                f" {names.get(module, '?')!r} ({one_line(error)})"
-            ) from error
-        if tp_group is None or not _is_consistent(graph, tp_group):
+        if tp_group is None or not _is_consistent(graph, tp_group, avoided):
             unresolved.append(names.get(module, "?"))
             continue
         seen |= {dep.target.module for dep in _output_dependencies(graph, tp_group)}
@@ -208,24 +164,35 @@ def _output_dependencies(graph: Any, tp_group: Any) -> list[Any]:
     return [dep for dep, _ in tp_group if graph.is_out_channel_pruning_fn(dep.handler)]
 
 
-def _is_consistent(graph: Any, tp_group: Any) -> bool:
+def _is_consistent(graph: Any, tp_group: Any, avoided: set[Any]) -> bool:
     """Return True if every layer has the channels that it would lose, each equally often."""
-    channels = len(tp_group[0].idxs)
+    units = len(tp_group[0].idxs) // _count_common_partitions(tp_group) or 1
     for dep, idxs in tp_group:
         module = dep.target.module
-        if isinstance(module, nn.RNNBase) or (mixes_channels(module) and len(idxs) % channels):
+        if module in avoided or isinstance(module, nn.RNNBase):
+            return False
+        if mixes_channels(module) and len(idxs) % units:
             return False
         reads = is_input_removal(graph, dep) and mixes_channels(module)
         if reads and max(idxs) >= get_in_channels(module):
             return False
-    return True
+    return _can_be_scored(tp_group)
+
+
+def _can_be_scored(tp_group: Any) -> bool:
+    """Return True if torch-pruning can score the group: its indices fit its tensors."""
+    try:
+        scores = tp.importance.GroupMagnitudeImportance()(tp_group)
+    except Exception:
+        return False
+    return scores is None or len(scores) == len(tp_group[0].idxs)
 
 
 def _make_channel_group(graph: Any, tp_group: Any, names: dict[Any, str]) -> ChannelGroup | None:
     """Return `tp_group` as units and members, or None if the logits are among its channels."""
     root = tp_group[0].dep.target.module
     channels = len(tp_group[0].idxs)
-    partitions = 1
+    partitions = _count_common_partitions(tp_group)
     losses: list[tuple[Any, int, int]] = []
     for dep, idxs in tp_group:
         module = dep.target.module
@@ -233,7 +200,6 @@ def _make_channel_group(graph: Any, tp_group: Any, names: dict[Any, str]) -> Cha
         # Channels that no layer reads are the logits.
         if side == OUTPUT and not dep.target.outputs:
             return None
-        partitions = math.lcm(partitions, _count_partitions(module))
         if isinstance(module, nn.Module | nn.Parameter) and has_parameters(module):
             losses.append((module, side, len(idxs)))
     if channels % partitions:
@@ -249,6 +215,10 @@ def _make_channel_group(graph: Any, tp_group: Any, names: dict[Any, str]) -> Cha
     )
 
 
+def _count_common_partitions(tp_group: Any) -> int:
+    return math.lcm(*(_count_partitions(dep.target.module) for dep, _ in tp_group))
+
+
 def _count_partitions(module: Any) -> int:
     """Count the equal parts into which a layer divides its channels.
 
@@ -260,4 +230,6 @@ def _count_partitions(module: Any) -> int:
         return int(module.num_groups)
     if isinstance(module, nn.Conv2d) and mixes_channels(module):
         return int(module.groups)
+    if isinstance(module, tp.ops._SplitOp) and module.split_sizes:
+        return len(module.split_sizes)
     return 1

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress.recipe.budget import Cost
 
 
 @dataclass(frozen=True)
-class _TensorSize:
-    """Elements of a tensor at full width, and the powers of the two widths that they grow with."""
+class _Count:
+    """A number at full width, and the powers of the two widths that it grows with."""
 
-    numel: int
+    full: int
     out_power: int
     in_power: int
 
@@ -27,7 +25,7 @@ class LayerCost:
 
     Args:
         module: a layer with parameters, or a bare parameter.
-        positions: multiply-adds per parameter, as counted by `count_positions`.
+        macs: its multiply-adds at full width, as `compress.models.cost.count_macs` counts them.
         dim: for a bare parameter, the dimension that channels are removed from.
 
     Attributes:
@@ -35,9 +33,9 @@ class LayerCost:
         widths: output and input channels that are left; set by `Structure`.
     """
 
-    def __init__(self, module: Any, positions: int, dim: int) -> None:
-        self.positions = positions
+    def __init__(self, module: Any, macs: int, dim: int) -> None:
         self.full_widths, self._tensors = _measure_tensors(module, dim)
+        self._macs = _measure_macs(module, macs)
         self.widths = list(self.full_widths)
         if isinstance(module, nn.Parameter):
             self._itemsize, buffers = module.dtype.itemsize, []
@@ -55,27 +53,28 @@ class LayerCost:
         """Return the cost of the layer at `widths`."""
         outs, ins = self.widths
         if (outs, ins) not in self._cache:
-            full_outs, full_ins = self.full_widths
-            params = 0
-            for tensor in self._tensors:
-                left = outs**tensor.out_power * ins**tensor.in_power
-                full = full_outs**tensor.out_power * full_ins**tensor.in_power
-                params += tensor.numel * left // full
-            statistics = self._statistics_bytes * outs // full_outs
-            self._cache[outs, ins] = Cost(
-                params, params * self.positions, params * self._itemsize + statistics
-            )
+            params = sum(self._scale(count) for count in self._tensors)
+            macs = sum(self._scale(count) for count in self._macs)
+            statistics = self._statistics_bytes * outs // self.full_widths[0]
+            self._cache[outs, ins] = Cost(params, macs, params * self._itemsize + statistics)
         return self._cache[outs, ins]
 
+    def _scale(self, count: _Count) -> int:
+        """Return `count` at `widths`."""
+        (outs, ins), (full_outs, full_ins) = self.widths, self.full_widths
+        left = outs**count.out_power * ins**count.in_power
+        full = full_outs**count.out_power * full_ins**count.in_power
+        return int(count.full * left // full)
 
-def _measure_tensors(module: Any, dim: int) -> tuple[list[int], list[_TensorSize]]:
+
+def _measure_tensors(module: Any, dim: int) -> tuple[list[int], list[_Count]]:
     """Return the full widths of a layer and the sizes of its parameters."""
     if isinstance(module, nn.Parameter):
-        return [module.shape[dim], 1], [_TensorSize(module.numel(), 1, 0)]
+        return [module.shape[dim], 1], [_Count(module.numel(), 1, 0)]
     if isinstance(module, nn.MultiheadAttention):
         width = module.embed_dim
         return [width, 1], [
-            _TensorSize(p.numel(), sum(side % width == 0 for side in p.shape), 0)
+            _Count(p.numel(), sum(side % width == 0 for side in p.shape), 0)
             for p in module.parameters()
         ]
     mixes = mixes_channels(module)
@@ -83,36 +82,27 @@ def _measure_tensors(module: Any, dim: int) -> tuple[list[int], list[_TensorSize
     # A PReLU may have one slope for all channels, which stays.
     out_power = int(outs != 1)
     return [outs, get_in_channels(module) if mixes else 1], [
-        _TensorSize(p.numel(), out_power, int(mixes and p.dim() > 1))
+        _Count(p.numel(), out_power, int(mixes and p.dim() > 1))
         for p in module.parameters(recurse=False)
     ]
 
 
-def count_positions(model: nn.Module, example: Tensor) -> Counter[Any]:
-    """Count how often each layer uses its parameters on one image, as torchinfo does.
+def _measure_macs(module: Any, macs: int) -> list[_Count]:
+    """Return the multiply-adds of a layer, in parts that grow with different widths."""
+    if isinstance(module, nn.MultiheadAttention):
+        projections = _count_projections(module, macs)
+        return [_Count(projections, 2, 0), _Count(macs - projections, 1, 0)]
+    return [_Count(macs, 1, int(mixes_channels(module)))]
 
-    A convolution uses them once per output position, any other layer once. Parameters outside of
-    layers count 0.
+
+def _count_projections(attention: nn.MultiheadAttention, macs: int) -> int:
+    """Return the part of `macs` that an attention over itself spends on its four projections.
+
+    T tokens of width E take 4E²T for these, and 2ET² for products of queries, keys and values.
     """
-    positions: Counter[Any] = Counter()
-
-    def add(module: nn.Module, _: Any, out: Any) -> None:
-        # Recurrent layers return tuples; they are never pruned.
-        if isinstance(out, Tensor):
-            area = math.prod(out.shape[2:]) if isinstance(module, nn.Conv2d) else 1
-            positions[module] += out.shape[0] * area
-
-    leaves = [
-        m for m in model.modules() if has_parameters(m) and not any(True for _ in m.children())
-    ]
-    hooks = [module.register_forward_hook(add) for module in leaves]
-    try:
-        with torch.no_grad():
-            model(example[:1])
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return positions
+    width = attention.embed_dim
+    tokens = round(math.sqrt(width**2 + macs / (2 * width)) - width)
+    return int(4 * width**2 * tokens)
 
 
 def mixes_channels(module: Any) -> bool:

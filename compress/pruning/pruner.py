@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.models.cost import measure_cost
+from compress.models.cost import describe_difference, measure_cost
 from compress.pruning.allocate import (
     MIN_UNITS,
     TARGET_USAGE,
@@ -20,7 +20,9 @@ from compress.pruning.allocate import (
 )
 from compress.pruning.importance import Loss, score_units
 from compress.pruning.limits import parse_limits
-from compress.pruning.structure import Structure, UnresolvedGroupError, check_classifier
+from compress.pruning.snapshot import take_snapshot
+from compress.pruning.structure import Structure, UnresolvedGroupError
+from compress.pruning.verify import check_classifier
 from compress.recipe.budget import Cost, Limits
 from compress.runtime.errors import UserError
 
@@ -54,7 +56,7 @@ def prune(
 
     At least one of `params`, `macs` and `bytes` must be given; the result satisfies all that are.
     It uses at least 99 % of the tightest one, unless single channels are too coarse for that. Costs
-    are as torchinfo counts them.
+    are as `compress.models.cost.measure_cost` counts them.
 
     Args:
         model: a classifier from images (B, C, H, W) to logits (B, classes). It is not modified.
@@ -124,6 +126,8 @@ def prune_to_limits(
         lambda structure: _choose_units(structure, limits, options),
         options.ignored_layers,
     )
+    if limits.macs is not None and (line := describe_difference(model, structure.input_size)):
+        log(line)
     _log_result(structure, kept, verified, limits, log)
     pruned = structure.model
     pruned.zero_grad(set_to_none=True)
@@ -213,10 +217,12 @@ def _find_unresolved_groups(model: nn.Module, failed: Structure, chosen: list[Te
         UserError: every group is wrong, or only several together are.
     """
 
+    structure = Structure(
+        copy.deepcopy(model), failed.example, failed.ignored_layers, failed.unresolved_groups
+    )
+    restore = take_snapshot(structure.model, structure.graph)
+
     def find_among(suspects: list[str]) -> list[str]:
-        structure = Structure(
-            copy.deepcopy(model), failed.example, failed.ignored_layers, failed.unresolved_groups
-        )
         kept = [
             units if group.name in suspects else torch.arange(len(group))
             for group, units in zip(structure.groups, chosen, strict=True)
@@ -224,17 +230,20 @@ def _find_unresolved_groups(model: nn.Module, failed: Structure, chosen: list[Te
         try:
             structure.prune(kept)
             return []
-        except UnresolvedGroupError as error:
-            if len(suspects) == 1:
-                return suspects
-            half = len(suspects) // 2
-            found = [*find_among(suspects[:half]), *find_among(suspects[half:])]
-            if not found:
-                raise UserError(
-                    "this network cannot be pruned: layers"
-                    f" {', '.join(suspects)} fail only together ({error})"
-                ) from error
-            return found
+        except UnresolvedGroupError as failure:
+            error = failure
+        finally:
+            restore()
+        if len(suspects) == 1:
+            return suspects
+        half = len(suspects) // 2
+        found = [*find_among(suspects[:half]), *find_among(suspects[half:])]
+        if not found:
+            raise UserError(
+                "this network cannot be pruned: layers"
+                f" {', '.join(suspects)} fail only together ({error})"
+            ) from error
+        return found
 
     names = [group.name for group in failed.groups]
     found = find_among(names)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_pruning.dependency import index_mapping
+from torch_pruning.dependency import index_mapping, shape_infer
 from torchvision.models import shufflenetv2
 
 
@@ -23,7 +23,12 @@ def patch_for_tracing(model: nn.Module) -> Iterator[None]:
     The patches are global: do not trace in two threads at once.
     """
     max_channels = max(side for parameter in model.parameters() for side in parameter.shape)
-    with _skip_channel_shuffle(), _trace_shared_slopes(), _bound_flattened_channels(max_channels):
+    with (
+        _skip_channel_shuffle(),
+        _trace_shared_slopes(),
+        _bound_flattened_channels(max_channels),
+        _keep_split_sizes(),
+    ):
         yield
 
 
@@ -82,4 +87,14 @@ def _bound_flattened_channels(max_channels: int) -> Iterator[None]:
         return map_channels(mapping, channels)
 
     with _replace_attribute(mapping_class, "__call__", map_bounded):
+        yield
+
+
+@contextmanager
+def _keep_split_sizes() -> Iterator[None]:
+    """Keep the sizes of the parts of a split, which `compress.pruning.graph` reads from autograd.
+
+    torch-pruning infers those of `chunk` from the layers that follow, and guesses wrong.
+    """
+    with _replace_attribute(shape_infer, "init_shape_information", lambda graph: None):
         yield

@@ -11,7 +11,10 @@ from pydantic.dataclasses import dataclass
 from compress.recipe.registry import NETWORKS, Stem
 from compress.runtime.errors import UserError
 
-Source = Literal["torchvision", "zoo", "custom"]
+Source = Literal["torchvision", "timm", "zoo", "custom"]
+
+# The beginnings of names of timm's networks: its own, and those on the Hugging Face Hub.
+TIMM_PREFIX, HUB_PREFIX = "timm:", "hf-hub:"
 
 # Stems by the side of the largest images, in pixels, for which `auto` takes them.
 AUTO_STEMS: dict[Stem, int] = {"small": 40, "half": 112}
@@ -35,29 +38,32 @@ class ModelSpec:
     """
 
     name: str
-    """Name of the network: `resnet50`, or `package.module:function` for one of yours."""
+    """Name of the network: `resnet50`, `timm:NAME` or `hf-hub:OWNER/NAME` for one of timm's, or
+    `package.module:function` for one of yours."""
     stem: Stem = "imagenet"
     """First layers of a ResNet, ResNeXt or EfficientNet: `imagenet` (7×7 stride 2 and max-pool),
     `half` (3×3 stride 2) or `small` (3×3 stride 1). The last two suit small images. An
     EfficientNet has 3×3 stride 2 with the first two. `auto` is `small` for images of up to 40
     pixels, `half` for up to 112, and `imagenet` for larger ones and for pretrained networks."""
     pretrained: bool | str = False
-    """Start from torchvision's best weights, or from the named ones: `"IMAGENET1K_V1"`. The
-    classifier is replaced unless the data has as many classes. A function of yours gets this as its
-    argument `pretrained`, if it has one."""
+    """Start from the best weights of torchvision or timm, or from the named ones:
+    `"IMAGENET1K_V1"`, or a tag of timm's. The classifier is replaced unless the data has as many
+    classes. A function of yours gets this as its argument `pretrained`, if it has one."""
     head: tuple[int, ...] | None = None
     """Hidden widths of a perceptron in place of the classifier; `[]` is one linear layer."""
     source: Source | None = None
-    """`torchvision`; `zoo`, the networks of this package and of plug-ins; or `custom`, a function
-    of yours, called with `num_classes`; if no linear layer of its network has as many outputs, the
-    last one is replaced. Default: inferred from the name."""
+    """`torchvision`; `timm`; `zoo`, the networks of this package and of plug-ins; or `custom`, a
+    function of yours, called with `num_classes`; if no linear layer of its network has as many
+    outputs, the last one is replaced. Default: inferred from the name."""
     weights: str | None = None
     """Weights file of a trained network. The stage that would train it is skipped."""
 
     def __post_init__(self) -> None:
+        inferred = infer_source(self.name)
         if self.source is None:
-            object.__setattr__(self, "source", infer_source(self.name))
-        elif (self.source == "custom") != (":" in self.name):
+            object.__setattr__(self, "source", inferred)
+        # A zoo's name may be torchvision's too.
+        elif self.source != inferred and not {self.source, inferred} <= {"torchvision", "zoo"}:
             raise UserError(
                 f"source {self.source!r} does not suit the name {self.name!r}; leave source out"
             )
@@ -85,6 +91,8 @@ def infer_source(name: str) -> Source:
         >>> infer_source("mynets:build")
         'custom'
     """
+    if name.startswith((TIMM_PREFIX, HUB_PREFIX)):
+        return "timm"
     if ":" in name:
         return "custom"
     return "zoo" if name in NETWORKS else "torchvision"

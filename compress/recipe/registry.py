@@ -2,7 +2,7 @@
 
 Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch.
 Other packages add entries through the entry-point groups ``compress.methods``,
-``compress.importances``, ``compress.data`` and ``compress.networks``.
+``compress.importances``, ``compress.data``, ``compress.networks`` and ``compress.formats``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compress.runtime.errors import UserError, did_you_mean, one_line
 
-# The prefix of a data set that is a folder of images.
-FOLDER = "folder:"
-
+# Data that is named by its place, as ``folder:PATH``: what follows the prefix, and what opens it.
+DATA_PLACES = {
+    "folder": ("PATH", "compress.data.folders:open_folder"),
+    "csv": ("FILE", "compress.data.csv_files:open_csv"),
+    "hf": ("NAME-OR-PATH", "compress.data.hugging_face:open_hugging_face"),
+}
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -173,23 +176,67 @@ NETWORKS = Registry(
     },
 )
 
+EXPORT_FORMATS = Registry(
+    "export format",
+    "compress.formats",
+    {
+        "onnx": "compress.deployment.onnx_format:FORMAT",
+    },
+)
+
+
+def split_data_name(data: str) -> tuple[str, str] | None:
+    """Split ``folder:PATH`` and the like into prefix and place; None for a registered name.
+
+    Example:
+        >>> split_data_name("folder:photos"), split_data_name("mnist")
+        (('folder', 'photos'), None)
+    """
+    prefix, colon, place = data.partition(":")
+    return (prefix, place) if colon and prefix in DATA_PLACES else None
+
 
 def check_data_name(data: str | None) -> Path | None:
-    """Check that `data` is a registered data set, or ``folder:PATH``; None is accepted.
+    """Check that `data` is a registered data set, ``folder:PATH``, ``csv:FILE`` or ``hf:NAME``.
+
+    None is accepted.
 
     Returns:
-        The folder for ``folder:PATH``, else None.
+        The folder for ``folder:PATH``, the file for ``csv:FILE``, else None.
 
     Raises:
-        UserError: there is no such data set, or no such folder.
+        UserError: there is no such data set, folder or file.
     """
     if data is None:
         return None
-    if data.startswith(FOLDER):
-        path = Path(data.removeprefix(FOLDER)).expanduser()
+    prefix, place = split_data_name(data) or (None, data)
+    path = Path(place).expanduser()
+    if prefix == "folder":
         if not path.is_dir():
-            raise UserError(f"{data}: there is no folder {path}")
+            raise UserError(f"{data}: there is no folder {path}" + _suggest_place(path))
         return path
-    if data not in DATA_SOURCES:
-        raise UserError(DATA_SOURCES.describe_unknown(data, f"{FOLDER}PATH"))
+    if prefix == "csv":
+        if not path.is_file():
+            raise UserError(f"{data}: there is no file {path}" + _suggest_place(path))
+        return path
+    if prefix == "hf" and not place:
+        raise UserError(f"{data}: name a data set of Hugging Face, or the folder of a local one")
+    if prefix is None and data not in DATA_SOURCES:
+        if hint := _suggest_place(path):
+            raise UserError(f"unknown {DATA_SOURCES.kind} {data!r}{hint}")
+        forms = [f"{name}:{rest}" for name, (rest, _) in DATA_PLACES.items()]
+        raise UserError(DATA_SOURCES.describe_unknown(data, *forms))
     return None
+
+
+def _suggest_place(path: Path) -> str:
+    """Return a hint at the prefix that fits what lies at `path`, or an empty string."""
+    if path.is_dir():
+        return f"; did you mean folder:{path}?"
+    return f"; did you mean csv:{path}?" if path.is_file() and path.suffix == ".csv" else ""
+
+
+def load_data_place(prefix: str) -> Any:
+    """Import and return the function that opens the data of a prefix in `DATA_PLACES`."""
+    module, _, attribute = DATA_PLACES[prefix][1].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -17,12 +17,13 @@ from pydantic.dataclasses import dataclass
 from compress.recipe.budget import BUDGET_KEYS, Amount, Axis, parse_budgets
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import (
+    DATA_PLACES,
     DATA_SOURCES,
-    FOLDER,
     IMPORTANCES,
     METHODS,
     Registry,
     check_data_name,
+    split_data_name,
 )
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -61,8 +62,8 @@ def _to_int(number: float) -> float:
 
 
 def _check_data(name: str) -> str:
-    # A folder is looked for when the data is opened: a run's recipe must load without it.
-    if not name.startswith(FOLDER):
+    # A place is looked for when the data is opened: a run's recipe must load without it.
+    if split_data_name(name) is None:
         check_data_name(name)
     return name
 
@@ -73,7 +74,8 @@ def _suggest(registry: Registry) -> Callable[[dict[str, Any]], None]:
 
 
 def _suggest_data(schema: dict[str, Any]) -> None:
-    schema["anyOf"] = [{"enum": list(DATA_SOURCES.names())}, {"pattern": f"^{FOLDER}"}]
+    places = f"^({'|'.join(DATA_PLACES)}):"
+    schema["anyOf"] = [{"enum": list(DATA_SOURCES.names())}, {"pattern": places}]
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -282,7 +284,7 @@ class Recipe:
     title: str = ""
     """One line for `compress recipes`."""
     data: DataName = "fashion-mnist"
-    """Data set: a name, or a folder of images as `folder:PATH`."""
+    """Data set: a name; or your own images, as `folder:PATH`, `csv:FILE` or `hf:NAME-OR-PATH`."""
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
     """Side in pixels to which images are resized. Default: the data set's own; 224 for folders."""
     max_images: Count | None = None

@@ -52,6 +52,8 @@ def score_test_split(
         UserError: the data is not available, or has other classes than the weights file.
     """
     target = pick_device(device)
+    if not (data or checkpoint.data):
+        raise UserError("the file does not say which data it was trained on; pass --data")
     opened = open_dataset(data or checkpoint.data, image_size=checkpoint.input_size[-1])
     if opened.classes != checkpoint.classes:
         raise UserError(

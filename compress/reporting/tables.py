@@ -140,8 +140,7 @@ def compare_table(reports: Iterable[ModelReport]) -> Table:
         [
             str(report.file),
             report.network,
-            f"{report.cost.params:,}{' not zero' if report.sparse else ''}",
-            format_macs(report.cost.macs),
+            *_cost_cells(report),
             format_bytes(report.file_bytes),
             f"{1e3 * report.latency:.2f} ms",
             format_accuracy(report.test),
@@ -150,6 +149,14 @@ def compare_table(reports: Iterable[ModelReport]) -> Table:
     ]
     costs = ("parameters", "multiply-adds", "file size", "one image", "test %")
     return Table(["file", "network", *costs], rows, left=2)
+
+
+def _cost_cells(report: ModelReport) -> tuple[str, str]:
+    """Return the parameters and multiply-adds; a file of another program does not say them."""
+    if not report.cost.params:
+        return "-", "-"
+    params = f"{report.cost.params:,}{' not zero' if report.sparse else ''}"
+    return params, format_macs(report.cost.macs)
 
 
 def predictions_table(predictions: Iterable[Prediction]) -> Table:

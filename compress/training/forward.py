@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.models.memory_format import images_format
 from compress.runtime.device import full_precision, has_fast_bfloat16
 from compress.training.objective import Forward
 from compress.training.single_pixel_conv import SinglePixels
@@ -24,6 +25,8 @@ def make_forward(
         exact: compute in float32, even where bfloat16 is faster.
     """
 
+    layout = images_format(model)
+
     def forward(images: Tensor) -> Tensor:
         if image_size is not None and images.shape[-1] != image_size:
             images = F.interpolate(
@@ -32,7 +35,7 @@ def make_forward(
                 mode="bilinear",
                 antialias=images.shape[-1] > image_size,
             )
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=layout)
         fast = not exact and has_fast_bfloat16(images.device)
         pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
         digits = full_precision() if exact else nullcontext()

@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 from dataset_files import write_images
+from PIL import Image
 
 from compress.data.dataset import open_dataset
+from compress.data.decode import read_image
 from compress.data.folders import open_folder
 from compress.data.source import Files
 from compress.runtime.errors import UserError
+
+FOUND = ("kaggle", "jupyter", "mixed")
 
 
 def files(images: object) -> Files:
@@ -108,14 +112,18 @@ def test_hidden_and_system_folders_are_no_classes_and_are_named(tmp_path: Path) 
     assert source.notes == ("skipped folders: .ipynb_checkpoints, __MACOSX",)
 
 
-def test_files_that_are_not_read_are_counted_by_their_endings(tmp_path: Path) -> None:
+def test_files_that_are_not_read_are_counted_by_their_endings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_images(tmp_path / "train", ["cat", "dog"], 6)
     write_images(tmp_path / "test", ["cat", "dog"], 2)
+    monkeypatch.setattr("compress.data.folders.SUFFIXES", (".png", ".jpg"))
     for number, file in enumerate(sorted((tmp_path / "train" / "cat").iterdir())[:3]):
         file.rename(file.with_suffix(".heic" if number else ".PDF"))
     source = open_folder(tmp_path)
     assert len(files(source.train).names) == 9
-    assert source.notes == ("skipped files that are not read as images: 2 .heic, 1 .pdf",)
+    (note,) = source.notes
+    assert "2 .heic" in note and "1 .pdf" in note and "compress[heif]" in note
     assert open_dataset(f"folder:{tmp_path}", image_size=16).notes == source.notes
 
 
@@ -138,3 +146,91 @@ def test_an_empty_class_is_refused(tmp_path: Path) -> None:
     (tmp_path / "emu").mkdir()
     with pytest.raises(UserError, match=r"cannot read folder:.*emu"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("odd", ["val2", "Training_data", "test-images", "eval", "holdout"])
+def test_classes_that_look_like_splits_are_refused(tmp_path: Path, odd: str) -> None:
+    write_images(tmp_path, ["cat", "dog", odd], 3)
+    with pytest.raises(UserError, match=f"{odd}/ looks like a split") as error:
+        open_folder(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_splits_that_are_only_close_to_their_usual_names_are_refused(tmp_path: Path) -> None:
+    for split in ("train1", "test1"):
+        write_images(tmp_path / split, ["cat", "dog"], 3)
+    with pytest.raises(UserError, match="test1/, train1/ look like splits"):
+        open_folder(tmp_path)
+
+
+def test_a_class_called_train_is_asked_about(tmp_path: Path) -> None:
+    write_images(tmp_path, ["bus", "car", "train"], 3)
+    with pytest.raises(UserError, match=r"is train/ a class or a split.*beside bus/"):
+        open_folder(tmp_path)
+    for split in ("train", "test"):
+        write_images(tmp_path / "split" / split, ["bus", "car", "train"], 3)
+    assert open_folder(tmp_path / "split").classes == ("bus", "car", "train")
+
+
+def test_the_folder_inside_is_suggested(tmp_path: Path) -> None:
+    write_images(tmp_path / "archive", ["cat", "dog"], 3)
+    with pytest.raises(UserError, match=f"did you mean folder:{tmp_path}/archive"):
+        open_folder(tmp_path)
+
+
+def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        write_images(tmp_path / name, ["train", "test"], 3)
+    with pytest.raises(UserError, match=r"cat/ holds splits \(test, train\)"):
+        open_folder(tmp_path)
+
+
+def test_what_lies_beside_splits_and_classes_is_named(tmp_path: Path) -> None:
+    for split in ("train", "test", "pred"):
+        write_images(tmp_path / split, ["cat", "dog"], 3)
+    image = next((tmp_path / "pred" / "cat").iterdir())
+    image.rename(tmp_path / "train" / "loose.png")
+    assert open_folder(tmp_path).notes == (
+        "skipped folders: pred",
+        "skipped images outside of the folders of classes: 1",
+    )
+
+
+def test_hidden_folders_inside_of_classes_are_skipped(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat", "dog"], 5)
+    write_images(tmp_path / "cat", [".ipynb_checkpoints", "deeper"], 2)
+    source = open_folder(tmp_path)
+    names = files(source.train).names + files(source.test()).names
+    assert len(names) == 12 and not any("checkpoints" in name for name in names)
+
+
+def test_every_format_that_pillow_decodes_is_listed(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat", "dog"], 3)
+    for ending in ("gif", "jp2", "tga", "JFIF", "avif"):
+        try:
+            format = {"JFIF": "JPEG"}.get(ending)
+            Image.new("RGB", (8, 8)).save(tmp_path / "cat" / f"image.{ending}", format=format)
+        except (KeyError, ValueError, OSError):
+            assert ending == "avif"  # not in every build of Pillow
+    source = open_folder(tmp_path)
+    assert len(source.train.targets) + len(source.test().targets) >= 10
+    assert all(read_image(file) for file in (tmp_path / "cat").iterdir())
+
+
+def test_the_folders_of_kaggle_jupyter_and_phones(tmp_path: Path) -> None:
+    """Folders as people have them; none of their oddities becomes a class or goes unsaid."""
+    for split, count in (("Training", 15), ("Testing", 5)):
+        write_images(tmp_path / "kaggle" / split, ["glioma", "no tumor"], count)
+    write_images(tmp_path / "jupyter", ["cat", "dog"], 20)
+    write_images(tmp_path / "jupyter", [".ipynb_checkpoints"], 3)
+    write_images(tmp_path / "mixed", ["cat", "dog"], 20)
+    for name in ("cat", "dog"):
+        for file in sorted((tmp_path / "mixed" / name).iterdir())[:8]:
+            file.rename(file.with_suffix(".raw"))
+    kaggle, jupyter, mixed = (open_folder(tmp_path / each) for each in FOUND)
+    assert kaggle.classes == ("glioma", "no tumor") and not kaggle.held_out
+    assert (len(kaggle.train.targets), len(kaggle.test().targets)) == (30, 10)
+    assert jupyter.classes == mixed.classes == ("cat", "dog")
+    assert jupyter.notes == ("skipped folders: .ipynb_checkpoints",)
+    assert mixed.notes == ("skipped files that are not read as images: 16 .raw",)
+    assert len(mixed.train.targets) + len(mixed.test().targets) == 24

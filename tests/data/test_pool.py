@@ -60,11 +60,12 @@ def test_pixels_are_resized_batch_by_batch_and_not_all_at_once(image_size: int) 
 def test_an_image_is_resized_by_its_shorter_side_and_cropped_at_the_centre(tmp_path: Path) -> None:
     pixels = np.zeros((40, 80, 3), np.uint8)
     # The central square.
-    pixels[:, 20:60] = 200
+    pixels[:, 20:60] = (200, 100, 50)
     Image.fromarray(pixels).save(tmp_path / "wide.png")
     pool = open_pool(Files(tmp_path, ("wide.png",), torch.tensor([0])), 40)
     image = next(pool.batches([torch.tensor([0])]))
-    assert image.shape == (1, 3, 40, 40) and (image == 200).all()
+    expected = torch.tensor([200, 100, 50]).view(3, 1, 1)
+    assert image.shape == (1, 3, 40, 40) and (image == expected).all()
 
 
 @pytest.mark.parametrize("memory_limit_bytes", [0, 2**30])

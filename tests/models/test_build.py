@@ -248,6 +248,7 @@ def loaded(num_classes):
 
 
 def asked(num_classes, pretrained=True):
+    print("built")
     network = nn.Sequential(nn.Flatten(), nn.Linear(3, num_classes))
     network.asked = pretrained
     return network
@@ -293,11 +294,14 @@ def test_weights_that_a_function_loads_are_kept_for_other_classes(
 
 
 def test_function_is_told_of_pretrained_weights_if_it_can_be(
-    loading: dict[str, torch.Tensor],
+    loading: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert build(ModelSpec("loadingnets:asked", pretrained=True), 3).asked is True
     assert build(ModelSpec("loadingnets:asked"), 3).asked is False
     assert skeleton(ModelSpec("loadingnets:asked", pretrained=True), 3).asked is False
+    # What it prints stays out of a command's output.
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err == 3 * "built\n"
 
 
 @pytest.mark.parametrize(("name", "message"), [("nothing", "NoneType"), ("fails", "index")])

@@ -96,6 +96,7 @@ def test_incomplete_matches_say_what_differs() -> None:
     assert (found.missing, found.misshapen) == (("model.1.bias",), ("fc.weight",))
     described = describe_content(content)
     assert "model (8 tensors: model.0.weight 4×3×3×3" in described and "epoch" in described
+    assert describe_content({"a.b": {"w": torch.ones(2)}}) == "a.b (1 tensor: w 2)"
     assert "and 94 more keys" in describe_content({str(i): 0 for i in range(100)})
     counters = {k: v for k, v in OWN.items() if not k.endswith("num_batches_tracked")}
     assert find_tensors(counters, OWN)[0].complete

@@ -230,6 +230,18 @@ def test_the_image_size_that_scores_best_is_found(adopted: Path) -> None:
     assert "warning" in lines[-1] and len(lines) == 2
 
 
+def test_sizes_that_would_take_minutes_are_not_tried(
+    adopted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compress.pipeline.adopt.MOST_MACS", 0)
+    lines: list[str] = []
+    known, accuracy = compress.adopt(
+        sized(), "adoptnets:Sized", f"folder:{adopted / 'images'}", log=lines.append
+    )
+    assert known.input_size == (3, 224, 224) and accuracy == 0.0
+    assert "224 px 0 %" in lines[0] and "32 px" not in lines[0]
+
+
 def test_of_several_networks_the_best_is_taken(run: Compress, adopted: Path) -> None:
     file, out = adopted / "several.pt", adopted / "several.pth"
     right = {f"module.{name}": tensor for name, tensor in sized().items()}

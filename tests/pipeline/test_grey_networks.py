@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,8 @@ from torch import nn
 import compress
 from compress.data.batches import plain_batches
 from compress.data.dataset import open_dataset
+from compress.data.pool import MemoryPool, open_pool
+from compress.data.source import Files
 from compress.deployment.predict import prepare
 from compress.models.build import build, import_builder
 from compress.models.channels import input_channels
@@ -187,6 +191,33 @@ def test_color_images_become_grey_for_a_grey_network(tmp_path: Path) -> None:
         assert np.array_equal(images[0, 0].numpy(), np.asarray(file.convert("L")))
     batch = next(plain_batches(folder, folder.val, batch_size=1))
     assert batch.images.shape == (1, 3, 8, 8)
+
+
+def test_grey_files_are_kept_as_one_channel(place: Path, tmp_path: Path) -> None:
+    """With the same batches as from files on the disk; one colored image makes it three."""
+    shutil.copytree(place / "images", tmp_path / "images")
+    opened = open_dataset(f"folder:{tmp_path / 'images'}", image_size=SIDE)
+    images = opened.train_images
+    kept = open_pool(images, SIDE)
+    streamed = open_pool(images, SIDE, memory_limit_bytes=0, workers=0)
+    assert isinstance(kept, MemoryPool) and kept.pixels.shape[1] == 1
+    both = [
+        next(
+            plain_batches(
+                replace(opened, normalization=((0.1, 0.2, 0.3), (1, 2, 4))), pool, batch_size=50
+            )
+        )
+        for pool in (kept, streamed)
+    ]
+    assert torch.equal(both[0].images, both[1].images) and both[0].images.shape[1] == 3
+    pixels = np.zeros((SIDE, SIDE, 3), dtype="uint8")
+    pixels[3, 4] = (9, 8, 7)
+    assert isinstance(images, Files)
+    Image.fromarray(pixels).save(images.root / images.names[-1])
+    colored = open_pool(images, SIDE)
+    assert isinstance(colored, MemoryPool) and colored.pixels.shape[1] == 3
+    assert torch.equal(colored.pixels[0], kept.pixels[0].expand(3, -1, -1))
+    assert colored.pixels[-1, :, 3, 4].tolist() == [9, 8, 7]
 
 
 def test_input_channels_are_those_of_the_network(place: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pruning_networks import (
     build_network,
-    count_by_torchinfo,
+    count_independently,
     list_out_channels,
     prune_and_check,
 )
@@ -72,7 +72,7 @@ def test_the_cost_of_a_channel_depends_on_the_budget() -> None:
     # The first branch has few weights that are used often, the second many that are used seldom.
     model = Branches(branch(32, 3), branch(32, 5, stride=4))
     assert prune_branches(model, CLASSES + params_of(3, 32) + params_of(5, 24)) == [32, 24]
-    macs = count_by_torchinfo(model, IMAGE_SIZE)[1]
+    macs = count_independently(model, IMAGE_SIZE)[1]
     fine, coarse = prune_branches(model, macs=int(0.6 * macs))
     assert fine < 24 < coarse
 

@@ -196,7 +196,15 @@ class Rearranged(nn.Module):
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("how", ["gate", "glu", "pixel_shuffle", "lstm", "product"])
+def test_both_halves_of_a_split_lose_the_same_channels() -> None:
+    model, lines = Rearranged("gate").eval(), list[str]()
+    pruned = prune_and_check(model, 12, int(0.5 * count_params(model)), log=lines.append)
+    assert pruned.b.out_channels < 32  # type: ignore[union-attr,operator]
+    assert pruned.b.out_channels == 2 * pruned.head.in_features  # type: ignore[union-attr,operator]
+    assert not any("cannot resolve" in line for line in lines)
+
+
+@pytest.mark.parametrize("how", ["glu", "pixel_shuffle", "lstm", "product"])
 def test_channels_that_are_rearranged_are_left_alone_and_logged(how: str) -> None:
     model, lines = Rearranged(how).eval(), list[str]()
     pruned = prune_and_check(model, 12, int(0.7 * count_params(model)), log=lines.append)

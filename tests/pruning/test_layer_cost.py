@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.models.cost import measure_cost
-from compress.pruning.layer_cost import LayerCost, count_positions, mixes_channels
+from compress.models.cost import count_macs, measure_cost
+from compress.pruning.layer_cost import LayerCost, mixes_channels
 
 IMAGE_SIZE = 9
 
@@ -32,9 +32,9 @@ def test_layers_that_mix_channels_scale_with_both_widths(
         images = (
             torch.zeros(1, 1, 1, ins) if linear else torch.zeros(1, ins, IMAGE_SIZE, IMAGE_SIZE)
         )
-        positions = count_positions(layer, images)
+        macs = count_macs(layer, images)
         cost = measure_cost(layer, (images.shape[1], images.shape[2], images.shape[3]))
-        return LayerCost(layer, positions[layer], dim=0), cost
+        return LayerCost(layer, macs.layers[layer], dim=0), cost
 
     cost, full = measure(make_layer(24, 16), 16)
     assert cost.full_widths == [24, 16]
@@ -56,45 +56,45 @@ def test_layers_that_mix_channels_scale_with_both_widths(
     ids=["depthwise", "batch_norm", "prelu", "group_norm", "attention"],
 )
 def test_layers_of_one_width_scale_with_it(make_layer: Callable[[int], nn.Module]) -> None:
-    cost = LayerCost(make_layer(24), positions=1, dim=0)
+    cost = LayerCost(make_layer(24), macs=0, dim=0)
     assert cost.full_widths == [24, 1]
     for width in (24, 12, 8):
         cost.widths[0] = width
         layer = make_layer(width)
         predicted = cost.predict_cost()
-        assert predicted.params == predicted.macs == sum(p.numel() for p in layer.parameters())
+        assert predicted.params == sum(p.numel() for p in layer.parameters())
         # Batch norms also count batches, in one number that no cut removes.
         floats = [t for t in layer.state_dict().values() if t.is_floating_point()]
         assert predicted.bytes == sum(t.nbytes for t in floats)
 
 
 def test_one_slope_for_all_channels_stays() -> None:
-    cost = LayerCost(nn.PReLU(), positions=1, dim=0)
+    cost = LayerCost(nn.PReLU(), macs=0, dim=0)
     cost.widths[0] = 0
     assert cost.predict_cost().params == 1
 
 
 def test_a_bare_parameter_scales_along_the_dimension_of_its_channels() -> None:
-    cost = LayerCost(nn.Parameter(torch.zeros(1, 5, 24, dtype=torch.float64)), positions=0, dim=2)
+    cost = LayerCost(nn.Parameter(torch.zeros(1, 5, 24, dtype=torch.float64)), macs=0, dim=2)
     cost.widths[0] = 8
     predicted = cost.predict_cost()
     assert (predicted.params, predicted.macs, predicted.bytes) == (40, 0, 320)
 
 
-def test_positions_are_those_of_every_use_on_one_image() -> None:
-    conv, linear, unused = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 7), nn.Linear(3, 3)
+def test_multiply_adds_of_attention_scale_with_its_width() -> None:
+    def measure(width: int) -> tuple[LayerCost, int]:
+        attention, tokens = nn.MultiheadAttention(width, 4), torch.zeros(7, 1, width)
+        model = nn.Module()
+        model.attention = attention
+        model.forward = lambda _: attention(tokens, tokens, tokens)  # type: ignore[method-assign]
+        macs = count_macs(model, torch.zeros(1)).total
+        return LayerCost(attention, macs, dim=0), macs
 
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.linear, self.unused = conv, linear, unused
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.linear(self.conv(self.conv(images)).mean((2, 3)))  # type: ignore[no-any-return]
-
-    positions = count_positions(Model(), torch.zeros(5, 3, 6, 4))
-    assert positions == {conv: 2 * 6 * 4, linear: 1}
-    assert not conv._forward_hooks
+    cost, full = measure(24)
+    assert full == 4 * 24**2 * 7 + 2 * 24 * 7**2
+    for width in (24, 12, 8):
+        cost.widths[0] = width
+        assert cost.predict_cost().macs == measure(width)[1]
 
 
 def test_depthwise_convolutions_do_not_mix_channels() -> None:

@@ -17,8 +17,8 @@ from pruning_networks import (
     build_from_blocks,
     build_network,
     choose_budget,
-    count_by_torchinfo,
     count_bytes,
+    count_independently,
     count_params,
     list_out_channels,
     prune_and_check,
@@ -122,7 +122,7 @@ def test_torchvision_networks_land_on_the_budget(
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "small_densenet"])
 def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: str) -> None:
     model, example = build_network(name), torch.zeros(1, 3, 32, 32)
-    params, macs = count_by_torchinfo(model, 32)
+    params, macs = count_independently(model, 32)
     for limits in (
         Limits(macs=macs // 3),
         Limits(params // 3, macs // 2),
@@ -130,7 +130,7 @@ def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: st
         Limits(params // 3, macs),
     ):
         pruned = prune(model, example, limits.params, macs=limits.macs)
-        found = dict(zip(("params", "macs"), count_by_torchinfo(pruned, 32), strict=True))
+        found = dict(zip(("params", "macs"), count_independently(pruned, 32), strict=True))
         usages = [found[axis] / limit for axis, limit in limits.as_dict().items()]
         assert 0.99 <= max(usages) <= 1
 
@@ -191,11 +191,11 @@ def test_a_limit_on_bytes_holds(name: str) -> None:
 
 def test_a_budget_may_be_text_as_in_a_recipe() -> None:
     model, example = build_from_blocks(["residual"]), torch.zeros(1, 3, 12, 12)
-    params, macs = count_by_torchinfo(model, 12)
+    params, macs = count_independently(model, 12)
     for text, number in (("2k", 2000), ("2_000", 2000), ("50%", params // 2)):
         by_text, by_number = prune(model, example, text), prune(model, example, number)
-        assert count_by_torchinfo(by_text, 12) == count_by_torchinfo(by_number, 12)
-    assert count_by_torchinfo(prune(model, example, macs="50%"), 12)[1] <= macs // 2
+        assert count_independently(by_text, 12) == count_independently(by_number, 12)
+    assert count_independently(prune(model, example, macs="50%"), 12)[1] <= macs // 2
     assert count_bytes(prune(model, example, bytes="10KB")) <= 10_000
     for text, words in (("100q", "'100q'.*100k"), ("0.001%", "out of reach"), ("0", "1 or more")):
         with pytest.raises(UserError, match=words):

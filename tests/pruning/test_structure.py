@@ -11,7 +11,7 @@ from pruning_networks import (
     BLOCK_KINDS,
     build_from_blocks,
     build_network,
-    count_by_torchinfo,
+    count_independently,
     count_params,
     prune_and_check,
 )
@@ -93,7 +93,7 @@ def test_removing_silent_channels_does_not_change_the_logits(name: str, stem: St
     assert sum(silent) >= 0.4 * sum(structure.unit_counts())
     budget = structure.predict_cost(kept).params
     pruned = prune(model, example, budget, importance="bn-scale")
-    assert count_by_torchinfo(pruned, 32)[0] == budget
+    assert count_independently(pruned, 32)[0] == budget
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(pruned(images), model(images), rtol=1e-3, atol=1e-4)

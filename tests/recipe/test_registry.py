@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import (
+    DATA_PLACES,
     DATA_SOURCES,
     IMPORTANCES,
     METHODS,
     NETWORKS,
     Registry,
     check_data_name,
+    load_data_place,
 )
 from compress.runtime.errors import UserError
 
@@ -66,8 +68,37 @@ def test_a_data_set_is_a_name_or_a_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert check_data_name("folder:~") == tmp_path
     with pytest.raises(UserError, match="folder:nowhere"):
         check_data_name("folder:nowhere")
-    with pytest.raises(UserError, match=r"'minst'.*'mnist'.*folder:PATH"):
+    with pytest.raises(UserError, match=r"'minst'.*'mnist'.*folder:PATH.*csv:FILE.*hf:NAME"):
         check_data_name("minst")
+
+
+def test_data_of_other_kinds_is_named_by_its_place(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    with pytest.raises(UserError, match=r"no file .*labels\.csv"):
+        check_data_name(f"csv:{table}")
+    table.write_text("path,label\n")
+    assert check_data_name(f"csv:{table}") == table
+    assert check_data_name("hf:owner/name") is None
+    with pytest.raises(UserError, match="hf:"):
+        check_data_name("hf:")
+    assert all(callable(load_data_place(prefix)) for prefix in DATA_PLACES)
+
+
+def test_a_prefix_that_is_missing_or_wrong_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Path("labels.csv").touch()
+    for name, meant in (
+        ("photos", "folder:photos"),
+        ("csv:photos", "folder:photos"),
+        ("labels.csv", "csv:labels.csv"),
+        ("folder:labels.csv", "csv:labels.csv"),
+    ):
+        with pytest.raises(UserError, match=f"did you mean {meant}") as error:
+            check_data_name(name)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,10 @@ def test_the_json_schema_refuses_mistakes(change: Table, table: Table) -> None:
     assert validator.is_valid(table) and not validator.is_valid(table | change)
 
 
-def test_a_folder_is_valid_data_in_the_json_schema(table: Table) -> None:
-    assert Draft202012Validator(SCHEMA).is_valid(table | {"data": "folder:photos"})
+@pytest.mark.parametrize("data", ["folder:photos", "csv:labels.csv", "hf:owner/name"])
+def test_data_at_a_place_is_valid_in_the_json_schema(table: Table, data: str) -> None:
+    assert Draft202012Validator(SCHEMA).is_valid(table | {"data": data})
+    assert not Draft202012Validator(SCHEMA).is_valid(table | {"data": data.replace(":", "=")})
 
 
 def test_every_key_is_documented() -> None:

@@ -1,0 +1,113 @@
+"""Commands that bring a model into use: `export` and `quantize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compress.cli.command import Command
+from compress.cli.options import load_builder, require_free, weights_options
+from compress.recipe.registry import EXPORT_FORMATS, check_data_name
+from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
+
+data_option = click.option(
+    "--data", help="Data set that the network was trained on, if it has moved."
+)
+
+uint8_option = click.option(
+    "--uint8",
+    is_flag=True,
+    help="Take pixels as they are, 0 to 255, and normalize them in the file.",
+)
+
+
+@click.command(cls=Command)
+@weights_options
+@click.option(
+    "--to",
+    "formats",
+    default="onnx",
+    show_default=True,
+    help="Format, or several with commas: onnx, ….",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write; beside the weights file, with another suffix, if left out.",
+)
+@uint8_option
+@data_option
+def export(
+    weights: Path,
+    builder: str | None,
+    formats: str,
+    out: Path | None,
+    uint8: bool,
+    data: str | None,
+) -> None:
+    """Export a weights file for other runtimes.
+
+    The written file is compared with the network on validation images before it is in place.
+    """
+    names = [EXPORT_FORMATS.check_name(name.strip()) for name in formats.split(",")]
+    if out is not None and len(names) > 1:
+        raise UserError("--out names one file; leave it out, or pass one format")
+    require_file(weights)
+    check_data_name(data)
+
+    from compress.deployment.export import default_out, export
+    from compress.deployment.formats import get_format
+
+    outs = [out or default_out(weights, get_format(name).suffix) for name in names]
+    for path in outs:
+        require_free(path)
+    function = load_builder(builder)
+    for name, path in zip(names, outs, strict=True):
+        result = export(weights, name, path, uint8=uint8, data=data, builder=function)
+        click.echo(
+            f"{path}: {path.stat().st_size:,} bytes; logits differ by at most"
+            f" {result.max_difference:.1e}, {result.agreement:.2%} same classes on {result.images}"
+        )
+
+
+@click.command(cls=Command)
+@weights_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write; model.int8.onnx beside model.pth, if left out.",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0),
+    metavar="POINTS",
+    help="Write nothing if more points of validation accuracy are lost.",
+)
+@uint8_option
+@data_option
+def quantize(
+    weights: Path,
+    builder: str | None,
+    out: Path | None,
+    max_drop: float | None,
+    uint8: bool,
+    data: str | None,
+) -> None:
+    """Quantize a weights file to int8, for onnxruntime.
+
+    Static and per channel, calibrated on training images. The weights file stays as it is.
+    """
+    require_file(weights)
+    check_data_name(data)
+    path = out or weights.with_suffix(".int8.onnx")
+    require_free(path)
+
+    from compress.deployment.formats import get_format
+    from compress.quantization.quantize import quantize
+
+    get_format("onnx")
+    function = load_builder(builder)
+    made = quantize(weights, path, uint8=uint8, max_drop=max_drop, data=data, builder=function)
+    click.echo(f"{path}: {path.stat().st_size:,} bytes; {made.describe()}")

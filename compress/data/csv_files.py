@@ -1,0 +1,160 @@
+"""Tables of image files: a csv with a line for each image."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from compress.data.labelled_files import make_source, to_numbers
+from compress.data.source import Files, Source
+from compress.data.split_names import split_of
+from compress.runtime.errors import UserError, did_you_mean
+
+# Columns, and the names under which they are known, in any case.
+COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "image"),
+    "label": ("label", "class", "category", "class_name", "label_name", "target"),
+    "split": ("split", "set", "subset", "fold_name"),
+    "group": ("group", "group_id"),
+}
+REQUIRED = ("path", "label")
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+def open_csv(path: Path) -> Source:
+    """List the images of a table with the columns ``path``, ``label``, ``split`` and ``group``.
+
+    Paths are relative to the table's folder. Without ``split``, a fifth of each class is held out
+    as the test split. Images of one group, such as photos of one object, stay on one side of every
+    split. The last two columns may be missing. No image is read.
+
+    Raises:
+        UserError: the table cannot be read, or a line of it is wrong; the message names the line.
+
+    Example:
+        >>> open_csv(Path("labels.csv")).classes
+        ('cat', 'dog')
+    """
+    name = f"csv:{path}"
+    rows = list(_read_rows(name, path))
+    if not rows:
+        raise UserError(f"{name}: has no lines below its header")
+    _check_rows(name, path, rows)
+    classes = tuple(sorted({row.label for row in rows}))
+    by_split: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_split.setdefault(row.split, []).append(row)
+    for split, members in by_split.items():
+        missing = sorted(set(classes) - {row.label for row in members})
+        if missing:
+            raise UserError(f"{name}: no image of {missing[0]!r} in the {split} split")
+    splits = {
+        split: Files(
+            path.parent,
+            tuple(row.path for row in members),
+            to_numbers([row.label for row in members], classes),
+        )
+        for split, members in by_split.items()
+    }
+    groups = _number_groups(by_split.get("train", []))
+    return make_source(name, classes, splits, groups=groups)
+
+
+def _read_rows(name: str, path: Path) -> Iterator[_Row]:
+    """Yield the rows of a table, checked one by one."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: cannot be read as UTF-8 text ({error})") from error
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    table = csv.reader(text.splitlines(), delimiter=delimiter)
+    columns = _find_columns(name, next(table, []))
+    try:
+        for cells in table:
+            if not any(cell.strip() for cell in cells):
+                continue
+            yield _read_row(f"{name}: line {table.line_num}", table.line_num, cells, columns)
+    except csv.Error as error:
+        raise UserError(f"{name}: line {table.line_num}: {error}") from error
+
+
+def _find_columns(name: str, header: list[str]) -> dict[str, int]:
+    """Return the place of each column that the table has."""
+    cells = [cell.strip().lower() for cell in header]
+    places = {
+        column: next((cells.index(each) for each in names if each in cells), None)
+        for column, names in COLUMNS.items()
+    }
+    for column in REQUIRED:
+        if places[column] is None:
+            hint = did_you_mean(column, cells)
+            found = ", ".join(filter(None, header)) or "nothing"
+            raise UserError(
+                f"{name}: line 1: no column {column!r}{hint}; the first line names the columns"
+                f" path, label and, if wanted, split and group; found: {found[:200]}"
+            )
+    return {column: place for column, place in places.items() if place is not None}
+
+
+def _read_row(where: str, line: int, cells: list[str], columns: dict[str, int]) -> _Row:
+    needed = max(columns[column] for column in REQUIRED)
+    if len(cells) <= needed:
+        raise UserError(f"{where}: has {len(cells)} of at least {needed + 1} columns")
+    found = {
+        column: cells[place].strip() if place < len(cells) else ""
+        for column, place in columns.items()
+    }
+    for column in REQUIRED:
+        if not found[column]:
+            raise UserError(f"{where}: {column} is empty")
+    split = "train"
+    if "split" in columns:
+        known = split_of(found["split"])
+        if known is None:
+            raise UserError(f"{where}: split {found['split']!r} is unknown; use train, val or test")
+        split = known
+    return _Row(line, found["path"], found["label"], split, found.get("group", ""))
+
+
+def _check_rows(name: str, path: Path, rows: list[_Row]) -> None:
+    """Check that no image comes twice, no group is in two splits, and the folder is right."""
+    lines: dict[str, _Row] = {}
+    groups: dict[str, _Row] = {}
+    for row in rows:
+        first = lines.setdefault(row.path, row)
+        if first is not row:
+            raise UserError(f"{name}: line {row.line}: {row.path} is in line {first.line} already")
+        first = groups.setdefault(row.group, row) if row.group else row
+        if first.split != row.split:
+            raise UserError(
+                f"{name}: line {row.line}: group {row.group!r} is in {row.split}, and in"
+                f" {first.split} in line {first.line}; its images belong on one side"
+            )
+    if not any((path.parent / row.path).is_file() for row in rows):
+        raise UserError(
+            f"{name}: line {rows[0].line}: there is no file {path.parent / rows[0].path}; paths are"
+            f" relative to {path.parent}"
+        )
+
+
+def _number_groups(rows: list[_Row]) -> torch.Tensor | None:
+    """Return the number of each row's group; a row without a group has one of its own."""
+    if not any(row.group for row in rows):
+        return None
+    names = [("group", row.group) if row.group else ("line", str(row.line)) for row in rows]
+    numbers = {each: number for number, each in enumerate(Counter(names))}
+    return torch.tensor([numbers[each] for each in names], dtype=torch.int64)

@@ -1,0 +1,204 @@
+"""Data sets of Hugging Face: from the hub, saved ones, image folders and parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress.data.cache import cache_root, create_folder
+from compress.data.labelled_files import make_source, to_numbers
+from compress.data.source import Files, Source
+from compress.data.split_names import split_of
+from compress.runtime.errors import UserError, one_line
+
+# Usual names of the columns, the likeliest first; of several, the first is taken.
+IMAGE_COLUMNS = ("image", "img", "images", "pixels")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
+
+# Files by which a folder that `save_to_disk` wrote is known.
+SAVED_FILES = ("dataset_dict.json", "state.json")
+
+# Class number of images that are not labelled, as in many test splits.
+UNLABELLED = -1
+
+
+def open_hugging_face(place: str) -> Source:
+    """Open a data set by its name on the hub, or the path of a local one.
+
+    A local one is a folder that ``save_to_disk`` wrote, or one that ``load_dataset`` reads, with
+    parquet files for example. The columns of images and labels are found by their types and names.
+    Images that lie inside of tables are written to the cache as files, once.
+
+    Raises:
+        UserError: the package is missing, the data set cannot be loaded, or it has no column of
+            images or of labels.
+
+    Example:
+        >>> open_hugging_face("beans").classes
+        ('angular_leaf_spot', 'bean_rust', 'healthy')
+    """
+    name = f"hf:{place}"
+    tables = _load_tables(name, place)
+    first = next(iter(tables.values()))
+    image, label = _find_image_column(name, first), _find_label_column(name, first)
+    tables = {split: _drop_unlabelled(table, label) for split, table in tables.items()}
+    tables = {split: table for split, table in tables.items() if len(table)}
+    classes = _find_classes(name, tables, label)
+    splits = {}
+    for split, table in tables.items():
+        labels = [_name_label(first, label, value) for value in table[label]]
+        root, names = _find_files(name, table, image)
+        splits[split] = Files(root, names, to_numbers(labels, classes))
+    return make_source(name, classes, splits)
+
+
+def _load_tables(name: str, place: str) -> dict[str, Any]:
+    """Load the tables of the splits: train, val, test."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"{name}: needs the package datasets: pip install 'compress[hf]'"
+        ) from error
+    path = Path(place).expanduser()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    try:
+        if path.is_dir() and any((path / each).is_file() for each in SAVED_FILES):
+            found = datasets.load_from_disk(str(path))
+        else:
+            found = datasets.load_dataset(str(path) if path.exists() else place)
+    # The library, its readers and its network stack raise errors of many types.
+    except Exception as error:
+        remedy = (
+            "name a folder that datasets can load"
+            if path.exists()
+            else "check the name and the network, or pass the path of a local copy"
+        )
+        raise UserError(f"{name}: cannot be loaded ({one_line(error)}); {remedy}") from error
+    tables = dict(found) if isinstance(found, Mapping) else {"train": found}
+    return _name_splits(name, tables)
+
+
+def _name_splits(name: str, tables: dict[str, Any]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for split, table in tables.items():
+        usual = split_of(split)
+        if usual is not None:
+            known.setdefault(usual, table)
+    if len(tables) == 1:
+        return {"train": next(iter(tables.values()))}
+    if "train" not in known:
+        raise UserError(f"{name}: no split called train; splits found: {', '.join(tables)}")
+    return known
+
+
+def _find_image_column(name: str, table: Any) -> str:
+    import datasets
+
+    columns = [key for key, kind in table.features.items() if isinstance(kind, datasets.Image)]
+    return _choose_column(name, "images", columns, IMAGE_COLUMNS, table)
+
+
+def _find_label_column(name: str, table: Any) -> str:
+    import datasets
+
+    features = table.features.items()
+    columns = [key for key, kind in features if isinstance(kind, datasets.ClassLabel)]
+    if not columns:
+        columns = [
+            key
+            for key, kind in features
+            if key.lower() in LABEL_COLUMNS and getattr(kind, "dtype", "")[:3] in ("str", "int")
+        ]
+    return _choose_column(name, "labels", columns, LABEL_COLUMNS, table)
+
+
+def _choose_column(
+    name: str, what: str, columns: list[str], usual: tuple[str, ...], table: Any
+) -> str:
+    preferred = [each for word in usual for each in columns if each.lower() == word]
+    if preferred or len(columns) == 1:
+        return (preferred or columns)[0]
+    found = ", ".join(f"{key} ({_describe_type(kind)})" for key, kind in table.features.items())
+    problem = f"several columns of {what}" if columns else f"no column of {what}"
+    raise UserError(f"{name}: {problem}; call one {usual[0]!r}; columns: {found[:300]}")
+
+
+def _describe_type(kind: Any) -> str:
+    return str(getattr(kind, "dtype", type(kind).__name__))
+
+
+def _drop_unlabelled(table: Any, label: str) -> Any:
+    values = table[label]
+    rows = [row for row, value in enumerate(values) if value not in (None, UNLABELLED)]
+    return table if len(rows) == len(table) else table.select(rows)
+
+
+def _find_classes(name: str, tables: dict[str, Any], label: str) -> tuple[str, ...]:
+    """Return the classes: those of ClassLabel, else the sorted labels, the same in all splits."""
+    import datasets
+
+    if "train" not in tables:
+        raise UserError(f"{name}: no labelled training images")
+    kind = tables["train"].features[label]
+    if isinstance(kind, datasets.ClassLabel):
+        names = tuple(kind.names)
+        other = [t for t in tables.values() if tuple(t.features[label].names) != names]
+        if other:
+            raise UserError(f"{name}: its splits have different classes in {label!r}")
+        return names
+    found = {split: set(table.unique(label)) for split, table in tables.items()}
+    for split, labels in found.items():
+        odd = sorted(map(str, labels ^ found["train"]))
+        if odd:
+            raise UserError(
+                f"{name}: {split} and the training split have different classes ({odd[0]!r} is in"
+                " only one)"
+            )
+    return tuple(str(each) for each in sorted(found["train"]))
+
+
+def _name_label(table: Any, label: str, value: Any) -> str:
+    names = getattr(table.features[label], "names", None)
+    return str(value) if names is None else names[value]
+
+
+def _find_files(name: str, table: Any, image: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder and the names of a table's image files, after writing them if necessary."""
+    import datasets
+
+    raw = table.cast_column(image, datasets.Image(decode=False)).select_columns([image])
+    first = raw[0][image]
+    if first["bytes"] is None and Path(first["path"]).is_file():
+        paths = [row[image]["path"] for row in raw]
+        root = Path(os.path.commonpath([Path(each).parent for each in paths]))
+        return root, tuple(Path(each).relative_to(root).as_posix() for each in paths)
+    return _write_files(name, raw, image)
+
+
+def _write_files(name: str, raw: Any, image: str) -> tuple[Path, tuple[str, ...]]:
+    """Write the images of a table to the cache, unless they are there."""
+    key = hashlib.sha256(f"{name}\0{raw._fingerprint}\0{len(raw)}".encode()).hexdigest()[:16]
+    root = cache_root() / "hugging-face" / key
+    names = tuple(f"{row:07}.img" for row in range(len(raw)))
+
+    def fill(staging: Path) -> None:
+        folder = staging / key
+        folder.mkdir()
+        for file, row in zip(names, raw, strict=True):
+            content, path = row[image]["bytes"], row[image]["path"]
+            (folder / file).write_bytes(Path(path).read_bytes() if content is None else content)
+
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        create_folder(root, fill)
+    except (OSError, TypeError) as error:
+        raise UserError(
+            f"{name}: its images cannot be written to {root} ({one_line(error)}); name another"
+            " folder in COMPRESS_DATA"
+        ) from error
+    return root, names

@@ -1,0 +1,75 @@
+"""The description in an exported file: everything that a program needs to use it.
+
+It is JSON under the key `KEY` of the file's metadata. Does not import torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from compress.recipe.messages import describe_first_error
+from compress.runtime.errors import UserError
+
+# The key of the description in the metadata of a file, where its format has keys.
+KEY = "compress"
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+ByChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Description:
+    """What an exported file takes and gives.
+
+    Args:
+        classes: names of the classes, in the order of the logits.
+        input_size: (C, H, W) of the images that the file takes, in batches of any size.
+        mean, std: by channel, for pixels scaled to 0..1. With `uint8` the file has normalization
+            in it, and they only say which.
+        background: colour behind transparent parts of an image.
+        uint8: True if the file takes pixels as they are, 0 to 255.
+        int8: True if the network computes with 8-bit integers.
+        data: name of the data set that the network was trained on.
+        network: name of the network that it was pruned from.
+        params, macs: torchinfo's count of the network.
+        origin: where the file comes from: weights file, its SHA-256, versions of packages.
+    """
+
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    input_size: tuple[Literal[1, 3], Side, Side]
+    mean: ByChannel
+    std: ByChannel
+    background: str = "black"
+    uint8: bool = False
+    int8: bool = False
+    data: str = ""
+    network: str = ""
+    params: int = 0
+    macs: int = 0
+    origin: dict[str, Any] = Field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """Return the description as JSON in one line."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+
+def parse_description(text: str) -> Description:
+    """Parse and validate the JSON of `Description.to_json`.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        return Description(**json.loads(text))
+    except pydantic.ValidationError as error:
+        raise UserError(
+            f"its description is wrong: {describe_first_error(error, Description)}"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UserError("its description is not that of an exported file") from error

@@ -1,0 +1,89 @@
+"""Images of the data that a checkpoint was trained on, as pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from compress.data.dataset import Dataset, open_dataset
+from compress.models.checkpoint import Checkpoint
+from compress.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pixels with their class numbers.
+
+    Args:
+        pixels: uint8 (N, C, H, W), C that of the network.
+        targets: int64 (N,).
+        grey: True if the channels of all pixels are equal.
+        source: what they are, in a few words.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    grey: bool
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def open_own_data(checkpoint: Checkpoint, data: str | None = None) -> Dataset:
+    """Open the data set of a checkpoint, split as in its training.
+
+    Args:
+        data: another name of the data set, as of a folder that was moved.
+
+    Raises:
+        UserError: it is not available, or has other classes than the checkpoint.
+    """
+    recipe: Any = checkpoint.origin.get("recipe")
+    recipe = recipe if isinstance(recipe, dict) else {}
+    keys = {key: recipe[key] for key in ("seed", "max_images", "data_fraction") if key in recipe}
+    size = checkpoint.input_size[-1]
+    opened = open_dataset(data or checkpoint.data, image_size=size, **keys)
+    if opened.classes != checkpoint.classes:
+        raise UserError(
+            f"{opened.name}: its classes are not those of the weights file, trained on"
+            f" {checkpoint.data}"
+        )
+    return opened.for_channels([checkpoint.input_size[0]])
+
+
+def take_samples(dataset: Dataset, split: Literal["train", "val"], count: int) -> Samples:
+    """Take images of a split, spread evenly over it, or all if there are fewer.
+
+    Raises:
+        UserError: an image file cannot be read.
+    """
+    pool = dataset.train if split == "train" else dataset.val
+    rows = torch.linspace(0, len(pool) - 1, min(len(pool), count)).long()
+    pixels = torch.cat(list(pool.batches(torch.split(rows, 256)))).cpu()
+    grey = pixels.shape[1] == 1 or bool((pixels == pixels[:, :1]).all())
+    name = {"train": "training", "val": "validation"}[split]
+    return Samples(
+        pixels.expand(-1, dataset.channels, -1, -1).contiguous(),
+        pool.targets[rows].cpu(),
+        grey,
+        f"{len(rows):,} {name} images of {dataset.name}",
+    )
+
+
+def random_samples(checkpoint: Checkpoint, count: int) -> Samples:
+    """Draw images of random pixels, for a network whose data is not available."""
+    generator = torch.Generator().manual_seed(0)
+    size = (count, *checkpoint.input_size)
+    pixels = torch.randint(0, 256, size, generator=generator, dtype=torch.uint8)
+    return Samples(pixels, torch.zeros(count).long(), False, f"{count:,} random images")
+
+
+def normalize(pixels: Tensor, checkpoint: Checkpoint) -> Tensor:
+    """Normalize uint8 pixels (B, C, H, W) for a network, to float32."""
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (checkpoint.mean, checkpoint.std))
+    normalized: Tensor = (pixels.float() / 255 - mean) / std
+    return normalized

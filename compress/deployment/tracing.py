@@ -1,0 +1,80 @@
+"""Tracing of networks for export, by torch.export, and its errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from compress.deployment.description import Description
+from compress.runtime.errors import UserError, one_line
+
+
+def trace(network: nn.Module, description: Description) -> ExportedProgram:
+    """Trace a network, in evaluation mode, for batches of any size.
+
+    Raises:
+        UserError: its forward pass depends on the values of the images, or on the batch size.
+    """
+    dtype = torch.uint8 if description.uint8 else torch.float32
+    # A batch of one would be taken for a constant.
+    images = torch.zeros(2, *description.input_size, dtype=dtype)
+    try:
+        with quiet_exporter(), torch.no_grad():
+            return torch.export.export(
+                network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
+            )
+    except Exception as error:  # a network may do anything in its forward pass
+        raise UserError(
+            f"torch.export cannot trace the network: {_describe_trace(error)}"
+        ) from error
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Silence what torch's exporters log while they work."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def describe_failure(error: BaseException, program: ExportedProgram) -> str:
+    """Describe why a traced network cannot be converted, with the operator and its layer."""
+    reason: BaseException | None = error
+    while reason is not None:
+        if found := re.search(r"target=torch\.ops\.(\w+\.(\w+)[.\w]*)", str(reason)):
+            # Exporters decompose operators into others, whose names are parts of theirs.
+            nodes = (node for node in program.graph.nodes if found[2] in str(node.target))
+            node = next(nodes, None)
+            return f"operator {found[1]}" + (f" in {_layer_of(node)}" if node else "")
+        reason = reason.__cause__
+    return re.sub(r"\x1b\[[\d;]*m", "", one_line(error))
+
+
+def _layer_of(node: torch.fx.Node) -> str:
+    """Return the path of the layer that a node of a traced network belongs to."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = str(stack[-1][0]).removeprefix("L['self'].") if stack else ""
+    return f"layer {path!r}" if path else "the network itself"
+
+
+def _describe_trace(error: BaseException) -> str:
+    """Return the first line of an error of torch.export, and the line of code that it names."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', str(error))
+    place = f", at {places[-1][3].strip()!r} in {places[-1][2]}" if places else ""
+    return f"{' '.join(first.split())[:160]}{place}"

@@ -1,0 +1,141 @@
+"""The rehearsal: everything that stages do to a network, once, before training is paid for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from compress.data.dataset import Dataset
+from compress.models import checkpoint
+from compress.models.build import build, import_builder
+from compress.models.checkpoint import Checkpoint
+from compress.models.memory_format import note_format, to_channels_last
+from compress.pipeline.step import Step
+from compress.pruning.importance import score_units
+from compress.pruning.structure import Structure
+from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import IMPORTANCES
+from compress.runtime.errors import UserError, one_line
+from compress.training.forward import make_forward
+from compress.training.task import Classification
+
+# Images of a rehearsal. A batch norm cannot be trained on fewer.
+BATCH = 2
+
+
+def rehearse_training(steps: Sequence[Step], data: Dataset) -> None:
+    """Train each network for one step at each image size that its stages use.
+
+    torchvision's networks are known to train.
+
+    Raises:
+        UserError: a network cannot be trained on such images; it names the network.
+    """
+    tried = {(step.network.name, step.input_size): step for step in steps if step.train}
+    for step in tried.values():
+        if step.trained is None and step.network.source != "torchvision":
+            spec = replace(step.network, pretrained=False)
+            with torch.random.fork_rng(devices=[]):
+                model = build(spec, len(data.classes), input_size=step.input_size)
+            _train_once(model, step.input_size, f"network {spec.name!r}")
+
+
+def rehearse_cut(steps: Sequence[Step], data: Dataset, student: nn.Module, cut: nn.Module) -> None:
+    """Score the channels of the student; train, save and load a copy that is cut already.
+
+    Args:
+        student: the network to prune; it is not changed.
+        cut: the student after a cut; it is.
+
+    Raises:
+        UserError: any of it fails.
+    """
+    last = [step for step in steps if step.prune and step.prune.mode == "channels"][-1]
+    spec, size = last.network, steps[-1].input_size
+    named = f"network {spec.name!r}"
+    # torch-pruning scores by magnitude, without gradients, whenever it traces.
+    if last.prune and IMPORTANCES.load(last.prune.importance).gradients != "none":
+        _score(student, size, last.prune.importance, named)
+    _save_and_load(cut, spec, size, data)
+    if spec.source != "torchvision":
+        note_format(cut, size)
+        _train_once(cut, size, f"{named}, once it is cut,")
+
+
+def _train_once(model: nn.Module, size: tuple[int, int, int], named: str) -> None:
+    """Run a training step without an update, as the trainer does, and a step of evaluation."""
+    loss = _make_loss(size)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = to_channels_last(model).requires_grad_(True)
+            torch.autograd.backward(loss(model.train()))
+            with torch.no_grad():
+                loss(model.eval())
+    # A network may raise anything.
+    except Exception as error:
+        raise UserError(
+            f"{named} cannot be trained on images of {size[1]}×{size[2]} pixels: {one_line(error)}"
+        ) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
+def _score(model: nn.Module, size: tuple[int, int, int], importance: str, named: str) -> None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            structure = Structure(copy.deepcopy(model), torch.zeros(1, *size))
+            score_units(importance, structure, [_make_loss(size)])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{named}: importance {importance!r} cannot score its channels: {one_line(error)}"
+        ) from error
+
+
+def _save_and_load(
+    model: nn.Module, spec: ModelSpec, size: tuple[int, int, int], data: Dataset
+) -> None:
+    """Check that a network comes back from its weights file with the same logits."""
+    channels = size[0]
+    kept = Checkpoint(
+        model,
+        replace(spec, weights=None),
+        data.classes,
+        size,
+        (0.0,) * channels,
+        (1.0,) * channels,
+        data.name,
+    )
+    builder = import_builder(spec.name) if spec.source == "custom" else None
+    images = torch.rand(BATCH, *size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            loaded = checkpoint.from_dict(checkpoint.to_dict(kept), builder).model
+            same = torch.allclose(loaded(images), model.eval()(images), atol=1e-5, equal_nan=True)
+    except Exception as error:
+        raise UserError(
+            f"network {spec.name!r} cannot be loaded after a cut: {one_line(error)}"
+        ) from error
+    if not same:
+        raise UserError(
+            f"network {spec.name!r} has other logits when it is loaded after a cut: it keeps values"
+            " outside of its parameters and buffers, or builds itself by chance"
+        )
+
+
+def _make_loss(size: tuple[int, int, int]) -> Callable[[nn.Module], Tensor]:
+    """Return a function from a model to its loss on two random images."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(BATCH, *size, generator=generator)
+
+    def loss(model: nn.Module) -> Tensor:
+        logits = make_forward(model)(images)
+        task = Classification(logits.shape[1])
+        return task.label_loss(logits, torch.arange(BATCH) % task.classes)
+
+    return loss

@@ -1,0 +1,66 @@
+"""Verification: is a model a classifier, and did a cut leave its logits unchanged?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compress.runtime.device import full_precision
+from compress.runtime.errors import UserError, one_line
+
+# Rounding may change a logit by this fraction of the largest logit when a cut is correct.
+TOLERANCE = 0.002
+
+
+def check_classifier(model: nn.Module, example: Tensor) -> None:
+    """Check that `model` maps `example` (B, C, H, W) to finite logits (B, classes).
+
+    Raises:
+        UserError: it does not.
+    """
+    try:
+        with torch.no_grad():
+            logits = model(example)
+    except Exception as error:
+        raise UserError(
+            f"the model does not run on images of shape {tuple(example.shape)}: {one_line(error)}"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise UserError(
+            f"the model is not a classifier: it returns {found}, not logits of shape"
+            f" ({len(example)}, classes)"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise UserError("the logits of the model are not finite; check its weights for NaN")
+
+
+def same_logits(before: Tensor, after: Tensor) -> bool:
+    """Return True if logits differ by no more than rounding."""
+    return bool((after - before).abs().max() <= TOLERANCE * before.abs().max() + 1e-6)
+
+
+@torch.no_grad()
+def run_without_norms(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the logits with every layer that mixes all of its channels replaced by the identity.
+
+    Such a layer depends on the number of its channels, so removing silent ones would change the
+    logits.
+    """
+    mixing = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm)
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, output: inputs[0])
+        for module in model.modules()
+        if isinstance(module, mixing)
+    ]
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    hooks += [
+        m.register_forward_hook(lambda _, inputs, output: (inputs[0], None)) for m in attentions
+    ]
+    try:
+        # In reduced precision, a GPU rounds differently at different widths.
+        with full_precision():
+            return model(images).float()  # type: ignore[no-any-return]
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,231 @@
+"""Quantization of a weights file to int8: calibrated, compared, and timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from compress.data.dataset import Dataset
+from compress.deployment.description import Description
+from compress.deployment.export import (
+    default_out,
+    describe_versions,
+    load_source,
+    network_logits,
+    runner_logits,
+)
+from compress.deployment.formats import Runner, get_format
+from compress.deployment.latency import measure_latencies
+from compress.deployment.load_model import RuntimeModel
+from compress.deployment.onnx_format import open_file, set_description, slim, to_onnx
+from compress.deployment.prepare import prepare_network
+from compress.deployment.samples import Samples, normalize, open_own_data, take_samples
+from compress.models.checkpoint import Checkpoint
+from compress.quantization.static import Ranges, quantize_static
+from compress.runtime.errors import UserError
+from compress.runtime.files import staged_files
+
+if TYPE_CHECKING:
+    import onnx
+
+# Training images on which ranges of activations are measured, and others on which the better
+# ranges are chosen.
+CALIBRATION_IMAGES, CHOICE_IMAGES = 1024, 512
+# Values of images whose activations fit into memory together; `Percentile` keeps all of them.
+PERCENTILE_VALUES = 2**21
+# Fewest images from which it finds ranges.
+PERCENTILE_MINIMUM = 16
+# Most validation images that are compared.
+VALIDATION_IMAGES = 20_000
+# Images by which both networks are timed.
+TIMED_IMAGES = 200
+
+
+@dataclass(frozen=True)
+class Int8Network:
+    """A network as int8, and how it compares with float32.
+
+    Args:
+        model: the ONNX model with its description.
+        val, float_val: top-1 accuracy on the validation images, 0 to 1.
+        seconds, float_seconds: median time for one image in onnxruntime, on one core.
+        ranges: how ranges of activations were found: ``MinMax`` or ``Percentile``.
+        images: the validation images, in a few words.
+    """
+
+    model: onnx.ModelProto
+    val: float
+    float_val: float
+    seconds: float
+    float_seconds: float
+    ranges: Ranges
+    images: str
+
+    @property
+    def drop(self) -> float:
+        """Points of validation accuracy lost, negative if some are gained."""
+        return 100 * (self.float_val - self.val)
+
+    def describe(self) -> str:
+        """Describe accuracy and speed in one line."""
+        ratio = self.float_seconds / self.seconds
+        slower = "" if ratio >= 1 else "; SLOWER than float32 here: export to float32 instead"
+        return (
+            f"{100 * self.val:.2f} % on {self.images}, float32 {100 * self.float_val:.2f} %"
+            f" ({-self.drop:+.2f} points); one image {1e3 * self.seconds:.2f} ms on one core,"
+            f" {ratio:.2f} times as fast as float32 in onnxruntime{slower}"
+        )
+
+
+def quantize(
+    checkpoint: Checkpoint | str | Path,
+    out: str | Path | None = None,
+    *,
+    uint8: bool = False,
+    max_drop: float | None = None,
+    data: str | None = None,
+    builder: Callable[..., nn.Module] | None = None,
+) -> Int8Network:
+    """Write a network as int8, an ONNX file; the weights file stays as it is.
+
+    The quantization is static and per channel. Ranges of activations are measured on training
+    images; validation images only tell what is lost.
+
+    Args:
+        checkpoint: weights file, or its path.
+        out: file to write; ``model.int8.onnx`` beside ``model.pth``, if left out.
+        uint8, data, builder: as for `compress.export`.
+        max_drop: most points of validation accuracy that may be lost; no limit if left out.
+
+    Raises:
+        UserError: the data is not available, ONNX cannot express the network, or more accuracy is
+            lost than `max_drop`; nothing is written.
+
+    Example:
+        >>> compress.quantize("model.pth", max_drop=0.5).drop
+        -0.05
+    """
+    form = get_format("onnx")
+    loaded, origin = load_source(checkpoint, builder)
+    out = default_out(checkpoint, ".int8.onnx") if out is None else out
+    dataset = open_own_data(loaded, data)
+    made = quantize_network(
+        loaded, dataset, uint8=uint8, origin=origin | describe_versions(loaded, form)
+    )
+    check_drop(made, max_drop)
+    save_int8(made, out)
+    return made
+
+
+def check_drop(made: Int8Network, max_drop: float | None) -> None:
+    """Check that an int8 network has not lost too much.
+
+    Raises:
+        UserError: it has lost more than `max_drop` points.
+    """
+    if max_drop is not None and made.drop > max_drop:
+        raise UserError(
+            f"int8 loses {made.drop:.2f} points on {made.images} ({100 * made.float_val:.2f} to"
+            f" {100 * made.val:.2f} %), more than max_drop = {max_drop:g}"
+        )
+
+
+def save_int8(made: Int8Network, out: str | Path) -> None:
+    """Write an int8 network, completely or not at all.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with staged_files(out) as path:
+        path.write_bytes(made.model.SerializeToString())
+
+
+def quantize_network(
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    *,
+    uint8: bool = False,
+    origin: dict[str, object] | None = None,
+) -> Int8Network:
+    """Quantize a network, with ranges measured on training images of `dataset`.
+
+    Raises:
+        UserError: an image cannot be read, or ONNX cannot express the network.
+    """
+    training = take_samples(dataset, "train", CALIBRATION_IMAGES + CHOICE_IMAGES)
+    validation = take_samples(dataset, "val", VALIDATION_IMAGES)
+    network, description = prepare_network(checkpoint, uint8=uint8, grey=training.grey)
+    described = replace(description, int8=True, origin=origin or {})
+    full = to_onnx(network, description)
+    # Every third image chooses, so that both parts are spread over all classes.
+    chooses = torch.arange(len(training)) % 3 == 0
+    calibration, choice = (_select(training, rows) for rows in (~chooses, chooses))
+    expected = network_logits(checkpoint, choice)
+    images = _as_taken(calibration, checkpoint, description)
+    few = max(PERCENTILE_VALUES // images[0].size, PERCENTILE_MINIMUM)
+    with TemporaryDirectory() as folder:
+        runners: dict[Ranges, tuple[float, onnx.ModelProto, Runner]] = {}
+        kinds: tuple[tuple[Ranges, int], ...] = (("MinMax", len(images)), ("Percentile", few))
+        for ranges, count in kinds:
+            small = slim(quantize_static(full, images[_spread(len(images), count)], ranges))
+            set_description(small, described)
+            runner = _open(small, Path(folder) / f"{ranges}.onnx")
+            found = runner_logits(runner, checkpoint, choice)
+            runners[ranges] = (float((found - expected).square().mean()), small, runner)
+        best = min(runners, key=lambda ranges: runners[ranges][0])
+        _, small, runner = runners[best]
+        float_runner = _open(full, Path(folder) / "float.onnx")
+        ours, theirs = measure_latencies(
+            [
+                (RuntimeModel(each.infer, description, uint8), description.input_size)
+                for each in (runner, float_runner)
+            ],
+            TIMED_IMAGES,
+        )
+        val = _accuracy(runner_logits(runner, checkpoint, validation), validation)
+    float_val = _accuracy(network_logits(checkpoint, validation), validation)
+    return Int8Network(small, val, float_val, ours, theirs, best, validation.source)
+
+
+def measure_int8_bytes(checkpoint: Checkpoint, described: Description | None = None) -> int:
+    """Return the size of a network's int8 file, in bytes; the values of its weights do not matter.
+
+    Args:
+        described: description in the file; without an origin if left out.
+    """
+    network, description = prepare_network(checkpoint)
+    images = np.random.default_rng(0).normal(size=(1, *checkpoint.input_size)).astype(np.float32)
+    model = slim(quantize_static(to_onnx(network, description), images))
+    set_description(model, described or replace(description, int8=True))
+    return int(model.ByteSize())
+
+
+def _open(model: onnx.ModelProto, path: Path) -> Runner:
+    path.write_bytes(model.SerializeToString())
+    return open_file(path, 1)
+
+
+def _select(samples: Samples, rows: Tensor) -> Samples:
+    return replace(samples, pixels=samples.pixels[rows], targets=samples.targets[rows])
+
+
+def _spread(total: int, count: int) -> NDArray[np.int64]:
+    return np.linspace(0, total - 1, min(total, count)).astype(np.int64)
+
+
+def _as_taken(samples: Samples, checkpoint: Checkpoint, description: Description) -> NDArray[Any]:
+    """Return images as the file takes them."""
+    pixels = samples.pixels[:, : description.input_size[0]]
+    return (pixels if description.uint8 else normalize(pixels, checkpoint)).numpy()
+
+
+def _accuracy(logits: Tensor, samples: Samples) -> float:
+    return float((logits.argmax(1) == samples.targets).float().mean())

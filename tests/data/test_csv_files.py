@@ -1,0 +1,108 @@
+"""Tables of image files: columns, splits, groups, and what is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from dataset_files import write_images
+
+from compress.data.csv_files import open_csv
+from compress.data.dataset import open_dataset
+from compress.data.source import Files
+from compress.runtime.errors import UserError
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[str]:
+    """Paths of 20 images, half of them cats."""
+    write_images(tmp_path / "images", ["cat", "dog"], 10)
+    return sorted(str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*/*/*.*"))
+
+
+def write_table(folder: Path, *lines: str) -> Path:
+    table = folder / "labels.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+def label(path: str) -> str:
+    return Path(path).parent.name
+
+
+def names(images: object) -> tuple[str, ...]:
+    assert isinstance(images, Files)
+    return images.names
+
+
+def test_paths_are_relative_to_the_table_and_a_fifth_is_held_out(
+    tmp_path: Path, images: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(tmp_path, "path,label", *(f"{each},{label(each)}" for each in images))
+    monkeypatch.chdir(tmp_path.parent)
+    source = open_csv(Path(os.path.relpath(table)))
+    assert source.classes == ("cat", "dog") and source.held_out
+    assert source.test().targets.bincount().tolist() == [2, 2]
+    assert sorted(names(source.train) + names(source.test())) == images
+    data = open_dataset(f"csv:{table}", image_size=8)
+    assert data.name == f"csv:{table}" and len(data.test()) == 4 and len(data.train) == 14
+
+
+@pytest.mark.parametrize("header", ["File;Class;Subset", "split\tpath\tlabel"])
+def test_columns_have_usual_names_in_any_order(
+    tmp_path: Path, images: list[str], header: str
+) -> None:
+    sign = ";" if ";" in header else "\t"
+    lines = [header]
+    for number, each in enumerate(images):
+        split = ("Training", "valid", "TEST")[number % 3]
+        cells = [each, label(each), split]
+        lines.append(sign.join(cells if sign == ";" else [cells[2], *cells[:2]]))
+    source = open_csv(write_table(tmp_path, *lines))
+    assert source.val is not None and not source.held_out
+    assert [len(each.targets) for each in (source.train, source.val, source.test())] == [7, 7, 6]
+
+
+def test_groups_stay_on_one_side_of_all_splits(tmp_path: Path, images: list[str]) -> None:
+    lines = [f"{each},{label(each)},{label(each)}-{number // 2}" for number, each in
+             enumerate(images)]  # fmt: skip
+    data = open_dataset(
+        f"csv:{write_table(tmp_path, 'path,label,group', *lines)}", val_fraction=0.2
+    )
+    group = {line.split(",")[0]: line.split(",")[2] for line in lines}
+    parts = [
+        {group[name] for name in names(each)}
+        for each in (data.train_images, data.val_images, data.test_images())
+    ]
+    assert all(parts) and sum(map(len, parts)) == len(set().union(*parts)) == 10
+    assert torch.equal(data.train_images.targets.unique(), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        (["path,lable", "a.png,cat"], r"line 1: no column 'label'.*did you mean 'lable'"),
+        (["path,label", "images/cat/0.png"], "line 2: has 1 of at least 2 columns"),
+        (["path,label", "{0},cat", "", "{1},"], "line 4: label is empty"),
+        (["path,label,split", "{0},cat,train", "{1},cat,holdback"], "line 3: split 'holdback'"),
+        (["path,label", "{0},cat", "{0},dog"], r"line 3: .* is in line 2 already"),
+        (["path,label,split,group", "{0},cat,train,a", "{1},cat,test,a"], "line 3: group 'a'"),
+        (["path,label", "nowhere/a.png,cat"], r"line 2: there is no file .*nowhere/a.png"),
+        (["path,label,split", "{0},cat,train", "{1},dog,test"], "no image of 'dog' in the train"),
+        (["path,label,split", "{0},cat,test"], "no training images"),
+        (["path,label"], "no lines below its header"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(
+    tmp_path: Path, images: list[str], lines: list[str], found: str
+) -> None:
+    table = write_table(tmp_path, *(line.format(*images) for line in lines))
+    with pytest.raises(UserError, match=found) as error:
+        open_csv(table)
+    assert str(error.value).startswith(f"csv:{table}: ") and "\n" not in str(error.value)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(UserError, match="UTF-8"):
+        open_csv(tmp_path / "labels.csv")

@@ -1,0 +1,89 @@
+"""Data sets of Hugging Face, on local ones; the hub is not asked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dataset_files import write_images
+from PIL import Image
+
+from compress.data.dataset import open_dataset
+from compress.data.hugging_face import open_hugging_face
+from compress.data.source import Files
+from compress.runtime.errors import UserError
+
+datasets = pytest.importorskip("datasets")
+
+CLASSES = ["wolf", "bear"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMPRESS_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf-cache"))
+
+
+def make_table(count: int, kind: Any = None, labels: list[Any] | None = None) -> Any:
+    images = [Image.new("RGB", (8, 8), (10 * number, 0, 0)) for number in range(count)]
+    columns = {"img": images, "label": labels or [number % 2 for number in range(count)]}
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": kind or datasets.ClassLabel(names=CLASSES)}
+    )
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+def test_a_saved_table_with_splits(tmp_path: Path) -> None:
+    saved = datasets.DatasetDict(
+        train=make_table(12), validation=make_table(6), test=make_table(4, labels=[-1] * 4)
+    )
+    saved.save_to_disk(str(tmp_path / "saved"))
+    source = open_hugging_face(str(tmp_path / "saved"))
+    # The order is that of ClassLabel; the test split has no labels.
+    assert source.classes == ("wolf", "bear") and source.val is None
+    assert source.train.targets.tolist() == [0, 1] * 6 and len(source.test().targets) == 6
+    data = open_dataset(f"hf:{tmp_path / 'saved'}", image_size=8, val_fraction=0.2)
+    assert data.name == f"hf:{tmp_path / 'saved'}"
+    reds = data.train.batches([data.train.targets.new_tensor(range(len(data.train)))])
+    assert {int(each) % 10 for each in next(iter(reds))[:, 0, 0, 0]} == {0}
+    again = open_hugging_face(str(tmp_path / "saved"))
+    assert isinstance(again.train, Files) and isinstance(source.train, Files)
+    assert again.train.root == source.train.root and again.train.names == source.train.names
+
+
+def test_parquet_files_with_labels_in_words(tmp_path: Path) -> None:
+    table = make_table(10, datasets.Value("string"), ["wolf", "bear"] * 5)
+    (tmp_path / "data").mkdir()
+    table.to_parquet(str(tmp_path / "data" / "train.parquet"))
+    source = open_hugging_face(str(tmp_path / "data"))
+    assert source.classes == ("bear", "wolf") and source.held_out
+    assert len(source.train.targets) == 8 and len(source.test().targets) == 2
+
+
+def test_a_folder_of_images_is_not_copied(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / "photos" / split, ["cat", "dog"], 4)
+    source = open_hugging_face(str(tmp_path / "photos"))
+    assert source.classes == ("cat", "dog")
+    assert isinstance(source.train, Files) and source.train.root == tmp_path / "photos" / "train"
+    assert len(source.train.names) == len(source.test().targets) == 8
+
+
+def test_a_table_without_images_or_labels_is_refused(tmp_path: Path) -> None:
+    for column, missing in (("img", "images"), ("label", "labels")):
+        make_table(4).remove_columns([column]).save_to_disk(str(tmp_path / missing))
+        with pytest.raises(UserError, match=f"no column of {missing}") as error:
+            open_hugging_face(str(tmp_path / missing))
+        assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach the Hub\n(offline)")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    with pytest.raises(UserError, match=r"hf:owner/photos: .*Hub \(offline\).*network") as error:
+        open_hugging_face("owner/photos")
+    assert "\n" not in str(error.value)
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(UserError, match=r"compress\[hf\]"):
+        open_hugging_face("owner/photos")

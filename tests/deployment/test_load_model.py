@@ -1,0 +1,158 @@
+"""Exported files in `predict`, `compare` and scoring, and files of other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from exported_files import Exported
+from onnx import TensorProto, helper
+from tiny import CLASSES, Tiny
+
+import compress
+from compress.cli.main import main
+from compress.deployment.load_model import Foreign, load_model
+from compress.reporting.compare import compare_models
+from compress.reporting.evaluation import score_test_split
+from compress.runtime.errors import UserError
+
+
+def test_exported_files_predict_what_the_network_predicts(exported: Exported, tiny: Tiny) -> None:
+    images = sorted((tiny.data / "test").rglob("*.png"))[:20]
+    for invert in (False, True):
+        expected = list(compress.predict(exported.checkpoint, images, top=4, invert=invert))
+        for result in (exported.onnx, exported.pixels):
+            found = list(compress.predict(result.file, images, top=4, invert=invert))
+            for ours, theirs in zip(expected, found, strict=True):
+                assert dict(ours.top) == pytest.approx(dict(theirs.top), abs=1e-4)
+
+
+def test_exported_files_score_and_compare_as_the_weights_do(exported: Exported) -> None:
+    correct, total = score_test_split(exported.checkpoint)
+    for result in (exported.onnx, exported.pixels):
+        found = score_test_split(load_model(result.file))
+        assert torch.equal(found[0], correct) and torch.equal(found[1], total)
+    files = [exported.weights, exported.onnx.file, exported.pixels.file]
+    reports = compare_models(files, builder="tinynets:student")
+    assert len({(report.cost.params, report.cost.macs, report.test) for report in reports}) == 1
+    assert [report.file_bytes for report in reports] == [path.stat().st_size for path in files]
+    assert all(report.latency > 0 for report in reports)
+
+
+def save_foreign(
+    path: Path,
+    shape: tuple[object, ...] = ("n", 3, 4, 4),
+    classes: int = 3,
+    dtype: int = TensorProto.FLOAT,
+    last: str = "",
+) -> Path:
+    """Write an ONNX classifier as another program would, whose logits are sums of channels."""
+    channels_last = shape[3] in (1, 3)
+    axes = [1, 2] if channels_last else [2, 3]
+    channels = shape[3] if channels_last else shape[1]
+    weights = np.eye(int(str(channels)), classes, dtype=np.float32)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["f"], ["m"], axes=axes, keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["y" if not last else "l"]),
+    ]
+    nodes += [helper.make_node(last, ["l"], ["y"], axis=1)] if last else []
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], classes])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "shape", [("n", 3, 4, 4), (1, 3, 4, 4), (2, 3, 4, 4), ("n", 4, 4, 3), ("n", 3, "h", "w")]
+)
+def test_another_programs_file_is_used(shape: tuple[object, ...], tmp_path: Path) -> None:
+    path = save_foreign(tmp_path / "other.onnx", shape)
+    foreign = Foreign(("red", "green", "blue"), (0.0,), (1.0,), 4)
+    images = torch.zeros(3, 3, 4, 4)
+    images[0, 2], images[1, 0], images[2, 1] = 1, 1, 1
+    found = load_model(path, foreign=foreign)
+    assert found.input_size == (3, 4, 4) and found.mean == (0, 0, 0)
+    assert found.model(images).argmax(1).tolist() == [2, 0, 1]
+
+
+def test_probabilities_and_pixels_of_another_program(tmp_path: Path) -> None:
+    plain = load_model(save_foreign(tmp_path / "a.onnx"))
+    soft = load_model(save_foreign(tmp_path / "b.onnx", last="Softmax"))
+    images = torch.rand(5, 3, 4, 4)
+    expected = plain.model(images).softmax(1)
+    torch.testing.assert_close(soft.model(images).softmax(1), expected)
+    assert plain.classes == ("0", "1", "2")
+    pixels = load_model(save_foreign(tmp_path / "c.onnx", dtype=TensorProto.UINT8))
+    assert pixels.mean == (0, 0, 0) and pixels.std == (1, 1, 1)
+    torch.testing.assert_close(
+        pixels.model(torch.full((1, 3, 4, 4), 100 / 255)), torch.full((1, 3), 100.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "foreign", "message"),
+    [
+        (("n", 3, 4, 4), Foreign(("a", "b")), "3 classes.*2"),
+        (("n", 3, "h", "w"), Foreign(), "--image-size"),
+        (("n", 7, 4, 4), Foreign(), r"\[.*7, 4, 4\]"),
+        (("n", 3, 4, 4), Foreign(std=(0.0,)), "--std"),
+    ],
+)
+def test_what_is_no_classifier_of_images_is_refused(
+    shape: tuple[object, ...], foreign: Foreign, message: str, tmp_path: Path
+) -> None:
+    path = save_foreign(tmp_path / "other.onnx", shape)
+    with pytest.raises(UserError, match=f"other.onnx: .*{message}") as refused:
+        load_model(path, foreign=foreign)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not onnx", bytes(range(256)) * 40])
+def test_damaged_file_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    refused = CliRunner().invoke(main, ["predict", "-w", str(path), str(path)])
+    assert refused.exit_code == 2 and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith(f"error: {path}: ")
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": []}, {"input_size": [3, 0, 4]}, {"mean": "0.5"}, {"unknown": 1}]
+)
+def test_damaged_description_is_refused(
+    change: dict[str, object], exported: Exported, tmp_path: Path
+) -> None:
+    model = onnx.load(exported.onnx.file)
+    about = json.loads(model.metadata_props[0].value) | change
+    helper.set_model_props(model, {"compress": json.dumps(about)})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=f"model.onnx: .*{next(iter(change))}"):
+        load_model(tmp_path / "model.onnx")
+
+
+def test_flags_describe_another_programs_file(tmp_path: Path, tiny: Tiny) -> None:
+    path = save_foreign(tmp_path / "other.onnx", classes=4)
+    image = sorted((tiny.data / "test").rglob("*.png"))[0]
+    flags = ["--classes", ",".join(CLASSES), "--mean", "0.5", "--std", "0.5"]
+    shown = CliRunner().invoke(main, ["predict", "-w", str(path), str(image), *flags, "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert {each["class"] for each in json.loads(shown.stdout)[0]["top"]} <= set(CLASSES)
+    asked = CliRunner().invoke(main, ["predict", "-w", str(path), *flags])
+    assert asked.exit_code == 2 and "--data" in asked.stderr
+    scored = CliRunner().invoke(
+        main, ["predict", "-w", str(path), *flags, "--data", f"folder:{tiny.data}"]
+    )
+    assert scored.exit_code == 0 and "all" in scored.stdout
