@@ -4,6 +4,8 @@
     python benchmarks/accuracy.py
     # A small version.
     python benchmarks/accuracy.py --quick
+    # Your own images, or fewer of them.
+    python benchmarks/accuracy.py --data folder:photos --image-size 64 --rows 1,6,7
     # Start from a trained classifier.
     python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k
 
@@ -165,6 +167,9 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
     help="A shipped recipe's name, or a TOML file.",
 )
 @click.option("--budget", default="100k", show_default=True, help="Parameters.")
+@click.option("--data", help="Data set, in place of the recipe's: a name, or folder:PATH.")
+@click.option("--image-size", type=int, help="Side of the images, in pixels.")
+@click.option("--max-images", type=int, help="Train on at most this many images.")
 @click.option(
     "--student",
     type=click.Path(exists=True, dir_okay=False),
@@ -179,6 +184,9 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 def main(
     recipe: str,
     budget: str,
+    data: str | None,
+    image_size: int | None,
+    max_images: int | None,
     student: str | None,
     seeds: list[int],
     wanted: list[int],
@@ -189,6 +197,8 @@ def main(
         "accuracy",
         *(["quick"] if quick else []),
         *([Path(student).stem, budget] if student else []),
+        *([Path(data).name] if data else []),
+        *([f"{max_images}-images"] if max_images else []),
     ]
     out = out or Path("runs") / "-".join(named)
     rows = [row for row in ROWS if row.number in wanted]
@@ -196,7 +206,15 @@ def main(
     try:
         for seed in seeds:
             asked = recipes.load_recipe(
-                recipe, {"budget": budget, "seed": seed, "student": student}
+                recipe,
+                {
+                    "budget": budget,
+                    "seed": seed,
+                    "student": student,
+                    "data": data,
+                    "image_size": image_size,
+                    "max_images": max_images,
+                },
             )
             logits_dir = out / "logits_cache" / f"seed{seed}"
             setting = lay_out(
