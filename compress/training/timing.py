@@ -22,7 +22,7 @@ from compress.training.trainer import Trainer
 WARMUP_STEPS, MIN_STEPS, MIN_SECONDS = 2, 6, 2.0
 
 # Training that is shorter, in steps or in seconds, is not compiled.
-MIN_COMPILED_STEPS, MIN_COMPILED_SECONDS = 1000, 120.0
+MIN_COMPILED_STEPS, MIN_COMPILED_SECONDS = 1000, 600.0
 
 # Opens a trainer to be timed, and removes what it wrote. The argument is `cached` for
 # `count_epochs` (the teacher's logits are cached) and `compiled` for `compiling_pays`.

@@ -178,6 +178,7 @@ def test_it_is_compiled_if_that_is_over_sooner(
 ) -> None:
     """A step is 0.5 s shorter, and the compiler takes 100 s: even after 200 steps."""
     monkeypatch.setattr(timing, "MIN_COMPILED_STEPS", 10)
+    monkeypatch.setattr(timing, "MIN_COMPILED_SECONDS", 100.0)
     # Both of the uncounted first steps are slow.
     compiler = Compiler(clock, (1.5, 1.5), (51, 1.0))
     assert compiler.pays(201) == (True, "compiled: 1.5 times as fast, 100 s to compile")
