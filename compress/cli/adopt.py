@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import builder_option, parse_floats, require_free
+from compress.cli.options import builder_option, parse_floats, require_free, skip_broken_option
 from compress.recipe.registry import Stem, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
@@ -30,6 +30,7 @@ from compress.runtime.files import require_file
     required=True,
     help="Data it was trained on, its classes in order: cifar10, …, folder:PATH, csv:FILE, …",
 )
+@skip_broken_option
 @click.option(
     "--key", help="Key of FILE that holds the tensors, as model_ema; found by itself if left out."
 )
@@ -66,6 +67,7 @@ def adopt(
     builder: str | None,
     stem: Stem,
     data: str,
+    skip_broken: bool,
     key: str | None,
     image_size: int | None,
     out: Path,
@@ -97,6 +99,7 @@ def adopt(
         data,
         image_size=image_size,
         key=key,
+        skip_broken=skip_broken,
         force=force,
         log=click.echo,
         **given,

@@ -175,6 +175,10 @@ pretrained_option = click.option(
     help="Start teacher and student from published weights; or from random ones.",
 )
 
+SKIP_BROKEN_HELP = "Leave out image files that cannot be read, instead of refusing them."
+
+skip_broken_option = click.option("--skip-broken", is_flag=True, help=SKIP_BROKEN_HELP)
+
 recipe_options = combine_options(
     click.option(
         "--data", help="Data: fashion-mnist, cifar10, …, folder:PATH, csv:FILE or hf:NAME-OR-PATH."
@@ -196,6 +200,7 @@ recipe_options = combine_options(
     click.option(
         "--data-fraction", type=float, help="Train on this fraction of the images, as 0.25."
     ),
+    click.option("--skip-broken/--no-skip-broken", default=None, help=SKIP_BROKEN_HELP),
     click.option("--batch-size", type=int, help="Images in a batch."),
     click.option("--epochs", type=float, help="Epochs of the longest stage."),
     click.option("--steps", type=int, help="Optimizer steps of the longest stage."),

@@ -12,6 +12,7 @@ from compress.cli.options import (
     foreign_options,
     load_any_model,
     make_foreign,
+    skip_broken_option,
     weights_options,
 )
 from compress.recipe.registry import check_data_name
@@ -40,6 +41,7 @@ from compress.runtime.files import require_file
     "--data",
     help="Without IMAGES: data set whose test split is scored; that of the training if left out.",
 )
+@skip_broken_option
 @foreign_options
 @device_option
 def predict(
@@ -51,6 +53,7 @@ def predict(
     as_json: bool,
     csv: Path | None,
     data: str | None,
+    skip_broken: bool,
     classes: str | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
@@ -60,8 +63,12 @@ def predict(
     """Classify images with a weights file or an exported one.
 
     IMAGES are files, folders, globs, or - for standard input. Without any, the test split of the
-    data set is scored class by class. The exit code is 1 if an image cannot be read.
+    data set is scored class by class; or all of it, if it has no splits and is not that of the
+    training. Images in subfolders named like classes are scored too. The exit code is 1 if an image
+    cannot be read.
     """
+    if images and skip_broken:
+        raise UserError("--skip-broken is for --data; images that cannot be read are named anyway")
     if not images and (as_json or csv or invert):
         raise UserError("--json, --csv and --invert need IMAGES; name files, folders or globs")
     check_data_name(data)
@@ -70,18 +77,27 @@ def predict(
     checkpoint = load_any_model(weights, builder, foreign)
 
     from compress.cli.terminal import Terminal
-    from compress.data.decode import find_images
-    from compress.deployment.predict import predict, to_json, write_csv
+    from compress.deployment.labels import (
+        add_labels,
+        find_labelled_images,
+        measure_label_accuracy,
+    )
+    from compress.deployment.predict import predict
+    from compress.deployment.write_predictions import to_json, write_csv
     from compress.reporting.evaluation import score_test_split
     from compress.reporting.tables import classes_table, predictions_table
 
     terminal = Terminal()
     if not images:
-        correct, total = score_test_split(checkpoint, data, device)
+        correct, total = score_test_split(
+            checkpoint, data, device, whole=True, skip_broken=skip_broken, log=terminal.show
+        )
         terminal.show(classes_table(checkpoint.classes, correct.tolist(), total.tolist()))
         return 0
-    predictions = list(
-        predict(checkpoint, find_images(images), top=top, invert=invert, device=device)
+    found = find_labelled_images(images, checkpoint.classes)
+    files, labels = [image for image, _ in found], [label for _, label in found]
+    predictions = add_labels(
+        predict(checkpoint, files, top=top, invert=invert, device=device), labels
     )
     if csv:
         write_csv(predictions, csv)
@@ -89,6 +105,9 @@ def predict(
         click.echo(to_json(predictions))
     elif not csv:
         terminal.show(predictions_table(predictions))
+    accuracy = measure_label_accuracy(predictions)
+    if accuracy and not as_json:
+        terminal.show(str(accuracy))
     unreadable = [prediction for prediction in predictions if prediction.error]
     for prediction in unreadable:
         click.echo(f"{prediction.image}: {prediction.error}", err=True)

@@ -17,6 +17,7 @@ from compress.data.pool import Pool, open_pool
 from compress.data.source import Images, Normalization, Source, fit_channels
 from compress.data.sources import open_source
 from compress.data.splits import split_groups, split_rows
+from compress.data.verify import verify_source
 from compress.runtime.errors import UserError
 
 # Images on which mean and standard deviation are measured: enough for three digits.
@@ -154,12 +155,15 @@ def open_dataset(
     data_fraction: float = 1.0,
     seed: int = 0,
     val_fraction: float = 0.1,
+    verify: bool = False,
+    skip_broken: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Dataset:
     """Open a data set by name.
 
     The validation split is taken from the training images first, unless the data set brings its
     own. A fraction of the rest is trained on. Classes stay in proportion in both, and both depend
-    on `seed` alone. Image files are listed and not read.
+    on `seed` alone. Image files are listed, and not read unless `verify` is set.
 
     Args:
         name: a data source's name, ``folder:PATH``, ``csv:FILE`` or ``hf:NAME-OR-PATH``.
@@ -167,10 +171,13 @@ def open_dataset(
         max_images: limit on the number of training images.
         data_fraction: fraction of the training images to use, above 0 and at most 1.
         val_fraction: fraction of the training images to hold out for validation, between 0 and 1.
+        verify: check that the image files of all splits can be read; see `verify_source`.
+        skip_broken: verify, and leave out the files that cannot be read.
+        log: called with a line before many files are checked.
 
     Raises:
-        UserError: there is no such data set; it cannot be downloaded or listed; or a number leaves
-            nothing to train on.
+        UserError: there is no such data set; it cannot be downloaded or listed; a number leaves
+            nothing to train on; or files are broken.
 
     Example:
         >>> data = open_dataset("folder:photos", image_size=64)
@@ -179,6 +186,8 @@ def open_dataset(
     """
     _check_numbers(image_size, max_images, data_fraction, val_fraction)
     source = open_source(name)
+    if verify or skip_broken:
+        source = verify_source(source, skip_broken=skip_broken, log=log)
     classes = len(source.classes)
     if classes < 2:
         raise UserError(f"{name} has {classes} class; a classifier needs at least 2")

@@ -131,15 +131,16 @@ def translate_errors() -> Iterator[None]:
         raise
     # For damaged files, Pillow raises errors of a dozen types.
     except Exception as error:
-        raise UserError(_describe_error(error)) from error
+        raise UserError(describe_error(error)) from error
 
 
-def _describe_error(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Return what an error in decoding an image means for its file."""
     match error:
         case FileNotFoundError():
             return "no such file"
         case UnidentifiedImageError():
-            return f"not an image that can be read ({', '.join(FORMATS)})"
+            return "not an image that can be read"
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return f"too large, more than {Image.MAX_IMAGE_PIXELS:,} pixels"
         case OSError(strerror=str(text)):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import csv
-import io
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import torch
 from PIL import Image, ImageOps
@@ -24,7 +21,6 @@ from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
-from compress.runtime.files import atomic_write
 
 # Path ("-" for standard input), Pillow image, or open binary file.
 ImageSource = str | Path | Image.Image | BinaryIO
@@ -41,11 +37,18 @@ class Prediction:
         image: path of the image; "-" for standard input, and for an image without a name.
         top: (class, probability), most likely first.
         error: one line, if the image cannot be read; `top` is empty then.
+        label: the image's true class, if it is known.
     """
 
     image: str
     top: tuple[tuple[str, float], ...]
     error: str | None = None
+    label: str | None = None
+
+    @property
+    def correct(self) -> bool | None:
+        """True if the most likely class is the label; None if one of the two is missing."""
+        return None if self.label is None or not self.top else self.top[0][0] == self.label
 
 
 def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False) -> Tensor:
@@ -125,43 +128,6 @@ def predict(
                     yield Prediction(_source_name(source), (), error=each)
 
     return stream()
-
-
-def to_json(predictions: Iterable[Prediction]) -> str:
-    """Return a JSON list of {"image", "top": [{"class", "probability"}]}, plus "error" if any."""
-    rows = []
-    for prediction in predictions:
-        top = [{"class": name, "probability": value} for name, value in prediction.top]
-        row: dict[str, Any] = {"image": prediction.image, "top": top}
-        rows.append(row if prediction.error is None else row | {"error": prediction.error})
-    return json.dumps(rows, indent=2)
-
-
-def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
-    """Write image, rank, class, probability and error: a line per class, or one for an error.
-
-    The most likely class has rank 1. The file is written completely or not at all. A symbolic link
-    stays one; its target is replaced.
-
-    Raises:
-        UserError: `path` cannot be written.
-    """
-    target = Path(path).resolve()
-    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
-        raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
-    text = io.StringIO(newline="")
-    table = csv.writer(text)
-    table.writerow(("image", "rank", "class", "probability", "error"))
-    for prediction in predictions:
-        for rank, (name, value) in enumerate(prediction.top, start=1):
-            table.writerow((prediction.image, rank, name, value, ""))
-        if prediction.error is not None:
-            table.writerow((prediction.image, "", "", "", prediction.error))
-    try:
-        with atomic_write(target) as file:
-            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _background(invert: bool) -> str:

@@ -58,6 +58,7 @@ def adopt(
     std: Sequence[float] = IMAGENET_NORMALIZATION[1],
     key: str | None = None,
     force: bool = False,
+    skip_broken: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Checkpoint, float]:
     """Turn a trained network into a checkpoint, which `run` can prune or distill from.
@@ -78,6 +79,7 @@ def adopt(
             all channels.
         key: key of the file under which the tensors are looked for, as ``model_ema``.
         force: leave out tensors that the network does not have.
+        skip_broken: leave out image files that cannot be read, instead of refusing them.
         log: called with each line worth showing.
 
     Returns:
@@ -99,7 +101,12 @@ def adopt(
         if len(values) not in (1, 3):
             raise UserError(f"{name} {', '.join(map(str, values))}: give one value, or three")
     content = read_training_file(tensors) if isinstance(tensors, str | Path) else tensors
-    data_set = open_dataset(data, image_size=image_size).normalized(tuple(mean), tuple(std))
+    data_set = open_dataset(
+        data, image_size=image_size, verify=True, skip_broken=skip_broken, log=log
+    )
+    for note in data_set.notes:
+        log(f"{data_set.name}: {note}")
+    data_set = data_set.normalized(tuple(mean), tuple(std))
     try:
         loaded = _load_networks(content, replace(spec, pretrained=False), data_set, key, force)
         data_set = data_set.for_channels([_channels_of(loaded[0].model, spec, data_set)])

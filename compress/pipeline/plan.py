@@ -1,6 +1,6 @@
 """Plans: a recipe resolved and validated for this machine and data, before training starts.
 
-No image is read to make a plan.
+Image files are checked, and no image is loaded to make a plan.
 """
 
 from __future__ import annotations
@@ -139,8 +139,13 @@ class Plan:
         return free
 
 
-def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
+def make_plan(
+    recipe: Recipe, device: str = "auto", log: Callable[[str], None] = lambda line: None
+) -> Plan:
     """Resolve and validate a recipe before training starts.
+
+    Args:
+        log: called with a line before something that takes a while.
 
     Raises:
         UserError: the recipe cannot be carried out on this machine or data.
@@ -154,6 +159,9 @@ def make_plan(recipe: Recipe, device: str = "auto") -> Plan:
         max_images=recipe.max_images,
         data_fraction=recipe.data_fraction,
         seed=recipe.seed,
+        verify=True,
+        skip_broken=recipe.skip_broken,
+        log=log,
     ).to(picked)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)

@@ -96,7 +96,7 @@ def run(
     recipe = recipe.quick() if quick else recipe
     out = Path(out) if out is not None else default_run_dir(name, recipe, quick)
     events = events if events is not None and distributed.is_main() else RunEvents()
-    plan = make_plan(recipe, device)
+    plan = make_plan(recipe, device, events.log)
     # An image that cannot be read ends the run now, and not after an epoch.
     plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}

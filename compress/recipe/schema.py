@@ -291,6 +291,8 @@ class Recipe:
     """Train on at most this many images."""
     data_fraction: Area = 1.0
     """Train on this fraction of the training images."""
+    skip_broken: bool = False
+    """Leave out image files that cannot be read, and say how many; by default they are refused."""
     budget: str | int | None = None
     """Parameters: `100k`, `0.1M`, `100_000`, or `5%` of the student's."""
     macs: str | int | None = None

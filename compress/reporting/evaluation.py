@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch, plain_batches
-from compress.data.dataset import open_dataset
+from compress.data.scoring import open_scored
 from compress.models.checkpoint import Checkpoint
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
@@ -37,29 +37,42 @@ def score_per_class(
 
 
 def score_test_split(
-    checkpoint: Checkpoint, data: str | None = None, device: str = "auto"
+    checkpoint: Checkpoint,
+    data: str | None = None,
+    device: str = "auto",
+    *,
+    whole: bool = False,
+    skip_broken: bool = False,
+    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Tensor, Tensor]:
     """Count correct predictions on a test split, by class.
 
     Args:
         data: name of a data set; the one that the model was trained on if left out.
         device: ``auto``, ``cpu`` or ``cuda``.
+        whole: score all images of data without a test split that the model was not trained on;
+            otherwise a part that is held out.
+        skip_broken: leave out image files that cannot be read.
+        log: called with a line on what is scored, if it is not a test split.
 
     Returns:
         As `score_per_class`.
 
     Raises:
-        UserError: the data is not available, or has other classes than the weights file.
+        UserError: the data is not available, or has a class that the weights file does not have.
     """
     target = pick_device(device)
     if not (data or checkpoint.data):
         raise UserError("the file does not say which data it was trained on; pass --data")
-    opened = open_dataset(data or checkpoint.data, image_size=checkpoint.input_size[-1])
-    if opened.classes != checkpoint.classes:
-        raise UserError(
-            f"{opened.name}: its classes are not those of the weights file, trained on"
-            f" {checkpoint.data}"
-        )
+    opened = open_scored(
+        data or checkpoint.data,
+        checkpoint.classes,
+        checkpoint.input_size[-1],
+        trained_on=checkpoint.data,
+        whole=whole,
+        skip_broken=skip_broken,
+        log=log,
+    )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)
     opened = opened.for_channels([checkpoint.input_size[0]])
     model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(target)

@@ -160,13 +160,22 @@ def _cost_cells(report: ModelReport) -> tuple[str, str]:
 
 
 def predictions_table(predictions: Iterable[Prediction]) -> Table:
-    """Return the most likely classes of each image, with their probabilities."""
+    """Return the most likely classes of each image, with their probabilities.
+
+    If images have labels, these stand beside them, with a mark if the most likely class is another.
+    """
+    predictions = list(predictions)
+    labelled = any(prediction.label is not None for prediction in predictions)
     rows = []
     for prediction in predictions:
         classes = ", ".join(f"{name} {probability:.1%}" for name, probability in prediction.top)
-        unreadable = f"unreadable: {prediction.error}"
-        rows.append([prediction.image, classes if prediction.error is None else unreadable])
-    return Table(["image", "classes, most likely first"], rows, left=2)
+        shown = classes if prediction.error is None else f"unreadable: {prediction.error}"
+        mark = " ✗" if prediction.correct is False else ""
+        label = [f"{prediction.label or '-'}{mark}"] if labelled else []
+        rows.append([prediction.image, *label, shown])
+    label = ["label"] if labelled else []
+    header = ["image", *label, "classes, most likely first"]
+    return Table(header, rows, left=len(header))
 
 
 def classes_table(classes: Sequence[str], correct: Sequence[int], total: Sequence[int]) -> Table:

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from toy_classifiers import CORNER, CORNERS, SHADE, SHADES, Corner, best, checkpoint, corner_image
 
-from compress.deployment.predict import Prediction, predict, to_json, write_csv
+from compress.deployment.predict import Prediction, predict
+from compress.deployment.write_predictions import to_json, write_csv
 from compress.models.checkpoint import load
 from compress.runtime.errors import UserError
 

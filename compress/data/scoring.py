@@ -1,0 +1,95 @@
+"""The images of a data set that a trained network is scored on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from compress.data.dataset import Dataset
+from compress.data.source import Files, Images, Source
+from compress.data.sources import open_source
+from compress.data.verify import verify_source
+from compress.recipe.registry import split_data_name
+from compress.runtime.errors import UserError
+
+
+def open_scored(
+    name: str,
+    classes: tuple[str, ...],
+    image_size: int,
+    *,
+    trained_on: str,
+    whole: bool = False,
+    skip_broken: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Dataset:
+    """Open a data set to score a network on its test images.
+
+    The data may have some of the network's classes, in any order.
+
+    Args:
+        name: a data set, as recipes name it.
+        classes: the network's classes, in the order of its logits.
+        trained_on: data set of the network's training.
+        whole: score all images of data without a test split that the network was not trained on;
+            otherwise a part that is held out here.
+        skip_broken: leave out files that cannot be read.
+        log: called with a line on what is scored, if that is not a test split, and on what is not.
+
+    Raises:
+        UserError: the data cannot be opened, or has a class that the network does not have.
+    """
+    source = open_source(name)
+    if skip_broken:
+        source = verify_source(source, skip_broken=True, log=log)
+    numbers = _number_classes(source, classes, trained_on)
+    test = source.test()
+    if source.held_out and whole:
+        if _same_data(name, trained_on):
+            log(f"{name} has no test split: scoring the images held out of training")
+        else:
+            test = _join(source.train, test)
+            log(f"{name} has no test split: scoring all of its {len(test.targets):,} images")
+    for note in source.notes:
+        log(f"{name}: {note}")
+    test = replace(test, targets=numbers[test.targets])
+    return Dataset(
+        name=source.name,
+        classes=classes,
+        image_size=image_size,
+        train_images=source.train,
+        val_images=source.val or source.train,
+        test_images=lambda: test,
+        normalization=source.normalization,
+    )
+
+
+def _number_classes(source: Source, classes: tuple[str, ...], trained_on: str) -> torch.Tensor:
+    """Return the network's number of each class of the source: int64 (classes,)."""
+    odd = [each for each in source.classes if each not in classes]
+    if odd:
+        raise UserError(
+            f"{source.name}: its classes are not those of the weights file, trained on"
+            f" {trained_on}, which has no {odd[0]!r}"
+        )
+    return torch.tensor([classes.index(each) for each in source.classes], dtype=torch.int64)
+
+
+def _same_data(name: str, other: str) -> bool:
+    """Return True if two names stand for the same data: paths may be written in several ways."""
+    places = [split_data_name(each) for each in (name, other)]
+    if places[0] is None or places[1] is None:
+        return name == other
+    (prefix, place), (other_prefix, other_place) = places[0], places[1]
+    paths = [Path(each).expanduser().resolve() for each in (place, other_place)]
+    return prefix == other_prefix and paths[0] == paths[1]
+
+
+def _join(first: Images, second: Images) -> Images:
+    """Return the images that one split was held out of, and those that were held out."""
+    assert isinstance(first, Files) and isinstance(second, Files)
+    targets = torch.cat([first.targets, second.targets])
+    return Files(first.root, first.names + second.names, targets)
