@@ -286,7 +286,8 @@ class Recipe:
     data: DataName = "fashion-mnist"
     """Data set: a name; or your own images, as `folder:PATH`, `csv:FILE` or `hf:NAME-OR-PATH`."""
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    """Side in pixels to which images are resized. Default: the data set's own; 224 for folders."""
+    """Side in pixels to which images are resized. Default: the data set's own; for
+    files the median of their shorter sides, at most 224."""
     max_images: Count | None = None
     """Train on at most this many images."""
     data_fraction: Area = 1.0

@@ -24,7 +24,7 @@ def test_a_folder_with_three_splits(tmp_path: Path) -> None:
     for split, count in (("train", 6), ("val", 3), ("test", 2)):
         write_images(tmp_path / split, ["cat", "dog"], count)
     source = open_folder(tmp_path)
-    assert source.classes == ("cat", "dog") and source.image_size == 224
+    assert source.classes == ("cat", "dog") and source.image_size == 32
     assert files(source.train).root == tmp_path / "train"
     assert files(source.val).root == tmp_path / "val"
     assert files(source.test()).root == tmp_path / "test"
