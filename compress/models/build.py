@@ -28,7 +28,7 @@ from compress.models.torchvision_networks import (
     torchvision_names,
     weights_normalization,
 )
-from compress.recipe.model_spec import ModelSpec, settle_stem
+from compress.recipe.model_spec import TIMM_PREFIX, ModelSpec, settle_stem
 from compress.recipe.registry import NETWORKS
 from compress.runtime.errors import UserError, did_you_mean, is_out_of_memory, one_line
 
@@ -192,8 +192,9 @@ def _suggest_name(name: str) -> str:
     """Return a hint at what an unknown name may mean."""
     if "." in name:
         return f" (for a function, write {':'.join(name.rsplit('.', 1))!r})"
-    close = did_you_mean(name, network_names())
-    return close or did_you_mean(f"timm:{name}", timm_names())
+    if (known := f"{TIMM_PREFIX}{name}") in (names := timm_names()):
+        return did_you_mean(known, names)
+    return did_you_mean(name, network_names())
 
 
 def _build_torchvision(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
