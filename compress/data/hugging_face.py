@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,9 @@ def _load_tables(name: str, place: str) -> dict[str, Any]:
         ) from error
     path = Path(place).expanduser()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
+    # The hub's client would write a line for each of its attempts.
+    for library in ("datasets", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         if path.is_dir() and any((path / each).is_file() for each in SAVED_FILES):
             found = datasets.load_from_disk(str(path))
