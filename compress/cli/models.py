@@ -103,7 +103,7 @@ def prune(
     help="Weights file to write.",
 )
 def to_grey(weights: Path, builder: str | None, out: Path) -> None:
-    """Fold a network of three channels to one, for grey images.
+    """Fold three channels to one for grey images.
 
     The logits of grey images stay the same; images are read as grey ones from then on.
     """
