@@ -111,7 +111,7 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
     assert_same(tmp_path / "run", finished)
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_damaged_image_is_found_before_training_starts(
     tiny: Tiny, tmp_path: Path, split: str
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_damaged_image_is_found_before_training_starts(
     shutil.copytree(folder / "test", folder / "val")
     bad = min((folder / split).rglob("*.png"))
     bad.write_bytes(bad.read_bytes()[:60])
-    with pytest.raises(compress.UserError, match=f"cannot read the image {bad}"):
+    with pytest.raises(compress.UserError, match=f"1 of .* cannot be read: {bad}"):
         compress.run(str(tiny.recipe), out=tmp_path / "run", data=f"folder:{folder}")
     assert not (tmp_path / "run").exists()
 
