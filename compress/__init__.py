@@ -1,13 +1,14 @@
 """Compress an image classifier to a budget.
 
     compress.run("default", budget="100k", out="runs/mine")     # the whole pipeline
+    compress.fit(model, train, val, budget="100k")              # a module in, a smaller one out
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
     compress.prune(model, example, "100k")                      # one cut, without training
     compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
-    compress.save(checkpoint, "trained.pth")                    # to a weights file
+    compress.save(model, "trained.pth", classes=["cat", "dog"]) # to a weights file
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
 
 Importing the package does not import torch; the first use of one of these functions does.
@@ -23,9 +24,11 @@ from compress.runtime.errors import UserError
 if TYPE_CHECKING:
     from compress.deployment.export import export
     from compress.deployment.predict import predict
-    from compress.models.checkpoint import load, save
+    from compress.models.checkpoint import load
     from compress.models.cost import measure_cost as summarize
+    from compress.models.modules import save
     from compress.pipeline.adopt import adopt
+    from compress.pipeline.fit import fit
     from compress.pipeline.run import run
     from compress.pruning.pruner import prune
     from compress.quantization.quantize import quantize
@@ -34,6 +37,7 @@ __all__ = [
     "UserError",
     "adopt",
     "export",
+    "fit",
     "load",
     "predict",
     "prune",
@@ -47,12 +51,13 @@ __all__ = [
 _DEFINITIONS = {
     "adopt": "compress.pipeline.adopt:adopt",
     "export": "compress.deployment.export:export",
+    "fit": "compress.pipeline.fit:fit",
     "load": "compress.models.checkpoint:load",
     "predict": "compress.deployment.predict:predict",
     "prune": "compress.pruning.pruner:prune",
     "quantize": "compress.quantization.quantize:quantize",
     "run": "compress.pipeline.run:run",
-    "save": "compress.models.checkpoint:save",
+    "save": "compress.models.modules:save",
     "summarize": "compress.models.cost:measure_cost",
 }
 

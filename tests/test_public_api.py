@@ -16,12 +16,13 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "UserError": "compress.runtime.errors",
         "adopt": "compress.pipeline.adopt",
         "export": "compress.deployment.export",
+        "fit": "compress.pipeline.fit",
         "load": "compress.models.checkpoint",
         "predict": "compress.deployment.predict",
         "prune": "compress.pruning.pruner",
         "quantize": "compress.quantization.quantize",
         "run": "compress.pipeline.run",
-        "save": "compress.models.checkpoint",
+        "save": "compress.models.modules",
         "summarize": "compress.models.cost",
     }
 

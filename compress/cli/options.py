@@ -202,6 +202,11 @@ recipe_options = combine_options(
     ),
     click.option("--skip-broken/--no-skip-broken", default=None, help=SKIP_BROKEN_HELP),
     click.option("--batch-size", type=int, help="Images in a batch."),
+    click.option(
+        "--balance",
+        type=click.Choice(["auto", "loss", "sampler"]),
+        help="Make uneven classes count alike: in the loss, or in how often images are drawn.",
+    ),
     click.option("--epochs", type=float, help="Epochs of the longest stage."),
     click.option("--steps", type=int, help="Optimizer steps of the longest stage."),
     click.option(

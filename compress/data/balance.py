@@ -1,4 +1,4 @@
-"""Balance: weights for classes of uneven size."""
+"""Balance: classes of uneven size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 # `balance = "auto"`: the largest class is so many times as large as the smallest.
 UNEVEN = 3.0
-# Weights are this power of the inverse frequency: 1 would show all classes equally often, at the
+# Chances are this power of the inverse frequency: 1 would show all classes equally often, at the
 # expense of the large ones.
 POWER = 0.5
 
@@ -26,12 +26,21 @@ def is_uneven(targets: Tensor, classes: int) -> bool:
     return int(counts.max()) >= UNEVEN * int(counts.min())
 
 
-def class_weights(targets: Tensor, classes: int) -> Tensor:
-    """Return the weight of each class, float64 (classes,), 1 on average over the images.
+def log_priors(targets: Tensor, classes: int) -> Tensor:
+    """Return the logarithm of the frequency of each class, float64 (classes,).
+
+    Args:
+        targets: class numbers, int64 (N,); a class without images counts as one image.
+    """
+    counts = torch.bincount(targets, minlength=classes).double().clamp(min=1)
+    return (counts / counts.sum()).log()
+
+
+def draw_chances(targets: Tensor, classes: int) -> Tensor:
+    """Return the relative chance of each image to be drawn, float64 (N,).
 
     Args:
         targets: class numbers, int64 (N,).
     """
     counts = torch.bincount(targets, minlength=classes).double()
-    weights = counts.clamp(min=1).pow(-POWER)
-    return weights * counts.sum() / (weights * counts).sum()
+    return counts.clamp(min=1).pow(-POWER)[targets]

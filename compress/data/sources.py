@@ -28,6 +28,7 @@ from compress.data.source import (
     Source,
     open_torchvision,
 )
+from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.registry import DATA_SOURCES, check_data_name, load_data_place, split_data_name
 from compress.runtime.errors import UserError
 
@@ -64,11 +65,14 @@ def open_source(name: str) -> Source:
         UserError: there is no such source, or it cannot be downloaded or read.
     """
     path, place = check_data_name(name), split_data_name(name)
-    source: Source
-    if place is None:
+    if is_in_memory(name):
+        source = find_held(name)
+    elif place is None:
         source = DATA_SOURCES.load(name)()
     else:
         source = load_data_place(place[0])(place[1] if path is None else path)
+    if not isinstance(source, Source):
+        raise UserError(f"data set {name!r}: returns a {type(source).__name__}, not a Source")
     return source
 
 

@@ -9,11 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from compress.data.arrays import image_to_pixels, is_array, is_single_image
 from compress.data.decode import convert_to_rgb, read_image, translate_errors
 from compress.deployment.load_model import load_model
 from compress.models.checkpoint import Checkpoint
@@ -22,8 +24,8 @@ from compress.models.memory_format import to_channels_last
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
 
-# Path ("-" for standard input), Pillow image, or open binary file.
-ImageSource = str | Path | Image.Image | BinaryIO
+# Path ("-" for standard input), Pillow image, open binary file, or an image as array or tensor.
+ImageSource = str | Path | Image.Image | BinaryIO | np.ndarray | Tensor
 
 # Images from which fusing batch norms saves time; it takes as long as a few hundred of them.
 FUSE_FROM = 256
@@ -78,7 +80,7 @@ def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False)
 
 def predict(
     checkpoint: Checkpoint | str | Path,
-    images: Iterable[ImageSource],
+    images: ImageSource | Iterable[ImageSource],
     *,
     top: int = 3,
     invert: bool = False,
@@ -91,7 +93,11 @@ def predict(
 
     Args:
         checkpoint: weights file or exported file, or its path. The model does not change.
-        images: paths ("-" is standard input), Pillow images, or open binary files.
+        images: paths ("-" is standard input), Pillow images, open binary files, arrays or tensors,
+            in any mixture; or one of them. An array is (H, W), (H, W, C) or (C, H, W), C = 1 or 3,
+            and not normalized: uint8, uint16, or floats of 0 to 1. Where both orders are possible,
+            arrays have their channels last and tensors first. A single array may hold many images,
+            (N, H, W), (N, H, W, C) or (N, C, H, W).
         top: number of classes per image, at most all.
         invert: swap light and dark first; see `prepare`.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
@@ -102,9 +108,13 @@ def predict(
             `batch_size` is below 1. It is raised at the call, before any image is read.
 
     Example:
-        >>> shirt, bag = predict("model.pth", ["shirt.png", "bag.png"], top=1)
-        >>> shirt.top
-        (('shirt', 0.97),)
+        >>> weights = "weights/fashion-mnist-100k.pth"
+        >>> bag, coat = predict(weights, ["docs/images/bag.png", "docs/images/coat.png"], top=1)
+        >>> coat.top[0][0]
+        'Coat'
+        >>> [dark] = predict(weights, np.zeros((28, 28), np.uint8))
+        >>> len(dark.top)
+        3
     """
     if top < 1 or batch_size < 1:
         raise UserError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
@@ -113,7 +123,7 @@ def predict(
     model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
 
     def stream() -> Iterator[Prediction]:
-        remaining, network, count = iter(images), model, 0
+        remaining, network, count = _list_sources(images), model, 0
         while sources := list(islice(remaining, batch_size)):
             count += len(sources)
             if network is model and count >= FUSE_FROM:
@@ -135,12 +145,25 @@ def _background(invert: bool) -> str:
     return "white" if invert else "black"
 
 
+def _list_sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
+    """Return an iterator of single images."""
+    if isinstance(images, str | Path | Image.Image) or hasattr(images, "read"):
+        return iter([images])  # type: ignore[list-item]
+    if is_array(images) and is_single_image(images):
+        return iter([images])  # type: ignore[list-item]
+    return iter(images)
+
+
 def _prepare_source(source: ImageSource, checkpoint: Checkpoint, invert: bool) -> Tensor | str:
     """Return the preprocessed image, or the reason why it cannot be read."""
     try:
-        if not isinstance(source, Image.Image):
-            source = read_image(source, _background(invert))
-        return prepare(source, checkpoint, invert=invert)
+        if isinstance(source, np.ndarray | Tensor):
+            image = to_pil_image(image_to_pixels(source))
+        elif isinstance(source, Image.Image):
+            image = source
+        else:
+            image = read_image(source, _background(invert))
+        return prepare(image, checkpoint, invert=invert)
     except UserError as error:
         return str(error)
 

@@ -19,9 +19,9 @@ from compress.distillation.method import FeatureInputs, Logits, LogitsInputs, Me
 from compress.models.channels import input_channels
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, one_line
 from compress.training.forward import make_forward, make_teacher
-from compress.training.objective import Objective
+from compress.training.objective import Objective, total_loss
 from compress.training.task import Classification
 
 
@@ -118,6 +118,30 @@ def check_method(stage: Train, has_teacher: bool) -> None:
         raise UserError(f"{named} hooks into the network as it runs: remove compile")
     if not has_teacher and method.beta is not None:
         raise UserError(f"{named} needs a teacher: add a 'teach' stage, or set teacher.weights")
+
+
+def check_logits(stage: Train, task: Classification) -> None:
+    """Compute the objective of a method on logits once, for a batch of two random images.
+
+    Raises:
+        UserError: the objective cannot be built or computed.
+    """
+    if load_method(stage).on_logits is None:
+        return
+    with torch.random.fork_rng(devices=[]):
+        images, logits = torch.randn(2, 3, 2, 2), torch.randn(2, task.classes)
+    targets = task.encode_targets(torch.tensor([0, task.classes - 1]))
+    batch = Batch(images, targets, torch.arange(2), 0)
+    student = nn.Sequential(nn.Flatten(), nn.LazyLinear(task.classes))
+    try:
+        student(images)
+        objective = build_objective(
+            stage, task, Teacher(student, 2), (student, 2), lambda: lambda _: logits, iter([batch])
+        )
+        total_loss(objective(student, batch, 0.5)).backward()  # type: ignore[no-untyped-call]
+    # A plug-in, or a function of the user's, may fail in any way.
+    except Exception as error:
+        raise UserError(f"method {stage.method!r} fails: {one_line(error)}") from error
 
 
 def check_taps(

@@ -28,6 +28,7 @@ from compress.models.torchvision_networks import (
     torchvision_names,
     weights_normalization,
 )
+from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.model_spec import TIMM_PREFIX, ModelSpec, settle_stem
 from compress.recipe.registry import NETWORKS
 from compress.runtime.errors import UserError, did_you_mean, is_out_of_memory, one_line
@@ -172,6 +173,9 @@ def import_builder(name: str) -> Builder:
     Raises:
         UserError: it cannot be imported, or does not take ``num_classes``.
     """
+    if is_in_memory(name):
+        held: Builder = find_held(name)
+        return held
     module, colon, function = name.partition(":")
     if not colon:
         raise UserError(f"network {name!r} is not a function{_suggest_name(name)}")
@@ -225,7 +229,12 @@ def _build_zoo(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Mod
         raise UserError(
             f"no pretrained weights of {spec.name!r} exist; leave `pretrained` out, or use resnet18"
         )
-    model = registered(num_classes=classes, **taken)
+    try:
+        model = registered(num_classes=classes, **taken)
+    except Exception as error:  # a plug-in may fail in any way
+        if isinstance(error, UserError | NotImplementedError) or is_out_of_memory(error):
+            raise
+        raise UserError(f"network {spec.name!r} cannot be built: {one_line(error)}") from error
     return _replace_ends(model, spec, classes, done=tuple(taken))
 
 

@@ -8,6 +8,7 @@ The result is a plain torchvision module with contiguous tensors.
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from compress.models.layers import (
 )
 from compress.models.memory_format import note_format
 from compress.models.tensor_file import read_tensors, write_tensors
+from compress.recipe.in_memory import MEMORY, is_in_memory
 from compress.recipe.load import validate_table
 from compress.recipe.messages import describe_first_error
 from compress.recipe.model_spec import ModelSpec
@@ -108,13 +110,20 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     write_tensors(to_dict(checkpoint), path)
 
 
-def load(path: str | Path, builder: Callable[..., nn.Module] | None = None) -> Checkpoint:
+def load(
+    path: str | Path,
+    builder: Callable[..., nn.Module] | None = None,
+    *,
+    model: nn.Module | None = None,
+) -> Checkpoint:
     """Load a weights file. No code from the file is executed.
 
     Args:
         path: file that `save` wrote.
         builder: function that builds the network, for a file with a ``custom`` network. No
             function is imported just because a file names it.
+        model: a module of the same architecture before any cut, in place of `builder`: a copy of it
+            gets the file's widths and tensors.
 
     Returns:
         The checkpoint; its model is on the CPU, in evaluation mode.
@@ -127,12 +136,23 @@ def load(path: str | Path, builder: Callable[..., nn.Module] | None = None) -> C
         torch.Size([1, 10])
     """
     content = read_tensors(path)
+    if model is not None and builder is None:
+        builder = _copier(model)
     try:
         return from_dict(content, builder)
     except UserError as error:
         raise UserError(f"{path}: {one_line(error)}") from error
     except Exception as error:  # a manipulated file may cause any error
         raise UserError(f"{path}: its parts do not fit together ({one_line(error)})") from error
+
+
+def _copier(model: nn.Module) -> Callable[..., nn.Module]:
+    def build_copy(num_classes: int) -> nn.Module:
+        # `skeleton` builds on the meta device, where a copy would lose its values.
+        with torch.device("cpu"):
+            return copy.deepcopy(model).cpu()
+
+    return build_copy
 
 
 def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -170,6 +190,12 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         raise UserError("network: weights: unknown key")
     spec = validate_table(ModelSpec, content.network, "network")
     if spec.source == "custom" and builder is None:
+        if is_in_memory(spec.name):
+            raise UserError(
+                f"network {spec.name.removeprefix(MEMORY)!r} was a module in memory: pass one of"
+                " the same architecture, compress.load(FILE, model=…), or the function that builds"
+                " it, --builder package.module:function"
+            )
         raise UserError(
             f"network {spec.name!r} is custom: pass the function that builds it,"
             f" --builder {spec.name}"

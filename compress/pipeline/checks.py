@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from compress.data.dataset import Dataset
-from compress.distillation.objectives import check_method, check_taps, needs_features
+from compress.distillation.objectives import check_logits, check_method, check_taps, needs_features
 from compress.models.build import build, import_builder, skeleton
 from compress.models.channels import first_convolution, input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.step import Step
 from compress.pruning import unstructured
 from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import IMPORTANCES
 from compress.recipe.schema import Prune, Recipe
 from compress.runtime.errors import UserError, one_line
 from compress.training.task import Classification
@@ -41,7 +42,10 @@ def check_networks(recipe: Recipe) -> None:
         else:
             skeleton(spec, 10)
     for stage in recipe.stages:
-        if isinstance(stage, Prune) and stage.mode == "weights":
+        if not isinstance(stage, Prune):
+            continue
+        IMPORTANCES.load(stage.importance)
+        if stage.mode == "weights":
             unstructured.check_weight_importance(stage.importance)
 
 
@@ -67,6 +71,8 @@ def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
     for step in students:
         assert step.train is not None
         check_method(step.train, has_teacher=step.teacher is not None)
+        if step.teacher is not None:
+            check_logits(step.train, Classification(len(data.classes)))
     tapping = [step for step in students if step.train and needs_features(step.train)]
     if not tapping:
         return

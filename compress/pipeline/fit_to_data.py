@@ -65,17 +65,17 @@ def choose_batch_size(images: int) -> int:
 
 
 def _settle_balance(recipe: Recipe, data: Dataset, notes: list[str]) -> Recipe:
-    if recipe.balance != "auto":
-        return recipe
     targets = data.train_images.targets
     if not is_uneven(targets, len(data.classes)):
-        return replace(recipe, balance=False)
+        return replace(recipe, balance=False) if recipe.balance == "auto" else recipe
     counts = targets.bincount(minlength=len(data.classes)).tolist()
-    notes.append(
-        f"classes of {min(counts):,} to {max(counts):,} images: small ones weigh more in the loss"
-        " (balance)"
-    )
-    return replace(recipe, balance="loss")
+    uneven = f"classes of {min(counts):,} to {max(counts):,} images"
+    if recipe.balance is False:
+        notes.append(f"{uneven}: --balance loss makes all classes count alike")
+    else:
+        recipe = replace(recipe, balance="loss" if recipe.balance == "auto" else recipe.balance)
+        notes.append(f"{uneven}: balanced by the {recipe.balance}")
+    return recipe
 
 
 def _choose_stages(

@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from compress.data.balance import class_weights, is_uneven
+from compress.data.balance import draw_chances, is_uneven, log_priors
 from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
@@ -86,8 +86,8 @@ class Plan:
         classes = len(self.data.classes)
         if self.recipe.balance != "loss":
             return Classification(classes)
-        weights = class_weights(self.data.train_images.targets, classes)
-        return Classification(classes, tuple(weights.tolist()))
+        priors = log_priors(self.data.train_images.targets, classes)
+        return Classification(classes, tuple(priors.tolist()))
 
     @property
     def uneven(self) -> bool:
@@ -99,8 +99,7 @@ class Plan:
         """Chance of each training image, float64 (N,), if uneven classes are drawn evenly."""
         if self.recipe.balance != "sampler":
             return None
-        targets = self.data.train_images.targets
-        return class_weights(targets, len(self.data.classes))[targets]
+        return draw_chances(self.data.train_images.targets, len(self.data.classes))
 
     @property
     def image_size(self) -> int:

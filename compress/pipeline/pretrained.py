@@ -16,6 +16,7 @@ from compress.models.build import (
 )
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.step import Step
+from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.load import TRAINED_BY
 from compress.recipe.model_spec import ModelSpec, settle_stem
 from compress.recipe.schema import Recipe, Train
@@ -30,6 +31,9 @@ def load_checkpoint(path: Path, spec: ModelSpec) -> Checkpoint:
 
     The function that builds a custom network is the recipe's, whatever the file says.
     """
+    if is_in_memory(str(path)):
+        held: Checkpoint = find_held(str(path))
+        return held
     builder = import_builder(spec.name) if spec.source == "custom" else None
     kept = checkpoint.load(path, builder)
     custom = builder is not None and kept.network.source == "custom"

@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.data.dataset import Dataset
 from compress.models.checkpoint import Checkpoint
+from compress.models.modules import published_spec
 from compress.pipeline.run_dir import StageResult
 from compress.pipeline.step import Step
 from compress.recipe.load import recipe_to_dict
@@ -44,10 +45,10 @@ def build_checkpoint(
 ) -> Checkpoint:
     """Return a step's model with everything that is needed to use it."""
     if step.trained is not None:
-        return step.trained
+        return replace(step.trained, network=published_spec(step.trained.network))
     return Checkpoint(
         model=model,
-        network=step.network,
+        network=published_spec(step.network),
         classes=data.classes,
         input_size=step.input_size,
         mean=data.mean[: step.channels],

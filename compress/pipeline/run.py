@@ -6,7 +6,8 @@ Each stage takes a model, gives back a model, and leaves a result.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ from typing import Any
 from torch import nn
 
 from compress.data.batches import plain_batches
+from compress.data.source import Normalization, fit_channels
 from compress.distillation.method import Teacher
 from compress.models import checkpoint
+from compress.models.build import import_builder
 from compress.models.channels import widen_input
+from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost, summary_table
 from compress.models.memory_format import to_channels_last
+from compress.models.modules import published_spec
 from compress.pipeline.context import StageContext
-from compress.pipeline.events import RunEvents
+from compress.pipeline.events import RunEvents, to_events
+from compress.pipeline.in_hand import Given, to_recipe
 from compress.pipeline.least_time import measure_least_seconds
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.pretrained import load_checkpoint
@@ -30,7 +36,8 @@ from compress.pipeline.run_dir import MANIFEST, RunDirectory, StageResult, defau
 from compress.pipeline.stages import run_stage
 from compress.pipeline.step import Step
 from compress.pipeline.time_budget import StageTime, stage_costs, stage_seconds
-from compress.recipe.load import load_recipe, override_recipe, recipe_to_dict
+from compress.recipe.in_memory import holding
+from compress.recipe.load import recipe_to_dict
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.device import device_name, package_versions
@@ -46,16 +53,27 @@ class RunResult:
         model: the final weights file.
         results: the results of all stages.
         warnings: a line on each stage that learned nothing, or did not recover from a cut.
+        builder: builds the final network before its cuts, if that was a function or a module.
     """
 
     model: Path
     results: tuple[StageResult, ...]
     warnings: tuple[str, ...] = ()
+    builder: Callable[..., nn.Module] | None = field(default=None, repr=False)
+
+    def load(self) -> Checkpoint:
+        """Load the final weights file."""
+        return checkpoint.load(self.model, self.builder)
+
+    @property
+    def module(self) -> nn.Module:
+        """The final network, a plain module on the CPU, in evaluation mode."""
+        return self.load().model
 
 
 @distributed.process_group()
 def run(
-    recipe: str | Path | Recipe = "default",
+    recipe: str | Path | Recipe | Mapping[str, Any] = "default",
     *,
     out: str | Path | None = None,
     device: str = "auto",
@@ -63,12 +81,24 @@ def run(
     fresh: bool = False,
     logits_dir: Path | None = None,
     events: RunEvents | None = None,
+    callbacks: Any = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    trained: bool | None = None,
     **overrides: Any,
 ) -> RunResult:
     """Run the stages of a recipe in a run directory, or resume there.
 
+    Objects may take the place of names: ``data`` may be a torch Dataset, arrays (images, labels), a
+    Hugging Face dataset, or its splits (train, val, test); ``teacher`` and ``student`` may be
+    modules; ``method`` a function of the logits, (student, teacher) or (student, teacher, targets),
+    or a `Method`; ``importance`` one of torch-pruning's, a function of its groups, or an
+    `Importance`. Modules and data are copied, not changed. The run directory keeps fingerprints of
+    these objects: the same call resumes, one with other objects is refused.
+
     Args:
-        recipe: a shipped recipe's name, a TOML file, or a loaded recipe.
+        recipe: a shipped recipe's name, a TOML file, a loaded recipe, or a recipe as a dictionary.
         out: the run directory; ``runs/`` and the recipe's name, budget and seed if left out.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         quick: run a small version, to try it out.
@@ -76,6 +106,14 @@ def run(
         logits_dir: folder of a logits cache that several runs share, and that the caller removes;
             the run's own, removed at its end, if left out.
         events: receive progress.
+        callbacks: objects with some of the methods of `compress.pipeline.events.RunEvents`, or
+            mappings from their names to functions, as ``{"on_epoch_end": f}``; one, or a list.
+        classes: names of the classes of data in memory, in order.
+        mean, std: normalization by channel of the images of modules in memory, for pixels scaled to
+            0..1. If left out, trained modules are tried with the usual ones.
+        trained: the modules in memory are trained for the data (True), or are to be trained from
+            their present weights (False). If left out, their accuracy on validation images decides,
+            and a line says so.
         overrides: recipe keys, as ``budget="50k"`` or ``teacher="resnet34"``; see
             `compress.recipe.overrides.apply_overrides`.
 
@@ -88,15 +126,33 @@ def run(
         >>> result.results[-1].test
         0.9492
     """
-    name = "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem
-    if isinstance(recipe, Recipe):
-        recipe = override_recipe(recipe, overrides)
-    else:
-        recipe = load_recipe(str(recipe), overrides)
-    recipe = recipe.quick() if quick else recipe
-    out = Path(out) if out is not None else default_run_dir(name, recipe, quick)
-    events = events if events is not None and distributed.is_main() else RunEvents()
-    plan = make_plan(recipe, device, events.log)
+    name = "recipe" if isinstance(recipe, Recipe | Mapping) else Path(recipe).stem
+    receiver = to_events(events, callbacks)
+    given = Given(classes, _to_normalization(mean, std), trained)
+    with holding():
+        loaded, notes = to_recipe(recipe, overrides, given)
+        loaded = loaded.quick() if quick else loaded
+        path = Path(out) if out is not None else default_run_dir(name, loaded, quick)
+        receiver = receiver if receiver is not None and distributed.is_main() else RunEvents()
+        plan = make_plan(loaded, device, receiver.log)
+        plan = replace(plan, notes=(*notes, *plan.notes))
+        return _run(loaded, plan, path, fresh, logits_dir, receiver)
+
+
+def _to_normalization(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalization | None:
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None or {len(mean), len(std)} - {1, 3}:
+        raise UserError("mean and std: pass both, of one value each, or of three")
+    return fit_channels(mean, 3), fit_channels(std, 3)
+
+
+def _run(
+    recipe: Recipe, plan: Plan, out: Path, fresh: bool, logits_dir: Path | None, events: RunEvents
+) -> RunResult:
+    """Run what is left of a plan."""
     # An image that cannot be read ends the run now, and not after an epoch.
     plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
@@ -106,7 +162,10 @@ def run(
         if not distributed.broadcast(run_dir.done):
             _Run(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
         warnings = run_dir.manifest.get("warnings", {})
-        return RunResult(run_dir.model, tuple(run_dir.results), tuple(warnings.values()))
+        spec = plan.steps[-1].network
+        builder = import_builder(spec.name) if spec.source == "custom" else None
+        results = tuple(run_dir.results)
+        return RunResult(run_dir.model, results, tuple(warnings.values()), builder)
 
 
 def _identify_data(plan: Plan) -> dict[str, str]:
@@ -146,7 +205,8 @@ class _Run:
             self._run_step(step)
         self._score_test_split()
         last = load_checkpoint(run_dir.path / plan.steps[-1].file, plan.steps[-1].network)
-        checkpoint.save(replace(last, origin=self._origin()), run_dir.model)
+        network = published_spec(last.network)
+        checkpoint.save(replace(last, network=network, origin=self._origin()), run_dir.model)
         run_dir.write("done")
         run_dir.tidy(run_dir.logits_dir)
 

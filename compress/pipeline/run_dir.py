@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import filelock
 
+from compress.recipe.in_memory import is_in_memory
 from compress.recipe.load import (
     TRAINED_BY,
     read_run_recipe,
@@ -275,6 +276,7 @@ def _decisive_keys(recipe: dict[str, Any]) -> dict[str, Any]:
         object_hook=lambda table: {key: table[key] for key in table if key != "compile"},
     )
     for role in TRAINED_BY:
-        if weights := decisive.get(role, {}).get("weights"):
+        weights = decisive.get(role, {}).get("weights")
+        if weights and not is_in_memory(weights):
             decisive[role]["weights"] = str(Path(weights).resolve())
     return decisive

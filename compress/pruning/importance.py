@@ -71,6 +71,39 @@ LAMP = Importance(tp.importance.LAMPImportance)
 RANDOM = Importance(tp.importance.RandomImportance)
 
 
+def to_importance(found: Any) -> Importance:
+    """Return an `Importance` of an object: itself, or a scorer.
+
+    A scorer is one of torch-pruning's importances or any other callable that takes a group of
+    torch-pruning and returns a score for each channel. The gradients that torch-pruning's own
+    classes read are computed for them.
+
+    Raises:
+        UserError: the object is neither.
+
+    Example:
+        >>> to_importance(tp.importance.GroupTaylorImportance()).gradients
+        'sum'
+    """
+    if isinstance(found, Importance):
+        return found
+    if not callable(found):
+        raise UserError(
+            f"importance: a {type(found).__name__} is neither a name, an Importance, nor a function"
+            " (group) → scores"
+        )
+    kind = found if isinstance(found, type) else type(found)
+    if issubclass(kind, tp.importance.GroupHessianImportance):
+        return Importance(_maker(found), "mean_square", batch_size=8)
+    if issubclass(kind, tp.importance.GroupTaylorImportance):
+        return Importance(_maker(found), "sum")
+    return Importance(_maker(found))
+
+
+def _maker(found: Any) -> Callable[[], Any]:
+    return found if isinstance(found, type) else lambda: found
+
+
 def score_units(
     name: str, structure: Structure, losses: Iterable[Loss] | None = None
 ) -> list[Tensor]:

@@ -8,12 +8,14 @@ Other packages add entries through the entry-point groups ``compress.methods``,
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from compress.recipe.in_memory import find_held, is_in_memory
 from compress.runtime.errors import UserError, did_you_mean, one_line
 
 # Data that is named by its place, as ``folder:PATH``: what follows the prefix, and what opens it.
@@ -40,6 +42,8 @@ class Registry:
         kind: name of the kind in messages, as ``method``.
         group: entry-point group in which other packages register entries.
         builtin: name to ``module:attribute``.
+        expected: class of the entries, as ``module:attribute``; functions if left out.
+        parameter: name of a parameter that the functions take.
 
     Example:
         >>> "kd" in METHODS
@@ -49,13 +53,15 @@ class Registry:
     kind: str
     group: str
     builtin: Mapping[str, str]
+    expected: str = ""
+    parameter: str = ""
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all entries, plug-ins last."""
         return tuple(dict.fromkeys([*self.builtin, *_plugins(self.group)]))
 
     def __contains__(self, name: object) -> bool:
-        return name in self.builtin or name in _plugins(self.group)
+        return is_in_memory(name) or name in self.builtin or name in _plugins(self.group)
 
     def check_name(self, name: str) -> str:
         """Return `name` if it is registered.
@@ -81,21 +87,65 @@ class Registry:
         """Import and return the object registered as `name`.
 
         Raises:
-            UserError: there is no such entry, or a plug-in cannot be imported.
+            UserError: there is no such entry, or a plug-in cannot be imported or is something else.
         """
         self.check_name(name)
+        if is_in_memory(name):
+            return find_held(name)
         if name in self.builtin:
-            module, _, attribute = self.builtin[name].partition(":")
-            return getattr(importlib.import_module(module), attribute)
+            return _import(self.builtin[name])
         entry = _plugins(self.group)[name]
         try:
-            return entry.load()
+            found = entry.load()
         # A plug-in may fail in any way.
         except Exception as error:
             raise UserError(
-                f"{self.kind} {name!r}: the plug-in {entry.value} cannot be imported:"
-                f" {one_line(error)}"
+                f"{self._describe_plugin(entry)} cannot be imported: {one_line(error)}"
             ) from error
+        self._check_plugin(entry, found)
+        return found
+
+    def _check_plugin(self, entry: EntryPoint, found: Any) -> None:
+        """Check that an entry point leads to what this registry holds."""
+        if self.expected:
+            kind = _import(self.expected)
+            if isinstance(found, kind):
+                return
+            inside = [key for key, each in _members(found).items() if isinstance(each, kind)]
+            what = f"a {kind.__name__} ({self.expected.partition(':')[0]})"
+        else:
+            if callable(found) and (not self.parameter or self.parameter in _parameters(found)):
+                return
+            inside = []
+            what = "a function" + (f" that takes {self.parameter}" if self.parameter else "")
+        remedy = f"write {entry.value}:{inside[0]}" if inside else f"let it name {what}"
+        raise UserError(
+            f"{self._describe_plugin(entry)} is a {type(found).__name__}, not {what}; {remedy}"
+        )
+
+    def _describe_plugin(self, entry: EntryPoint) -> str:
+        package = f" of the package {entry.dist.name}" if entry.dist is not None else ""
+        return (
+            f"{self.kind} {entry.name!r}: the plug-in {entry.value}, an entry point in"
+            f" {self.group}{package},"
+        )
+
+
+def _import(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _members(found: Any) -> dict[str, Any]:
+    return vars(found) if inspect.ismodule(found) else {}
+
+
+def _parameters(function: Any) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters)
+    # Built-in functions have no signature.
+    except (ValueError, TypeError):
+        return ()
 
 
 @cache
@@ -120,6 +170,7 @@ METHODS = Registry(
         "fsp": "compress.distillation.fsp:METHOD",
         "overhaul": "compress.distillation.overhaul:METHOD",
     },
+    expected="compress.distillation.method:Method",
 )
 
 IMPORTANCES = Registry(
@@ -133,6 +184,7 @@ IMPORTANCES = Registry(
         "lamp": "compress.pruning.importance:LAMP",
         "random": "compress.pruning.importance:RANDOM",
     },
+    expected="compress.pruning.importance:Importance",
 )
 
 DATA_SOURCES = Registry(
@@ -174,6 +226,7 @@ NETWORKS = Registry(
         "resnet26_concat": "compress.models.zoo:resnet26_concat",
         "resnet34_concat": "compress.models.zoo:resnet34_concat",
     },
+    parameter="num_classes",
 )
 
 EXPORT_FORMATS = Registry(
@@ -207,7 +260,7 @@ def check_data_name(data: str | None) -> Path | None:
     Raises:
         UserError: there is no such data set, folder or file.
     """
-    if data is None:
+    if data is None or is_in_memory(data):
         return None
     prefix, place = split_data_name(data) or (None, data)
     path = Path(place).expanduser()

@@ -21,11 +21,12 @@ class Classification:
 
     Args:
         classes: the number of classes.
-        weights: weight of each class in the loss on labels; all are 1 if left out.
+        log_priors: logarithm of the frequency of each class, for the logit-adjusted loss (Menon et
+            al. 2020, arXiv:2007.07314); the loss is the plain one if left out.
     """
 
     classes: int
-    weights: tuple[float, ...] | None = None
+    log_priors: tuple[float, ...] | None = None
 
     metric = "top-1 accuracy"
 
@@ -40,11 +41,12 @@ class Classification:
     def label_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
         """Return the mean cross-entropy of logits (B, classes) with the targets.
 
-        With class weights, each image has the weight of its class; weights that are 1 on average
-        over the images leave the size of the loss as it is.
+        The logit-adjusted loss adds the logarithms of the classes' frequencies to the logits. The
+        logits themselves then treat all classes as equally frequent.
         """
-        weight = None if self.weights is None else logits.new_tensor(self.weights)
-        return F.cross_entropy(logits, targets, weight, label_smoothing=label_smoothing)
+        if self.log_priors is not None:
+            logits = logits + logits.new_tensor(self.log_priors)
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return a mask of the correct predictions: bool (B,)."""

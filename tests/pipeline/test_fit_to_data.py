@@ -122,10 +122,11 @@ def test_the_stem_suits_the_size_of_the_images(size: int, stem: str) -> None:
     assert kept.student.stem == "imagenet"
 
 
-def test_uneven_classes_are_weighed() -> None:
+def test_uneven_classes_are_said_and_balanced_where_asked() -> None:
     uneven = data(100)
     uneven.train_images.targets[:80] = 0
-    fitted, notes = fit_to_data(recipe(), uneven)
-    assert fitted.balance == "loss" and any("balance" in note for note in notes)
-    kept, _ = fit_to_data(recipe(balance=False), uneven)
-    assert kept.balance is False
+    kept, notes = fit_to_data(recipe(), uneven)
+    assert kept.balance is False and any("--balance" in note for note in notes)
+    for asked, settled in (("auto", "loss"), ("sampler", "sampler")):
+        assert fit_to_data(recipe(balance=asked), uneven)[0].balance == settled
+    assert fit_to_data(recipe(balance="auto"), data(100))[0].balance is False

@@ -211,7 +211,7 @@ def test_whether_it_is_compiled_does_not_make_it_another_run(
     assert_same(out, finished)
     recipes = [read_results(run)[0]["recipe"] for run in (out, finished)]
     assert recipes[0] == recipes[1]
-    assert own_model(out / "model.pth").origin["recipe"] == recipes[0] | {"balance": False}
+    assert own_model(out / "model.pth").origin["recipe"] == recipes[0]
 
 
 def test_other_data_in_the_same_directory(tiny: Tiny, tmp_path: Path) -> None:

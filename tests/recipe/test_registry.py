@@ -121,19 +121,40 @@ ENTRY_POINTS = """
 my-method = myplugin:METHOD
 kd = myplugin:METHOD
 broken = myplugin.missing:METHOD
+module = myplugin
+function = myplugin:read_data
+absent = myplugin:NOTHING
 
 [compress.importances]
 my-importance = myplugin:IMPORTANCE
+module = myplugin
 
 [compress.data]
 my-data = myplugin:read_data
+nonsense = myplugin:NONSENSE
 
 [compress.networks]
 my-network = myplugin:build_network
+nonsense = myplugin:NONSENSE
+no-classes = myplugin:read_data
 """
 
 PLUGIN = """
-METHOD, IMPORTANCE = "the method", "the importance"
+NONSENSE = "nonsense"
+
+
+def __getattr__(name):
+    # Loaded when they are asked for: names alone are checked without torch.
+    if name == "METHOD":
+        from compress.distillation.method import Method
+
+        return Method(alpha=0.25)
+    if name == "IMPORTANCE":
+        import torch_pruning
+        from compress.pruning.importance import Importance
+
+        return Importance(torch_pruning.importance.RandomImportance)
+    raise AttributeError(name)
 
 
 def read_data(): ...
@@ -173,8 +194,7 @@ from compress.runtime.errors import UserError
 found = {}
 registries = [METHODS, IMPORTANCES, DATA_SOURCES, NETWORKS]
 names = ["my-method", "my-importance", "my-data", "my-network"]
-found["loaded"] = [str(registry.load(name)) for registry, name in zip(registries, names)]
-found["last"] = [registry.names()[-1] for registry in registries[1:]]
+found["known"] = [name in registry.names() for registry, name in zip(registries, names)]
 
 
 def make(method, importance, data, network):
@@ -199,15 +219,16 @@ for place, (registry, name) in enumerate(zip(registries, names)):
     except UserError as error:
         found["messages"].append(str(error))
 found["torch"] = "torch" in sys.modules
+found["loaded"] = [str(registry.load(name)) for registry, name in zip(registries, names)]
 print(json.dumps(found))
 """
 
 
 def test_plugins_are_known_by_recipes_and_suggested(plugin: Path) -> None:
     found = run_python(USE, plugin)
-    assert found["loaded"][:2] == ["the method", "the importance"]
+    assert "alpha=0.25" in found["loaded"][0] and "RandomImportance" in found["loaded"][1]
     assert "read_data" in found["loaded"][2] and "build_network" in found["loaded"][3]
-    assert found["last"] == ["my-importance", "my-data", "my-network"]
+    assert all(found["known"])
     assert found["recipe"] == ["my-method", "my-importance", "my-data", "my-network"]
     assert found["source"] == "zoo"
     for name, message in zip(found["recipe"], found["messages"], strict=True):
@@ -247,3 +268,37 @@ def test_a_plugin_that_cannot_be_imported_is_named_in_one_line(plugin: Path) -> 
     message = run_python(CHECK, plugin)["broken"]
     assert "'broken'" in message and "myplugin.missing:METHOD" in message
     assert len(message.splitlines()) == 1
+
+
+REFUSE = """
+import json
+from compress.data.sources import open_source
+from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS, NETWORKS
+from compress.runtime.errors import UserError
+
+found = {}
+cases = [(METHODS, "module"), (METHODS, "function"), (METHODS, "absent"), (IMPORTANCES, "module")]
+cases += [(DATA_SOURCES, "nonsense"), (NETWORKS, "nonsense"), (NETWORKS, "no-classes")]
+for registry, name in cases:
+    try:
+        registry.load(name)
+    except UserError as error:
+        found[f"{registry.kind} {name}"] = str(error)
+try:
+    open_source("my-data")
+except UserError as error:
+    found["no source"] = str(error)
+print(json.dumps(found))
+"""
+
+
+def test_an_entry_point_to_something_else_is_refused_in_one_line(plugin: Path) -> None:
+    found = run_python(REFUSE, plugin)
+    assert len(found) == 8
+    assert "'my-data'" in found.pop("no source")
+    for case, message in found.items():
+        name = case.split()[-1]
+        assert repr(name) in message and "my-plugin" in message and "myplugin" in message
+        assert len(message.splitlines()) == 1
+    assert "Method" in found["method module"] and "module" in found["method module"]
+    assert "num_classes" in found["network no-classes"]

@@ -1,0 +1,276 @@
+"""Objects from Python in place of names: data, networks, methods and importances.
+
+Each object is held under a name with a fingerprint of its content, and the recipe gets that name.
+So the run directory says what a run started with, a run resumes if the same objects are passed
+again, and is refused if they differ.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress.data.dataset import Dataset, open_dataset
+from compress.data.in_memory import to_source
+from compress.data.source import Normalization
+from compress.distillation.functions import to_method
+from compress.distillation.objectives import load_method
+from compress.models.channels import input_channels
+from compress.models.checkpoint import Checkpoint
+from compress.models.modules import (
+    HeldModule,
+    fingerprint_module,
+    hold_copy,
+    published_spec,
+    recognize,
+)
+from compress.pipeline.score_module import choose_normalization
+from compress.pruning.importance import to_importance
+from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
+from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
+from compress.recipe.overrides import ROLES, apply_overrides
+from compress.recipe.schema import Prune, Recipe, Train
+from compress.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is known about the objects that are passed to a run.
+
+    Args:
+        classes: names of the data's classes.
+        normalization: mean and standard deviation of the networks' images.
+        trained: whether the modules are trained for the data; found out if None.
+    """
+
+    classes: Sequence[str] | None = None
+    normalization: Normalization | None = None
+    trained: bool | None = None
+
+
+def to_recipe(
+    recipe: str | Path | Recipe | Mapping[str, Any], overrides: Mapping[str, Any], given: Given
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Load a recipe and hold the objects among its keys and overrides.
+
+    Returns:
+        The recipe, with names in place of objects; and a line on each module, whether it is taken
+        as trained.
+
+    Raises:
+        UserError: an object cannot be used, or a key or value is wrong.
+    """
+    changes = dict(overrides)
+    method, importance = changes.pop("method", None), changes.pop("importance", None)
+    table = dict(recipe) if isinstance(recipe, Mapping) else {}
+    image_size = changes.get("image_size") or table.get("image_size")
+    holder = functools.partial(_replace_objects, given=given, image_size=image_size)
+    table, changes = holder(table), holder(changes)
+    if isinstance(recipe, Recipe):
+        loaded = override_recipe(recipe, changes)
+    elif isinstance(recipe, Mapping):
+        loaded = recipe_from_dict(apply_overrides(table, changes))
+    else:
+        loaded = load_recipe(str(recipe), changes)
+    if method is not None:
+        loaded = _use_method(loaded, _hold_method(method))
+    if importance is not None:
+        loaded = _use_importance(loaded, _hold_importance(importance))
+    return _settle_modules(loaded, given)
+
+
+def _replace_objects(table: Mapping[str, Any], given: Given, image_size: int | None) -> Any:
+    """Replace the objects in a recipe's table, or in overrides, by names under which they are held.
+
+    Keys of overrides may be dotted.
+    """
+    replaced = {}
+    for key, value in table.items():
+        leaf = key.rpartition(".")[2]
+        if leaf == "data" and not isinstance(value, str | None):
+            value = _hold_data(value, given, image_size)
+        elif leaf in ROLES and isinstance(value, nn.Module):
+            value = {"name": _hold_module(value)}
+        elif leaf == "name" and isinstance(value, nn.Module):
+            value = _hold_module(value)
+        elif leaf == "method" and value is not None:
+            value = _hold_method(value)
+        elif leaf == "importance" and value is not None:
+            value = _hold_importance(value)
+        elif isinstance(value, Mapping):
+            value = _replace_objects(value, given, image_size)
+        elif leaf == "stages" and isinstance(value, list | tuple):
+            value = [
+                _replace_objects(stage, given, image_size) if isinstance(stage, Mapping) else stage
+                for stage in value
+            ]
+        replaced[key] = value
+    return replaced
+
+
+def _hold_data(data: Any, given: Given, image_size: int | None) -> str:
+    if isinstance(data, Path):
+        raise UserError(f"data: a folder of images is named 'folder:{data}'")
+    source, _ = to_source(
+        data, image_size=image_size, classes=given.classes, normalization=given.normalization
+    )
+    name = f"{MEMORY}{source.name}"
+    return hold(name, replace(source, name=name))
+
+
+def _hold_module(module: nn.Module) -> str:
+    own = hold_copy(module)
+    name = f"{MEMORY}{type(module).__name__}-{fingerprint_module(own)}"
+    return hold(name, HeldModule(own))
+
+
+def _hold_method(found: Any) -> str:
+    return found if isinstance(found, str) else _hold_object(found, to_method(found))
+
+
+def _hold_importance(found: Any) -> str:
+    return found if isinstance(found, str) else _hold_object(found, to_importance(found))
+
+
+def _hold_object(found: Any, converted: Any) -> str:
+    label = getattr(found, "__name__", type(found).__name__).strip("<>")
+    digest = hashlib.sha256(describe_object(found).encode()).hexdigest()[:12]
+    return hold(f"{MEMORY}{label}-{digest}", converted)
+
+
+def describe_object(found: Any, depth: int = 0) -> str:
+    """Describe a function or a plain object by its code and values, to tell it from others.
+
+    What a function calls is not followed: a change there is not seen.
+    """
+    if depth > 4 or isinstance(found, str | bytes | int | float | bool | None):
+        return repr(found) if depth <= 4 else type(found).__qualname__
+    if isinstance(found, Tensor):
+        return hashlib.sha256(found.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+    if isinstance(found, list | tuple | set | frozenset):
+        described = [describe_object(each, depth + 1) for each in found]
+        return repr(sorted(described) if isinstance(found, set | frozenset) else described)
+    if isinstance(found, Mapping):
+        return repr([(repr(key), describe_object(found[key], depth + 1)) for key in found])
+    parts: list[Any]
+    if isinstance(found, functools.partial):
+        parts = [found.func, *found.args, found.keywords]
+    elif inspect.ismethod(found):
+        parts = [found.__func__, found.__self__]
+    elif inspect.isfunction(found):
+        code = found.__code__
+        cells = [cell.cell_contents for cell in found.__closure__ or ()]
+        constants = [each for each in code.co_consts if not inspect.iscode(each)]
+        nested = [each.co_code.hex() for each in code.co_consts if inspect.iscode(each)]
+        named = [code.co_code.hex(), code.co_names, constants, nested]
+        parts = [*named, found.__defaults__, found.__kwdefaults__, cells]
+    elif isinstance(found, type) or inspect.isbuiltin(found):
+        return f"{found.__module__}.{found.__qualname__}"
+    elif is_dataclass(found):
+        parts = [getattr(found, field.name) for field in fields(found)]
+    else:
+        parts = [vars(found)] if hasattr(found, "__dict__") else []
+    kind = f"{type(found).__module__}.{type(found).__qualname__}"
+    return kind + repr([describe_object(part, depth + 1) for part in parts])
+
+
+def _use_method(recipe: Recipe, name: str) -> Recipe:
+    """Let all stages that distill use a method, with its own weights."""
+
+    def change(stage: Train | Prune) -> Train | Prune:
+        if not isinstance(stage, Train) or stage.kind == "teach" or stage.method == "labels":
+            return stage
+        changed = replace(stage, method=name, alpha=None, beta=None, taps=(), fade=False)
+        # Feature maps cannot say when the student has reached its teacher.
+        compared = load_method(changed).on_features is not None
+        return replace(changed, stop_at_teacher=stage.stop_at_teacher and not compared)
+
+    stages = tuple(change(stage) for stage in recipe.stages)
+    if stages == recipe.stages and not any(getattr(s, "method", "") == name for s in stages):
+        raise UserError(f"method {name!r}: the recipe has no stage that distills")
+    return replace(recipe, stages=stages)
+
+
+def _use_importance(recipe: Recipe, name: str) -> Recipe:
+    stages = tuple(
+        replace(stage, importance=name)
+        if isinstance(stage, Prune) and stage.mode == "channels"
+        else stage
+        for stage in recipe.stages
+    )
+    if not any(getattr(stage, "importance", "") == name for stage in stages):
+        raise UserError(f"importance {name!r}: the recipe has no stage that prunes channels")
+    return replace(recipe, stages=stages)
+
+
+def _settle_modules(recipe: Recipe, given: Given) -> tuple[Recipe, tuple[str, ...]]:
+    """Decide of each module in memory if it is trained, and how weights files name it."""
+    notes: list[str] = []
+    roles = [role for role in ROLES if is_in_memory(getattr(recipe, role).name)]
+    if not roles:
+        return recipe, ()
+    data = open_dataset(recipe.data, image_size=recipe.image_size, seed=recipe.seed)
+    for role in roles:
+        spec = getattr(recipe, role)
+        held: HeldModule = find_held(spec.name)
+        published = recognize(held.module, len(data.classes), data.image_size)
+        hold(spec.name, replace(held, published=published))
+        if spec.weights is None:
+            trained, note = _find_training(role, held.module, data, given)
+            notes.append(note)
+            if trained is not None:
+                weights = _hold_checkpoint(spec, held.module, data, trained)
+                recipe = replace(recipe, **{role: replace(spec, weights=weights)})
+        if published_spec(spec).name == spec.name:
+            notes.append(
+                f"{role}: {type(held.module).__name__} has no name that rebuilds it; load its"
+                " weights files by compress.load(FILE, model=…)"
+            )
+    if "teacher" in roles and recipe.student.weights and not recipe.teacher.weights:
+        raise UserError(
+            "teacher: a trained student is its own teacher; leave the teacher out, or pass a"
+            " trained one"
+        )
+    return recipe, tuple(notes)
+
+
+def _find_training(
+    role: str, module: nn.Module, data: Dataset, given: Given
+) -> tuple[Normalization | None, str]:
+    """Return the normalization of a module that is trained, else None; and a line about it."""
+    named = f"{role}: {type(module).__name__}"
+    if given.trained is False:
+        return None, f"{named} is to be trained, from its present weights"
+    choices = (given.normalization,) if given.normalization else None
+    score, chance, normalization = choose_normalization(module, data, choices)
+    found = f"{score:.1%} of the validation images"
+    mean = ", ".join(f"{value:.3g}" for value in normalization[0])
+    std = ", ".join(f"{value:.3g}" for value in normalization[1])
+    if given.trained or score > chance:
+        return normalization, f"{named} is taken as trained: {found}, mean {mean}, std {std}"
+    return None, (
+        f"{named} is taken as not trained, it starts from its present weights: {found}, at chance;"
+        " if that is wrong, pass mean= and std= of its images, or trained=True"
+    )
+
+
+def _hold_checkpoint(
+    spec: Any, module: nn.Module, data: Dataset, normalization: Normalization
+) -> str:
+    """Hold a trained module as a checkpoint, under a name that also says how it sees images."""
+    own = hold_copy(module).eval()
+    channels = input_channels(own, data.image_size)
+    size = (channels, data.image_size, data.image_size)
+    mean, std = (each[:channels] for each in normalization)
+    digest = hashlib.sha256(repr((mean, std, size)).encode()).hexdigest()[:8]
+    for parameter in own.parameters():
+        parameter.requires_grad_(True)
+    trained = Checkpoint(own, spec, data.classes, size, mean, std, data.name)
+    return hold(f"{spec.name}-trained-{digest}", trained)

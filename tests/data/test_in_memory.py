@@ -1,0 +1,227 @@
+"""Data in memory: datasets, arrays and tables become sources with the same pixels."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from compress.data.arrays import image_to_pixels, images_to_pixels
+from compress.data.in_memory import to_source
+from compress.data.labels import to_class_numbers
+from compress.data.source import Pixels
+from compress.runtime.errors import UserError
+
+RANDOM = np.random.default_rng(0)
+IMAGES = RANDOM.integers(0, 256, (20, 6, 6, 3), dtype=np.uint8)
+LABELS = np.arange(20) % 3
+
+
+def pixels_of(data: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all pixels and targets of a split that is passed as training and validation data."""
+    source, _ = to_source((data, data), **options)
+    assert isinstance(source.train, Pixels)
+    return source.train.pixels, source.train.targets
+
+
+FIRST = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+
+
+class Table:
+    """A table as Hugging Face's: columns with features."""
+
+    class Image: ...
+
+    class ClassLabel:
+        names = ("ant", "bee", "cow")
+
+    features = {"picture": Image(), "kind": ClassLabel(), "id": None}  # noqa: RUF012
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"id": row, "picture": Image.fromarray(IMAGES[row]), "kind": int(LABELS[row])}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (IMAGES, LABELS),
+        (IMAGES, LABELS.tolist()),
+        (IMAGES, np.eye(3)[LABELS]),
+        (IMAGES, torch.from_numpy(LABELS)),
+        (IMAGES / 255, LABELS),
+        (IMAGES.astype(np.float32), LABELS[:, None]),
+        (IMAGES.astype(np.uint16) * 257, LABELS),
+        (FIRST, torch.from_numpy(LABELS)),
+        (FIRST.int(), torch.from_numpy(LABELS)),
+        ([Image.fromarray(image) for image in IMAGES], LABELS),
+        [(Image.fromarray(image), label) for image, label in zip(IMAGES, LABELS, strict=True)],
+        TensorDataset(FIRST, torch.from_numpy(LABELS)),
+        TensorDataset(FIRST.float() / 255, torch.from_numpy(LABELS)),
+        DataLoader(TensorDataset(FIRST, torch.from_numpy(LABELS)), batch_size=4, shuffle=True),
+        Table(),
+    ],
+)
+def test_the_same_images_have_the_same_pixels_in_every_form(data: Any) -> None:
+    pixels, targets = pixels_of(data)
+    assert pixels.dtype == torch.uint8 and torch.equal(pixels, FIRST)
+    assert targets.tolist() == LABELS.tolist()
+
+
+@given(
+    shape=st.tuples(*[st.integers(4, 7)] * 2),
+    channels=st.sampled_from([1, 3]),
+    kind=st.sampled_from(["uint8", "float", "uint16", "int64"]),
+    first=st.booleans(),
+)
+def test_layouts_and_types_of_one_image_agree(
+    shape: tuple[int, int], channels: int, kind: str, first: bool
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (channels, *shape), dtype=np.uint8)
+    given: Any = image if first else np.moveaxis(image, 0, -1)
+    if kind == "float":
+        given = (given / 255).astype(np.float32)
+    elif kind == "uint16":
+        given = given.astype(np.uint16) * 257
+    elif kind == "int64":
+        given = given.astype(np.int64)
+    assert torch.equal(image_to_pixels(given), torch.from_numpy(image))
+    if kind != "uint16":
+        assert torch.equal(image_to_pixels(torch.from_numpy(given.copy())), torch.from_numpy(image))
+
+
+def test_a_normalization_is_undone_if_it_is_named() -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    data = (IMAGES / 255 - np.array(mean)) / np.array(std)
+    assert torch.equal(images_to_pixels(data, (mean, std)), FIRST)
+    source, _ = to_source((data, LABELS), normalization=(mean, std))
+    assert source.normalization == (mean, std)
+    with pytest.raises(UserError, match=r"mean= and std="):
+        images_to_pixels(data)
+
+
+def test_floats_are_taken_as_they_come_and_bytes_normalized_by_their_own_values() -> None:
+    assert to_source((IMAGES / 255, LABELS))[0].normalization == ((0.0,) * 3, (1.0,) * 3)
+    assert to_source((IMAGES, LABELS))[0].normalization is None
+
+
+def test_splits_by_position_and_by_name() -> None:
+    full, half = (IMAGES, LABELS), (IMAGES[:10], LABELS[:10])
+    source, _ = to_source((full, half))
+    assert len(source.train.targets) == 20 and source.val is not None
+    assert (
+        torch.equal(source.test().targets, source.val.targets) and "validation" in source.notes[0]
+    )
+    source, _ = to_source((full, half, (IMAGES[:5], LABELS[:5])))
+    assert source.val is not None
+    assert (len(source.val.targets), len(source.test().targets)) == (10, 5)
+    source, _ = to_source({"train": Table(), "test": Table()})
+    assert source.val is None and len(source.test().targets) == 20
+    assert source.classes == ("ant", "bee", "cow")
+    source, _ = to_source(full)
+    assert (len(source.train.targets), len(source.test().targets)) == (16, 4)
+    for wrong in ({"train": full, "extra": half}, {"test": full}):
+        with pytest.raises(UserError, match="train"):
+            to_source(wrong)
+
+
+def test_images_of_several_sizes_are_resized_and_cropped() -> None:
+    sizes = [(9, 6), (6, 9), (12, 12)]
+    images = [Image.new("RGB", size, "red") for size in sizes]
+    source, _ = to_source((images * 2, ["a", "b", "a"] * 2), image_size=5)
+    assert isinstance(source.train, Pixels) and source.train.pixels.shape[1:] == (3, 5, 5)
+    assert source.image_size == 5 and source.classes == ("a", "b")
+    wide, _ = to_source((IMAGES[:, :4], LABELS))
+    assert isinstance(wide.train, Pixels) and wide.train.pixels.shape[1:] == (3, 4, 4)
+
+
+def test_grey_images_keep_one_channel() -> None:
+    grey = [Image.fromarray(image[..., 0]) for image in IMAGES]
+    assert pixels_of((grey, LABELS))[0].shape == (20, 1, 6, 6)
+    assert pixels_of((IMAGES[..., 0], LABELS))[0].shape == (20, 1, 6, 6)
+    mixed = [*grey[:10], *[Image.fromarray(image) for image in IMAGES[10:]]]
+    assert pixels_of((mixed, LABELS))[0].shape == (20, 3, 6, 6)
+
+
+def test_class_names_of_wrapped_datasets_are_found() -> None:
+    class Named(TensorDataset):
+        classes = ("x", "y", "z")
+
+    data = Named(FIRST, torch.from_numpy(LABELS))
+    assert to_source(Subset(data, range(10)))[0].classes == ("x", "y", "z")
+    assert to_source(data, classes=["p", "q", "r"])[0].classes == ("p", "q", "r")
+
+
+class Noisy(Dataset[Any]):
+    """A dataset with an augmentation at random."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, row: int) -> Any:
+        noise = torch.randint(0, 9, (3, 6, 6), dtype=torch.uint8) + random.randrange(5)
+        return noise + np.random.randint(5), row % 2
+
+
+def test_a_dataset_with_random_transforms_is_read_alike_and_said() -> None:
+    before = torch.random.get_rng_state(), random.getstate()
+    (one, name), (two, other) = to_source(Noisy()), to_source(Noisy())
+    assert name == other and any("random" in note for note in one.notes) and one.name == two.name
+    assert torch.equal(before[0], torch.random.get_rng_state()) and before[1] == random.getstate()
+
+
+def test_the_fingerprint_is_of_all_pixels_labels_and_classes() -> None:
+    changed, moved = IMAGES.copy(), LABELS.copy()
+    changed[-1, -1, -1, -1] ^= 1
+    moved[-1] = 0
+    cases: list[Any] = [(IMAGES, LABELS), (changed, LABELS), (IMAGES, moved)]
+    found = {to_source(case)[1] for case in cases}
+    found.add(to_source((IMAGES, LABELS), classes=["a", "b", "c"])[1])
+    assert len(found) == 4 and to_source((IMAGES.copy(), LABELS))[1] in found
+
+
+class Endless(IterableDataset[Any]):
+    """A dataset without items by number."""
+
+    def __iter__(self) -> Any:
+        yield FIRST[0], 0
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (Endless(), "Endless"),
+        ((IMAGES, LABELS[:5]), "20 images and 5 labels"),
+        ((IMAGES.astype(float) - 3, LABELS), "-3"),
+        ((IMAGES.astype(int) * 2, LABELS), "integers"),
+        ((np.zeros((20, 6, 6, 4), np.uint8), LABELS), "RGB"),
+        ((IMAGES, LABELS - 1), "-1"),
+        ((IMAGES, LABELS + 0.5), "whole"),
+        (([1] * 20, LABELS), "item 0"),
+        ([], "no images"),
+        (42, "int"),
+        ([FIRST[0]], "items are"),
+        (([(FIRST[0], 0), (FIRST[0], 1)], [(FIRST[0], 5)]), "label 5"),
+        ([{"image": FIRST[0], "name": "x"}], "no label"),
+    ],
+)
+def test_data_that_cannot_be_used_is_refused_in_one_line(data: Any, word: str) -> None:
+    with pytest.raises(UserError, match=word) as refused:
+        to_source(data)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_labels_in_words_get_numbers_by_the_training_split() -> None:
+    targets, classes = to_class_numbers({"train": ["dog", "cat", "dog"], "val": ["cat"]})
+    assert classes == ("cat", "dog") and targets["val"].tolist() == [0]
+    with pytest.raises(UserError, match="'cow'"):
+        to_class_numbers({"train": ["dog", "cat"], "val": ["cow"]})
