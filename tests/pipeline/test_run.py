@@ -25,7 +25,8 @@ from tiny import (
 
 import compress
 from compress.data.dataset import open_dataset
-from compress.data.pool import DiskPool, Pool, open_pool
+from compress.data.photo import Framing
+from compress.data.pool import PhotoPool, Pool, open_pool
 from compress.data.source import Files, Pixels
 from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
@@ -101,13 +102,13 @@ def test_images_that_stay_on_the_disk_come_to_the_same(
 ) -> None:
     opened: list[Pool] = []
 
-    def streamed(images: Pixels | Files, side: int, **options: Any) -> Pool:
-        opened.append(open_pool(images, side, memory_limit_bytes=0, workers=0, **options))
+    def streamed(images: Pixels | Files, framing: Framing, **options: Any) -> Pool:
+        opened.append(open_pool(images, framing, memory_limit_bytes=0, workers=0, **options))
         return opened[-1]
 
     monkeypatch.setattr("compress.data.dataset.open_pool", streamed)
     compress.run(str(tiny.recipe), out=tmp_path / "run")
-    assert [type(pool) for pool in opened] == [DiskPool] * 3
+    assert [type(pool) for pool in opened] == [PhotoPool] * 3
     assert_same(tmp_path / "run", finished)
 
 
