@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from compress.data.arrays import is_array, is_single_image
