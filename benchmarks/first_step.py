@@ -40,22 +40,20 @@ def main() -> None:
 
     from compress.cli import terminal
     from compress.cli.main import main as command
-    from compress.data import dataset, pool
+    from compress.data import dataset
 
     def finish(self: object, batches: Iterable[object], total: int, label: str) -> None:
         next(iter(batches))
-        seconds = sum(clock.seconds for clock in (*reading.values(), checksum))
+        seconds = sum(clock.seconds for clock in reading.values())
         print("\nseconds", time.monotonic() - began, importing.seconds, seconds, flush=True)
         # The measured part of the command is over.
         os._exit(0)
 
     # Reading ends with the checksum and the normalization of the images.
-    names = ("open_source", "open_pool", "_measure_normalization")
+    names = ("open_source", "open_pool", "_measure_normalization", "checksum_images")
     reading = {name: Clock(getattr(dataset, name)) for name in names}
-    checksum = Clock(pool.Pool.checksum)
     with (
         mock.patch.multiple(dataset, **reading),
-        mock.patch.object(pool.Pool, "checksum", lambda images: checksum(images)),
         mock.patch.object(terminal.Terminal, "progress", finish),
     ):
         command(["run", *arguments])

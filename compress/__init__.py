@@ -4,6 +4,7 @@
     compress.fit(model, train, val, budget="100k")              # a module in, a smaller one out
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
+    compress.prepare("shirt.png", checkpoint)                   # an image as the model takes it
     compress.prune(model, example, "100k")                      # one cut, without training
     compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
@@ -23,7 +24,7 @@ from compress.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from compress.deployment.export import export
-    from compress.deployment.predict import predict
+    from compress.deployment.predict import predict, prepare
     from compress.models.checkpoint import load
     from compress.models.cost import measure_cost as summarize
     from compress.models.modules import save
@@ -40,6 +41,7 @@ __all__ = [
     "fit",
     "load",
     "predict",
+    "prepare",
     "prune",
     "quantize",
     "run",
@@ -54,6 +56,7 @@ _DEFINITIONS = {
     "fit": "compress.pipeline.fit:fit",
     "load": "compress.models.checkpoint:load",
     "predict": "compress.deployment.predict:predict",
+    "prepare": "compress.deployment.predict:prepare",
     "prune": "compress.pruning.pruner:prune",
     "quantize": "compress.quantization.quantize:quantize",
     "run": "compress.pipeline.run:run",

@@ -19,6 +19,7 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "fit": "compress.pipeline.fit",
         "load": "compress.models.checkpoint",
         "predict": "compress.deployment.predict",
+        "prepare": "compress.deployment.predict",
         "prune": "compress.pruning.pruner",
         "quantize": "compress.quantization.quantize",
         "run": "compress.pipeline.run",

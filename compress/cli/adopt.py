@@ -50,6 +50,16 @@ from compress.runtime.files import require_file
     help="Standard deviation of each channel; ImageNet's if left out.",
 )
 @click.option(
+    "--crop-ratio",
+    type=click.FloatRange(0.1, 1),
+    help="Side of the centre of an image that it sees; 0.875 for photos if left out.",
+)
+@click.option(
+    "--background",
+    metavar="COLOR",
+    help="Behind transparent parts of images: white, #rrggbb, …; white if left out.",
+)
+@click.option(
     "--out",
     type=click.Path(path_type=Path),
     default="adopted.pth",
@@ -70,6 +80,8 @@ def adopt(
     skip_broken: bool,
     key: str | None,
     image_size: int | None,
+    crop_ratio: float | None,
+    background: str | None,
     out: Path,
     force: bool,
     **normalization: Any,
@@ -98,6 +110,8 @@ def adopt(
         ModelSpec(named, stem),
         data,
         image_size=image_size,
+        crop_ratio=crop_ratio,
+        background=background,
         key=key,
         skip_broken=skip_broken,
         force=force,

@@ -35,6 +35,11 @@ from compress.runtime.files import require_file
     is_flag=True,
     help="Swap light and dark, for dark objects on light ground if it was trained on the reverse.",
 )
+@click.option(
+    "--background",
+    metavar="COLOR",
+    help="Behind transparent parts: white, #rrggbb, …; as in training if left out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write CSV to this file.")
 @click.option(
@@ -50,6 +55,7 @@ def predict(
     builder: str | None,
     top: int,
     invert: bool,
+    background: str | None,
     as_json: bool,
     csv: Path | None,
     data: str | None,
@@ -69,8 +75,10 @@ def predict(
     """
     if images and skip_broken:
         raise UserError("--skip-broken is for --data; images that cannot be read are named anyway")
-    if not images and (as_json or csv or invert):
-        raise UserError("--json, --csv and --invert need IMAGES; name files, folders or globs")
+    if not images and (as_json or csv or invert or background):
+        raise UserError(
+            "--json, --csv, --invert and --background need IMAGES; name files, folders or globs"
+        )
     check_data_name(data)
     require_file(weights)
     foreign = make_foreign(classes, mean, std, image_size)
@@ -97,7 +105,15 @@ def predict(
     found = find_labelled_images(images, checkpoint.classes)
     files, labels = [image for image, _ in found], [label for _, label in found]
     predictions = add_labels(
-        predict(checkpoint, files, top=top, invert=invert, device=device), labels
+        predict(
+            checkpoint,
+            files,
+            top=top,
+            invert=invert,
+            background=background,
+            device=device,
+        ),
+        labels,
     )
     if csv:
         write_csv(predictions, csv)

@@ -9,7 +9,8 @@ from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
 from compress.data.dataset import Dataset
-from compress.data.pool import Pool
+from compress.data.photo_view import draw_photo_view
+from compress.data.pool import MemoryPool, Pool
 from compress.data.random_views import (
     derive_seed,
     draw_crops,
@@ -87,8 +88,6 @@ def training_batches(
     order = torch.split(draw_order(count, seed, view, chances), min(batch_size, count))
     if drop_last and len(order[-1]) < len(order[0]):
         order = order[:-1]
-    boxes = None if augment.crop is None else draw_crops(count, size, augment.crop, seed, view)
-    flips = draw_flips(count, seed, view) if augment.flip else None
     holes = None
     if augment.erase_prob:
         holes = draw_holes(count, size, augment.erase_prob, seed, view)
@@ -102,10 +101,8 @@ def training_batches(
         for rows, (begin, end) in zip(order, bounds, strict=True)
     ]
     start = 0
-    for number, (rows, pixels) in enumerate(zip(shards, data.train.batches(shards), strict=True)):
-        if flips is not None:
-            pixels = _flip(pixels, flips[rows])
-        images = pixels.float() if boxes is None else _crop(pixels, boxes[rows])
+    cropped = _crop_and_flip(data, augment, shards, seed, view)
+    for number, (rows, images) in enumerate(zip(shards, cropped, strict=True)):
         images = _normalize(images, data)
         if holes is not None:
             images = _erase(images, holes[rows])
@@ -119,6 +116,26 @@ def training_batches(
         first = start + bounds[number][0]
         yield Batch(_widen(images, data.channels), targets, rows, first, view, total - len(rows))
         start += total
+
+
+def _crop_and_flip(
+    data: Dataset, augment: Augment, shards: list[Tensor], seed: int, view: int
+) -> Iterator[Tensor]:
+    """Yield images: float32 (B, C, S, S), values from 0 to 255, for each shard's rows."""
+    pool, count, size = data.train, len(data.train), data.image_size
+    flips = draw_flips(count, seed, view) if augment.flip else None
+    if isinstance(pool, MemoryPool) and not augment.operates:
+        # Small images of one size are cropped a whole batch at a time, after they are mirrored.
+        boxes = None if augment.crop is None else draw_crops(count, size, augment.crop, seed, view)
+        for rows, pixels in zip(shards, pool.batches(shards), strict=True):
+            if flips is not None:
+                pixels = _flip(pixels, flips[rows])
+            yield pixels.float() if boxes is None else _crop(pixels, boxes[rows])
+        return
+    photos = pool.as_photos() if isinstance(pool, MemoryPool) else pool
+    drawn = draw_photo_view(photos.framing, count, augment, data.background, seed, view)
+    for rows, pixels in zip(shards, photos.views(shards, drawn), strict=True):
+        yield (pixels if flips is None else _flip(pixels, flips[rows])).float()
 
 
 def plain_batches(

@@ -9,19 +9,28 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import median
 
 import torch
 from torch import Tensor
 
+from compress.data.checksum import checksum_images
+from compress.data.decode import read_size
+from compress.data.photo import Framing, resized_side
 from compress.data.pool import Pool, open_pool
-from compress.data.source import Images, Normalization, Source, fit_channels
+from compress.data.source import Images, Normalization, Pixels, Source, fit_channels
 from compress.data.sources import open_source
 from compress.data.splits import split_groups, split_rows
 from compress.data.verify import verify_source
+from compress.recipe.color import read_color
 from compress.runtime.errors import UserError
 
 # Images on which mean and standard deviation are measured: enough for three digits.
 MEASURED_IMAGES = 4096
+
+# `crop_ratio` of photos, and the number of files that tell whether images are photos.
+PHOTO_CROP_RATIO = 0.875
+SAMPLED_FILES = 64
 
 CPU = torch.device("cpu")
 
@@ -44,6 +53,10 @@ class Dataset:
         device: device of the pools.
         channels: channels of the images in batches: 3, or 1 for grey images alone.
         grey: True if images are read as grey ones.
+        background: colour behind transparent parts, ``#rrggbb``.
+        own_crop_ratio: the recipe's or a trained network's `crop_ratio`; that of the files if None.
+        least_area: fraction of an image's area that the smallest crop in training keeps; large
+            files are decoded at a fraction of their size that leaves enough pixels to it.
     """
 
     name: str
@@ -58,6 +71,9 @@ class Dataset:
     device: torch.device = CPU
     channels: int = 3
     grey: bool = False
+    background: str = "#ffffff"
+    own_crop_ratio: float | None = None
+    least_area: float = 1.0
 
     @property
     def train_count(self) -> int:
@@ -79,11 +95,25 @@ class Dataset:
         return self._training[0]
 
     @cached_property
-    def _training(self) -> tuple[Pool, Normalization, str]:
-        """Training images, their normalization and their checksum, both measured on the CPU."""
-        pool = open_pool(self.train_images, self.image_size, grey=self.grey)
+    def _training(self) -> tuple[Pool, Normalization]:
+        """Training images, and their normalization, measured on the CPU."""
+        pool = self._open(self.train_images, crops=True)
         normalization = self.normalization or _measure_normalization(pool)
-        return pool.to(self.device), normalization, pool.checksum()
+        return pool.to(self.device), normalization
+
+    def _open(self, images: Images, crops: bool = False) -> Pool:
+        framing = Framing(self.image_size, self.crop_ratio, self.least_area if crops else 1.0)
+        return open_pool(images, framing, background=self.background, grey=self.grey, crops=crops)
+
+    @cached_property
+    def crop_ratio(self) -> float:
+        """Side of the square that is evaluated, relative to the shorter side: 0.1 to 1.
+
+        Where it is not given, 0.875 if most image files are larger than that needs, else 1.
+        """
+        if self.own_crop_ratio is not None:
+            return self.own_crop_ratio
+        return _choose_crop_ratio(self.train_images, self.image_size)
 
     @cached_property
     def val(self) -> Pool:
@@ -92,7 +122,7 @@ class Dataset:
         Raises:
             UserError: an image file cannot be read.
         """
-        return open_pool(self.val_images, self.image_size, grey=self.grey).to(self.device)
+        return self._open(self.val_images).to(self.device)
 
     def load(self) -> None:
         """Open the training and validation pools now.
@@ -110,7 +140,7 @@ class Dataset:
         Raises:
             UserError: an image file cannot be read.
         """
-        return open_pool(self.test_images(), self.image_size, grey=self.grey).to(self.device)
+        return self._open(self.test_images()).to(self.device)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -122,10 +152,10 @@ class Dataset:
         """Standard deviation of each channel, of pixels on a scale of 0 to 1: three values."""
         return (self.normalization or self._training[1])[1]
 
-    @property
+    @cached_property
     def checksum(self) -> str:
-        """SHA-256 of the training images, as 64 hex digits; see `Pool.checksum`."""
-        return self._training[2]
+        """SHA-256 of the training images, as 64 hex digits; see `checksum_images`."""
+        return checksum_images(self.train_images)
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the data set with its pools on `device`; pools that are open are opened again."""
@@ -137,6 +167,14 @@ class Dataset:
         The values are three, or one for all channels.
         """
         return replace(self, normalization=(fit_channels(mean, 3), fit_channels(std, 3)))
+
+    def for_crops(self, least_area: float) -> Dataset:
+        """Return the data set for random crops of at least this fraction of an image's area."""
+        return replace(self, least_area=least_area)
+
+    def framed(self, crop_ratio: float, background: str) -> Dataset:
+        """Return the data set with the `crop_ratio` and `background` of a trained network."""
+        return replace(self, own_crop_ratio=crop_ratio, background=background)
 
     def for_channels(self, taken: Collection[int]) -> Dataset:
         """Return the data set for networks that take so many channels: 3, 1, or both.
@@ -155,6 +193,8 @@ def open_dataset(
     data_fraction: float = 1.0,
     seed: int = 0,
     val_fraction: float = 0.1,
+    crop_ratio: float | None = None,
+    background: str | None = None,
     verify: bool = False,
     skip_broken: bool = False,
     log: Callable[[str], None] = lambda line: None,
@@ -171,6 +211,9 @@ def open_dataset(
         max_images: limit on the number of training images.
         data_fraction: fraction of the training images to use, above 0 and at most 1.
         val_fraction: fraction of the training images to hold out for validation, between 0 and 1.
+        crop_ratio: side of the centre that is evaluated, relative to the shorter side; chosen by
+            the files if left out.
+        background: colour behind transparent parts; the source's own if left out.
         verify: check that the image files of all splits can be read; see `verify_source`.
         skip_broken: verify, and leave out the files that cannot be read.
         log: called with a line before many files are checked.
@@ -185,6 +228,9 @@ def open_dataset(
         (('cat', 'dog'), 900)
     """
     _check_numbers(image_size, max_images, data_fraction, val_fraction)
+    if crop_ratio is not None and not 0.1 <= crop_ratio <= 1:
+        raise UserError(f"crop_ratio = {crop_ratio}: must be between 0.1 and 1")
+    ground = None if background is None else read_color(background)
     source = open_source(name)
     if verify or skip_broken:
         source = verify_source(source, skip_broken=skip_broken, log=log)
@@ -214,6 +260,8 @@ def open_dataset(
         normalization=source.normalization,
         mirrors=source.mirrors,
         notes=source.notes,
+        background=ground or source.background,
+        own_crop_ratio=crop_ratio,
     )
 
 
@@ -244,6 +292,17 @@ def _limit_count(name: str, max_images: int, available: int, classes: int) -> in
             f"max_images = {max_images}: {name} has {classes} classes, and each needs an image"
         )
     return min(max_images, available)
+
+
+def _choose_crop_ratio(images: Images, image_size: int) -> float:
+    """Return 0.875 if most images are photos, larger than is needed for that, else 1."""
+    if isinstance(images, Pixels):
+        return 1.0
+    rows = torch.linspace(0, len(images.names) - 1, min(len(images.names), SAMPLED_FILES)).long()
+    sizes = [read_size(images.root / images.names[row]) for row in rows.tolist()]
+    shorter = [min(size) for size in sizes if size]
+    enough = resized_side(image_size, PHOTO_CROP_RATIO)
+    return PHOTO_CROP_RATIO if shorter and median(shorter) >= enough else 1.0
 
 
 def _measure_normalization(pool: Pool) -> Normalization:

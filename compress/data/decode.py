@@ -1,4 +1,4 @@
-"""Image files: find them, and decode any format and mode to 8-bit RGB."""
+"""Images: find files, and decode any format and mode to 8-bit RGB or grey, upright."""
 
 from __future__ import annotations
 
@@ -8,16 +8,30 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import decode_jpeg
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
+from compress.data.arrays import image_to_pixels
 from compress.data.formats import FORMATS, SUFFIXES
+from compress.data.photo import Framing, Photo, to_luma
 from compress.runtime.errors import UserError
+
+# A path, "-" for standard input, an open binary file; or an image in memory: Pillow's, a tensor
+# (C, H, W), or an array (H, W) or (H, W, C). C is 1, 3, or 4 with alpha.
+ImageSource = str | Path | BinaryIO | Image.Image | Tensor | np.ndarray[Any, Any]
+
+# Files whose Pillow image decodes at a fraction of its size.
+JPEGS = ("JPEG", "MPO")
+
+ORIENTATION = 0x0112
 
 # Possible values of white in images of 32-bit integers and floats. Their files do not say which.
 RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
@@ -40,31 +54,55 @@ def find_images(patterns: Iterable[str]) -> list[str]:
     return found
 
 
-def read_image(source: str | Path | BinaryIO, background: str = "black") -> Image.Image:
-    """Decode an image of any mode and size to 8-bit RGB, turned by its EXIF orientation.
+def read_photo(
+    source: ImageSource,
+    background: str = "white",
+    *,
+    grey: bool = False,
+    framing: Framing | None = None,
+) -> Photo:
+    """Decode an image of any mode and size to 8 bits, RGB or grey, turned by its EXIF orientation.
 
-    Deeper images are scaled to 8 bits, not clipped. Of an animation, the first frame is decoded.
+    Deeper images are scaled to 8 bits, not clipped: 16 bits, and floats from 0 to 1 in arrays. Of
+    an animation, the first frame is decoded.
 
     Args:
-        source: a path, "-" for standard input, or an open binary file.
-        background: colour behind transparent parts; by default black, like the background of
-            white-on-black training images.
+        background: colour behind transparent parts.
+        grey: decode to one channel, the luma.
+        framing: what the photo is for; files larger than it needs are decoded at a fraction of
+            their size.
 
     Raises:
-        UserError: the file is missing, not an image, damaged or too large; the message is the
-            reason alone, without the file's name.
+        UserError: the file is missing, not an image, damaged or too large, or an array is not an
+            image; the message is the reason alone, without the file's name.
     """
     with translate_errors():
-        if source == "-":
-            return _decode(sys.stdin.buffer, background)
-        if not isinstance(source, str | Path):
-            return _decode(source, background)
-        path = Path(source)
-        if path.is_dir():
-            empty = next(_list_images(path), None) is None
-            raise UserError("no images in this folder" if empty else "a folder, not an image")
-        with path.open("rb") as file:
-            return _decode(file, background)
+        if isinstance(source, Tensor | np.ndarray):
+            source = _image_from_array(source)
+        if isinstance(source, Image.Image):
+            return _to_photo(source, background, grey)
+        with _open(source) as file:
+            return _decode(file, background, grey, framing)
+
+
+def _open(source: str | Path | BinaryIO) -> Any:
+    """Return a context that gives an open file, from its start to its end."""
+    if source == "-":
+        return nullcontext(io.BytesIO(sys.stdin.buffer.read()))
+    if not isinstance(source, str | Path):
+        return nullcontext(source if source.seekable() else io.BytesIO(source.read()))
+    path = Path(source)
+    if path.is_dir():
+        empty = next(_list_images(path), None) is None
+        raise UserError("no images in this folder" if empty else "a folder, not an image")
+    return path.open("rb")
+
+
+def read_size(path: Path) -> tuple[int, int] | None:
+    """Return height and width of an image file, not turned; None if it is not an image."""
+    with suppress(UserError), translate_errors(), Image.open(path, formats=FORMATS) as image:
+        return image.height, image.width
+    return None
 
 
 def _match_images(pattern: str) -> list[str]:
@@ -82,14 +120,79 @@ def _list_images(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _decode(file: BinaryIO, background: str) -> Image.Image:
-    if not file.seekable():
-        file = io.BytesIO(file.read())
+def _decode(file: BinaryIO, background: str, grey: bool, framing: Framing | None) -> Photo:
     if file.seek(0, os.SEEK_END) == 0:
         raise UserError("an empty file")
     with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        scale = framing.scale(height, width) if framing else 1
+        orientation = image.getexif().get(ORIENTATION, 1)
+        if image.format in JPEGS:
+            if scale == 1 and orientation == 1 and image.mode in ("L", "RGB"):
+                # Pillow judges what torchvision refuses.
+                with suppress(RuntimeError):
+                    return Photo(_decode_jpeg(file, grey), (height, width))
+            image.draft(None, (width // scale, height // scale))
         image.load()
-        return convert_to_rgb(image, background)
+        # Orientations from 5 on are quarter turns.
+        size = (width, height) if orientation >= 5 else (height, width)
+        return _to_photo(image, background, grey, size, scale)
+
+
+def _to_photo(
+    image: Image.Image,
+    background: str,
+    grey: bool,
+    size: tuple[int, int] | None = None,
+    scale: int = 1,
+) -> Photo:
+    """Convert an image, upright from now on, to a photo; it may be smaller than `size` already."""
+    image = convert_to_rgb(image, background)
+    size = size or (image.height, image.width)
+    if scale > 1 and (image.height, image.width) == size:
+        image = image.reduce(scale)
+    values = np.array(image.convert("L") if grey else image)
+    return Photo(torch.from_numpy(np.atleast_3d(values)).permute(2, 0, 1), size, scale)
+
+
+def _decode_jpeg(file: BinaryIO, grey: bool) -> Tensor:
+    """Decode a JPEG of one or three channels; a fifth faster than Pillow (docs/scaling.md)."""
+    file.seek(0)
+    data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
+    with _silent_stderr():
+        pixels = decode_jpeg(data)
+    return to_luma(pixels) if grey else pixels.expand(3, -1, -1)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Discard what C code writes to standard error: libjpeg warns of flaws in files by itself."""
+    try:
+        kept = os.dup(2)
+    except OSError:
+        # There is no standard error.
+        yield
+        return
+    discard = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(discard, 2)
+    os.close(discard)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _image_from_array(values: Tensor | np.ndarray[Any, Any]) -> Image.Image:
+    """Convert an array or a tensor to an image of 8 bits; of four channels, the last is alpha."""
+    tensor = isinstance(values, Tensor)
+    if values.ndim == 3 and values.shape[0 if tensor else -1] == 4:
+        colors, alpha = (values[:3], values[3]) if tensor else (values[..., :3], values[..., 3])
+        pixels = torch.cat([image_to_pixels(colors), image_to_pixels(alpha)])
+    else:
+        pixels = image_to_pixels(values)
+    image: Image.Image = to_pil_image(pixels)
+    return image
 
 
 def convert_to_rgb(image: Image.Image, background: str) -> Image.Image:

@@ -230,7 +230,7 @@ def _read_item(
 
 def _to_pixels(image: Any, normalization: Normalization | None) -> Tensor:
     if isinstance(image, Image.Image):
-        pixels: Tensor = F.pil_to_tensor(convert_to_rgb(image, "black"))
+        pixels: Tensor = F.pil_to_tensor(convert_to_rgb(image, "white"))
         return pixels[:1] if image.mode in GREY_MODES else pixels
     if not is_array(image):
         raise UserError(f"a {type(image).__name__} is no image; pass a Pillow image or an array")

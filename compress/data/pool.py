@@ -2,72 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
-from compress.data.decode import read_image
-from compress.data.source import Files, Images, Pixels
-from compress.runtime.device import to_device
+from compress.data.photo import Framing, is_grey, to_luma
+from compress.data.photo_view import PhotoView
+from compress.data.photos import FilePhotos, Photos, PixelPhotos, decode_photos
+from compress.data.source import Images, Pixels
+from compress.runtime import distributed
+from compress.runtime.device import count_cores, free_memory, to_device
 from compress.runtime.errors import UserError
 
-# A larger pool stays on the disk.
-MEMORY_LIMIT_BYTES = 4 * 2**30
+# Decoded images take at most so much memory, and at most half of what is free; more stay in files.
+MEMORY_LIMIT_BYTES = 8 * 2**30
 
-# Images that are decoded together.
+# Images that are decoded or converted together.
 CHUNK = 256
-
-
-class Pool(Protocol):
-    """Square images of one size, with their class numbers."""
-
-    @property
-    def targets(self) -> Tensor:
-        """Class numbers, int64 (N,)."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        ...
-
-    def to(self, device: torch.device | str) -> Pool:
-        """Return the pool with its batches and targets on `device`."""
-        ...
-
-    def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Yield images: uint8 (B, C, H, W), C = 1 or 3, for each int64 (B,) of rows in `order`.
-
-        Raises:
-            UserError: an image file cannot be read; the message names it.
-        """
-        ...
-
-    def checksum(self) -> str:
-        """Return a SHA-256 of the images and the targets, as 64 hex digits.
-
-        A pool on the disk takes the files' names and sizes for the images.
-        """
-        ...
 
 
 @dataclass(frozen=True)
 class MemoryPool:
-    """Images in the memory of one device.
+    """Square images of one size in the memory of one device.
 
-    Batches are resized when they are asked for: small images made large would take much memory.
+    Batches are enlarged when they are asked for: small images made large would take much memory.
 
     Args:
-        pixels: uint8 (N, C, H, W).
+        pixels: uint8 (N, C, H, H).
         targets: class numbers, int64 (N,).
-        image_size: side of the images in batches, in pixels.
+        image_size: side of the images in batches, in pixels; at least H.
     """
 
     pixels: Tensor
@@ -78,58 +45,62 @@ class MemoryPool:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> MemoryPool:
+        """Return the pool with its batches and targets on `device`."""
         return MemoryPool(self.pixels.to(device), self.targets.to(device), self.image_size)
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield images: uint8 (B, C, S, S), C = 1 or 3, for each int64 (B,) of rows in `order`."""
         size = [self.image_size, self.image_size]
         for rows in order:
             pixels = self.pixels[to_device(rows, self.pixels.device)]
             yield F.resize(pixels, size, antialias=True)
 
-    def checksum(self) -> str:
-        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
-        digest.update(self.pixels.cpu().contiguous().numpy().data)
-        digest.update(self.targets.cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+    def as_photos(self) -> PhotoPool:
+        """Return the same images as a pool of photos."""
+        return PhotoPool(PixelPhotos(self.pixels.cpu()), self.targets, Framing(self.image_size))
 
 
 @dataclass(frozen=True)
-class DiskPool:
-    """Image files, decoded when they are asked for.
-
-    Images become RGB, or grey; the shorter side is resized to `image_size` pixels, the longer one
-    is cropped at the centre.
+class PhotoPool:
+    """Photos of all sizes, from which squares are cut when they are asked for.
 
     Args:
-        workers: processes that decode; with 0, this one does.
-        grey: decode to one channel, the luma, instead of RGB.
+        photos: in memory or in files.
+        targets: class numbers, int64 (N,).
+        framing: the squares at the photos' centres.
+        workers: processes that read and cut photos; with 0, this one does.
     """
 
-    files: Files
-    image_size: int
-    workers: int
-    grey: bool = False
-
-    @property
-    def targets(self) -> Tensor:
-        return self.files.targets
+    photos: Photos
+    targets: Tensor
+    framing: Framing
+    workers: int | None = None
 
     def __len__(self) -> int:
-        return len(self.files.names)
+        return len(self.photos)
 
-    def to(self, device: torch.device | str) -> DiskPool:
-        return replace(self, files=replace(self.files, targets=self.targets.to(device)))
+    def to(self, device: torch.device | str) -> PhotoPool:
+        """Return the pool with its batches and targets on `device`."""
+        return replace(self, targets=self.targets.to(device))
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the squares at the centres: uint8 (B, C, S, S), as `MemoryPool.batches`.
+
+        Raises:
+            UserError: an image file cannot be read; the message names it.
+        """
+        return self.views(order, PhotoView(self.framing))
+
+    def views(self, order: Iterable[Tensor], view: PhotoView) -> Iterator[Tensor]:
+        """Yield the squares of a view; otherwise as `batches`."""
         device = self.targets.device
-        decoder = _Decoder(self.files.root, self.files.names, self.image_size, self.grey)
-        # The sampler yields whole batches, so that a worker decodes a batch. Without a generator,
-        # the loader would draw from the global one.
+        # The sampler yields whole batches, so that a worker makes a batch. Without a generator, the
+        # loader would draw from the global one.
         loader: Iterable[Tensor | UserError] = DataLoader(
-            decoder,  # type: ignore[arg-type]
+            _Cutter(self.photos, view),  # type: ignore[arg-type]
             sampler=order,
             batch_size=None,
-            num_workers=self.workers,
+            num_workers=self._count_workers(),
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),
         )
@@ -138,105 +109,105 @@ class DiskPool:
                 raise images
             yield images.to(device, non_blocking=True)
 
-    def checksum(self) -> str:
-        """Return a SHA-256 of the files' names, their sizes in bytes and the targets.
+    def _count_workers(self) -> int:
+        if self.workers is not None:
+            return self.workers
+        # The cores that cut photos in memory would be missed by a network on the CPU.
+        idle = isinstance(self.photos, FilePhotos) or self.targets.device.type == "cuda"
+        return default_workers(len(self)) if idle else 0
 
-        It does not change when a file is replaced by another of the same size. Times are left out,
-        so that a copy of the folder has the same checksum.
-        """
-        digest = hashlib.sha256()
-        targets = self.targets.tolist()
-        for name, target in sorted(zip(self.files.names, targets, strict=True)):
-            digest.update(f"{name}\0{(self.files.root / name).stat().st_size}\0{target}\n".encode())
-        return digest.hexdigest()
+
+Pool = MemoryPool | PhotoPool
 
 
 @dataclass(frozen=True)
-class _Decoder:
-    """The dataset of a DataLoader: rows to their images.
+class _Cutter:
+    """The dataset of a DataLoader: rows to their squares.
 
     An error is returned and not raised, which would wrap it in the worker's traceback.
     """
 
-    root: Path
-    names: tuple[str, ...]
-    image_size: int
-    grey: bool
+    photos: Photos
+    view: PhotoView
 
     def __getitem__(self, rows: Tensor) -> Tensor | UserError:
         try:
-            return torch.stack([self.decode(row) for row in rows.tolist()])
+            return self.view.make_squares(rows, [self.photos.read(row) for row in rows.tolist()])
         except UserError as error:
             return error
-
-    def decode(self, row: int) -> Tensor:
-        path, size = self.root / self.names[row], self.image_size
-        try:
-            image = read_image(path)
-        except UserError as error:
-            raise UserError(
-                f"cannot read the image {path}: {error}; replace it or remove it"
-            ) from error
-        if self.grey:
-            image = image.convert("L")
-        image = F.center_crop(F.resize(image, [size], antialias=True), [size, size])
-        pixels: Tensor = F.pil_to_tensor(image)
-        return pixels
 
 
 def open_pool(
     images: Images,
-    image_size: int,
+    framing: Framing,
     *,
-    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
-    workers: int | None = None,
+    background: str = "white",
     grey: bool = False,
+    crops: bool = False,
+    memory_limit_bytes: int | None = None,
+    workers: int | None = None,
 ) -> Pool:
-    """Open a pool of `images` at `image_size` pixels.
+    """Open a pool of `images`.
 
-    Files are decoded into memory if they fit there, else they stay on the disk.
+    Files are decoded into memory if they fit there, else they stay on the disk; batches are the
+    same.
 
     Args:
-        memory_limit_bytes: bytes that decoded files may take.
+        framing: the squares that are made of the images.
+        background: colour behind transparent parts.
+        grey: read images as grey ones, of one channel.
+        crops: keep whole photos to cut random crops from, not only the squares at their centres.
+        memory_limit_bytes: bytes that decoded files may take; by default 8 GiB, but at most half of
+            the memory that is free.
         workers: processes that decode files; by default one for each core, up to eight, and none
             for a few files.
-        grey: read images as grey ones, of one channel.
 
     Raises:
         UserError: an image file cannot be read.
     """
     if isinstance(images, Pixels):
-        pixels = to_luma(images.pixels) if grey else images.pixels
-        return MemoryPool(pixels, images.targets, image_size)
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1, len(images.names) // CHUNK)
-    disk = DiskPool(images, image_size, workers, grey)
-    if (1 if grey else 3) * image_size * image_size * len(disk) > memory_limit_bytes:
-        return disk
-    return _load(disk)
+        pixels = _to_luma(images.pixels) if grey else images.pixels
+        height, width = pixels.shape[2:]
+        if height == width <= framing.side and framing.crop_ratio == 1:
+            return MemoryPool(pixels, images.targets, framing.side)
+        pool = PhotoPool(PixelPhotos(pixels), images.targets, framing, workers)
+        return pool if crops else _load_squares(pool)
+    limit = _memory_limit() if memory_limit_bytes is None else memory_limit_bytes
+    files = FilePhotos(images, framing, background, grey)
+    pool = PhotoPool(files, images.targets, framing, workers)
+    count = default_workers(len(files)) if workers is None else workers
+    if not crops:
+        squares = (1 if grey else 3) * framing.side**2 * len(files)
+        return pool if squares > limit else _load_squares(pool)
+    if files.mean_bytes() * len(files) > limit:
+        return pool
+    return replace(pool, photos=decode_photos(files, count))
 
 
-def _load(disk: DiskPool) -> MemoryPool:
-    """Decode all images of `disk` into memory: one channel as long as all of them are grey."""
-    pixels = torch.empty(len(disk), 1, disk.image_size, disk.image_size, dtype=torch.uint8)
-    chunks = torch.split(torch.arange(len(disk)), CHUNK)
-    for rows, decoded in zip(chunks, disk.batches(chunks), strict=True):
-        if pixels.shape[1] == 1 and not torch.equal(decoded, decoded[:, :1].expand_as(decoded)):
-            pixels = pixels.repeat(1, 3, 1, 1)
-        pixels[rows] = decoded[:, : pixels.shape[1]]
-    return MemoryPool(pixels, disk.targets, disk.image_size)
+def default_workers(count: int) -> int:
+    """Return the number of processes that decode `count` files: up to eight, none for a few."""
+    return min(8, count_cores(), count // CHUNK)
 
 
-def to_luma(pixels: Tensor) -> Tensor:
-    """Convert uint8 (N, C, H, W), C = 1 or 3, to grey (N, 1, H, W), by the rule of Pillow.
+def _memory_limit() -> int:
+    free = free_memory()
+    if free is None:
+        return MEMORY_LIMIT_BYTES
+    return min(MEMORY_LIMIT_BYTES, free // 2 // distributed.local_world_size())
 
-    Images whose channels are equal keep their values exactly.
-    """
-    if pixels.shape[1] == 1:
-        return pixels
-    weights = torch.tensor([19595, 38470, 7471]).view(3, 1, 1)
-    chunks = (
-        ((chunk.int() * weights).sum(1, keepdim=True) + 0x8000 >> 16).to(torch.uint8)
-        for chunk in torch.split(pixels, CHUNK)
-    )
-    return torch.cat(list(chunks))
+
+def _load_squares(pool: PhotoPool) -> MemoryPool:
+    """Read the squares at the centres of all photos into memory: one channel while all are grey."""
+    chunks = torch.split(torch.arange(len(pool)), CHUNK)
+    squares = torch.empty(0, dtype=torch.uint8)
+    for rows, images in zip(chunks, pool.batches(chunks), strict=True):
+        if not len(squares):
+            squares = images.new_empty(len(pool), 1, *images.shape[2:])
+        if squares.shape[1] < images.shape[1] and not is_grey(images):
+            squares = squares.repeat(1, 3, 1, 1)
+        squares[rows] = images[:, : squares.shape[1]]
+    return MemoryPool(squares, pool.targets, pool.framing.side)
+
+
+def _to_luma(pixels: Tensor) -> Tensor:
+    return torch.cat([to_luma(chunk) for chunk in torch.split(pixels, CHUNK)])

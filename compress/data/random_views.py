@@ -51,18 +51,46 @@ def draw_flips(count: int, seed: int, view: int) -> Tensor:
 
 
 def draw_crops(count: int, side: int, area: tuple[float, float], seed: int, view: int) -> Tensor:
-    """Draw a crop for each sample, a square image of `side` pixels.
-
-    Distributed as in torchvision's RandomResizedCrop (Szegedy et al. 2015, arXiv:1409.4842): the
-    fraction of the area is uniform within `area`, the aspect ratio is log-uniform, sides and
-    corners are whole pixels. The first of ten attempts that fits is taken, else the whole image.
+    """Draw a crop for each sample, a square image of `side` pixels; see `place_crops`.
 
     Returns:
         Boxes x1 y1 x2 y2 in pixels, float32 (count, 4).
     """
-    random = make_generator("crop", seed, view)
-    boxes, fits = _draw_boxes(count, side, area, CROP_RATIO, side, random)
-    return torch.where(fits[:, None], boxes, torch.tensor([0.0, 0.0, side, side]))
+    return place_crops(draw_numbers(count, seed, view), side, side, area)
+
+
+def draw_numbers(count: int, seed: int, view: int) -> Tensor:
+    """Draw the random numbers of `place_crops`, whatever the sizes: float32 (count, 4, 10)."""
+    return torch.rand(count, 4, ATTEMPTS, generator=make_generator("crop", seed, view))
+
+
+def place_crops(
+    numbers: Tensor, height: int | Tensor, width: int | Tensor, area: tuple[float, float]
+) -> Tensor:
+    """Place a crop in each image, of one size or of sizes of its own.
+
+    Distributed as in torchvision's RandomResizedCrop (Szegedy et al. 2015, arXiv:1409.4842): the
+    fraction of the area is uniform within `area`, the aspect ratio is log-uniform, sides and
+    corners are whole pixels. The first of ten attempts that fits is taken, else the largest box at
+    the centre whose aspect ratio is allowed.
+
+    Args:
+        numbers: uniform on [0, 1), (n, 4, 10).
+        height, width: in pixels; a tensor is (n, 1).
+
+    Returns:
+        Boxes x1 y1 x2 y2 in pixels, of the type of `numbers`, (n, 4).
+    """
+    boxes, fits = _place_boxes(numbers, height, width, area, CROP_RATIO, (height, width))
+    return torch.where(fits[:, None], boxes, _central_crops(numbers, height, width))
+
+
+def _central_crops(numbers: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+    rows, columns = numbers.new_ones(len(numbers), 1) * height, numbers.new_ones(1, 1) * width
+    across = torch.minimum(columns, (rows * CROP_RATIO[1]).round())
+    down = torch.minimum(rows, (columns / CROP_RATIO[0]).round())
+    left, top = ((columns - across) / 2).floor(), ((rows - down) / 2).floor()
+    return torch.cat([left, top, left + across, top + down], dim=1)
 
 
 def draw_holes(count: int, side: int, probability: float, seed: int, view: int) -> Tensor:
@@ -76,33 +104,33 @@ def draw_holes(count: int, side: int, probability: float, seed: int, view: int) 
         Boxes x1 y1 x2 y2 in pixels, float32 (count, 4); all 0 where nothing is erased.
     """
     random = make_generator("erase", seed, view)
-    boxes, fits = _draw_boxes(count, side, HOLE_AREA, HOLE_RATIO, side - 1, random)
+    numbers = torch.rand(count, 4, ATTEMPTS, generator=random)
+    longest = (side - 1, side - 1)
+    boxes, fits = _place_boxes(numbers, side, side, HOLE_AREA, HOLE_RATIO, longest)
     return boxes * (fits & (torch.rand(count, generator=random) < probability))[:, None]
 
 
-def _draw_boxes(
-    count: int,
-    side: int,
+def _place_boxes(
+    numbers: Tensor,
+    height: int | Tensor,
+    width: int | Tensor,
     area: tuple[float, float],
     ratio: tuple[float, float],
-    longest: int,
-    random: torch.Generator,
+    longest: tuple[int | Tensor, int | Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Draw boxes in a square: each the first of ten attempts whose sides are 1 to `longest` pixels.
+    """Place boxes: each the first of ten attempts whose sides are 1 to `longest` pixels.
 
     Returns:
-        The boxes, float32 (count, 4), and True where an attempt fits, bool (count,).
+        The boxes, (n, 4), and True where an attempt fits, bool (n,).
     """
-    drawn = torch.rand(count, 4, ATTEMPTS, generator=random)
-    areas = side * side * (area[0] + (area[1] - area[0]) * drawn[:, 0])
+    areas = height * width * (area[0] + (area[1] - area[0]) * numbers[:, 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = torch.exp(low + (high - low) * drawn[:, 1])
-    width, height = (areas * aspect).sqrt_().round_(), (areas / aspect).sqrt_().round_()
-    fits = (width >= 1) & (width <= longest) & (height >= 1) & (height <= longest)
+    aspect = torch.exp(low + (high - low) * numbers[:, 1])
+    across, down = (areas * aspect).sqrt_().round_(), (areas / aspect).sqrt_().round_()
+    fits = (across >= 1) & (across <= longest[1]) & (down >= 1) & (down <= longest[0])
     first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
-    width, height, across, down, fits = (
-        values.gather(1, first).squeeze(1)
-        for values in (width, height, drawn[:, 2], drawn[:, 3], fits)
+    across, down, right, below, fits = (
+        values.gather(1, first) for values in (across, down, numbers[:, 2], numbers[:, 3], fits)
     )
-    left, top = (across * (side - width + 1)).floor_(), (down * (side - height + 1)).floor_()
-    return torch.stack([left, top, left + width, top + height], dim=1), fits
+    left, top = (right * (width - across + 1)).floor_(), (below * (height - down + 1)).floor_()
+    return torch.cat([left, top, left + across, top + down], dim=1), fits.squeeze(1)

@@ -73,6 +73,7 @@ class Source:
         groups: group of each training image, int64 (N,); those of one group are near-duplicates,
             and stay on one side of a split.
         held_out: True if the test images were held out here, and the data has no split of its own.
+        background: colour of the images' ground, ``#rrggbb``; transparent parts get it.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Source:
     notes: tuple[str, ...] = ()
     groups: Tensor | None = None
     held_out: bool = False
+    background: str = "#ffffff"
 
 
 def fit_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:

@@ -111,6 +111,7 @@ def _read_mnist(name: str, dataset: Any, root: Path, mean: float, std: float) ->
         test=lambda: read(train=False),
         normalization=((mean,) * 3, (std,) * 3),
         mirrors=True,
+        background="#000000",
     )
 
 

@@ -33,6 +33,7 @@ class Description:
         mean, std: by channel, for pixels scaled to 0..1. With `uint8` the file has normalization
             in it, and they only say which.
         background: colour behind transparent parts of an image.
+        crop_ratio: part of an image that the network sees, as in a weights file.
         uint8: True if the file takes pixels as they are, 0 to 255.
         int8: True if the network computes with 8-bit integers.
         data: name of the data set that the network was trained on.
@@ -46,6 +47,7 @@ class Description:
     mean: ByChannel
     std: ByChannel
     background: str = "black"
+    crop_ratio: Annotated[float, Field(ge=0.1, le=1)] = 1.0
     uint8: bool = False
     int8: bool = False
     data: str = ""

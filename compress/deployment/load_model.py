@@ -109,6 +109,8 @@ def load_model(
         std=(1.0,) * channels if runner.uint8 else known.std,
         data=known.data,
         origin=known.origin,
+        crop_ratio=known.crop_ratio,
+        background=known.background,
     )
 
 
@@ -135,6 +137,7 @@ def _describe_foreign(
         input_size=(channels, height, width),  # type: ignore[arg-type]
         mean=mean,
         std=std,
+        background="white",
         uint8=uint8,
     )
 

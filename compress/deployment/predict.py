@@ -7,25 +7,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
-from compress.data.arrays import image_to_pixels, is_array, is_single_image
-from compress.data.decode import convert_to_rgb, read_image, translate_errors
+from compress.data.arrays import is_array, is_single_image
+from compress.data.decode import ImageSource, read_photo, translate_errors
+from compress.data.photo import Framing, fit_photo
 from compress.deployment.load_model import load_model
 from compress.models.checkpoint import Checkpoint
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
+from compress.recipe.color import invert_color, read_color
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
-
-# Path ("-" for standard input), Pillow image, open binary file, or an image as array or tensor.
-ImageSource = str | Path | Image.Image | BinaryIO | np.ndarray | Tensor
 
 # Images from which fusing batch norms saves time; it takes as long as a few hundred of them.
 FUSE_FROM = 256
@@ -53,29 +49,50 @@ class Prediction:
         return None if self.label is None or not self.top else self.top[0][0] == self.label
 
 
-def prepare(image: Image.Image, checkpoint: Checkpoint, *, invert: bool = False) -> Tensor:
-    """Preprocess `image` for the network: float32 (C, H, W), resized and normalized.
+def prepare(
+    image: ImageSource,
+    checkpoint: Checkpoint,
+    *,
+    invert: bool = False,
+    background: str | None = None,
+) -> Tensor:
+    """Prepare an image for a network, as in training: float32 (1, C, H, W), normalized.
 
-    The image is resized, with antialiasing, until it just covers H × W, and cropped at the center.
+    It is decoded to 8-bit RGB, or grey for a grey network, turned by its EXIF orientation, laid
+    over the background where it is transparent, resized with antialiasing, and cropped at the
+    centre.
 
     Args:
+        image: path ("-" is standard input), open binary file, Pillow image, tensor (C, H, W), or
+            array (H, W) or (H, W, C); arrays are uint8, uint16, or floats from 0 to 1.
         invert: swap light and dark: for dark objects on a light background, if the network was
             trained on light objects on a dark background.
+        background: colour behind transparent parts, as ``white`` or ``#rrggbb``; the checkpoint's
+            if left out.
 
     Raises:
-        UserError: the image is damaged; the message is the reason alone.
+        UserError: the image cannot be read; the message is the reason alone. Or there is no such
+            colour.
+
+    Example:
+        >>> checkpoint.model(prepare("shirt.png", checkpoint)).softmax(1)
     """
     channels, height, width = checkpoint.input_size
+    # With `invert`, the colour that the network sees is meant.
+    ground = read_color(checkpoint.background if background is None else background)
+    photo = read_photo(
+        image,
+        invert_color(ground) if invert else ground,
+        grey=channels == 1,
+        framing=Framing(max(height, width), checkpoint.crop_ratio),
+    )
     with translate_errors():
-        image = convert_to_rgb(image, _background(invert))
-        image = image.convert("L") if channels == 1 else image
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    pixels = pil_to_tensor(image).float() / 255
+        pixels = fit_photo(photo, (height, width), checkpoint.crop_ratio).float() / 255
     mean, std = (
         torch.tensor(values).view(-1, 1, 1) for values in (checkpoint.mean, checkpoint.std)
     )
     prepared: Tensor = ((1 - pixels if invert else pixels) - mean) / std
-    return prepared
+    return prepared[None]
 
 
 def predict(
@@ -84,6 +101,7 @@ def predict(
     *,
     top: int = 3,
     invert: bool = False,
+    background: str | None = None,
     device: str = "auto",
     batch_size: int = 256,
 ) -> Iterator[Prediction]:
@@ -100,12 +118,13 @@ def predict(
             (N, H, W), (N, H, W, C) or (N, C, H, W).
         top: number of classes per image, at most all.
         invert: swap light and dark first; see `prepare`.
+        background: colour behind transparent parts; the checkpoint's if left out.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         batch_size: number of images that go through the network at once.
 
     Raises:
-        UserError: the weights file cannot be loaded, there is no such device, or `top` or
-            `batch_size` is below 1. It is raised at the call, before any image is read.
+        UserError: the weights file cannot be loaded, there is no such device or colour, or `top`
+            or `batch_size` is below 1. It is raised at the call, before any image is read.
 
     Example:
         >>> weights = "weights/fashion-mnist-100k.pth"
@@ -118,6 +137,8 @@ def predict(
     """
     if top < 1 or batch_size < 1:
         raise UserError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
+    if background is not None:
+        background = read_color(background)
     target = pick_device(device)
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_model(checkpoint)
     model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
@@ -128,7 +149,7 @@ def predict(
             count += len(sources)
             if network is model and count >= FUSE_FROM:
                 network = fuse_conv_bn(model)
-            inputs = [_prepare_source(source, checkpoint, invert) for source in sources]
+            inputs = [_prepare_source(source, checkpoint, invert, background) for source in sources]
             readable = [each for each in inputs if isinstance(each, Tensor)]
             results = iter(_classify(network, readable, checkpoint.classes, top, target))
             for source, each in zip(sources, inputs, strict=True):
@@ -140,11 +161,6 @@ def predict(
     return stream()
 
 
-def _background(invert: bool) -> str:
-    """Return the color behind transparent pixels: black to the network, inverted or not."""
-    return "white" if invert else "black"
-
-
 def _list_sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
     """Return an iterator of single images."""
     if isinstance(images, str | Path | Image.Image) or hasattr(images, "read"):
@@ -154,16 +170,12 @@ def _list_sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[Image
     return iter(images)
 
 
-def _prepare_source(source: ImageSource, checkpoint: Checkpoint, invert: bool) -> Tensor | str:
+def _prepare_source(
+    source: ImageSource, checkpoint: Checkpoint, invert: bool, background: str | None
+) -> Tensor | str:
     """Return the preprocessed image, or the reason why it cannot be read."""
     try:
-        if isinstance(source, np.ndarray | Tensor):
-            image = to_pil_image(image_to_pixels(source))
-        elif isinstance(source, Image.Image):
-            image = source
-        else:
-            image = read_image(source, _background(invert))
-        return prepare(image, checkpoint, invert=invert)
+        return prepare(source, checkpoint, invert=invert, background=background)
     except UserError as error:
         return str(error)
 
@@ -186,7 +198,7 @@ def _classify(
     if not inputs:
         return []
     with full_precision():
-        probabilities = model(torch.stack(inputs).to(device)).float().softmax(1).cpu()
+        probabilities = model(torch.cat(inputs).to(device)).float().softmax(1).cpu()
     best = probabilities.topk(min(top, len(classes)))
     return [
         tuple((classes[index], value) for index, value in zip(indices, values, strict=True))

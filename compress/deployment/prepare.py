@@ -60,7 +60,8 @@ def prepare_network(
         input_size=size,  # type: ignore[arg-type]
         mean=tuple(checkpoint.mean),
         std=tuple(checkpoint.std),
-        background=getattr(checkpoint, "background", "black"),
+        background=checkpoint.background,
+        crop_ratio=checkpoint.crop_ratio,
         uint8=uint8,
         data=checkpoint.data,
         network=checkpoint.network.name,

@@ -52,6 +52,7 @@ def open_own_data(checkpoint: Checkpoint, data: str | None = None) -> Dataset:
             f"{opened.name}: its classes are not those of the weights file, trained on"
             f" {checkpoint.data}"
         )
+    opened = opened.framed(checkpoint.crop_ratio, checkpoint.background)
     return opened.for_channels([checkpoint.input_size[0]])
 
 

@@ -30,13 +30,16 @@ from compress.models.layers import (
 )
 from compress.models.memory_format import note_format
 from compress.models.tensor_file import read_tensors, write_tensors
+from compress.recipe.color import parse_color
 from compress.recipe.in_memory import MEMORY, is_in_memory
 from compress.recipe.load import validate_table
 from compress.recipe.messages import describe_first_error
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
 
-FORMAT, VERSION = "compress.weights", 2
+# Version 2 had neither crop_ratio nor background: whole images were seen, on black.
+FORMAT, VERSION, READ_VERSIONS = "compress.weights", 3, (2, 3)
+VERSION_2 = {"crop_ratio": 1.0, "background": "#000000"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class Checkpoint:
         origin: where the model comes from: recipe, device, package versions, checksum of the data,
             results of the stages.
         sparse: True if single weights were pruned; zero weights then do not count as parameters.
+        crop_ratio: part of an image that the model sees: its shorter side is resized to H, or W,
+            divided by this, and the centre is cropped.
+        background: colour behind transparent parts of images, ``#rrggbb`` or a name.
     """
 
     model: nn.Module
@@ -64,6 +70,8 @@ class Checkpoint:
     data: str
     origin: dict[str, Any] = field(default_factory=dict)
     sparse: bool = False
+    crop_ratio: float = 1.0
+    background: str = "#ffffff"
 
 
 def _check_distinct(values: list[str]) -> list[str]:
@@ -99,6 +107,8 @@ class _Content:
     data: str
     origin: dict[str, Any]
     sparse: bool
+    crop_ratio: Annotated[float, Field(ge=0.1, le=1)]
+    background: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -172,6 +182,8 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
         "data": checkpoint.data,
         "origin": checkpoint.origin,
         "sparse": checkpoint.sparse,
+        "crop_ratio": float(checkpoint.crop_ratio),
+        "background": parse_color(checkpoint.background),
     }
 
 
@@ -220,6 +232,8 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         data=content.data,
         origin=content.origin,
         sparse=content.sparse,
+        crop_ratio=content.crop_ratio,
+        background=content.background,
     )
 
 
@@ -229,9 +243,12 @@ def _validate_content(plain: Any) -> _Content:
     if not isinstance(known, str) or known != FORMAT:
         raise UserError("not a weights file of compress; make one of it by `compress adopt`")
     version = plain.get("version")
-    if type(version) is not int or version != VERSION:
-        raise UserError(f"weights file version {version!r}; this release reads {VERSION}")
+    if type(version) is not int or version not in READ_VERSIONS:
+        readable = " and ".join(map(str, READ_VERSIONS))
+        raise UserError(f"weights file version {version!r}; this release reads {readable}")
     fields = {key: value for key, value in plain.items() if key not in ("format", "version")}
+    if version == 2:
+        fields = VERSION_2 | fields
     try:
         content = _Content(**fields)
     except pydantic.ValidationError as error:

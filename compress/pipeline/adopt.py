@@ -56,6 +56,8 @@ def adopt(
     image_size: int | None = None,
     mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
     std: Sequence[float] = IMAGENET_NORMALIZATION[1],
+    crop_ratio: float | None = None,
+    background: str | None = None,
     key: str | None = None,
     force: bool = False,
     skip_broken: bool = False,
@@ -77,6 +79,10 @@ def adopt(
             a common size clearly scores better.
         mean, std: normalization by channel, for pixels scaled to 0..1; a single value counts for
             all channels.
+        crop_ratio: part of an image that it sees: the side of the centre, relative to the shorter
+            side. If left out, 0.875 for photos and 1 for small images, as in recipes.
+        background: colour behind transparent parts of images; white, or the data set's own, if left
+            out.
         key: key of the file under which the tensors are looked for, as ``model_ema``.
         force: leave out tensors that the network does not have.
         skip_broken: leave out image files that cannot be read, instead of refusing them.
@@ -102,7 +108,13 @@ def adopt(
             raise UserError(f"{name} {', '.join(map(str, values))}: give one value, or three")
     content = read_training_file(tensors) if isinstance(tensors, str | Path) else tensors
     data_set = open_dataset(
-        data, image_size=image_size, verify=True, skip_broken=skip_broken, log=log
+        data,
+        image_size=image_size,
+        crop_ratio=crop_ratio,
+        background=background,
+        verify=True,
+        skip_broken=skip_broken,
+        log=log,
     )
     for note in data_set.notes:
         log(f"{data_set.name}: {note}")
@@ -244,7 +256,17 @@ def _to_checkpoint(model: nn.Module, spec: ModelSpec, data: Dataset) -> Checkpoi
     """Return the checkpoint as it will be loaded from a file, with everything checked."""
     size = (data.channels, data.image_size, data.image_size)
     mean, std = data.mean[: data.channels], data.std[: data.channels]
-    adopted = Checkpoint(model, spec, data.classes, size, mean, std, data.name)
+    adopted = Checkpoint(
+        model,
+        spec,
+        data.classes,
+        size,
+        mean,
+        std,
+        data.name,
+        crop_ratio=data.crop_ratio,
+        background=data.background,
+    )
     builder = import_builder(spec.name) if spec.source == "custom" else None
     try:
         return checkpoint.from_dict(checkpoint.to_dict(adopted), builder)

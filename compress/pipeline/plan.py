@@ -42,7 +42,7 @@ from compress.pruning.pruner import prune, prune_to_minimum
 from compress.recipe.budget import Cost, Limits, describe_budgets
 from compress.recipe.load import TRAINED_BY
 from compress.recipe.overrides import ROLES
-from compress.recipe.schema import Recipe
+from compress.recipe.schema import Recipe, Train
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError
@@ -158,10 +158,13 @@ def make_plan(
         max_images=recipe.max_images,
         data_fraction=recipe.data_fraction,
         seed=recipe.seed,
+        crop_ratio=recipe.crop_ratio,
+        background=recipe.background,
         verify=True,
         skip_broken=recipe.skip_broken,
         log=log,
     ).to(picked)
+    data = data.for_crops(_least_area(recipe))
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
     recipe, notes = fit_to_data(recipe, data, trained)
@@ -189,6 +192,14 @@ def make_plan(
     if cut is not None:
         rehearse_cut(steps, data, student, cut)
     return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes)
+
+
+def _least_area(recipe: Recipe) -> float:
+    """Return the fraction of an image's area that the smallest random crop keeps."""
+    return min(
+        (stage.crop[0] for stage in recipe.stages if isinstance(stage, Train) and stage.crop),
+        default=1.0,
+    )
 
 
 def _check_world_size(recipe: Recipe, data: Dataset) -> None:

@@ -82,13 +82,25 @@ def load_published_teacher(recipe: Recipe, data: Dataset) -> Trained:
         )
     model, size = build(spec, classes).eval(), (3, data.image_size, data.image_size)
     mean, std = pretrained_normalization(spec)
-    return {"teacher": Checkpoint(model, spec, data.classes, size, mean, std, data.name)}
+    teacher = Checkpoint(
+        model,
+        spec,
+        data.classes,
+        size,
+        mean,
+        std,
+        data.name,
+        crop_ratio=data.crop_ratio,
+        background=data.background,
+    )
+    return {"teacher": teacher}
 
 
 def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Recipe, Dataset]:
     """Return the recipe and the data, adapted to the trained networks.
 
-    The recipe gets their specifications, the data gets their normalization.
+    The recipe gets their specifications. The data gets their normalization and, as far as the
+    recipe leaves these open, their `crop_ratio` and `background`.
 
     Raises:
         UserError: their classes are not the data's, or teacher and student are normalized
@@ -114,7 +126,9 @@ def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Reci
     if not trained:
         return recipe, data
     widest = max(trained.values(), key=lambda kept: kept.input_size[0])
-    return recipe, data.normalized(widest.mean, widest.std)
+    return recipe, data.normalized(widest.mean, widest.std).framed(
+        recipe.crop_ratio or widest.crop_ratio, recipe.background or widest.background
+    )
 
 
 def _normalized_alike(one: Checkpoint, other: Checkpoint) -> bool:

@@ -56,6 +56,8 @@ def build_checkpoint(
         data=data.name,
         origin=origin,
         sparse=step.sparse,
+        crop_ratio=data.crop_ratio,
+        background=data.background,
     )
 
 

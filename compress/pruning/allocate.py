@@ -76,9 +76,12 @@ def choose_floors(structure: Structure, limits: Limits) -> list[int]:
     """
     lowest = structure.predict_cost(get_floors(structure, MIN_UNITS))
     if not limits.fits(lowest):
+        uncut = structure.uncut_layers
+        others = f" and {len(uncut) - 3} more" if len(uncut) > 3 else ""
+        named = f", as {', '.join(uncut[:3])}{others} cannot be cut" if uncut else ""
         raise UserError(
             f"a budget of {limits} is out of reach; the minimum for this network is"
-            f" {limits.describe(lowest)}"
+            f" {limits.describe(lowest)}{named}"
         )
     for units in range(COMFORTABLE_UNITS, MIN_UNITS, -1):
         floors = get_floors(structure, units)

@@ -262,7 +262,7 @@ def _log_result(
     limits: Limits,
     log: Callable[[str], None],
 ) -> None:
-    if layers := [*structure.unresolved_layers, *structure.unresolved_groups]:
+    if layers := structure.uncut_layers:
         log(
             "not pruned, because torch-pruning cannot resolve their channel groups:"
             f" {', '.join(layers)}"

@@ -84,6 +84,11 @@ class Structure:
         # The cost of everything that no group touches.
         self._fixed = measure_cost(model, self.input_size) - _sum_costs(self._layers)
 
+    @property
+    def uncut_layers(self) -> list[str]:
+        """Names of the layers whose channel groups torch-pruning cannot resolve."""
+        return [*self.unresolved_layers, *self.unresolved_groups]
+
     def unit_counts(self) -> list[int]:
         """Return the number of units of each group."""
         return [len(group) for group in self.groups]
@@ -162,6 +167,7 @@ class Structure:
                 self.model.hidden_dim = self.model.conv_proj.out_channels
             after = run_without_norms(self.model, probe)
             same = same_logits(before, after)
+            cost = measure_cost(self.model, self.input_size)
         except Exception as error:
             raise UnresolvedGroupError(
                 f"the network does not run after a cut ({one_line(error)})"
@@ -169,7 +175,6 @@ class Structure:
         comparable = bool(torch.isfinite(before).all())
         if comparable and not same:
             raise UnresolvedGroupError("a cut changes logits that it should leave unchanged")
-        cost = measure_cost(self.model, self.input_size)
         as_predicted = cost.params == expected.params and (
             cost.macs == expected.macs if self._exact else cost.macs <= expected.macs
         )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from compress.runtime.device import full_precision
 from compress.runtime.errors import UserError, one_line
@@ -40,6 +44,19 @@ def same_logits(before: Tensor, after: Tensor) -> bool:
     return bool((after - before).abs().max() <= TOLERANCE * before.abs().max() + 1e-6)
 
 
+class _PlainWeights(TorchFunctionMode):
+    """Context in which convolutions do not standardize their weights (arXiv:1903.10520).
+
+    Libraries do so by a batch norm without statistics. The mean and the variance of a filter depend
+    on the number of its channels.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.batch_norm and args[1] is None:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
 @torch.no_grad()
 def run_without_norms(model: nn.Module, images: Tensor) -> Tensor:
     """Return the logits with every layer that mixes all of its channels replaced by the identity.
@@ -59,7 +76,7 @@ def run_without_norms(model: nn.Module, images: Tensor) -> Tensor:
     ]
     try:
         # In reduced precision, a GPU rounds differently at different widths.
-        with full_precision():
+        with full_precision(), _PlainWeights():
             return model(images).float()  # type: ignore[no-any-return]
     finally:
         for hook in hooks:

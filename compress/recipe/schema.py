@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from compress.recipe.budget import BUDGET_KEYS, Amount, Axis, parse_budgets
+from compress.recipe.color import parse_color
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import (
     DATA_PLACES,
@@ -83,8 +84,10 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 NumberOrZero = Annotated[int, Field(ge=0)]
+Magnitude = Annotated[int, Field(ge=0, le=30)]
 Area = Annotated[float, Field(gt=0, le=1)]
 Crop = Annotated[tuple[Area, Area], AfterValidator(_check_crop)]
+Color = Annotated[str, AfterValidator(parse_color)]
 Auto = Annotated[Literal["auto", True, False], BeforeValidator(_refuse_number)]
 # Whole numbers stay whole in files.
 Epochs = Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_to_int)]
@@ -125,6 +128,18 @@ class Augment:
     erase_prob: Fraction = 0.0
     """Probability that a random rectangle of an image becomes the mean colour (Zhong et al. 2017,
     arXiv:1708.04896)."""
+    auto_augment: Literal["trivial", "rand"] | None = None
+    """`trivial` for TrivialAugment (Müller and Hutter 2021, arXiv:2103.10158), `rand` for
+    RandAugment (Cubuk et al. 2020, arXiv:1909.13719); left out, there is neither."""
+    magnitude: Magnitude = 9
+    """Strength of RandAugment's two operations, 0 to 30."""
+    color_jitter: Fraction = 0.0
+    """Change brightness, contrast and saturation at random, each by at most this fraction."""
+
+    @property
+    def operates(self) -> bool:
+        """True if images are changed one by one, by operations on their colours and shapes."""
+        return self.auto_augment is not None or self.color_jitter > 0
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -172,6 +187,13 @@ class Train:
     """Probability that a batch is mixed, by mixup or CutMix with equal chances if both are on."""
     erase_prob: Fraction = 0.0
     """Probability that a random rectangle of an image is erased."""
+    auto_augment: Literal["trivial", "rand"] | None = None
+    """Random operations on each image: `trivial` for TrivialAugment, `rand` for RandAugment; left
+    out, there are none."""
+    magnitude: Magnitude = 9
+    """Strength of RandAugment, 0 to 30."""
+    color_jitter: Fraction = 0.0
+    """Change brightness, contrast and saturation of each image, each by at most this fraction."""
     distill_from: Literal["teacher", "student", "previous"] = "teacher"
     """Network to distill from: the teacher; the distilled student as an assistant (Mirzadeh et al.
     2019, arXiv:1902.03393); or `previous`, the network as it was last trained. Right after a cut
@@ -288,6 +310,15 @@ class Recipe:
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
     """Side in pixels to which images are resized. Default: the data set's own; for
     files the median of their shorter sides, at most 224."""
+    crop_ratio: Annotated[float, Field(ge=0.1, le=1)] | None = None
+    """Part of an image that is seen in validation, test and predictions: the shorter side is
+    resized to `image_size` divided by this, and the centre is cropped. Default: that of a trained
+    network that the recipe names; else 0.875 where image files are larger than that, 1 otherwise.
+    The weights file records it."""
+    background: Color | None = None
+    """Colour behind transparent parts of images, as `white` or `#rrggbb`. Default: that of a
+    trained network that the recipe names; else white, and black for `fashion-mnist` and `mnist`,
+    whose ground is black. The weights file records it."""
     max_images: Count | None = None
     """Train on at most this many images."""
     data_fraction: Area = 1.0

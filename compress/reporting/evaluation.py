@@ -74,6 +74,7 @@ def score_test_split(
         log=log,
     )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)
+    opened = opened.framed(checkpoint.crop_ratio, checkpoint.background)
     opened = opened.for_channels([checkpoint.input_size[0]])
     model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(target)
     batches = plain_batches(opened, opened.test(), batch_size=500)

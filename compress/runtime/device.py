@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.runtime import distributed
@@ -99,6 +100,30 @@ def device_name(device: torch.device) -> str:
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     name = has.get("cpu_name") or platform.processor() or platform.machine()
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def count_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Return the memory that is free for use, in bytes; None where that is not known.
+
+    In a container, it is what the container may still take.
+    """
+    free = []
+    # Linux alone has these files, and the second only in a container.
+    with suppress(OSError, ValueError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(1024 * int({words[0]: words[1] for words in lines}["MemAvailable:"]))
+    with suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text())
+        free.append(max(0, limit - int((group / "memory.current").read_text())))
+    return min(free, default=None)
 
 
 def package_versions() -> dict[str, str]:

@@ -113,6 +113,11 @@ def local_rank() -> int:
     return int(os.environ["LOCAL_RANK"]) if world_size() > 1 else 0
 
 
+def local_world_size() -> int:
+    """Return the number of processes of the run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if world_size() > 1 else 1
+
+
 def is_main() -> bool:
     """Return True in the process of rank 0, which writes, prints and decides for all."""
     return rank() == 0

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +29,7 @@ from toy_classifiers import (
     stored,
 )
 
-from compress.data.decode import find_images, read_image
+from compress.data.decode import find_images, read_photo
 from compress.deployment.predict import predict, prepare
 from compress.runtime.errors import UserError
 
@@ -48,6 +51,9 @@ MODES = (
 )
 ORIENTATION = 0x0112
 
+# Trained on white objects on black.
+ON_BLACK = replace(CORNER, background="black")
+
 
 @pytest.mark.parametrize("level", [0, 64, 128, 191, 255])
 def test_images_of_8_16_and_32_bits_have_the_same_brightness(tmp_path: Path, level: int) -> None:
@@ -68,7 +74,7 @@ def test_images_of_8_16_and_32_bits_have_the_same_brightness(tmp_path: Path, lev
     flat("F", level / 255).save(tmp_path / "float.tif")
     for path in sorted(tmp_path.iterdir()):
         if path.name != "32.tif" or level:
-            assert abs(read_image(path).getpixel((3, 3))[0] - level) <= 1, path.name
+            assert abs(int(read_photo(path).pixels[0, 3, 3]) - level) <= 1, path.name
     shade = SHADES[round(level / 255 * 4)]
     assert (
         best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk")))
@@ -80,18 +86,21 @@ def test_not_a_number_is_black() -> None:
     image = Image.new("F", (4, 4), float("nan"))
     image.putpixel((1, 1), 255.0)
     pixels = prepare(image, checkpoint(Shade(), SHADES, (3, 4, 4), centre=0))
-    assert pixels[0].flatten().tolist() == [float(place == 5) for place in range(16)]
+    assert pixels[0, 0].flatten().tolist() == [float(place == 5) for place in range(16)]
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_transparent_parts_are_black_to_the_network(kind: str) -> None:
+def test_transparent_parts_get_the_background_that_the_network_sees(kind: str) -> None:
     glass = Image.new("RGBA", (20, 20), (255, 255, 255, 0))
     glass.paste((255, 255, 255, 255), (10, 0, 20, 10))
-    assert best(CORNER, stored(glass, kind, lossless=True)) == ["top right"]
+    file = partial(stored, glass, kind, lossless=True)
+    assert best(ON_BLACK, file()) == ["top right"]
+    assert best(CORNER, file(), background="black") == ["top right"]
+    assert best(ON_BLACK, file(), background="#ffffff") == best(CORNER, file()) != ["top right"]
     drawing = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
     drawing.paste((0, 0, 0, 255), (10, 0, 20, 10))
     assert (
-        best(CORNER, stored(drawing, kind, lossless=True), drawing, invert=True)
+        best(ON_BLACK, stored(drawing, kind, lossless=True), drawing, invert=True)
         == ["top right"] * 2
     )
 
@@ -106,7 +115,9 @@ def test_transparency_of_grey_and_palette_images(tmp_path: Path) -> None:
     palette.save(tmp_path / "p.png", transparency=0)
     palette.save(tmp_path / "p.gif", transparency=0)
     palette.save(tmp_path / "bytes.png", transparency=b"\x00\xff")
-    assert best(CORNER, *sorted(tmp_path.iterdir())) == ["bottom left"] * 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert best(ON_BLACK, *sorted(tmp_path.iterdir())) == ["bottom left"] * 4
 
 
 def test_the_exif_orientation_is_applied_once() -> None:
@@ -114,8 +125,10 @@ def test_the_exif_orientation_is_applied_once() -> None:
     # A quarter turn clockwise.
     exif[ORIENTATION] = 6
     file = stored(corner_image(), "JPEG", exif=exif)
-    assert best(CORNER, file, read_image(file), Image.open(file)) == ["top right"] * 3
-    assert read_image(stored(corner_image((40, 20)), "JPEG", exif=exif)).size == (20, 40)
+    turned = read_photo(file).pixels
+    assert best(CORNER, file, turned, Image.open(file)) == ["top right"] * 3
+    wide = read_photo(stored(corner_image((40, 20)), "JPEG", exif=exif))
+    assert wide.size == (40, 20) == wide.pixels.shape[1:]
 
 
 def test_images_are_inverted_and_normalized() -> None:
@@ -131,13 +144,13 @@ def test_the_longer_side_is_cropped_evenly() -> None:
     wide.paste(255, (201, 0, 300, 100))
     assert best(SHADE, wide, wide.rotate(90, expand=True)) == ["black"] * 2
     tall = checkpoint(Corner(), CORNERS, (3, 20, 10), centre=0)
-    assert prepare(wide, tall).shape == (3, 20, 10)
+    assert prepare(wide, tall).shape == (1, 3, 20, 10)
 
 
 def test_an_image_of_the_right_size_is_not_changed() -> None:
     pixels = torch.randint(0, 256, (28, 28), dtype=torch.uint8)
     image = Image.fromarray(pixels.numpy())
-    assert torch.equal(prepare(image, CORNER), (pixels / 255).expand(3, 28, 28))
+    assert torch.equal(prepare(image, CORNER), (pixels / 255).expand(1, 3, 28, 28))
 
 
 def test_the_first_frame_of_an_animation_is_decoded() -> None:
@@ -156,7 +169,11 @@ def test_any_mode_and_size_can_be_prepared(
     image = Image.new(mode, (width, height), data.draw(st.sampled_from([0, 1])))
     size = data.draw(st.sampled_from([(3, 28, 28), (3, 32, 8), (3, 1, 5)]))
     pixels = prepare(image, checkpoint(Shade(), SHADES, size), invert=invert)
-    assert pixels.shape == size and pixels.dtype == torch.float32 and bool(pixels.isfinite().all())
+    assert (
+        pixels.shape == (1, *size)
+        and pixels.dtype == torch.float32
+        and bool(pixels.isfinite().all())
+    )
     assert pixels.min() >= -1 and pixels.max() <= 1
 
 
@@ -207,9 +224,9 @@ def test_errors_take_the_places_of_their_images_and_are_one_line(tmp_path: Path)
                     and "\n" not in one.error
                 )
     with pytest.raises(UserError, match=r"^no such file$"):
-        read_image(tmp_path / "missing.png")
+        read_photo(tmp_path / "missing.png")
     with pytest.raises(UserError, match="a folder, not an image"):
-        read_image(tmp_path)
+        read_photo(tmp_path)
 
 
 def test_find_images_expands_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataset_files import write_images
 from PIL import Image
 
 from compress.data.dataset import open_dataset
-from compress.data.decode import read_image
+from compress.data.decode import read_photo
 from compress.data.folders import open_folder
 from compress.data.source import Files
 from compress.runtime.errors import UserError
@@ -214,7 +214,7 @@ def test_every_format_that_pillow_decodes_is_listed(tmp_path: Path) -> None:
             assert ending == "avif"  # not in every build of Pillow
     source = open_folder(tmp_path)
     assert len(source.train.targets) + len(source.test().targets) >= 10
-    assert all(read_image(file) for file in (tmp_path / "cat").iterdir())
+    assert all(read_photo(file) for file in (tmp_path / "cat").iterdir())
 
 
 def test_the_folders_of_kaggle_jupyter_and_phones(tmp_path: Path) -> None:

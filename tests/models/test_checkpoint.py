@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import os
 import signal
@@ -26,6 +27,7 @@ from compress.models.tensor_file import read_tensors, write_tensors
 from compress.pruning.pruner import prune
 from compress.recipe.load import recipe_from_dict
 from compress.recipe.model_spec import ModelSpec
+from compress.runtime.errors import UserError
 
 SHIPPED = Path(__file__).parents[2] / "weights"
 
@@ -83,8 +85,9 @@ def test_network_of_any_widths_comes_back_unchanged(
     content = torch.load(tmp_path / "new folder" / "model.pth", weights_only=True)
     loaded.model.load_state_dict(content["state_dict"], strict=True)
     assert_contiguous(loaded.model.state_dict())
-    for field in ("network", "classes", "input_size", "mean", "std", "data", "origin", "sparse"):
-        assert getattr(loaded, field) == getattr(saved, field)
+    for field in dataclasses.fields(saved):
+        if field.name != "model":
+            assert getattr(loaded, field.name) == getattr(saved, field.name)
 
 
 def test_channels_last_network_is_saved_and_loaded_contiguous(tmp_path: Path) -> None:
@@ -133,7 +136,7 @@ def test_file_holds_the_specification_without_the_path_of_weights(tmp_path: Path
     object.__setattr__(saved, "network", spec)
     checkpoint.save(saved, tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
-    assert content["version"] == 2 and content["network"] == {
+    assert content["version"] == 3 and content["network"] == {
         "name": "resnet18",
         "stem": "small",
         "pretrained": False,
@@ -174,6 +177,17 @@ def test_loading_imports_neither_training_nor_pruning(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = small_checkpoint().model(torch.ones(1, 3, 28, 28))
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), expected)
+
+
+def test_a_file_of_version_2_sees_whole_images_on_black(tmp_path: Path) -> None:
+    content = checkpoint.to_dict(small_checkpoint())
+    assert (content["crop_ratio"], content["background"]) == (1.0, "#ffffff")
+    for key in ("crop_ratio", "background"):
+        del content[key]
+    loaded = checkpoint.from_dict(content | {"version": 2})
+    assert (loaded.crop_ratio, loaded.background) == (1.0, "#000000")
+    with pytest.raises(UserError, match="crop_ratio"):
+        checkpoint.from_dict(content)
 
 
 class ConvAct(nn.Module):

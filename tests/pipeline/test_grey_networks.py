@@ -163,7 +163,7 @@ def test_training_and_predict_read_grey_images_alike(channels: int, place: Path)
     )
     for image, name in zip(batch.images, data.val_images.names, strict=False):
         with Image.open(data.val_images.root / name) as file:
-            expected = prepare(file, checkpoint)
+            (expected,) = prepare(file, checkpoint)
         assert image.shape == (channels, SIDE, SIDE)
         assert torch.allclose(image, expected, atol=1e-5)
 

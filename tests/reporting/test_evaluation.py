@@ -20,7 +20,7 @@ from compress.training.task import Classification
 
 def test_scores_are_counted_by_class() -> None:
     boxes = ((0, 0, 20, 20), (20, 0, 40, 20))
-    images = torch.stack([prepare(corner_image(box=box), CORNER) for box in boxes])
+    images = torch.cat([prepare(corner_image(box=box), CORNER) for box in boxes])
     batches: list[Any] = [
         # The second image is at the top right; its label is the bottom left.
         SimpleNamespace(images=images, targets=torch.tensor([0, 2])),
