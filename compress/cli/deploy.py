@@ -95,7 +95,7 @@ def quantize(
     uint8: bool,
     data: str | None,
 ) -> None:
-    """Quantize a weights file to int8, for onnxruntime.
+    """Quantize a network to int8 for onnxruntime.
 
     Static and per channel, calibrated on training images. The weights file stays as it is.
     """

@@ -141,7 +141,7 @@ def compare(
     image_size: int | None,
     device: str,
 ) -> None:
-    """Compare weights files and exported files side by side.
+    """Compare models side by side.
 
     Shows the parameters, multiply-adds, size, latency and test accuracy of FILES.
     """

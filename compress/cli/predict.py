@@ -66,7 +66,7 @@ def predict(
     image_size: int | None,
     device: str,
 ) -> int:
-    """Classify images with a weights file or an exported one.
+    """Classify images.
 
     IMAGES are files, folders, globs, or - for standard input. Without any, the test split of the
     data set is scored class by class; or all of it, if it has no splits and is not that of the

@@ -18,7 +18,7 @@ TARGETS = torch.tensor([0] * 900 + [1] * 100)
 def test_priors_are_the_frequencies(targets: list[int]) -> None:
     numbers = torch.tensor(targets)
     priors = log_priors(numbers, 5).exp()
-    counts = numbers.bincount(minlength=5).clamp(min=1)
+    counts = numbers.bincount(minlength=5).clamp(min=1).double()
     assert torch.allclose(priors, counts / counts.sum())
 
 
