@@ -207,8 +207,9 @@ def _shorten(uncut: object) -> str:
 INTRODUCTION = """# Networks
 
 Written by `python benchmarks/networks.py`: networks with random weights and ten classes are pruned
-to half of their parameters, saved, and loaded in a fresh process. {counts} are pruned, saved and
-loaded, with a difference of logits of exactly 0 and multiply-adds within 1 % of torch's own count.
+to half of their parameters, saved, and loaded in a fresh process. {counts} are
+pruned, saved and loaded, with a difference of logits of exactly 0 and multiply-adds within 1 % of
+torch's own count; the benchmark resumes where it was stopped, and the table has what was tried.
 
 Layers that stay uncut are those whose channels cannot be followed, such as the queries, keys and
 values of attention, which are reshaped to heads of a fixed width: other layers, such as the hidden

@@ -138,6 +138,10 @@ def _counting(model: nn.Module, layers: Counter[nn.Module]) -> Iterator[FlopCoun
     hooks = []
     for module in filter(is_layer, model.modules()):
         hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        # The counter cannot follow a parameter that is passed to a module without gradients.
+        parameter.requires_grad_(False)
     fast = torch.backends.mha.get_fastpath_enabled()
     # The counter does not know the fused operation.
     torch.backends.mha.set_fastpath_enabled(False)
@@ -146,6 +150,8 @@ def _counting(model: nn.Module, layers: Counter[nn.Module]) -> Iterator[FlopCoun
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for parameter in trained:
+            parameter.requires_grad_(True)
         for hook in hooks:
             hook.remove()
 
