@@ -31,7 +31,7 @@ def test_every_file_is_timed_for_every_batch_size(exported: Exported) -> None:
 @pytest.mark.slow
 def test_file_that_cannot_be_used_is_named(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "damaged.onnx").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="damaged.onnx") as refused:
+    with pytest.raises(UserError, match=r"damaged\.onnx") as refused:
         bench_files([exported.onnx.file, tmp_path / "damaged.onnx"], rounds=1)
     assert "\n" not in str(refused.value)
 
