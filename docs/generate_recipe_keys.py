@@ -27,6 +27,7 @@ HEADINGS = {
     "ModelSpec": "### Networks: `[teacher]` and `[student]`",
     "Train": "### Stages that train: `teach`, `distill`, `finetune`",
     "Prune": "### Stages that prune: `prune`",
+    "Quantize": "### The last stage, if the network is quantized: `quantize`",
 }
 
 # Keys whose values are names; plug-ins on this machine do not belong into the documentation.

@@ -1,4 +1,4 @@
-"""Commands that bring a model into use: `export` and `quantize`."""
+"""Commands that bring a model into use: `export`, `quantize` and `bench`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import load_builder, require_free, weights_options
+from compress.cli.options import builder_option, load_builder, require_free, weights_options
 from compress.recipe.registry import EXPORT_FORMATS, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
+
+
+def parse_counts(ctx: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    """Parse whole numbers above zero, separated by commas."""
+    counts = tuple(int(part) if part.strip().isdecimal() else 0 for part in text.split(","))
+    if not all(1 <= count <= 4096 for count in counts):
+        raise click.BadParameter(f"{text!r}: write numbers of 1 or more, with commas")
+    return counts
+
 
 data_option = click.option(
     "--data", help="Data set that the network was trained on, if it has moved."
@@ -111,3 +120,55 @@ def quantize(
     function = load_builder(builder)
     made = quantize(weights, path, uint8=uint8, max_drop=max_drop, data=data, builder=function)
     click.echo(f"{path}: {path.stat().st_size:,} bytes; {made.describe()}")
+
+
+@click.command(cls=Command)
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--threads",
+    callback=parse_counts,
+    default="1",
+    show_default=True,
+    help="Numbers of threads, with commas.",
+)
+@click.option(
+    "--batch",
+    callback=parse_counts,
+    default="1",
+    show_default=True,
+    help="Images in a batch; several numbers with commas.",
+)
+@click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
+@builder_option
+def bench(
+    files: tuple[Path, ...],
+    threads: tuple[int, ...],
+    batch: tuple[int, ...],
+    score: bool,
+    builder: str | None,
+) -> None:
+    """Time weights files and exported files side by side.
+
+    FILES may also be run directories, whose teacher, student and final networks are timed. Each
+    file has a process of its own; they take turns. Speeds are relative to the first file.
+    """
+    from compress.reporting.bench import bench_table, expand_runs
+
+    paths, scores = expand_runs(files)
+    for path in paths:
+        require_file(path)
+
+    from compress.cli.terminal import Terminal
+    from compress.deployment.bench import bench_files
+
+    timings = bench_files(paths, threads=threads, batch_sizes=batch, builder=builder)
+    if score:
+        from compress.deployment.load_model import load_model
+        from compress.reporting.evaluation import score_test_split
+
+        function = load_builder(builder)
+        for path in paths:
+            if scores.get(path) is None:
+                correct, total = score_test_split(load_model(path, function))
+                scores[path] = int(correct.sum()) / max(int(total.sum()), 1)
+    Terminal().show(bench_table(timings, scores))

@@ -6,7 +6,7 @@ import click
 
 from compress.cli.adopt import adopt
 from compress.cli.command import CONTEXT_SETTINGS
-from compress.cli.deploy import export, quantize
+from compress.cli.deploy import bench, export, quantize
 from compress.cli.models import compare, prune, summary, to_grey
 from compress.cli.predict import predict
 from compress.cli.recipes import recipes, stages
@@ -23,6 +23,6 @@ for _command in (
     *(run, sweep, experiment),
     *(recipes, stages),
     *(summary, compare, prune, adopt, to_grey),
-    *(predict, export, quantize),
+    *(predict, export, quantize, bench),
 ):
     main.add_command(_command)

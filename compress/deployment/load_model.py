@@ -54,7 +54,7 @@ class RuntimeModel(nn.Module):
         self.nothing = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images.detach().cpu()
+        pixels = images.detach()[:, : self.description.input_size[0]].float().cpu()
         if self.uint8:
             pixels = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
         logits = self.infer(pixels.contiguous().numpy())

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from compress.data.dataset import Dataset, open_dataset
 from compress.models.checkpoint import Checkpoint
@@ -56,8 +57,16 @@ def open_own_data(checkpoint: Checkpoint, data: str | None = None) -> Dataset:
     return opened.for_channels([checkpoint.input_size[0]])
 
 
-def take_samples(dataset: Dataset, split: Literal["train", "val"], count: int) -> Samples:
+def take_samples(
+    dataset: Dataset,
+    split: Literal["train", "val"],
+    count: int,
+    input_size: tuple[int, int, int] | None = None,
+) -> Samples:
     """Take images of a split, spread evenly over it, or all if there are fewer.
+
+    Args:
+        input_size: (C, H, W) of the images; those of the data set's batches if left out.
 
     Raises:
         UserError: an image file cannot be read.
@@ -65,10 +74,14 @@ def take_samples(dataset: Dataset, split: Literal["train", "val"], count: int) -
     pool = dataset.train if split == "train" else dataset.val
     rows = torch.linspace(0, len(pool) - 1, min(len(pool), count)).long()
     pixels = torch.cat(list(pool.batches(torch.split(rows, 256)))).cpu()
+    channels, side = dataset.channels, pixels.shape[-1]
+    if input_size is not None:
+        channels, side = input_size[0], input_size[-1]
+    pixels = resize(pixels, [side, side], antialias=True)
     grey = pixels.shape[1] == 1 or bool((pixels == pixels[:, :1]).all())
     name = {"train": "training", "val": "validation"}[split]
     return Samples(
-        pixels.expand(-1, dataset.channels, -1, -1).contiguous(),
+        pixels.expand(-1, channels, -1, -1).contiguous(),
         pool.targets[rows].cpu(),
         grey,
         f"{len(rows):,} {name} images of {dataset.name}",

@@ -53,6 +53,11 @@ class StageContext:
     mirrors: bool = False
 
     @property
+    def int8_file(self) -> Path:
+        """The int8 file of a stage that quantizes."""
+        return self.state.with_name(Path(self.step.int8_file).name)
+
+    @property
     def recipe(self) -> Recipe:
         """The plan's recipe."""
         return self.plan.recipe

@@ -36,7 +36,7 @@ from compress.pruning.importance import to_importance
 from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
 from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
 from compress.recipe.overrides import ROLES, apply_overrides
-from compress.recipe.schema import Prune, Recipe, Train
+from compress.recipe.schema import Prune, Recipe, Stage, Train
 from compress.runtime.errors import UserError
 
 
@@ -184,7 +184,7 @@ def describe_object(found: Any, depth: int = 0) -> str:
 def _use_method(recipe: Recipe, name: str) -> Recipe:
     """Let all stages that distill use a method, with its own weights."""
 
-    def change(stage: Train | Prune) -> Train | Prune:
+    def change(stage: Stage) -> Stage:
         if not isinstance(stage, Train) or stage.kind == "teach" or stage.method == "labels":
             return stage
         changed = replace(stage, method=name, alpha=None, beta=None, taps=(), fade=False)

@@ -5,7 +5,7 @@ Image files are checked, and no image is loaded to make a plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compress.data.balance import draw_chances, is_uneven, log_priors
 from compress.data.dataset import Dataset, open_dataset
+from compress.deployment.formats import get_format
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.cost import measure_cost
@@ -25,6 +26,13 @@ from compress.pipeline.checks import (
     student_model,
 )
 from compress.pipeline.fit_to_data import fit_to_data
+from compress.pipeline.int8_size import (
+    FLOAT_BYTES,
+    FREE,
+    free_tensor_bytes,
+    int8_checkpoint,
+    resolve_int8_limits,
+)
 from compress.pipeline.pretrained import (
     load_published_teacher,
     load_trained,
@@ -37,7 +45,7 @@ from compress.pipeline.rehearsal import rehearse_cut, rehearse_training
 from compress.pipeline.stage_steps import drop_rounds, set_targets, stage_steps
 from compress.pipeline.step import Step, number_steps
 from compress.pruning.file_size import resolve_file_limits
-from compress.recipe.budget import Limits
+from compress.recipe.budget import Cost, Limits
 from compress.recipe.overrides import ROLES
 from compress.recipe.schema import Recipe, Train
 from compress.runtime import distributed
@@ -128,11 +136,26 @@ class Plan:
             return None
         available = self.max_file_bytes - SPARE_BYTES
 
+        if self.steps[-1].quantize:
+
+            def free_int8(model: nn.Module) -> int:
+                final = int8_checkpoint(self.recipe, self.steps, self.data, model)
+                return free_tensor_bytes(final, available)
+
+            return free_int8
+
         def free(model: nn.Module) -> int:
             final = largest_checkpoint(self.recipe, self.steps, self.data, model)
             return available - checkpoint.measure_file_bytes(final)
 
         return free
+
+    @property
+    def enough_bytes(self) -> int | None:
+        """Bytes of tensors that a cut may leave free in an int8 file; None without one."""
+        if self.max_file_bytes is None or not self.steps[-1].quantize:
+            return None
+        return round(FLOAT_BYTES * FREE * self.max_file_bytes)
 
 
 def make_plan(
@@ -176,12 +199,7 @@ def make_plan(
     check_methods(recipe, number_steps(steps), data)
     size = steps[-1].input_size
     cost = measure_cost(student, size)
-    limits, max_file_bytes = resolve_file_limits(
-        recipe.budgets(),
-        cost,
-        lambda: largest_checkpoint(recipe, number_steps(steps), data, student),
-        SPARE_BYTES,
-    )
+    limits, max_file_bytes = _resolve_budgets(recipe, number_steps(steps), data, student, cost)
     steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))
     check_something_to_prune(recipe, steps, limits, cost)
     rehearse_training(steps, data)
@@ -196,6 +214,20 @@ def _least_area(recipe: Recipe) -> float:
     return min(
         (stage.crop[0] for stage in recipe.stages if isinstance(stage, Train) and stage.crop),
         default=1.0,
+    )
+
+
+def _resolve_budgets(
+    recipe: Recipe, steps: Sequence[Step], data: Dataset, student: nn.Module, cost: Cost
+) -> tuple[Limits, int | None]:
+    """Resolve the budgets; that in bytes is one on the file that the last stage writes."""
+    budgets = recipe.budgets()
+    if steps[-1].quantize:
+        get_format("onnx")
+        unpruned = int8_checkpoint(recipe, steps, data, student)
+        return resolve_int8_limits(budgets, cost, unpruned, SPARE_BYTES)
+    return resolve_file_limits(
+        budgets, cost, lambda: largest_checkpoint(recipe, steps, data, student), SPARE_BYTES
     )
 
 

@@ -26,6 +26,7 @@ from compress.runtime.errors import UserError
 from compress.runtime.files import PART, write_text
 
 MANIFEST, MODEL, LOCK = "run.json", "model.pth", ".lock"
+INT8_MODEL = "model.int8.onnx"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class StageResult:
         image_size: side of the images that the model takes, in pixels; `macs` are for one such
             image.
         epochs: epochs trained.
-        bytes: size of the weights file.
+        bytes: size of the weights file; of the int8 file if the stage quantizes.
         val_balanced, test_balanced: balanced accuracy, 0 to 1; None if the classes are even.
     """
 
@@ -80,6 +81,11 @@ class RunDirectory:
     def model(self) -> Path:
         """The final weights file."""
         return self.path / MODEL
+
+    @property
+    def int8_model(self) -> Path:
+        """The final network as int8, if the recipe quantizes."""
+        return self.path / INT8_MODEL
 
     @property
     def logits_dir(self) -> Path:
@@ -152,6 +158,7 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
         run_dir.tidy(*((path / "stages", run_dir.logits_dir) if fresh else ()))
         if fresh:
             run_dir.model.unlink(missing_ok=True)
+            run_dir.int8_model.unlink(missing_ok=True)
         yield distributed.broadcast(run_dir)
 
 

@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
+from compress.deployment.export import describe_versions
+from compress.deployment.formats import get_format
+from compress.deployment.load_model import load_model
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
 from compress.models.channels import widen_input
@@ -26,6 +29,11 @@ from compress.pruning.batch_norm import reestimate_batchnorm
 from compress.pruning.file_size import prune_to_file_size
 from compress.pruning.pruner import PruneOptions
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
+from compress.quantization.quantize import (
+    check_drop,
+    quantize_network,
+    save_int8,
+)
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import IMPORTANCES
 from compress.runtime import distributed
@@ -41,11 +49,13 @@ class StageOutput:
         model: in evaluation mode.
         epochs: trained, if the stage trains.
         seconds: spent on training, without interruptions.
+        delivered: what the stage delivers and is scored, where that is not the model.
     """
 
     model: nn.Module
     epochs: float = 0
     seconds: float = 0.0
+    delivered: nn.Module | None = None
 
 
 def run_stage(model: nn.Module | None, ctx: StageContext) -> StageOutput:
@@ -100,11 +110,38 @@ def prune(model: nn.Module | None, ctx: StageContext) -> StageOutput:
     return StageOutput(_place(received, ctx))
 
 
+def quantize(model: nn.Module | None, ctx: StageContext) -> StageOutput:
+    """Write the network as int8 beside the stage's weights file; the model stays as it is.
+
+    In a distributed run the main process quantizes.
+    """
+    stage = ctx.step.quantize
+    if model is None or stage is None:
+        raise UserError("a quantize stage needs a model: put it last")
+    if distributed.is_main():
+        plain = checkpoint.to_dict(build_checkpoint(model, ctx.step, ctx.data, {}))
+        plain["origin"] = {"data_checksum": ctx.data.checksum}
+        known = checkpoint.from_dict(plain, _builder_of(ctx.step.network))
+        origin = describe_versions(known, get_format("onnx"))
+        made = quantize_network(known, ctx.data, origin=origin)
+        check_drop(made, stage.max_drop)
+        save_int8(made, ctx.int8_file)
+        ctx.events.log(f"  {made.describe()}")
+    # The others wait for the file.
+    distributed.broadcast(True)
+    return StageOutput(model, delivered=load_model(ctx.int8_file).model)
+
+
+def _builder_of(spec: ModelSpec) -> Callable[..., nn.Module] | None:
+    return import_builder(spec.name) if spec.source == "custom" else None
+
+
 STAGES: dict[str, Callable[[nn.Module | None, StageContext], StageOutput]] = {
     "teach": teach,
     "distill": distill,
     "prune": prune,
     "finetune": finetune,
+    "quantize": quantize,
 }
 
 
@@ -149,6 +186,7 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
             ctx.plan.free_bytes(step),
             PruneOptions(stage.importance, losses, ctx.original, stage.round_to),
             log=lambda line: ctx.events.log(f"  {line}"),
+            enough=ctx.plan.enough_bytes,
         )
     batches = ctx.sample_batches(stage.samples, ctx.plan.batch_size)
     forward = make_forward(pruned, step.image_size)

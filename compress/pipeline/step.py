@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.budget import Limits
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Prune, Train
+from compress.recipe.schema import Prune, Quantize, Train
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Step:
     """
 
     kind: str
-    stage: Train | Prune | None
+    stage: Train | Prune | Quantize | None
     network: ModelSpec
     image_size: int
     trained: Checkpoint | None = None
@@ -60,6 +61,16 @@ class Step:
         """The stage's keys, if it prunes."""
         return self.stage if isinstance(self.stage, Prune) else None
 
+    @property
+    def quantize(self) -> Quantize | None:
+        """The stage's keys, if it quantizes."""
+        return self.stage if isinstance(self.stage, Quantize) else None
+
+    @property
+    def int8_file(self) -> str:
+        """File of its int8 network, if it quantizes, relative to the run directory."""
+        return str(Path(self.file).with_suffix(".int8.onnx"))
+
     def describe(self, minutes: float | None) -> str:
         """Describe the step in a few words, for the terminal.
 
@@ -70,6 +81,8 @@ class Step:
             return f"{self.network.name}, trained: {self.origin}"
         if self.prune:
             return f"to {self.target}, {self.prune.mode} by {self.prune.importance}"
+        if self.quantize:
+            return "int8, static and per channel, calibrated on training images"
         if self.train is None:
             return self.network.name
         if minutes:

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from compress.data.batches import plain_batches
+from compress.deployment.load_model import load_model
 from compress.distillation.method import Teacher
 from compress.models import checkpoint
 from compress.models.channels import widen_input
@@ -29,6 +30,7 @@ from compress.pipeline.time_budget import StageTime, stage_costs, stage_seconds
 from compress.runtime import distributed
 from compress.runtime.device import device_name, package_versions
 from compress.runtime.errors import UserError
+from compress.runtime.files import atomic_write
 from compress.training.evaluate import measure_scores
 
 
@@ -60,6 +62,9 @@ class UnfinishedRun:
         last = load_checkpoint(run_dir.path / plan.steps[-1].file, plan.steps[-1].network)
         network = published_spec(last.network)
         checkpoint.save(replace(last, network=network, origin=self._origin()), run_dir.model)
+        if plan.steps[-1].quantize:
+            with atomic_write(run_dir.int8_model) as file:
+                file.write((run_dir.path / plan.steps[-1].int8_file).read_bytes())
         run_dir.write("done")
         run_dir.tidy(run_dir.logits_dir)
 
@@ -98,7 +103,7 @@ class UnfinishedRun:
         except UserError as error:
             raise UserError(f"{step.name}: {error}") from error
         cost = measure_cost(output.model, step.input_size, step.sparse)
-        scores = ctx.score(output.model)
+        scores = ctx.score(output.delivered or output.model)
         result = StageResult(
             name=step.name,
             kind=step.kind,
@@ -150,7 +155,8 @@ class UnfinishedRun:
         run_dir.results.append(result)
         checkpoint.save(build_checkpoint(model, step, self.plan.data, self._origin()), file)
         if distributed.is_main():
-            run_dir.results[-1] = replace(result, bytes=file.stat().st_size)
+            delivered = run_dir.path / step.int8_file if step.quantize else file
+            run_dir.results[-1] = replace(result, bytes=delivered.stat().st_size)
         run_dir.results = distributed.broadcast(run_dir.results)
         run_dir.write()
 
@@ -220,6 +226,12 @@ class UnfinishedRun:
             widen_input(kept.model)
         return to_channels_last(kept.model).to(self.plan.device)
 
+    def _load_delivered(self, step: Step) -> nn.Module:
+        """Load what a finished step delivers: its model, or the int8 file that it wrote."""
+        if not step.quantize:
+            return self._load_model(step)
+        return load_model(self.run_dir.path / step.int8_file).model
+
     def _origin(self) -> dict[str, object]:
         plan = self.plan
         return describe_origin(plan.recipe, plan.data.checksum, plan.device, self.run_dir.results)
@@ -236,12 +248,12 @@ class UnfinishedRun:
         for step, result in self.events.progress(pairs, len(pairs), "scoring"):
             batches = plain_batches(plan.data, pool, batch_size=500, shard=distributed.shard())
             scores = measure_scores(
-                self._load_model(step),
+                self._load_delivered(step),
                 batches,
                 plan.task,
                 image_size=step.image_size,
                 # The final model is scored in float32, as it will be used.
-                exact=step is plan.steps[-1],
+                exact=all(later.quantize for later in plan.steps[step.index + 1 :]),
             )
             balanced = scores.balanced if plan.uneven else None
             scored.append(replace(result, test=scores.top1, test_balanced=balanced))

@@ -70,6 +70,7 @@ def prune_to_file_size(
     free_bytes: Callable[[nn.Module], int] | None = None,
     options: PruneOptions | None = None,
     log: Callable[[str], None] = lambda line: None,
+    enough: int | None = None,
 ) -> nn.Module:
     """Return a copy of `model` pruned to `limits` whose weights file uses all of the room it has.
 
@@ -80,6 +81,8 @@ def prune_to_file_size(
         free_bytes: returns the bytes that the file of a network leaves unused, negative if it
             exceeds its budget; None if there is no budget on the file.
         options, log: as for `prune_to_limits`.
+        enough: bytes that may stay free. If given, `limits.bytes` is an estimate, which the file
+            may exceed, and `free_bytes` is one of the bytes of tensors that its room stands for.
 
     Returns:
         The pruned copy, or `model` itself if its file and its other costs fit already.
@@ -97,6 +100,11 @@ def prune_to_file_size(
         limits_now = replace(limits, bytes=max_bytes)
         return prune_to_limits(model, example, limits_now, options, lines.append), lines
 
+    if enough is not None and limits.bytes is not None and free_bytes is not None:
+        best, lines, _ = search_bytes(limits.bytes, full.bytes, prune_to_bytes, free_bytes, enough)
+        for line in lines:
+            log(line)
+        return best
     best, lines = prune_to_bytes(limits.bytes)
     if limits.bytes is not None and free_bytes is not None:
         tried, free = limits.bytes, free_bytes(best)
@@ -116,4 +124,49 @@ def prune_to_file_size(
             free *= 2**attempt
     for line in lines:
         log(line)
+    return best
+
+
+def search_bytes(
+    estimate: int,
+    full_bytes: int,
+    prune_to_bytes: Callable[[int], tuple[nn.Module, list[str]]],
+    free_bytes: Callable[[nn.Module], int],
+    enough: int,
+) -> tuple[nn.Module, list[str], int]:
+    """Search for the limit on tensors at which a file is just full.
+
+    Args:
+        estimate: where to begin.
+        full_bytes: bytes of the unpruned network's tensors.
+        prune_to_bytes: prunes to a limit on tensors.
+        free_bytes: returns the bytes of tensors that a network's file has room for, roughly;
+            negative if it exceeds its budget.
+        enough: bytes that may stay free.
+
+    Returns:
+        The pruned network, its log lines, and the limit.
+
+    Raises:
+        UserError: no network was found whose file fits.
+    """
+    low, high, tried = 0, full_bytes, min(estimate, full_bytes - 1)
+    best: tuple[nn.Module, list[str], int] | None = None
+    for _ in range(MAX_ATTEMPTS):
+        model, lines = prune_to_bytes(tried)
+        free = free_bytes(model)
+        if free >= 0:
+            best, low = (model, lines, tried), tried
+            if free <= enough:
+                break
+        else:
+            high = tried
+        following = tried + free
+        if not low < following < high:
+            following = (low + high) // 2
+        if following == tried:
+            break
+        tried = following
+    if best is None:
+        raise UserError("no network was found whose file fits; choose a larger one")
     return best

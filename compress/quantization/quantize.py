@@ -153,15 +153,16 @@ def quantize_network(
     dataset: Dataset,
     *,
     uint8: bool = False,
-    origin: dict[str, object] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Int8Network:
     """Quantize a network, with ranges measured on training images of `dataset`.
 
     Raises:
         UserError: an image cannot be read, or ONNX cannot express the network.
     """
-    training = take_samples(dataset, "train", CALIBRATION_IMAGES + CHOICE_IMAGES)
-    validation = take_samples(dataset, "val", VALIDATION_IMAGES)
+    size = checkpoint.input_size
+    training = take_samples(dataset, "train", CALIBRATION_IMAGES + CHOICE_IMAGES, size)
+    validation = take_samples(dataset, "val", VALIDATION_IMAGES, size)
     network, description = prepare_network(checkpoint, uint8=uint8, grey=training.grey)
     described = replace(description, int8=True, origin=origin or {})
     full = to_onnx(network, description)
@@ -195,16 +196,16 @@ def quantize_network(
     return Int8Network(small, val, float_val, ours, theirs, best, validation.source)
 
 
-def measure_int8_bytes(checkpoint: Checkpoint, described: Description | None = None) -> int:
+def measure_int8_bytes(checkpoint: Checkpoint, origin: dict[str, Any] | None = None) -> int:
     """Return the size of a network's int8 file, in bytes; the values of its weights do not matter.
 
     Args:
-        described: description in the file; without an origin if left out.
+        origin: provenance in the file.
     """
     network, description = prepare_network(checkpoint)
     images = np.random.default_rng(0).normal(size=(1, *checkpoint.input_size)).astype(np.float32)
     model = slim(quantize_static(to_onnx(network, description), images))
-    set_description(model, described or replace(description, int8=True))
+    set_description(model, replace(description, int8=True, origin=origin or {}))
     return int(model.ByteSize())
 
 

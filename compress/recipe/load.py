@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from compress.recipe.messages import describe_first_error
 from compress.recipe.overrides import apply_overrides
-from compress.recipe.schema import Prune, Recipe, Train
+from compress.recipe.schema import Prune, Quantize, Recipe, Train
 from compress.runtime.errors import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -155,6 +155,8 @@ def _check_stage_order(recipe: Recipe, where: str) -> None:
                 f"{where}: stages: {kind!r} comes twice, and each starts from a new network;"
                 " use 'finetune' to train further"
             )
+    if any(isinstance(stage, Quantize) for stage in recipe.stages[:-1]):
+        raise UserError(f"{where}: stages: 'quantize' must be the last stage, and comes once")
     student_at = kinds.index("distill")
     early = set(kinds[:student_at]) - {"teach"}
     if early or "teach" in kinds[student_at:]:

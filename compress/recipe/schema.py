@@ -206,14 +206,36 @@ class Prune:
     16."""
 
 
-Stage = Annotated[Train | Prune, Field(discriminator="kind")]
+@dataclass(
+    frozen=True,
+    kw_only=True,
+    config=ConfigDict(**CONFIG, json_schema_extra={"required": ["kind"]}),
+)
+class Quantize:
+    """A last stage that also writes the network as int8, for onnxruntime.
+
+    A budget in bytes is then one on the int8 file.
+    """
+
+    kind: Literal["quantize"] = "quantize"
+    """`quantize` writes the network as int8, `model.int8.onnx` beside `model.pth`: static and per
+    channel, calibrated on training images. It needs the extra `onnx`, and is the last stage."""
+    scale: Annotated[float, Field(gt=0, le=4)] = 1.0
+    """Image size at which the network was last trained, relative to the recipe's."""
+    max_drop: NotNegative | None = None
+    """Points of validation accuracy that int8 may lose; the run stops if it loses more. Default:
+    no limit."""
+
+
+Stage = Annotated[Train | Prune | Quantize, Field(discriminator="kind")]
 
 # The dataclass that holds a stage's keys, by kind.
-STAGE_TYPES: dict[str, type[Train] | type[Prune]] = {
+STAGE_TYPES: dict[str, type[Train] | type[Prune] | type[Quantize]] = {
     "teach": Train,
     "distill": Train,
     "prune": Prune,
     "finetune": Train,
+    "quantize": Quantize,
 }
 
 

@@ -67,10 +67,9 @@ def test_predicted_size_is_the_size(made: tuple[Path, Int8Network]) -> None:
     """Of the network with other weights, and of its description: the file's own."""
     path, _ = made
     known = load(WEIGHTS)
-    description = load_model(path).model.description
     for parameter in known.model.parameters():
         nn.init.normal_(parameter, std=0.1)
-    assert abs(measure_int8_bytes(known, description) - path.stat().st_size) < 100
+    assert abs(measure_int8_bytes(known, load_model(path).origin) - path.stat().st_size) < 100
 
 
 def quantize_small(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> list[str]:
@@ -78,9 +77,9 @@ def quantize_small(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -
     read: list[str] = []
     take = samples.take_samples
 
-    def few(dataset: Dataset, split: Any, count: int) -> Any:
+    def few(dataset: Dataset, split: Any, count: int, *size: Any) -> Any:
         read.append(split)
-        return take(dataset, split, min(count, 48))
+        return take(dataset, split, min(count, 48), *size)
 
     monkeypatch.setattr(module, "take_samples", few)
     small = Path(__file__).parents[2] / "weights" / "sweep" / "fashion-mnist-10k.pth"

@@ -131,7 +131,10 @@ def test_the_json_schema_lists_choices_and_tells_stages_apart_by_kind() -> None:
     )
     discriminator = SCHEMA["properties"]["stages"]["items"]["discriminator"]
     assert discriminator["propertyName"] == "kind"
-    assert set(discriminator["mapping"]) == {"teach", "distill", "finetune", "prune"}
+    assert set(discriminator["mapping"]) == {
+        *("teach", "distill", "finetune", "prune"),
+        "quantize",
+    }
 
 
 def test_the_recipe_in_the_documentation_is_valid() -> None:

@@ -1,0 +1,97 @@
+"""The process of one model in a benchmark: reads orders from standard input, answers in JSON.
+
+torch is imported for weights files alone, so that memory is that of the file's own runtime.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.deployment.formats import Infer, find_format, open_exported
+from compress.runtime.errors import UserError, one_line
+
+WARMUP_RUNS = 5
+MAX_RUNS = 1000
+
+
+def main() -> None:
+    """Serve orders ``BATCH_SIZE RUNS`` until standard input ends."""
+    path, threads, builder, seconds = sys.argv[1:5]
+    # Whatever a library prints must not be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**content: object) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    try:
+        infer, input_size, dtype = _open(Path(path), int(threads), builder)
+        answer(ready=True)
+        for line in sys.stdin:
+            batch_size, runs = map(int, line.split())
+            images: NDArray[Any] = np.zeros((batch_size, *input_size), dtype)
+            if not runs:
+                _time(infer, images, WARMUP_RUNS)
+                one = min(_time(infer, images, WARMUP_RUNS))
+                answer(runs=max(3, min(MAX_RUNS, int(float(seconds) / max(one, 1e-9)))))
+                continue
+            times = _time(infer, images, runs + 1)[1:]
+            answer(seconds=times, peak_bytes=_peak_bytes())
+    except (UserError, OSError, MemoryError) as error:
+        answer(error=str(error))
+    except Exception as error:  # a network or a runtime may raise anything
+        answer(error=one_line(error))
+
+
+def _time(infer: Infer, images: NDArray[Any], runs: int) -> list[float]:
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        infer(images)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _open(path: Path, threads: int, builder: str) -> tuple[Infer, tuple[int, int, int], type]:
+    """Return a model as a function, the size of its images, and their type."""
+    if find_format(path) is not None:
+        runner = open_exported(path, threads)
+        known = runner.description
+        size = known.input_size if known else runner.input_size
+        return runner.infer, size, np.uint8 if runner.uint8 else np.float32
+
+    import torch
+
+    from compress.models.build import import_builder
+    from compress.models.checkpoint import load
+    from compress.models.fuse_bn import fuse_conv_bn
+    from compress.models.memory_format import to_channels_last
+
+    torch.set_num_threads(threads)
+    checkpoint = load(path, import_builder(builder) if builder else None)
+    model = to_channels_last(fuse_conv_bn(checkpoint.model))
+
+    def infer(images: NDArray[Any]) -> NDArray[Any]:
+        with torch.inference_mode():
+            logits: NDArray[Any] = model(torch.from_numpy(images)).numpy()
+            return logits
+
+    return infer, checkpoint.input_size, np.float32
+
+
+def _peak_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+if __name__ == "__main__":
+    main()
