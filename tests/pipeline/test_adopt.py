@@ -234,6 +234,7 @@ def test_sizes_that_would_take_minutes_are_not_tried(
     adopted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("compress.pipeline.adopt.MOST_MACS", 0)
+    monkeypatch.setattr("compress.data.labelled_files.choose_image_size", lambda files: 224)
     lines: list[str] = []
     known, accuracy = compress.adopt(
         sized(), "adoptnets:Sized", f"folder:{adopted / 'images'}", log=lines.append

@@ -17,6 +17,7 @@ from torch import nn
 import compress
 from compress.data.batches import plain_batches
 from compress.data.dataset import open_dataset
+from compress.data.photo import Framing
 from compress.data.pool import MemoryPool, open_pool
 from compress.data.source import Files
 from compress.deployment.predict import prepare
@@ -198,8 +199,8 @@ def test_grey_files_are_kept_as_one_channel(place: Path, tmp_path: Path) -> None
     shutil.copytree(place / "images", tmp_path / "images")
     opened = open_dataset(f"folder:{tmp_path / 'images'}", image_size=SIDE)
     images = opened.train_images
-    kept = open_pool(images, SIDE)
-    streamed = open_pool(images, SIDE, memory_limit_bytes=0, workers=0)
+    kept = open_pool(images, Framing(SIDE))
+    streamed = open_pool(images, Framing(SIDE), memory_limit_bytes=0, workers=0)
     assert isinstance(kept, MemoryPool) and kept.pixels.shape[1] == 1
     both = [
         next(
@@ -214,7 +215,7 @@ def test_grey_files_are_kept_as_one_channel(place: Path, tmp_path: Path) -> None
     pixels[3, 4] = (9, 8, 7)
     assert isinstance(images, Files)
     Image.fromarray(pixels).save(images.root / images.names[-1])
-    colored = open_pool(images, SIDE)
+    colored = open_pool(images, Framing(SIDE))
     assert isinstance(colored, MemoryPool) and colored.pixels.shape[1] == 3
     assert torch.equal(colored.pixels[0], kept.pixels[0].expand(3, -1, -1))
     assert colored.pixels[-1, :, 3, 4].tolist() == [9, 8, 7]

@@ -143,6 +143,7 @@ def test_rounds_that_would_hardly_shrink_the_network_are_left_out(tiny: Tiny) ->
     assert names("60%") == ["teach", "distill", "prune", "finetune"]
 
 
+@pytest.mark.slow
 def test_the_first_round_that_is_left_sees_images_as_the_student_did() -> None:
     """The default recipe distills at half the image size, and its last rounds use the full size."""
     for budget, rounds in (("100k", 5), ("5M", 2), ("9M", 1)):

@@ -160,6 +160,7 @@ def test_a_time_budget_is_told_and_remembered(run: Compress, tiny: Tiny, tmp_pat
             assert len(lines) == math.ceil(result.epochs)
 
 
+@pytest.mark.slow
 def test_too_few_minutes_are_refused_with_the_least_that_works(
     run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:

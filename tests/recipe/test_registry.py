@@ -224,6 +224,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_plugins_are_known_by_recipes_and_suggested(plugin: Path) -> None:
     found = run_python(USE, plugin)
     assert "alpha=0.25" in found["loaded"][0] and "RandomImportance" in found["loaded"][1]
@@ -292,6 +293,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_an_entry_point_to_something_else_is_refused_in_one_line(plugin: Path) -> None:
     found = run_python(REFUSE, plugin)
     assert len(found) == 8
