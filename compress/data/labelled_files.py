@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from compress.data.decode import read_size
 from compress.data.source import Files, Source
 from compress.data.splits import split_groups, split_rows
 from compress.runtime.errors import UserError
@@ -94,8 +93,8 @@ def choose_image_size(files: Files) -> int:
     sides: list[int] = []
     for name in files.names[::step]:
         # Files that cannot be read are found and named later.
-        with suppress(Exception), Image.open(files.root / name) as image:
-            sides.append(min(image.size))
+        if size := read_size(files.root / name):
+            sides.append(min(size))
     if not sides:
         return MAX_SIZE
     middle = int(statistics.median_low(sides))

@@ -23,7 +23,7 @@ from torch import nn
 
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
-from compress.models.build import skeleton
+from compress.models.build import import_builder, skeleton
 from compress.models.channels import input_channels
 from compress.models.checkpoint import Checkpoint
 from compress.models.torchvision_networks import torchvision_names
@@ -214,8 +214,6 @@ def to_checkpoint(
     spec = spec or recognize(own, len(names), image_size)
     builder = None if spec else HeldModule(own)
     if spec is not None and spec.source == "custom":
-        from compress.models.build import import_builder
-
         builder = import_builder(spec.name)  # type: ignore[assignment]
     spec = replace(spec or ModelSpec(f"{MEMORY}{type(module).__name__}"), pretrained=False)
     mean, std = (_by_channel(each, channels) for each in normalization)

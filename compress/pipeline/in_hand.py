@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.data.dataset import Dataset, open_dataset
 from compress.data.in_memory import to_source
@@ -31,6 +30,7 @@ from compress.models.modules import (
     published_spec,
     recognize,
 )
+from compress.pipeline.describe_object import describe_object
 from compress.pipeline.score_module import choose_normalization
 from compress.pruning.importance import to_importance
 from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
@@ -145,42 +145,6 @@ def _hold_object(found: Any, converted: Any) -> str:
     return hold(f"{MEMORY}{label}-{digest}", converted)
 
 
-def describe_object(found: Any, depth: int = 0) -> str:
-    """Describe a function or a plain object by its code and values, to tell it from others.
-
-    What a function calls is not followed: a change there is not seen.
-    """
-    if depth > 4 or isinstance(found, str | bytes | int | float | bool | None):
-        return repr(found) if depth <= 4 else type(found).__qualname__
-    if isinstance(found, Tensor):
-        return hashlib.sha256(found.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    if isinstance(found, list | tuple | set | frozenset):
-        described = [describe_object(each, depth + 1) for each in found]
-        return repr(sorted(described) if isinstance(found, set | frozenset) else described)
-    if isinstance(found, Mapping):
-        return repr([(repr(key), describe_object(found[key], depth + 1)) for key in found])
-    parts: list[Any]
-    if isinstance(found, functools.partial):
-        parts = [found.func, *found.args, found.keywords]
-    elif inspect.ismethod(found):
-        parts = [found.__func__, found.__self__]
-    elif inspect.isfunction(found):
-        code = found.__code__
-        cells = [cell.cell_contents for cell in found.__closure__ or ()]
-        constants = [each for each in code.co_consts if not inspect.iscode(each)]
-        nested = [each.co_code.hex() for each in code.co_consts if inspect.iscode(each)]
-        named = [code.co_code.hex(), code.co_names, constants, nested]
-        parts = [*named, found.__defaults__, found.__kwdefaults__, cells]
-    elif isinstance(found, type) or inspect.isbuiltin(found):
-        return f"{found.__module__}.{found.__qualname__}"
-    elif is_dataclass(found):
-        parts = [getattr(found, field.name) for field in fields(found)]
-    else:
-        parts = [vars(found)] if hasattr(found, "__dict__") else []
-    kind = f"{type(found).__module__}.{type(found).__qualname__}"
-    return kind + repr([describe_object(part, depth + 1) for part in parts])
-
-
 def _use_method(recipe: Recipe, name: str) -> Recipe:
     """Let all stages that distill use a method, with its own weights."""
 
@@ -216,7 +180,13 @@ def _settle_modules(recipe: Recipe, given: Given) -> tuple[Recipe, tuple[str, ..
     roles = [role for role in ROLES if is_in_memory(getattr(recipe, role).name)]
     if not roles:
         return recipe, ()
-    data = open_dataset(recipe.data, image_size=recipe.image_size, seed=recipe.seed)
+    data = open_dataset(
+        recipe.data,
+        image_size=recipe.image_size,
+        seed=recipe.seed,
+        crop_ratio=recipe.crop_ratio,
+        background=recipe.background,
+    )
     for role in roles:
         spec = getattr(recipe, role)
         held: HeldModule = find_held(spec.name)
@@ -272,5 +242,15 @@ def _hold_checkpoint(
     digest = hashlib.sha256(repr((mean, std, size)).encode()).hexdigest()[:8]
     for parameter in own.parameters():
         parameter.requires_grad_(True)
-    trained = Checkpoint(own, spec, data.classes, size, mean, std, data.name)
+    trained = Checkpoint(
+        own,
+        spec,
+        data.classes,
+        size,
+        mean,
+        std,
+        data.name,
+        crop_ratio=data.crop_ratio,
+        background=data.background,
+    )
     return hold(f"{spec.name}-trained-{digest}", trained)

@@ -184,10 +184,11 @@ def make_plan(
         skip_broken=recipe.skip_broken,
         log=log,
     ).to(picked)
-    data = data.for_crops(_least_area(recipe))
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
     recipe, notes = fit_to_data(recipe, data, trained)
+    # The stages are settled only now.
+    data = data.for_crops(_least_area(recipe))
     _check_world_size(recipe, data)
     channels = {
         role: network_channels(getattr(recipe, role), trained.get(role), data) for role in ROLES

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from compress.pipeline.plan import make_plan
 from compress.pruning import unstructured
 from compress.pruning.pruner import prune_to_minimum
 from compress.recipe.load import load_recipe
+from compress.recipe.schema import SmallData
 from compress.runtime.errors import UserError
 
 BAD_FLAGS: list[tuple[list[str], str]] = [
@@ -203,3 +205,14 @@ def test_every_round_takes_as_large_a_share_as_the_one_before(tiny: Tiny) -> Non
         assert getattr(whole, axis) / first.as_dict()[axis] == pytest.approx(
             first.as_dict()[axis] / limit, rel=1e-3
         )
+
+
+def test_photos_are_decoded_for_the_crops_of_the_stages_that_are_run(tiny: Tiny) -> None:
+    """Few images take the stages of another recipe, whose crops may be smaller."""
+    few = tiny.variant("few.toml", ("epochs = 3\n", "epochs = 3\ncrop = [0.2, 1.0]\n"))
+    own = load_recipe(str(tiny.recipe))
+    least = [
+        make_plan(replace(own, small_data=small), "cpu").data.least_area
+        for small in (None, SmallData(scratch=str(few)))
+    ]
+    assert least[0] > 0.2 and least[1] == 0.2

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
+from tiny import Tiny
 
+import compress
+from compress.pipeline.events import RunEvents
 from compress.pipeline.quality import compare_with_uncut, find_warning
-from compress.pipeline.run_dir import StageResult
+from compress.pipeline.run_dir import StageResult, read_results
 
 # Four classes: 40, 20, 20 and 20 % of 500 images.
 TARGETS = torch.tensor([0, 0, 1, 2, 3] * 100)
@@ -40,3 +45,17 @@ def test_the_final_network_is_compared_with_the_student_before_its_cuts() -> Non
     line = compare_with_uncut(stages(("distill", 0.9), ("prune", 0.5), ("finetune", 0.85)))
     assert line == "333 of 1,000 parameters: 85.00% of the test images, 90.00% before the cuts"
     assert compare_with_uncut(stages(("distill", 0.9))) is None
+
+
+@pytest.mark.slow
+def test_a_warning_is_kept_with_the_result_that_it_is_about(tiny: Tiny, tmp_path: Path) -> None:
+    """A run that is killed right after a stage resumes with that stage's warning."""
+
+    class Killed(RunEvents):
+        def on_stage_end(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress.run(tiny.recipe, out=tmp_path, device="cpu", events=Killed(), **{"teach.lr": 1e-9})
+    manifest, results = read_results(tmp_path)
+    assert [result.name for result in results] == ["teach"] == list(manifest["warnings"])
