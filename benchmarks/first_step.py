@@ -50,7 +50,7 @@ def main() -> None:
         os._exit(0)
 
     # Reading ends with the checksum and the normalization of the images.
-    names = ("open_source", "open_pool", "_measure_normalization", "checksum_images")
+    names = ("open_source", "open_pool", "measure_normalization", "checksum_images")
     reading = {name: Clock(getattr(dataset, name)) for name in names}
     with (
         mock.patch.multiple(dataset, **reading),

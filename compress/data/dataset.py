@@ -5,32 +5,23 @@ Opening a data set reads no image files: pools are opened when they are first us
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import median
 
 import torch
 from torch import Tensor
 
 from compress.data.checksum import checksum_images
-from compress.data.decode import read_size
-from compress.data.photo import Framing, resized_side
+from compress.data.measure import choose_crop_ratio, measure_normalization
+from compress.data.photo import Framing
 from compress.data.pool import Pool, open_pool
-from compress.data.source import Images, Normalization, Pixels, Source, fit_channels
+from compress.data.source import Images, Normalization, Source, fit_channels
 from compress.data.sources import open_source
 from compress.data.splits import split_groups, split_rows
 from compress.data.verify import verify_source
 from compress.recipe.color import read_color
 from compress.runtime.errors import UserError
-
-# Images on which mean and standard deviation are measured: enough for three digits.
-MEASURED_IMAGES = 4096
-
-# `crop_ratio` of photos, and the number of files that tell whether images are photos.
-PHOTO_CROP_RATIO = 0.875
-SAMPLED_FILES = 64
 
 CPU = torch.device("cpu")
 
@@ -98,7 +89,7 @@ class Dataset:
     def _training(self) -> tuple[Pool, Normalization]:
         """Training images, and their normalization, measured on the CPU."""
         pool = self._open(self.train_images, crops=True)
-        normalization = self.normalization or _measure_normalization(pool)
+        normalization = self.normalization or measure_normalization(pool)
         return pool.to(self.device), normalization
 
     def _open(self, images: Images, crops: bool = False) -> Pool:
@@ -113,7 +104,7 @@ class Dataset:
         """
         if self.own_crop_ratio is not None:
             return self.own_crop_ratio
-        return _choose_crop_ratio(self.train_images, self.image_size)
+        return choose_crop_ratio(self.train_images, self.image_size)
 
     @cached_property
     def val(self) -> Pool:
@@ -292,30 +283,3 @@ def _limit_count(name: str, max_images: int, available: int, classes: int) -> in
             f"max_images = {max_images}: {name} has {classes} classes, and each needs an image"
         )
     return min(max_images, available)
-
-
-def _choose_crop_ratio(images: Images, image_size: int) -> float:
-    """Return 0.875 if most images are photos, larger than is needed for that, else 1."""
-    if isinstance(images, Pixels):
-        return 1.0
-    rows = torch.linspace(0, len(images.names) - 1, min(len(images.names), SAMPLED_FILES)).long()
-    sizes = [read_size(images.root / images.names[row]) for row in rows.tolist()]
-    shorter = [min(size) for size in sizes if size]
-    enough = resized_side(image_size, PHOTO_CROP_RATIO)
-    return PHOTO_CROP_RATIO if shorter and median(shorter) >= enough else 1.0
-
-
-def _measure_normalization(pool: Pool) -> Normalization:
-    """Measure each channel's mean and standard deviation, on images spread evenly over the pool."""
-    rows = torch.linspace(0, len(pool) - 1, min(len(pool), MEASURED_IMAGES)).long()
-    total = squares = torch.zeros(3, dtype=torch.float64)
-    pixels = 0
-    for images in pool.batches(torch.split(rows, 64)):
-        values = images.double().div(255).cpu()
-        total = total + values.sum(dim=(0, 2, 3))
-        squares = squares + values.square().sum(dim=(0, 2, 3))
-        pixels += values[:, 0].numel()
-    mean = total / pixels
-    # A flat channel has no deviation to divide by.
-    variance = (squares / pixels - mean.square()).clamp(min=1 / 255**2)
-    return tuple(mean.tolist()), tuple(math.sqrt(value) for value in variance.tolist())

@@ -5,9 +5,8 @@ Image files are checked, and no image is loaded to make a plan.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -41,14 +40,12 @@ from compress.pipeline.pretrained import (
     trained_steps,
 )
 from compress.pipeline.provenance import largest_checkpoint
+from compress.pipeline.reach import check_reachable, check_something_to_prune
 from compress.pipeline.rehearsal import rehearse_cut, rehearse_training
+from compress.pipeline.stage_steps import drop_rounds, set_targets, stage_steps
 from compress.pipeline.step import Step, number_steps
-from compress.pruning import unstructured
 from compress.pruning.file_size import resolve_file_limits
-from compress.pruning.limits import require_params_only
-from compress.pruning.pruner import prune, prune_to_minimum
-from compress.recipe.budget import Cost, Limits, describe_budgets
-from compress.recipe.load import TRAINED_BY
+from compress.recipe.budget import Cost, Limits
 from compress.recipe.overrides import ROLES
 from compress.recipe.schema import Recipe, Train
 from compress.runtime import distributed
@@ -203,10 +200,10 @@ def make_plan(
     size = steps[-1].input_size
     cost = measure_cost(student, size)
     limits, max_file_bytes = _resolve_budgets(recipe, number_steps(steps), data, student, cost)
-    steps = number_steps(_set_targets(_drop_rounds(steps, limits, cost), limits, cost))
-    _check_something_to_prune(recipe, steps, limits, cost)
+    steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))
+    check_something_to_prune(recipe, steps, limits, cost)
     rehearse_training(steps, data)
-    cut = _check_reachable(recipe, steps, student, torch.zeros(1, *size))
+    cut = check_reachable(recipe, steps, student, torch.zeros(1, *size))
     if cut is not None:
         rehearse_cut(steps, data, student, cut)
     return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes)
@@ -242,109 +239,3 @@ def _check_world_size(recipe: Recipe, data: Dataset) -> None:
             f"{distributed.world_size()} processes share a batch of {batch_size} images:"
             " start fewer, or raise batch_size"
         )
-
-
-def stage_steps(
-    recipe: Recipe,
-    data: Dataset,
-    trained: Iterable[str] = (),
-    channels: Mapping[str, int] | None = None,
-) -> list[Step]:
-    """Return a step for each stage whose network is not trained already.
-
-    Args:
-        trained: roles of trained networks.
-        channels: channels of the images that the network of each role takes; 3 if left out.
-    """
-    replaced = {TRAINED_BY[role] for role in trained}
-    return [
-        Step(
-            kind=stage.kind,
-            stage=stage,
-            network=recipe.teacher if stage.kind == "teach" else recipe.student,
-            image_size=max(1, round(data.image_size * stage.scale)),
-            channels=(channels or {}).get("teacher" if stage.kind == "teach" else "student", 3),
-        )
-        for stage in recipe.stages
-        if stage.kind not in replaced
-    ]
-
-
-def _drop_rounds(steps: list[Step], limits: Limits, cost: Cost) -> list[Step]:
-    """Drop the first rounds of pruning if there are more rounds than halvings to the limits.
-
-    A network survives halving well. The first remaining round uses images of the size that the
-    student was trained on. Rounds in another mode, which come later, all stay.
-    """
-    rounds = [(index, step.prune) for index, step in enumerate(steps) if step.prune]
-    rounds = [(index, stage) for index, stage in rounds if stage.mode == rounds[0][1].mode]
-    needed = max(1, math.ceil(math.log2(max(limits.usage(cost), 1))))
-    if len(rounds) <= needed:
-        return steps
-    start, kept = rounds[0][0], rounds[-needed][0]
-    first = steps[kept]
-    if start and steps[start - 1].train:
-        first = replace(first, image_size=steps[start - 1].image_size)
-    return [*steps[:start], first, *steps[kept + 1 :]]
-
-
-def _set_targets(steps: list[Step], limits: Limits, cost: Cost) -> list[Step]:
-    """Give each cut its target: evenly spaced in ratio from the student to the limits."""
-    rounds = [index for index, step in enumerate(steps) if step.prune]
-    targeted = list(steps)
-    for done, index in enumerate(rounds, start=1):
-        last = done == len(rounds)
-        target = limits if last else limits.interpolate(cost, done / len(rounds))
-        targeted[index] = replace(steps[index], target=target)
-    return targeted
-
-
-def _check_something_to_prune(
-    recipe: Recipe, steps: Sequence[Step], limits: Limits, cost: Cost
-) -> None:
-    """Check that a student above the budget is pruned, and one below it is not."""
-    budget = describe_budgets(recipe.budgets())
-    state = f"budget {budget}: the student {recipe.student.name} has {limits.describe(cost)}"
-    prunes, fits = any(step.prune for step in steps), limits.fits(cost)
-    if prunes and fits:
-        raise UserError(f"{state}: nothing to prune; choose a smaller budget or a bigger student")
-    if not prunes and not fits:
-        raise UserError(f"{state}, and the recipe has no prune stage")
-
-
-def _check_reachable(
-    recipe: Recipe, steps: Sequence[Step], student: nn.Module, example: torch.Tensor
-) -> nn.Module | None:
-    """Check that each mode of pruning can reach its last target.
-
-    Before training, the target can only be compared with the smallest possible network.
-
-    Returns:
-        That network, if channels are pruned.
-    """
-    budget = f"budget {describe_budgets(recipe.budgets())}"
-    least = f"the least for {recipe.student.name} is"
-
-    def targets(mode: str) -> list[Limits]:
-        cuts = [(step.prune, step.target) for step in steps]
-        return [target for stage, target in cuts if stage and target and stage.mode == mode]
-
-    channels, weights = targets("channels"), targets("weights")
-    smallest = None
-    if weights:
-        require_params_only(weights[-1])
-    if channels:
-        smallest, lowest = prune_to_minimum(student, example)
-        if not channels[-1].fits(lowest):
-            first = f" to {channels[-1]} by channels first" if weights else ""
-            raise UserError(
-                f"{budget}: out of reach{first}, {least} {channels[-1].describe(lowest)}"
-            )
-        if weights:
-            # Approximately the network that the cuts by channels will leave.
-            student = prune(student, example, channels[-1].params, original=student)
-    if weights:
-        lowest = Cost(unstructured.count_min_params(student), 0, 0)
-        if not weights[-1].fits(lowest):
-            raise UserError(f"{budget}: out of reach, {least} {weights[-1].describe(lowest)}")
-    return smallest

@@ -7,101 +7,36 @@ The text under a key is its documentation: the tables in ``docs/recipes.md`` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from compress.recipe.budget import BUDGET_KEYS, Amount, Axis, parse_budgets
-from compress.recipe.color import parse_color
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.registry import (
-    DATA_PLACES,
-    DATA_SOURCES,
-    IMPORTANCES,
-    METHODS,
-    Registry,
-    check_data_name,
-    split_data_name,
+from compress.recipe.types import (
+    Area,
+    Auto,
+    Balance,
+    BatchSize,
+    Color,
+    Count,
+    Crop,
+    DataName,
+    Epochs,
+    Fraction,
+    ImportanceName,
+    Magnitude,
+    MethodName,
+    NotNegative,
+    NumberOrZero,
+    Positive,
 )
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 QUICK_IMAGES = 6_000
-
-
-def _check_crop(crop: tuple[float, float]) -> tuple[float, float]:
-    if crop[0] > crop[1]:
-        raise ValueError("must name the smaller fraction first")
-    return crop
-
-
-def _refuse_number(choice: object) -> object:
-    # pydantic accepts 1 for true in a Literal
-    if isinstance(choice, int | float) and not isinstance(choice, bool):
-        raise ValueError("must be 'auto', true or false")
-    return choice
-
-
-def _refuse_number_or_true(choice: object) -> object:
-    # pydantic accepts 0 for false in a Literal
-    if choice is not False and not isinstance(choice, str):
-        raise ValueError("must be 'auto', 'loss', 'sampler' or false")
-    return choice
-
-
-def _check_batch_size(choice: object) -> object:
-    if choice != "auto" and (isinstance(choice, bool) or not isinstance(choice, int) or choice < 1):
-        raise ValueError("must be 'auto' or a whole number above 0")
-    return choice
-
-
-def _to_int(number: float) -> float:
-    return int(number) if number.is_integer() else number
-
-
-def _check_data(name: str) -> str:
-    # A place is looked for when the data is opened: a run's recipe must load without it.
-    if split_data_name(name) is None:
-        check_data_name(name)
-    return name
-
-
-def _suggest(registry: Registry) -> Callable[[dict[str, Any]], None]:
-    """Return what adds a registry's names, those of plug-ins too, to a key's JSON Schema."""
-    return lambda schema: schema.update(enum=list(registry.names()))
-
-
-def _suggest_data(schema: dict[str, Any]) -> None:
-    places = f"^({'|'.join(DATA_PLACES)}):"
-    schema["anyOf"] = [{"enum": list(DATA_SOURCES.names())}, {"pattern": places}]
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-NumberOrZero = Annotated[int, Field(ge=0)]
-Magnitude = Annotated[int, Field(ge=0, le=30)]
-Area = Annotated[float, Field(gt=0, le=1)]
-Crop = Annotated[tuple[Area, Area], AfterValidator(_check_crop)]
-Color = Annotated[str, AfterValidator(parse_color)]
-Auto = Annotated[Literal["auto", True, False], BeforeValidator(_refuse_number)]
-# Whole numbers stay whole in files.
-Epochs = Annotated[float, Field(gt=0, le=1_000_000), AfterValidator(_to_int)]
-Balance = Annotated[
-    Literal["auto", "loss", "sampler", False], BeforeValidator(_refuse_number_or_true)
-]
-BatchSize = Annotated[int | Literal["auto"], BeforeValidator(_check_batch_size)]
-DataName = Annotated[str, AfterValidator(_check_data), Field(json_schema_extra=_suggest_data)]
-MethodName = Annotated[
-    str, AfterValidator(METHODS.check_name), Field(json_schema_extra=_suggest(METHODS))
-]
-ImportanceName = Annotated[
-    str, AfterValidator(IMPORTANCES.check_name), Field(json_schema_extra=_suggest(IMPORTANCES))
-]
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)

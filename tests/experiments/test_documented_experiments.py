@@ -14,7 +14,7 @@ from compress.data.dataset import open_dataset
 from compress.experiments.experiment import plan_experiment
 from compress.models.build import build
 from compress.pipeline.checks import check_methods
-from compress.pipeline.plan import stage_steps
+from compress.pipeline.stage_steps import stage_steps
 from compress.pipeline.step import number_steps
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError

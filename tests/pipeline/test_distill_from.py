@@ -133,7 +133,7 @@ def test_distillation_stops_once_the_student_is_as_good_as_its_teacher(
         lambda distilling, labels, _: EarlyStoppedKD(distilling, labels, accuracy),
     )
     # The student may have been better than any teacher before.
-    monkeypatch.setattr("compress.pipeline.run._student_accuracy", lambda results: 0.0)
+    monkeypatch.setattr("compress.pipeline.unfinished_run._student_accuracy", lambda results: 0.0)
     stopping = tiny.variant("stop.toml", ("ema = 0.9", "alpha = 1.0\nstop_at_teacher = true"))
     compress.run(stopping, out=tmp_path / "run", device="cpu")
     lines = (tmp_path / "run/stages/06-finetune-2.jsonl").read_text().splitlines()
@@ -167,7 +167,7 @@ def test_a_student_that_beat_its_teacher_before_trains_on_labels_only(
             into.append(path.stem)
             return load_checkpoint(path, spec)
 
-        monkeypatch.setattr("compress.pipeline.run.load_checkpoint", record)
+        monkeypatch.setattr("compress.pipeline.unfinished_run.load_checkpoint", record)
         recipe = tiny.variant(f"{name}.toml", ("ema = 0.9", keys))
         compress.run(recipe, out=tmp_path / name, device="cpu", **{"teach.lr": 1e-9})
     results = read_results(tmp_path / "beaten")[1]
