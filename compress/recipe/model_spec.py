@@ -17,7 +17,7 @@ Source = Literal["torchvision", "timm", "zoo", "custom"]
 TIMM_PREFIX, HUB_PREFIX = "timm:", "hf-hub:"
 
 # Stems by the side of the largest images, in pixels, for which `auto` takes them.
-AUTO_STEMS: dict[Stem, int] = {"small": 40, "half": 112}
+AUTO_STEMS: dict[Stem, int] = {"small": 40, "pool": 112}
 
 # Families of networks that have a `stem`, by the beginning of their names.
 FAMILIES_WITH_STEM = ("resnet", "resnext", "wide_resnet", "efficientnet")
@@ -42,9 +42,10 @@ class ModelSpec:
     `package.module:function` for one of yours."""
     stem: Stem = "imagenet"
     """First layers of a ResNet, ResNeXt or EfficientNet: `imagenet` (7×7 stride 2 and max-pool),
-    `half` (3×3 stride 2) or `small` (3×3 stride 1). The last two suit small images. An
-    EfficientNet has 3×3 stride 2 with the first two. `auto` is `small` for images of up to 40
-    pixels, `half` for up to 112, and `imagenet` for larger ones and for pretrained networks."""
+    `half` (3×3 stride 2), `pool` (3×3 stride 1 and max-pool) or `small` (3×3 stride 1). The last
+    three suit small images. An EfficientNet has 3×3 stride 1 with `small`, else stride 2. `auto` is
+    `small` for images of up to 40 pixels, `pool` for up to 112, and `imagenet` for larger ones and
+    for pretrained networks."""
     pretrained: bool | str = False
     """Start from the best weights of torchvision or timm, or from the named ones:
     `"IMAGENET1K_V1"`, or a tag of timm's. The classifier is replaced unless the data has as many

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 # First layers of a network; see `compress.recipe.model_spec.ModelSpec.stem`.
-Stem = Literal["auto", "imagenet", "half", "small"]
+Stem = Literal["auto", "imagenet", "half", "pool", "small"]
 
 
 @dataclass(frozen=True)

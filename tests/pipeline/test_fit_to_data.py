@@ -113,7 +113,7 @@ def test_lengths_that_make_no_sense_are_refused(keys: dict[str, Any], word: str)
     assert word in str(refused.value) and len(str(refused.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(("size", "stem"), [(28, "small"), (64, "half"), (224, "imagenet")])
+@pytest.mark.parametrize(("size", "stem"), [(28, "small"), (64, "pool"), (224, "imagenet")])
 def test_the_stem_suits_the_size_of_the_images(size: int, stem: str) -> None:
     student = {"name": "resnet18", "stem": "auto"}
     fitted, _ = fit_to_data(recipe(student=student), data(100, size))
