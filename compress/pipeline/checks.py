@@ -206,8 +206,13 @@ def _run_once(model: nn.Module, size: int, training: bool = False) -> tuple[int,
     return tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
 
 
-def student_model(recipe: Recipe, trained: Checkpoint | None, classes: int) -> nn.Module:
+def student_model(
+    recipe: Recipe,
+    trained: Checkpoint | None,
+    classes: int,
+    input_size: tuple[int, int, int],
+) -> nn.Module:
     """Return the student to measure: the trained one, or one with random weights."""
     if trained is not None:
         return trained.model
-    return build(replace(recipe.student, pretrained=False), classes)
+    return build(replace(recipe.student, pretrained=False), classes, input_size=input_size)

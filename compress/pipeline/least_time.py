@@ -92,5 +92,6 @@ def _load_uncut(plan: Plan, step: Step) -> nn.Module:
         if other.kind == kind and other.trained is not None:
             return to_channels_last(other.trained.model).to(plan.device)
     with torch.random.fork_rng(devices=[]):
-        model = build(replace(step.network, pretrained=False), len(plan.data.classes))
+        spec = replace(step.network, pretrained=False)
+        model = build(spec, len(plan.data.classes), input_size=step.input_size)
     return to_channels_last(model).to(plan.device)

@@ -196,9 +196,9 @@ def make_plan(
     steps = [*trained_steps(recipe, trained), *stage_steps(recipe, data, trained, channels)]
     data = data.for_channels({step.channels for step in steps})
     check_images(recipe, steps, data)
-    student = student_model(recipe, trained.get("student"), len(data.classes))
-    check_methods(recipe, number_steps(steps), data)
     size = steps[-1].input_size
+    student = student_model(recipe, trained.get("student"), len(data.classes), size)
+    check_methods(recipe, number_steps(steps), data)
     cost = measure_cost(student, size)
     limits, max_file_bytes = _resolve_budgets(recipe, number_steps(steps), data, student, cost)
     steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))

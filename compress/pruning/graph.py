@@ -144,6 +144,9 @@ def _is_opaque(node: Any) -> bool:
     # Maps (B, C, H, W) are followed: sliced along all dimensions but the channels, or split.
     if len(shape) == 4 and (width is None or shape[1] == width or dim == 0):
         return node.type == tp.ops.OPTYPE.SLICE and dim == 1
+    # Tokens (B, N, C) are chosen without touching their channels, as the class token is.
+    if len(shape) == 3 and shape[2] == width and dim == 1:
+        return False
     return not (node.type == tp.ops.OPTYPE.SPLIT and len(shape) == 2 and dim == 1)
 
 

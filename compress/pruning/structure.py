@@ -79,7 +79,8 @@ class Structure:
             raise UserError(self._explain_no_groups(bool(found), bool(detached)))
         self._link_layers(macs.layers)
         # Products of two activations shrink with a cut, by an amount that is not predicted.
-        self._exact = macs.total == sum(macs.layers.values())
+        attention = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+        self._exact = not attention and macs.total == sum(macs.layers.values())
         self.input_size = (example.shape[1], example.shape[2], example.shape[3])
         # The cost of everything that no group touches.
         self._fixed = measure_cost(model, self.input_size) - _sum_costs(self._layers)

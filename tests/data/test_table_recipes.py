@@ -17,7 +17,12 @@ from compress.pipeline.plan import make_plan
 from compress.recipe.load import load_recipe, shipped_recipes
 
 # Recipes for Fashion-MNIST are run by other tests.
-TABLES = [name for name in shipped_recipes() if load_recipe(name).data != "fashion-mnist"]
+OWN = ("photos",)
+TABLES = [
+    name
+    for name in shipped_recipes()
+    if load_recipe(name).data != "fashion-mnist" and name not in OWN
+]
 
 # The smallest networks of a teacher's family, where the teacher itself takes minutes.
 SMALL: dict[str, object] = {"teacher": "resnet18_concat"}
