@@ -193,7 +193,7 @@ def make_page() -> str:
         result = f"{found['params']:,} of {found['full']:,}" if right else "refused"
         note = str(found.get("error") or _shorten(found.get("uncut", "")) or "–")
         rows.append(f"| `{name}` | {family} | {size} | {result} | {note.replace('|', '/')} |")
-    counts = ", ".join(f"{ok} of {tried} of {source}" for source, (ok, tried) in good.items())
+    counts = ", ".join(f"{ok} of {n} of {source}" for source, (ok, n) in good.items() if n)
     return "\n".join([INTRODUCTION.format(counts=counts), *rows, ""])
 
 
