@@ -147,7 +147,7 @@ def bench(
     score: bool,
     builder: str | None,
 ) -> None:
-    """Time weights files and exported files side by side.
+    """Time models side by side.
 
     FILES may also be run directories, whose teacher, student and final networks are timed. Each
     file has a process of its own; they take turns. Speeds are relative to the first file.

@@ -59,7 +59,7 @@ def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
         ("compress.pruning.pruner.allocate", 1),
         ("compress.pruning.pruner.allocate", 2),
         ("compress.pipeline.stages.reestimate_batchnorm", 2),
-        ("compress.pipeline.run.measure_scores", 3),  # in the test
+        ("compress.pipeline.unfinished_run.measure_scores", 3),  # in the test
     ],
 )
 def test_killed_in_the_middle_of_a_stage(

@@ -104,7 +104,10 @@ def prune_and_check(
         assert width % group.units.shape[1] == 0
         kept.append(width // group.units.shape[1])
     predicted = unpruned.predict_cost(kept)
-    assert (predicted.params, predicted.macs) == (params, macs)
+    assert predicted.params == params
+    # Attention's products of activations are predicted from above.
+    attention = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
+    assert macs <= predicted.macs if attention else macs == predicted.macs
     assert limits.fits(predicted)
     unit_counts = unpruned.unit_counts()
     assert all(keep >= min(units, MIN_UNITS) for keep, units in zip(kept, unit_counts, strict=True))

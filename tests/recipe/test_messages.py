@@ -73,7 +73,7 @@ def drop(*path: Any) -> Change:
         (
             put("student", "stem", value="tiny"),
             "student.stem",
-            ["'imagenet', 'half' or 'small'", "'tiny'"],
+            ["'half', 'pool' or 'small'", "'tiny'"],
         ),
         (
             put("teacher", "pretrained", value=1),
