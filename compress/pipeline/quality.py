@@ -26,15 +26,17 @@ def find_warning(results: Sequence[StageResult], targets: Tensor) -> str | None:
 
     Example:
         >>> find_warning(results, data.val.targets)
-        'distill: 20.9 % of the validation images is no better than the largest class, 20.8 %'
+        'teach: 20.1% of the 158 validation images is no better than the largest class, 20.8%'
     """
     last = results[-1]
     largest = float(targets.bincount().max()) / len(targets)
     deviation = math.sqrt(largest * (1 - largest) / len(targets))
     if last.val <= largest + SIGNIFICANT * deviation:
+        # With few images, even a much higher accuracy may be chance.
+        better = "no better" if last.val <= largest else "not clearly better"
         return (
-            f"{last.name}: {last.val:.1%} of the validation images is no better than the largest"
-            f" class, {largest:.1%}"
+            f"{last.name}: {last.val:.1%} of the {len(targets):,} validation images is {better}"
+            f" than the largest class, {largest:.1%}"
         )
     cuts = [index for index, result in enumerate(results) if result.kind == "prune"]
     trained = [result for result in results[: cuts[-1]] if result.kind != "prune"] if cuts else []

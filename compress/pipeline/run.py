@@ -110,6 +110,10 @@ def run(
         >>> result.results[-1].test
         0.9492
     """
+    if not isinstance(recipe, str | Path | Recipe | Mapping):
+        raise UserError(
+            f"recipe: {type(recipe).__name__} is neither a name, a TOML file, a Recipe, nor a dict"
+        )
     name = "recipe" if isinstance(recipe, Recipe | Mapping) else Path(recipe).stem
     receiver = to_events(events, callbacks)
     given = Given(classes, _to_normalization(mean, std), trained)

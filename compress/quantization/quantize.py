@@ -80,7 +80,7 @@ class Int8Network:
         slower = "" if ratio >= 1 else "; SLOWER than float32 here: export to float32 instead"
         return (
             f"{100 * self.val:.2f} % on {self.images}, float32 {100 * self.float_val:.2f} %"
-            f" ({-self.drop:+.2f} points); one image {1e3 * self.seconds:.2f} ms on one core,"
+            f" ({-self.drop:+z.2f} points); one image {1e3 * self.seconds:.2f} ms on one core,"
             f" {ratio:.2f} times as fast as float32 in onnxruntime{slower}"
         )
 

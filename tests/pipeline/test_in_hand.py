@@ -270,3 +270,9 @@ def test_any_module_can_be_saved_and_what_would_not_load_is_refused(tmp_path: Pa
         with pytest.raises(compress.UserError):
             compress.save(net, tmp_path / "no.pth", image_size=SIDE, **options)
     assert not (tmp_path / "no.pth").exists()
+
+
+@pytest.mark.parametrize("recipe", [["default"], 3, None])
+def test_a_recipe_of_another_type_is_refused(recipe: Any) -> None:
+    with pytest.raises(compress.UserError, match=rf"recipe: {type(recipe).__name__}"):
+        compress.run(recipe)

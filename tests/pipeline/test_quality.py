@@ -32,6 +32,13 @@ def test_the_largest_class_is_no_achievement() -> None:
     assert find_warning(stages(("teach", 0.5)), TARGETS) is None
 
 
+def test_a_higher_accuracy_on_few_images_is_not_called_lower() -> None:
+    few = torch.tensor([0, 0, 1, 1])
+    higher, equal = (find_warning(stages(("teach", val)), few) for val in (1.0, 0.5))
+    assert higher is not None and "not clearly better" in higher and "of the 4 " in higher
+    assert equal is not None and "no better" in equal
+
+
 def test_a_cut_without_recovery_is_found() -> None:
     broken = stages(("distill", 0.9), ("prune", 0.5), ("finetune", 0.6))
     warning = find_warning(broken, TARGETS)

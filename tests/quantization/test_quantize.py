@@ -137,3 +137,9 @@ def test_weights_have_seven_bits_where_sums_saturate(
 def test_prepared_network_says_what_it_is() -> None:
     _, description = prepare_network(load(WEIGHTS), uint8=True, grey=True)
     assert description.input_size == (1, 28, 28) and description.params == 99_938
+
+
+def test_an_accuracy_that_is_kept_has_no_minus(made: tuple[Path, Int8Network]) -> None:
+    _, network = made
+    assert "(+0.00 points)" in replace(network, val=0.9, float_val=0.9).describe()
+    assert "(-1.00 points)" in replace(network, val=0.89, float_val=0.9).describe()
