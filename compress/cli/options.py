@@ -207,8 +207,10 @@ recipe_options = combine_options(
         type=click.Choice(["auto", "loss", "sampler"]),
         help="Make uneven classes count alike: in the loss, or in how often images are drawn.",
     ),
-    click.option("--epochs", type=float, help="Epochs of the longest stage."),
-    click.option("--steps", type=int, help="Optimizer steps of the longest stage."),
+    click.option("--epochs", type=float, help="Epochs of the longest stage; no other is longer."),
+    click.option(
+        "--steps", type=int, help="Optimizer steps of the longest stage; no other is longer."
+    ),
     click.option(
         "--minutes", type=float, help="Time for training and pruning; epochs are fitted to it."
     ),

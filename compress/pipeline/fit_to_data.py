@@ -47,7 +47,9 @@ def fit_to_data(
     if longest := _longest_epochs(recipe, steps):
         most = max(stage.length for stage in stages if isinstance(stage, Train))
         stages = [
-            replace(s, epochs=longest) if isinstance(s, Train) and s.epochs == most else s
+            replace(s, epochs=longest if s.length == most else min(s.length, longest))
+            if isinstance(s, Train)
+            else s
             for s in stages
         ]
     return replace(recipe, stages=tuple(stages)), tuple(notes)

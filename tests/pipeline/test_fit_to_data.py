@@ -95,6 +95,7 @@ def test_every_stage_has_its_floor(images: int) -> None:
 def test_a_length_of_its_own_is_that_of_the_longest_stage() -> None:
     assert lengths(fit_to_data(recipe(epochs=20), data(54_000))[0], 54_000) == [210, 105, 4_200]
     assert lengths(fit_to_data(recipe(steps=321), data(54_000))[0], 54_000) == [210, 105, 321]
+    assert lengths(fit_to_data(recipe(steps=7), data(54_000))[0], 54_000) == [7, 7, 7]
 
 
 @pytest.mark.parametrize(
