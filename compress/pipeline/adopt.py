@@ -30,6 +30,7 @@ from compress.models.find_tensors import (
 )
 from compress.models.head import find_last_layer
 from compress.models.tensor_file import read_training_file
+from compress.pipeline.provenance import make_checkpoint
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.training.evaluate import measure_accuracy
@@ -254,19 +255,7 @@ def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]
 
 def _to_checkpoint(model: nn.Module, spec: ModelSpec, data: Dataset) -> Checkpoint:
     """Return the checkpoint as it will be loaded from a file, with everything checked."""
-    size = (data.channels, data.image_size, data.image_size)
-    mean, std = data.mean[: data.channels], data.std[: data.channels]
-    adopted = Checkpoint(
-        model,
-        spec,
-        data.classes,
-        size,
-        mean,
-        std,
-        data.name,
-        crop_ratio=data.crop_ratio,
-        background=data.background,
-    )
+    adopted = make_checkpoint(model, spec, data, data.channels)
     builder = import_builder(spec.name) if spec.source == "custom" else None
     try:
         return checkpoint.from_dict(checkpoint.to_dict(adopted), builder)

@@ -22,7 +22,6 @@ from compress.data.source import Normalization
 from compress.distillation.functions import to_method
 from compress.distillation.objectives import load_method
 from compress.models.channels import input_channels
-from compress.models.checkpoint import Checkpoint
 from compress.models.modules import (
     HeldModule,
     fingerprint_module,
@@ -31,6 +30,7 @@ from compress.models.modules import (
     recognize,
 )
 from compress.pipeline.describe_object import describe_object
+from compress.pipeline.provenance import make_checkpoint
 from compress.pipeline.score_module import choose_normalization
 from compress.pruning.importance import to_importance
 from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
@@ -242,15 +242,5 @@ def _hold_checkpoint(
     digest = hashlib.sha256(repr((mean, std, size)).encode()).hexdigest()[:8]
     for parameter in own.parameters():
         parameter.requires_grad_(True)
-    trained = Checkpoint(
-        own,
-        spec,
-        data.classes,
-        size,
-        mean,
-        std,
-        data.name,
-        crop_ratio=data.crop_ratio,
-        background=data.background,
-    )
+    trained = make_checkpoint(own, spec, data, channels, normalization)
     return hold(f"{spec.name}-trained-{digest}", trained)

@@ -15,6 +15,7 @@ from compress.models.build import (
     pretrained_normalization,
 )
 from compress.models.checkpoint import Checkpoint
+from compress.pipeline.provenance import make_checkpoint
 from compress.pipeline.step import Step
 from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.load import TRAINED_BY
@@ -80,20 +81,8 @@ def load_published_teacher(recipe: Recipe, data: Dataset) -> Trained:
         raise UserError(
             f"the classifier of {spec.name} is new to {data.name}'s classes: add a 'teach' stage"
         )
-    model, size = build(spec, classes).eval(), (3, data.image_size, data.image_size)
-    mean, std = pretrained_normalization(spec)
-    teacher = Checkpoint(
-        model,
-        spec,
-        data.classes,
-        size,
-        mean,
-        std,
-        data.name,
-        crop_ratio=data.crop_ratio,
-        background=data.background,
-    )
-    return {"teacher": teacher}
+    model = build(spec, classes).eval()
+    return {"teacher": make_checkpoint(model, spec, data, 3, pretrained_normalization(spec))}
 
 
 def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Recipe, Dataset]:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from compress.data.dataset import Dataset
+from compress.data.source import Normalization
 from compress.models.checkpoint import Checkpoint
 from compress.models.modules import published_spec
 from compress.pipeline.run_dir import StageResult
 from compress.pipeline.step import Step
 from compress.recipe.load import recipe_to_dict
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe
 from compress.runtime.device import device_name, package_versions
 
@@ -46,16 +48,32 @@ def build_checkpoint(
     """Return a step's model with everything that is needed to use it."""
     if step.trained is not None:
         return replace(step.trained, network=published_spec(step.trained.network))
+    kept = make_checkpoint(model, published_spec(step.network), data, step.channels)
+    return replace(kept, input_size=step.input_size, origin=origin, sparse=step.sparse)
+
+
+def make_checkpoint(
+    model: nn.Module,
+    spec: ModelSpec,
+    data: Dataset,
+    channels: int,
+    normalization: Normalization | None = None,
+) -> Checkpoint:
+    """Return a model as a checkpoint that sees images as `data` shows them.
+
+    Args:
+        channels: input channels of the model.
+        normalization: the data's if left out.
+    """
+    mean, std = normalization or (data.mean, data.std)
     return Checkpoint(
         model=model,
-        network=published_spec(step.network),
+        network=spec,
         classes=data.classes,
-        input_size=step.input_size,
-        mean=data.mean[: step.channels],
-        std=data.std[: step.channels],
+        input_size=(channels, data.image_size, data.image_size),
+        mean=mean[:channels],
+        std=std[:channels],
         data=data.name,
-        origin=origin,
-        sparse=step.sparse,
         crop_ratio=data.crop_ratio,
         background=data.background,
     )
