@@ -30,6 +30,9 @@ def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     """Load a recipe, and check everything about it that does not need torch."""
     from compress.recipe.load import load_recipe
 
+    if overrides.get("data"):
+        # Refused here, a wrong flag is not blamed on the recipe's file.
+        check_data_name(overrides["data"])
     recipe = load_recipe(name, overrides)
     for file in filter(None, (recipe.teacher.weights, recipe.student.weights)):
         require_file(file)

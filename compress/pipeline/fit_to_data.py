@@ -97,7 +97,7 @@ def _choose_stages(
             stem = recipe.student.stem
             recipe = replace(recipe, student=ModelSpec(small.student, stem=stem))
     notes.append(f"{images:,} training images are few: the stages of the recipe {name!r}, {why}")
-    return replace(recipe, stages=load_recipe(name, {"budget": "1"}).stages, small_data=None)
+    return replace(recipe, stages=load_recipe(name).stages, small_data=None)
 
 
 def _in_epochs(stage: Train, steps: int) -> Train:

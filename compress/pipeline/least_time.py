@@ -53,9 +53,10 @@ def measure_least_seconds(plan: Plan) -> list[float]:
             continue
         network = (step.network.name, step.image_size)
         if network not in seconds:
-            seconds[network] = _time_step(plan, step) / cost
+            # A network without counted layers costs nothing.
+            seconds[network] = _time_step(plan, step) / max(cost, 1)
         floor = LEAST_STEPS_LONGEST if length == max(lengths) else LEAST_STEPS
-        least.append(seconds[network] * cost * (min(length, floor) + FITTING_STEPS))
+        least.append(seconds[network] * max(cost, 1) * (min(length, floor) + FITTING_STEPS))
     needed = (sum(least) + time.monotonic() - started) / (1 - RESERVE)
     least, needed = distributed.broadcast((least, needed))
     minutes = plan.recipe.minutes
