@@ -16,20 +16,23 @@ RECOVERED = 2 / 3
 SIGNIFICANT = 2.0
 
 
-def find_warning(results: Sequence[StageResult], targets: Tensor) -> str | None:
+def find_warning(
+    results: Sequence[StageResult], targets: Tensor, final: bool = False
+) -> str | None:
     """Return a warning about the last of `results`, if it deserves one.
 
     Args:
-        results: results of the stages so far; the last is of a stage that trains, or prunes at the
-            very end.
+        results: results of the stages so far.
         targets: class numbers of the validation images, int64 (N,).
+        final: True if no stage follows; else a cut is judged with the stage that follows it.
 
     Example:
         >>> find_warning(results, data.val.targets)
         'teach: 20.1% of the 158 validation images is no better than the largest class, 20.8%'
     """
-    last = results[-1]
-    largest = float(targets.bincount().max()) / len(targets)
+    last, largest = results[-1], _largest_class(targets)
+    if last.kind == "prune" and not final:
+        return None
     deviation = math.sqrt(largest * (1 - largest) / len(targets))
     if last.val <= largest + SIGNIFICANT * deviation:
         # With few images, even a much higher accuracy may be chance.
@@ -38,19 +41,48 @@ def find_warning(results: Sequence[StageResult], targets: Tensor) -> str | None:
             f"{last.name}: {last.val:.1%} of the {len(targets):,} validation images is {better}"
             f" than the largest class, {largest:.1%}"
         )
+    before = _before_last_cut(results)
+    if before is None or _recovered(last, before, largest):
+        return None
+    return (
+        f"{last.name}: {last.val:.1%} of the validation images, {before.name} had"
+        f" {before.val:.1%} before the cut to {last.params:,} parameters; train longer after"
+        " it, or choose a larger budget"
+    )
+
+
+def list_warnings(results: Sequence[StageResult], targets: Tensor) -> tuple[str, ...]:
+    """Return the warnings about all stages, except for cuts that later stages made good.
+
+    Args:
+        targets: class numbers of the validation images, int64 (N,).
+    """
+    largest = _largest_class(targets)
+    warnings = []
+    for done in range(1, len(results) + 1):
+        before = _before_last_cut(results[:done])
+        made_good = before is not None and any(
+            _recovered(later, before, largest) for later in results[done:]
+        )
+        warning = find_warning(results[:done], targets, final=done == len(results))
+        if warning is not None and not made_good:
+            warnings.append(warning)
+    return tuple(warnings)
+
+
+def _largest_class(targets: Tensor) -> float:
+    return float(targets.bincount().max()) / len(targets)
+
+
+def _before_last_cut(results: Sequence[StageResult]) -> StageResult | None:
+    """Return the last stage that trained before the last cut, if there is one."""
     cuts = [index for index, result in enumerate(results) if result.kind == "prune"]
     trained = [result for result in results[: cuts[-1]] if result.kind != "prune"] if cuts else []
-    # Later stages are compared too: only the last one has the last word.
-    if not trained or last.kind == "prune":
-        return None
-    before = trained[-1]
-    if last.val - largest < RECOVERED * (before.val - largest):
-        return (
-            f"{last.name}: {last.val:.1%} of the validation images, {before.name} had"
-            f" {before.val:.1%} before the cut to {last.params:,} parameters; train longer after"
-            " it, or choose a larger budget"
-        )
-    return None
+    return trained[-1] if trained else None
+
+
+def _recovered(result: StageResult, before: StageResult, largest: float) -> bool:
+    return result.val - largest >= RECOVERED * (before.val - largest)
 
 
 def compare_with_uncut(results: Sequence[StageResult]) -> str | None:

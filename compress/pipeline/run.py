@@ -20,6 +20,7 @@ from compress.pipeline.events import RunEvents, to_events
 from compress.pipeline.in_hand import Given, to_recipe
 from compress.pipeline.least_time import measure_least_seconds
 from compress.pipeline.plan import Plan, make_plan
+from compress.pipeline.quality import list_warnings
 from compress.pipeline.run_dir import MANIFEST, StageResult, default_run_dir, open_run
 from compress.pipeline.unfinished_run import UnfinishedRun
 from compress.recipe.in_memory import holding
@@ -149,11 +150,11 @@ def _run(
     with open_run(out, begun, fresh) as run_dir:
         if not distributed.broadcast(run_dir.done):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
-        warnings = run_dir.manifest.get("warnings", {})
+        warnings = list_warnings(run_dir.results, plan.data.val_images.targets)
         spec = plan.steps[-1].network
         builder = import_builder(spec.name) if spec.source == "custom" else None
         results = tuple(run_dir.results)
-        return RunResult(run_dir.model, results, tuple(warnings.values()), builder)
+        return RunResult(run_dir.model, results, warnings, builder)
 
 
 def _identify_data(plan: Plan) -> dict[str, str]:

@@ -118,20 +118,15 @@ class UnfinishedRun:
             epochs=output.epochs,
         )
         before = run_dir.results[-1] if run_dir.results else None
-        warning = self._save_result(step, output.model, result)
+        self._save_result(step, output.model, result)
         if distributed.is_main():
             # The result is on the disk, so the stage will not be resumed any more.
             ctx.state.unlink(missing_ok=True)
         table = summary_table(output.model, step.input_size, sparse=step.sparse)
         self.events.on_stage_end(run_dir.results[-1], before, table)
-        if warning is not None:
+        final = step is plan.steps[-1]
+        if warning := find_warning(run_dir.results, plan.data.val_images.targets, final):
             self.events.log(f"  warning: {warning}")
-
-    def _find_warning(self, step: Step) -> str | None:
-        """Return a warning if a stage learned nothing or did not recover from a cut."""
-        if step.prune and step is not self.plan.steps[-1]:
-            return None
-        return find_warning(self.run_dir.results, self.plan.data.val_images.targets)
 
     def _stage_seconds(self, step: Step) -> float | None:
         """Return a stage's part of the time that is left, if the run has a time budget."""
@@ -146,8 +141,8 @@ class UnfinishedRun:
     def _stage_costs(self) -> list[float]:
         return stage_costs(self.plan)
 
-    def _save_result(self, step: Step, model: nn.Module, result: StageResult) -> str | None:
-        """Write a stage's weights file, then its result; return a warning about it, if any."""
+    def _save_result(self, step: Step, model: nn.Module, result: StageResult) -> None:
+        """Write a stage's weights file, then its result."""
         run_dir, file = self.run_dir, self.run_dir.path / step.file
         run_dir.results.append(result)
         checkpoint.save(build_checkpoint(model, step, self.plan.data, self._origin()), file)
@@ -155,11 +150,7 @@ class UnfinishedRun:
             delivered = run_dir.path / step.int8_file if step.quantize else file
             run_dir.results[-1] = replace(result, bytes=delivered.stat().st_size)
         run_dir.results = distributed.broadcast(run_dir.results)
-        warning = self._find_warning(step)
-        if warning is not None:
-            run_dir.manifest.setdefault("warnings", {})[step.name] = warning
         run_dir.write()
-        return warning
 
     def _context(self, step: Step) -> StageContext:
         """Return the context of a step's stage."""

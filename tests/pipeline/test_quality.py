@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 import torch
-from tiny import Tiny
 
-import compress
-from compress.pipeline.events import RunEvents
-from compress.pipeline.quality import compare_with_uncut, find_warning
-from compress.pipeline.run_dir import StageResult, read_results
+from compress.pipeline.quality import compare_with_uncut, find_warning, list_warnings
+from compress.pipeline.run_dir import StageResult
 
 # Four classes: 40, 20, 20 and 20 % of 500 images.
 TARGETS = torch.tensor([0, 0, 1, 2, 3] * 100)
@@ -54,15 +49,11 @@ def test_the_final_network_is_compared_with_the_student_before_its_cuts() -> Non
     assert compare_with_uncut(stages(("distill", 0.9))) is None
 
 
-@pytest.mark.slow
-def test_a_warning_is_kept_with_the_result_that_it_is_about(tiny: Tiny, tmp_path: Path) -> None:
-    """A run that is killed right after a stage resumes with that stage's warning."""
-
-    class Killed(RunEvents):
-        def on_stage_end(self, *_: object) -> None:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        compress.run(tiny.recipe, out=tmp_path, device="cpu", events=Killed(), **{"teach.lr": 1e-9})
-    manifest, results = read_results(tmp_path)
-    assert [result.name for result in results] == ["teach"] == list(manifest["warnings"])
+def test_a_cut_that_a_later_stage_makes_good_is_not_mentioned_at_the_end() -> None:
+    done = (("distill", 0.9), ("prune", 0.5), ("finetune", 0.6), ("finetune", 0.85))
+    assert find_warning(stages(*done[:3]), TARGETS) is not None
+    assert list_warnings(stages(*done), TARGETS) == ()
+    # Nothing follows a cut at the end.
+    assert len(list_warnings(stages(*done[:2]), TARGETS)) == 1
+    broken = list_warnings(stages(("teach", 0.4), *done[:3]), TARGETS)
+    assert [line.split(":")[0] for line in broken] == ["teach 1", "finetune 4"]
