@@ -156,7 +156,7 @@ def _to_photo(
 
 
 def _decode_jpeg(file: BinaryIO, grey: bool) -> Tensor:
-    """Decode a JPEG of one or three channels; a fifth faster than Pillow (docs/scaling.md)."""
+    """Decode a JPEG of one or three channels; a sixth faster than Pillow (docs/scaling.md)."""
     file.seek(0)
     data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
     with _silent_stderr():
