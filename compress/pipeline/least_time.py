@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from compress.models.build import build
+from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
@@ -22,15 +22,15 @@ from compress.pipeline.time_budget import RESERVE, image_costs
 from compress.pipeline.train_stage import probe_training
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
+from compress.training import timing
 from compress.training.schedule import count_steps
 
 # Steps that a stage needs to learn something, unless its recipe has fewer; the longest one, in
 # which a small network recovers from its last cut, needs more.
 LEAST_STEPS, LEAST_STEPS_LONGEST = 60, 240
 
-# Steps by which a network is timed, after one that is not counted; and those that fitting a stage's
-# epochs to its time will take.
-TIMED_STEPS, FITTING_STEPS = 2, 10
+# Steps of which the fastest counts; and those that fitting a stage's epochs to its time will take.
+TIMED_STEPS, FITTING_STEPS = 4, 10
 
 
 def measure_least_seconds(plan: Plan) -> list[float]:
@@ -53,10 +53,9 @@ def measure_least_seconds(plan: Plan) -> list[float]:
             continue
         network = (step.network.name, step.image_size)
         if network not in seconds:
-            # A network without counted layers costs nothing.
-            seconds[network] = _time_step(plan, step) / max(cost, 1)
+            seconds[network] = _seconds_per_cost(plan, step)
         floor = LEAST_STEPS_LONGEST if length == max(lengths) else LEAST_STEPS
-        least.append(seconds[network] * max(cost, 1) * (min(length, floor) + FITTING_STEPS))
+        least.append(seconds[network] * cost * (min(length, floor) + FITTING_STEPS))
     needed = (sum(least) + time.monotonic() - started) / (1 - RESERVE)
     least, needed = distributed.broadcast((least, needed))
     minutes = plan.recipe.minutes
@@ -70,21 +69,18 @@ def measure_least_seconds(plan: Plan) -> list[float]:
     return least
 
 
-def _time_step(plan: Plan, step: Step) -> float:
-    """Return the duration of a training step of the step's network, uncut, on labels alone."""
+def _seconds_per_cost(plan: Plan, step: Step) -> float:
+    """Return the duration of a training step of the step's network, for each multiply-add.
+
+    It is measured on labels alone, before the first cut.
+    """
     assert step.train is not None
     model = _load_uncut(plan, step)
     with TemporaryDirectory() as folder:
         ctx = StageContext(plan, step, Path(folder) / "least.state", Path(folder), RunEvents())
         with probe_training(model, replace(step.train, freeze=None), ctx, False) as trainer:
-            batches = trainer.steps(0)
-            next(batches)
-            started = time.monotonic()
-            counted = sum(1 for _ in islice(batches, TIMED_STEPS))
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            # An epoch may have only one step, which is counted then.
-            return (time.monotonic() - started) / counted if counted else 0.0
+            duration = timing.fastest_step(trainer, TIMED_STEPS)
+    return duration / max(measure_cost(model, step.input_size).macs, 1)
 
 
 def _load_uncut(plan: Plan, step: Step) -> nn.Module:

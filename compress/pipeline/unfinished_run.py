@@ -170,8 +170,8 @@ class UnfinishedRun:
     def _decide_mirroring(self, step: Step) -> bool:
         """Decide if `step` mirrors its images where the recipe leaves that to the data.
 
-        The first network that has learned something decides, by what it makes of the mirror images
-        of the validation split. Until then, nothing is mirrored.
+        The first network that knows enough decides, by what it makes of the mirror images of the
+        validation split. Until then, nothing is mirrored.
         """
         known = self.plan.data.mirrors
         decided: bool | None = self.run_dir.manifest.get("mirrors") if known is None else known
@@ -181,7 +181,7 @@ class UnfinishedRun:
         before = self.plan.steps[last]
         ctx = StageContext(self.plan, before, self.run_dir.path, self.logits_dir, self.events)
         found = ctx.measure_mirroring(self._load_model(before))
-        if not found.has_learned:
+        if found.mirrors is None:
             return False
         self.run_dir.manifest["mirrors"] = found.mirrors
         self.run_dir.write()

@@ -111,9 +111,8 @@ class Train:
     """Range of the fraction of an image's area that a random crop keeps."""
     flip: Auto = "auto"
     """Mirror half of the images. `auto` mirrors the data sets that have names, except `mnist`. With
-    your own data, nothing is mirrored until a network has learned something; if it finds mirror
-    images of the validation split as easy as the images themselves, they are mirrored from then
-    on."""
+    your own data, nothing is mirrored until a network finds mirror images of the validation split
+    as easy as the images themselves."""
     mixup: NotNegative = 0.0
     """Alpha of mixup; 0 is off."""
     cutmix: NotNegative = 0.0

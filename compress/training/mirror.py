@@ -17,6 +17,8 @@ from compress.training.task import Classification
 
 # Standard errors by which a difference is taken for real.
 SIGNIFICANT = 2.0
+# Fraction of what the network knows that mirror images may hide without being other images.
+HARMLESS = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class MirrorTest:
         plain, mirrored: top-1 accuracy on the images and on their mirror images, 0 to 1.
         gap: mean difference of the losses on mirror images and on images, in nats.
         error: standard error of `gap`.
+        known: what the network knows of the images, in nats: its loss subtracted from that of the
+            classes' frequencies.
         largest: fraction of the images that belong to the largest class.
     """
 
@@ -36,6 +40,7 @@ class MirrorTest:
     mirrored: float
     gap: float
     error: float
+    known: float
     largest: float
 
     @property
@@ -45,9 +50,17 @@ class MirrorTest:
         return self.plain > self.largest + SIGNIFICANT * deviation
 
     @property
-    def mirrors(self) -> bool:
-        """True if mirror images look as likely to the network as images do."""
-        return self.gap <= SIGNIFICANT * self.error
+    def mirrors(self) -> bool | None:
+        """True if mirror images show the same, False if not, None if that cannot be told yet.
+
+        Few images, or a network that knows little, tell nothing.
+        """
+        if not self.has_learned:
+            return None
+        margin = SIGNIFICANT * self.error
+        if self.gap + margin < HARMLESS * self.known:
+            return True
+        return False if self.gap > margin else None
 
 
 @torch.inference_mode()
@@ -67,23 +80,25 @@ def measure_mirroring(
     """
     forward = make_forward(model.eval(), image_size)
     classes = torch.zeros(task.classes, dtype=torch.float64)
-    sums = torch.zeros(4, dtype=torch.float64)
+    sums = torch.zeros(5, dtype=torch.float64)
     for batch in batches:
         targets = task.class_numbers(batch.targets)
         answers = [forward(images) for images in (batch.images, batch.images.flip(3))]
         plain, mirrored = (F.cross_entropy(a, targets, reduction="none") for a in answers)
         gaps = (mirrored - plain).double()
         right = [task.correct(answer, targets).sum() for answer in answers]
-        sums += torch.stack([*right, gaps.sum(), gaps.square().sum()]).double().cpu()
+        sums += torch.stack([*right, gaps.sum(), gaps.square().sum(), plain.sum()]).double().cpu()
         classes += torch.bincount(targets, minlength=task.classes).cpu()
     sums, classes = distributed.all_reduce_sum(sums), distributed.all_reduce_sum(classes)
-    images, (plain_right, mirrored_right, total, squares) = int(classes.sum()), sums.tolist()
+    images, (plain_right, mirrored_right, total, squares, loss) = int(classes.sum()), sums.tolist()
     mean = total / images
+    shares = classes / images
     return MirrorTest(
         images,
         plain_right / images,
         mirrored_right / images,
         mean,
         math.sqrt(max(squares / images - mean**2, 0) / images),
+        float(torch.special.entr(shares).sum()) - loss / images,
         float(classes.max()) / images,
     )

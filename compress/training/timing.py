@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 
 import torch
 
@@ -85,6 +85,20 @@ def time_steps(trainer: Trainer, seconds: float, epoch_ends: bool = True) -> Ste
     step = sum(steps[WARMUP_STEPS:]) / len(steps[WARMUP_STEPS:])
     startup = max(sum(steps[:WARMUP_STEPS]) - WARMUP_STEPS * step, 0.0)
     return StepTiming(step, sum(ends) / len(ends) if ends else 0.0, startup)
+
+
+def fastest_step(trainer: Trainer, steps: int) -> float:
+    """Return the duration of the fastest of `steps` training steps, in seconds.
+
+    Caches fill and other programs interrupt: the fastest step says what the machine can do. An
+    epoch that is shorter has fewer steps.
+    """
+    durations: list[float] = []
+    last = _now()
+    for _ in islice(trainer.steps(0), steps):
+        last, before = _now(), last
+        durations.append(last - before)
+    return min(durations)
 
 
 def count_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = math.inf) -> float:

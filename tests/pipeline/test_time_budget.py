@@ -17,11 +17,13 @@ from tiny import TRAINED, Compress, Interrupted, InterruptIn, Tiny, weights
 import compress
 from compress.models.build import build
 from compress.models.cost import measure_cost
+from compress.pipeline.least_time import FITTING_STEPS, measure_least_seconds
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run_dir import read_results
 from compress.pipeline.time_budget import (
     MIN_SHARE,
     RESERVE,
+    image_costs,
     round_epochs,
     stage_costs,
     stage_seconds,
@@ -162,6 +164,27 @@ def test_a_time_budget_is_told_and_remembered(run: Compress, tiny: Tiny, tmp_pat
         if result.epochs:
             lines = (out / result.checkpoint).with_suffix(".jsonl").read_text().splitlines()
             assert len(lines) == math.ceil(result.epochs)
+
+
+def test_the_least_time_follows_the_cost_of_an_image(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of an uncut network takes a second."""
+    monkeypatch.setattr(timing, "fastest_step", lambda trainer, steps: 1.0)
+    plan = make_plan(load_recipe(str(tiny.recipe), {"minutes": 60}))
+    steps = [round(6 * step.train.length) if step.train else 0 for step in plan.steps]
+    costs = image_costs(plan)
+    uncut = [
+        measure_cost(build(step.network, 4), step.input_size).macs if step.train else 1
+        for step in plan.steps
+    ]
+    by_hand = [
+        cost / whole * (count + FITTING_STEPS) if count else 0
+        for cost, whole, count in zip(costs, uncut, steps, strict=True)
+    ]
+    least = measure_least_seconds(plan)
+    assert least == pytest.approx(by_hand)
+    assert least[0] == pytest.approx(18 + FITTING_STEPS)
 
 
 @pytest.mark.slow

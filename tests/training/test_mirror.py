@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.training.mirror import measure_mirroring
+from compress.training.mirror import MirrorTest, measure_mirroring
 from compress.training.task import Classification
 
 
@@ -55,4 +56,13 @@ def test_brightness_is_mirrored() -> None:
 
 def test_a_network_that_knows_nothing_decides_nothing() -> None:
     found = measure_mirroring(LeftOrRight(True), batches(False), Classification(2), image_size=8)
-    assert not found.has_learned
+    assert not found.has_learned and found.mirrors is None
+
+
+@pytest.mark.parametrize(
+    ("gap", "error", "mirrors"),
+    [(0.0, 0.01, True), (0.05, 0.02, True), (0.0, 0.2, None), (0.3, 0.2, None), (0.5, 0.1, False)],
+)
+def test_few_images_tell_nothing(gap: float, error: float, mirrors: bool | None) -> None:
+    found = MirrorTest(100, 0.9, 0.9, gap, error, known=1.0, largest=0.5)
+    assert found.mirrors is mirrors
