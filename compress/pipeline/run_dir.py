@@ -44,6 +44,7 @@ class StageResult:
         epochs: epochs trained.
         bytes: size of the weights file; of the int8 file if the stage quantizes.
         val_balanced, test_balanced: balanced accuracy, 0 to 1; None if the classes are even.
+        milliseconds: median time for one image in the recipe's runtime, if the recipe limits it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class StageResult:
     test: float | None = None
     val_balanced: float | None = None
     test_balanced: float | None = None
+    milliseconds: float | None = None
 
 
 class RunDirectory:
@@ -114,7 +116,8 @@ class RunDirectory:
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
         for result in self.results:
-            (self.path / result.checkpoint).with_suffix(".state").unlink(missing_ok=True)
+            for suffix in (".state", ".times"):
+                (self.path / result.checkpoint).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
@@ -124,7 +127,7 @@ def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
         for axis, amount in recipe.budgets().items()
     ]
     parts = [name, *(["quick"] if quick else []), *budgets, f"seed{recipe.seed}"]
-    return Path("runs") / "-".join(parts).replace("%", "pc")
+    return Path("runs") / "-".join(parts).replace("%", "pc").replace(" and ", "-")
 
 
 @contextmanager
