@@ -30,6 +30,11 @@ def require_file(path: str | Path) -> Path:
     return Path(path)
 
 
+def is_file_name(name: object) -> bool:
+    """Return True if `name` names a file in a folder, and nothing outside of it."""
+    return isinstance(name, str) and name == Path(name).name not in ("", "..") and "\0" not in name
+
+
 def require_replaceable(path: str | Path, header: str) -> Path:
     """Check that a table can be written to `path`, and return it with its links resolved.
 
