@@ -104,7 +104,8 @@ def build_trainer(
         stage,
         batches=batches,
         steps_per_epoch=count_steps(data.train_count, ctx.plan.batch_size),
-        validate=ctx.validate,
+        # Early-stopped KD compares with a teacher that was scored on all validation images.
+        validate=ctx.validate if stage.stop_at_teacher else ctx.estimate,
         seed=recipe.seed,
         state=ctx.state,
         events=ctx.events,
