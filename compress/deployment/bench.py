@@ -54,7 +54,8 @@ def bench_files(
     *,
     threads: Sequence[int] = (1,),
     batch_sizes: Sequence[int] = (1,),
-    builder: str | None = None,
+    builders: Sequence[str] = (),
+    image_size: int | None = None,
     rounds: int = ROUNDS,
 ) -> list[Timing]:
     """Time weights files and exported files side by side, on the CPU.
@@ -63,7 +64,8 @@ def bench_files(
         files: the first one is what the others are compared with.
         threads: numbers of threads; each gives a row per file.
         batch_sizes: images in a batch; each gives a row per file.
-        builder: ``package.module:function`` that builds the networks of files with ``custom`` ones.
+        builders: ``package.module:function`` that build the networks of files with ``custom`` ones.
+        image_size: side of the images, for files that leave it open.
 
     Returns:
         The files in their order, for each number of threads and each batch size.
@@ -72,10 +74,13 @@ def bench_files(
         UserError: a file cannot be used.
     """
     paths = [Path(file) for file in files]
+    rest = [str(ROUND_SECONDS), str(image_size or 0), *builders]
     found = []
     for count in threads:
         with ExitStack() as stack:
-            workers = [stack.enter_context(_worker(path, count, builder)) for path in paths]
+            workers = [
+                stack.enter_context(_worker([str(path), str(count), *rest])) for path in paths
+            ]
             for batch_size in batch_sizes:
                 found += _take_turns(workers, paths, count, batch_size, rounds)
     return found
@@ -116,7 +121,7 @@ def _take_turns(
 class _Worker:
     """A process that has one model."""
 
-    path: Path
+    path: str
     process: subprocess.Popen[str]
 
     def ask(self, batch_size: int, runs: int) -> dict[str, Any]:
@@ -131,21 +136,20 @@ class _Worker:
         answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             # The message of a file names it already.
-            prefix = "" if str(self.path) in answer["error"] else f"{self.path}: "
+            prefix = "" if self.path in answer["error"] else f"{self.path}: "
             raise UserError(f"{prefix}{answer['error']}")
         return answer
 
 
 @contextmanager
-def _worker(path: Path, threads: int, builder: str | None) -> Iterator[_Worker]:
-    words = [str(path), str(threads), builder or "", str(ROUND_SECONDS)]
+def _worker(words: Sequence[str]) -> Iterator[_Worker]:
     process = subprocess.Popen(
         [sys.executable, "-m", "compress.deployment.bench_worker", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    worker = _Worker(path, process)
+    worker = _Worker(words[0], process)
     try:
         worker.read()
         yield worker
