@@ -15,6 +15,7 @@ from compress.cli.options import (
     require_free,
     weights_options,
 )
+from compress.cli.output import echo_line
 from compress.recipe.registry import EXPORT_FORMATS, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
@@ -92,7 +93,7 @@ def export(
     function = load_builder(builder)
     for name, path in zip(names, outs, strict=True):
         result = export(weights, name, path, uint8=uint8, data=data, builder=function)
-        click.echo(
+        echo_line(
             f"{path}: {path.stat().st_size:,} bytes; logits differ by at most"
             f" {result.max_difference:.1e}, {result.agreement:.2%} same classes on {result.images}"
         )
@@ -136,7 +137,7 @@ def quantize(
     get_format("onnx")
     function = load_builder(builder)
     made = quantize(weights, path, uint8=uint8, max_drop=max_drop, data=data, builder=function)
-    click.echo(f"{path}: {path.stat().st_size:,} bytes; {made.describe()}")
+    echo_line(f"{path}: {path.stat().st_size:,} bytes; {made.describe()}")
 
 
 @click.command(cls=Command)
