@@ -37,6 +37,7 @@ from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.training.forward import make_teacher
 from compress.training.objective import Objective
 from compress.training.schedule import count_steps
+from compress.training.timing import fit_views
 from compress.training.trainer import Trainer, TrainResult
 
 # Epochs of a probe, which is stopped long before their end.
@@ -66,6 +67,8 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
         if not epochs:
             # No time is left, and the model has been trained before.
             return TrainResult(model.eval(), 0.0)
+        if ctx.time.seconds is not None:
+            stage = replace(stage, views=fit_views(stage.views, epochs))
         return build_trainer(model, replace(stage, epochs=epochs), ctx, compiled).fit()
     return build_trainer(model, stage, ctx, compiled).fit()
 
