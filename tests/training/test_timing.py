@@ -144,7 +144,7 @@ def test_a_short_training_asks_the_teacher_for_fewer_views(views: int, seconds: 
         once, both = 3 * (WARMUP_STEPS + MIN_STEPS), 4 * (WARMUP_STEPS + MIN_STEPS)
         uncached = count_epochs(once + seconds, probe, steps=10)  # type: ignore[arg-type]
         cached = count_epochs(both + seconds, probe, steps=10, cached_after=views)  # type: ignore[arg-type]
-    assert uncached == pytest.approx(seconds / 30, rel=3e-3, abs=0.1)
+    assert uncached == pytest.approx(seconds / 30, rel=0.05, abs=0.5)
     assert cached >= uncached - 1
     asked = fit_views(views, cached)
     assert asked <= views and cached >= min(views, 1)
