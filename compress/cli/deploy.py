@@ -57,7 +57,7 @@ uint8_option = click.option(
     "formats",
     default="onnx",
     show_default=True,
-    help="Format, or several with commas: onnx, ….",
+    help="Format, or several with commas: onnx, pt2, openvino, ….",
 )
 @click.option(
     "--out",
@@ -85,16 +85,16 @@ def export(
     check_data_name(data)
 
     from compress.deployment.export import default_out, export
-    from compress.deployment.formats import get_format
+    from compress.deployment.formats import count_bytes, files_of, get_format
 
     outs = [out or default_out(weights, get_format(name).suffix) for name in names]
-    for path in outs:
-        require_free(path)
+    for file in (file for path in outs for file in files_of(path)):
+        require_free(file)
     function = load_builder(builder)
     for name, path in zip(names, outs, strict=True):
         result = export(weights, name, path, uint8=uint8, data=data, builder=function)
         echo_line(
-            f"{path}: {path.stat().st_size:,} bytes; logits differ by at most"
+            f"{path}: {count_bytes(path):,} bytes; logits differ by at most"
             f" {result.max_difference:.1e}, {result.agreement:.2%} same classes on {result.images}"
         )
 

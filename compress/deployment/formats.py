@@ -100,12 +100,16 @@ def find_format(path: str | Path) -> ExportFormat | None:
     return next((each for each in formats if each.suffix == suffix), None)
 
 
-def count_bytes(path: str | Path) -> int:
-    """Count the bytes of a file, and of those that belong to it."""
+def files_of(path: str | Path) -> list[Path]:
+    """List a file, and those that belong to it."""
     found = find_format(path)
     suffixes = found.beside if found else ()
-    files = [Path(path), *(Path(path).with_suffix(suffix) for suffix in suffixes)]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return [Path(path), *(Path(path).with_suffix(suffix) for suffix in suffixes)]
+
+
+def count_bytes(path: str | Path) -> int:
+    """Count the bytes of a file, and of those that belong to it."""
+    return sum(file.stat().st_size for file in files_of(path) if file.is_file())
 
 
 def fill_size(size: tuple[int, int, int], image_size: int | None) -> tuple[int, int, int]:
