@@ -162,6 +162,7 @@ def quantize(
     help="Time weights files in these formats, with commas: onnx, …; exported for the benchmark.",
 )
 @click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
+@click.option("--data", help="With --score: data of files that do not name theirs, or if it moved.")
 @click.option(
     "--builder",
     "builders",
@@ -176,6 +177,7 @@ def bench(
     batch: tuple[int, ...],
     formats: str | None,
     score: bool,
+    data: str | None,
     builders: tuple[str, ...],
     classes: str | None,
     mean: tuple[float, ...] | None,
@@ -196,6 +198,7 @@ def bench(
     )
 
     names = parse_formats(formats) if formats else []
+    check_data_name(data)
     contenders = list_contenders(files)
     for each in contenders:
         require_file(each.file)
@@ -215,6 +218,6 @@ def bench(
         )
         if score:
             foreign = make_foreign(classes, mean, std, image_size)
-            contenders = [score_contender(each, builders, foreign) for each in contenders]
+            contenders = [score_contender(each, builders, foreign, data) for each in contenders]
         table = bench_table(timings, contenders)
     Terminal().show(table)
