@@ -57,7 +57,7 @@ uint8_option = click.option(
     "formats",
     default="onnx",
     show_default=True,
-    help="Format, or several with commas: onnx, pt2, openvino, ….",
+    help="Format, or several with commas: onnx, pt2, openvino, executorch, litert.",
 )
 @click.option(
     "--out",

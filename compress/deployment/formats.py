@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 Infer = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
+def infer_one_by_one(infer: Infer) -> Infer:
+    """Return a function for batches of any size, by one that takes a batch of one image."""
+
+    def infer_all(images: NDArray[Any]) -> NDArray[np.float32]:
+        each = (np.ascontiguousarray(images[i : i + 1]) for i in range(len(images)))
+        return np.concatenate([infer(image) for image in each])
+
+    return infer_all
+
+
 @dataclass(frozen=True)
 class Runner:
     """An exported file in its runtime, on the CPU.

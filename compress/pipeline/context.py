@@ -77,8 +77,12 @@ class StageContext:
         return self.plan.device
 
     def validate(self, model: nn.Module) -> float:
-        """Return the top-1 accuracy of `model` on the validation split, 0 to 1."""
-        return self.score(model).top1
+        """Return the top-1 accuracy of `model` on the validation split, 0 to 1.
+
+        It is NaN if a logit is not finite.
+        """
+        scores = self.score(model)
+        return scores.top1 if scores.finite else math.nan
 
     def estimate(self, model: nn.Module) -> float:
         """Return an estimate of the validation accuracy of `model`, 0 to 1, for every epoch.
