@@ -57,7 +57,7 @@ uint8_option = click.option(
     "formats",
     default="onnx",
     show_default=True,
-    help="Format, or several with commas: onnx, ….",
+    help="Format, or several with commas: onnx, pt2, openvino, executorch, litert.",
 )
 @click.option(
     "--out",
@@ -85,16 +85,16 @@ def export(
     check_data_name(data)
 
     from compress.deployment.export import default_out, export
-    from compress.deployment.formats import get_format
+    from compress.deployment.formats import count_bytes, files_of, get_format
 
     outs = [out or default_out(weights, get_format(name).suffix) for name in names]
-    for path in outs:
-        require_free(path)
+    for file in (file for path in outs for file in files_of(path)):
+        require_free(file)
     function = load_builder(builder)
     for name, path in zip(names, outs, strict=True):
         result = export(weights, name, path, uint8=uint8, data=data, builder=function)
         echo_line(
-            f"{path}: {path.stat().st_size:,} bytes; logits differ by at most"
+            f"{path}: {count_bytes(path):,} bytes; logits differ by at most"
             f" {result.max_difference:.1e}, {result.agreement:.2%} same classes on {result.images}"
         )
 
@@ -162,6 +162,7 @@ def quantize(
     help="Time weights files in these formats, with commas: onnx, …; exported for the benchmark.",
 )
 @click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
+@click.option("--data", help="With --score: data of files that do not name theirs, or if it moved.")
 @click.option(
     "--builder",
     "builders",
@@ -176,6 +177,7 @@ def bench(
     batch: tuple[int, ...],
     formats: str | None,
     score: bool,
+    data: str | None,
     builders: tuple[str, ...],
     classes: str | None,
     mean: tuple[float, ...] | None,
@@ -196,6 +198,7 @@ def bench(
     )
 
     names = parse_formats(formats) if formats else []
+    check_data_name(data)
     contenders = list_contenders(files)
     for each in contenders:
         require_file(each.file)
@@ -215,6 +218,6 @@ def bench(
         )
         if score:
             foreign = make_foreign(classes, mean, std, image_size)
-            contenders = [score_contender(each, builders, foreign) for each in contenders]
+            contenders = [score_contender(each, builders, foreign, data) for each in contenders]
         table = bench_table(timings, contenders)
     Terminal().show(table)

@@ -15,6 +15,7 @@ import click
 from compress.recipe.registry import Stem
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
+from compress.runtime.plain_files import read_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,10 +99,10 @@ def read_names(text: str) -> list[str]:
             raise UserError(f"{text}: no such file")
         return [name.strip() for name in text.split(",")]
     try:
-        content = Path(text).read_text(encoding="utf-8-sig")
+        content = read_text(text, encoding="utf-8-sig")
         is_json = content.lstrip().startswith(("[", "{"))
         names = json.loads(content) if is_json else content.splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{text}: not a list of names ({error})") from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{text}: not a list of names")
@@ -184,7 +185,9 @@ budget_options = combine_options(
     ),
     click.option("--latency", help="Time for one image, at most: 0.4ms, or 20% of the network's."),
     click.option("--speedup", help="How many times as fast as the network: 5x."),
-    click.option("--runtime", help="Where time is measured: onnx (default), onnx-int8 or torch."),
+    click.option(
+        "--runtime", help="Where time is measured: onnx (default), onnx-int8, openvino or torch."
+    ),
     click.option(
         "--threads", type=click.IntRange(1), help="Threads of that runtime; 1 by default."
     ),

@@ -31,7 +31,8 @@ class Timing:
     Args:
         p50, p90: seconds for a batch: median, and the time that nine of ten stay below.
         ratio: how many times as fast as the first file: of each round's fastest batches, which
-            other load disturbs least, and the median over rounds.
+            other load disturbs least, and the median over rounds. With one thread it is of
+            processor time, which leaves out the time in which other programs have the core.
         peak_bytes: most memory that the process held.
     """
 
@@ -91,17 +92,18 @@ def _take_turns(
 ) -> list[Timing]:
     # The first answer is the number of batches that fill a model's part of a round.
     runs = [worker.ask(batch_size, 0)["runs"] for worker in workers]
-    rows: list[list[list[float]]] = [[] for _ in workers]
+    rows: list[list[float]] = [[] for _ in workers]
+    fastest: list[list[float]] = [[] for _ in workers]
     peaks = [0] * len(workers)
     for _ in range(rounds):
         for i, worker in enumerate(workers):
             answer = worker.ask(batch_size, runs[i])
-            rows[i].append(answer["seconds"])
+            rows[i] += answer["seconds"]
+            fastest[i].append(min(answer["cpu_seconds" if threads == 1 else "seconds"]))
             peaks[i] = answer["peak_bytes"]
-    fastest = [[min(each) for each in row] for row in rows]
     timings = []
     for path, row, best, peak in zip(paths, rows, fastest, peaks, strict=True):
-        seconds = sorted(second for each in row for second in each)
+        seconds = sorted(row)
         ratios = [first / own for first, own in zip(fastest[0], best, strict=True)]
         timings.append(
             Timing(

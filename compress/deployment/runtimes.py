@@ -16,6 +16,7 @@ from compress.deployment.description import Description
 from compress.deployment.formats import get_format
 from compress.deployment.layer_graph import Layer, layer_model
 from compress.deployment.onnx_format import open_session, to_onnx
+from compress.deployment.openvino_format import CONFIG, import_openvino
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 
@@ -78,6 +79,19 @@ def _open_int8(network: nn.Module, size: tuple[int, int, int], threads: int) -> 
     return _open_onnx(quantize_static(_to_onnx(network, size), images), threads)
 
 
+def _open_openvino(model: onnx.ModelProto, threads: int) -> Call:
+    openvino = import_openvino()
+    core = openvino.Core()
+    read = core.read_model(model.SerializeToString())
+    sides = read.inputs[0].partial_shape
+    read.reshape([side.get_length() if side.is_static else 1 for side in sides])
+    compiled = core.compile_model(read, "CPU", CONFIG | {"INFERENCE_NUM_THREADS": threads})
+    request = compiled.create_infer_request()
+    images = np.random.default_rng(0).normal(size=tuple(compiled.inputs[0].shape))
+    given = [images.astype(np.float32)]
+    return lambda: request.infer(given)
+
+
 def _open_torch(network: nn.Module, size: tuple[int, int, int], threads: int) -> Call:
     ready = to_channels_last(fuse_conv_bn(network).cpu().requires_grad_(False))
     images = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
@@ -116,6 +130,20 @@ def _onnx_runtime(name: str, int8: bool) -> Runtime:
     )
 
 
+def _check_openvino() -> None:
+    for name in ("onnx", "openvino"):
+        get_format(name)
+
+
 ONNX = _onnx_runtime("onnx", int8=False)
 ONNX_INT8 = _onnx_runtime("onnx-int8", int8=True)
+OPENVINO = Runtime(
+    "openvino",
+    ("openvino",),
+    lambda network, size, threads: _open_openvino(_to_onnx(network, size), threads),
+    lambda layer, outs, ins, threads: _open_openvino(
+        layer_model(layer, outs, ins, int8=False), threads
+    ),
+    _check_openvino,
+)
 TORCH = Runtime("torch", ("torch",), _open_torch, _open_torch_layer)

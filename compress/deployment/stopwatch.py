@@ -41,7 +41,7 @@ class Stopwatch:
     def __init__(self, runtime: Runtime, threads: int, kept: Measurements) -> None:
         self.runtime, self.threads, self.kept = runtime, threads, kept
         # A single thread is timed by what it computes: on a busy machine it waits for its turn.
-        self._now = time.thread_time if threads == 1 else time.perf_counter
+        self._now = time.process_time if threads == 1 else time.perf_counter
         # The uncut network is timed beside each cut.
         self._open = lru_cache(maxsize=2)(
             lambda network, input_size: runtime.open_network(network, input_size, threads)

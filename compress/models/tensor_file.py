@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
-import json
 import pathlib
 import pickle
 import re
@@ -13,37 +12,60 @@ import types
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from compress.runtime import distributed
+from compress.runtime.checksum import check_archive, seal_archive
 from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import atomic_write, require_file
+from compress.runtime.files import atomic_write, is_file_name, require_file
+from compress.runtime.plain_files import read_json
 
 SAVE_TENSORS = "save the tensors alone, torch.save(model.state_dict(), …)"
 SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
 
 
 def write_tensors(data: Any, path: str | Path) -> None:
-    """Write tensors and plain data to `path`, completely or not at all.
+    """Write tensors and plain data to `path`, completely or not at all, with a checksum.
+
+    In a distributed run only the main process writes.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the disk is full.
     """
-    with atomic_write(path) as file:
-        torch.save(data, file)
+    if distributed.is_main():
+        with atomic_write(path, _estimate_bytes(data)) as file:
+            save_tensors(data, file)
+
+
+def save_tensors(data: Any, file: IO[bytes]) -> None:
+    """Write tensors and plain data to a file that is open for reading and writing, checksummed."""
+    torch.save(data, file)
+    seal_archive(file)
+
+
+def _estimate_bytes(data: Any) -> int:
+    """Return the bytes of all tensors in plain data."""
+    if isinstance(data, torch.Tensor):
+        return int(data.nbytes)
+    if isinstance(data, dict):
+        return sum(map(_estimate_bytes, data.values()))
+    return sum(map(_estimate_bytes, data)) if isinstance(data, list | tuple) else 0
 
 
 def read_tensors(path: str | Path) -> Any:
     """Read tensors and plain data, on the CPU. Code in the file is refused.
 
     Raises:
-        UserError: there is no such file, it is cut short or damaged, or it holds pickled code.
+        UserError: there is no such file, it is cut short or damaged (see
+            `compress.runtime.checksum`), or it holds pickled code.
     """
     path = require_file(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -90,8 +112,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_index(path: Path) -> list[Path]:
     """Return the files that an index lists, which lie beside it."""
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not all(Path(name).name == name for name in names):
+        names = sorted(set(read_json(path)["weight_map"].values()))
+        if not all(map(is_file_name, names)):
             raise ValueError("a file outside of the index's folder")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an index of safetensors ({one_line(error)})") from error

@@ -235,6 +235,10 @@ EXPORT_FORMATS = Registry(
     "compress.formats",
     {
         "onnx": "compress.deployment.onnx_format:FORMAT",
+        "pt2": "compress.deployment.pt2_format:FORMAT",
+        "openvino": "compress.deployment.openvino_format:FORMAT",
+        "executorch": "compress.deployment.executorch_format:FORMAT",
+        "litert": "compress.deployment.litert_format:FORMAT",
     },
 )
 
@@ -246,6 +250,7 @@ RUNTIMES = Registry(
     {
         "onnx": "compress.deployment.runtimes:ONNX",
         "onnx-int8": "compress.deployment.runtimes:ONNX_INT8",
+        "openvino": "compress.deployment.runtimes:OPENVINO",
         "torch": "compress.deployment.runtimes:TORCH",
     },
     expected="compress.deployment.runtimes:Runtime",

@@ -295,7 +295,7 @@ class Recipe:
     `runtime`."""
     runtime: RuntimeName = "onnx"
     """Where `latency` and `speedup` are measured, on this machine's CPU: `onnx` or `onnx-int8` in
-    onnxruntime, or `torch`."""
+    onnxruntime, `openvino` or `torch`."""
     threads: Count = 1
     """Threads of that runtime."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
