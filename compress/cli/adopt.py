@@ -9,6 +9,7 @@ import click
 
 from compress.cli.command import Command
 from compress.cli.options import builder_option, parse_floats, require_free, skip_broken_option
+from compress.cli.output import echo_line
 from compress.recipe.registry import Stem, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
@@ -99,6 +100,8 @@ def adopt(
     check_data_name(data)
     if not force:
         require_free(out)
+    elif out.exists() and out.samefile(file):
+        raise UserError(f"{out}: is the file to read; choose another --out")
 
     from compress.models.checkpoint import save
     from compress.pipeline.adopt import adopt
@@ -115,10 +118,10 @@ def adopt(
         key=key,
         skip_broken=skip_broken,
         force=force,
-        log=click.echo,
+        log=echo_line,
         **given,
     )
     save(checkpoint, out)
     held_out = f"images held out of the training data of {checkpoint.data}"
-    click.echo(f"{out}: {100 * accuracy:.2f} % accuracy on {held_out}")
-    click.echo("if that is too low, check --image-size, --mean, --std and the order of the classes")
+    echo_line(f"{out}: {100 * accuracy:.2f} % accuracy on {held_out}")
+    echo_line("if that is too low, check --image-size, --mean, --std and the order of the classes")

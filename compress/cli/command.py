@@ -5,12 +5,15 @@ Does not import torch.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
+from compress.cli.output import echo_line, escape_unprintable
 from compress.runtime.distributed import RESUME_HINT
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
+from compress.runtime.text import safe_line
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -21,7 +24,7 @@ class CommandError(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.format_message()}", err=True)
+        echo_line(f"error: {self.format_message()}", err=True)
 
 
 class Command(click.Command):
@@ -38,7 +41,20 @@ class Command(click.Command):
         super().__init__(*args, **{"context_settings": CONTEXT_SETTINGS} | kwargs)
         self.resumes = resumes
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if any(word == "" or re.fullmatch(r"--[\w-]+=", word) for word in args):
+            # As a path, it would be the current folder.
+            raise click.UsageError(
+                "an argument is empty; leave it out, or quote what it stands for"
+            )
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            message = safe_line(error.format_message())
+            raise click.UsageError(message, ctx=error.ctx) from error
+
     def invoke(self, ctx: click.Context) -> None:
+        escape_unprintable()
         try:
             code = super().invoke(ctx)
         except BrokenPipeError:
@@ -53,6 +69,6 @@ class Command(click.Command):
                 f"out of memory; use a smaller batch_size in the recipe ({one_line(error)})"
             ) from error
         except KeyboardInterrupt:
-            click.echo(f"stopped; {RESUME_HINT}" if self.resumes else "stopped", err=True)
+            echo_line(f"stopped; {RESUME_HINT}" if self.resumes else "stopped", err=True)
             ctx.exit(130)
         ctx.exit(code or 0)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import builder_option, load_builder, require_free, weights_options
+from compress.cli.options import (
+    foreign_options,
+    load_builder,
+    make_foreign,
+    require_free,
+    weights_options,
+)
+from compress.cli.output import echo_line
 from compress.recipe.registry import EXPORT_FORMATS, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
@@ -19,6 +27,16 @@ def parse_counts(ctx: click.Context, parameter: click.Parameter, text: str) -> t
     if not all(1 <= count <= 4096 for count in counts):
         raise click.BadParameter(f"{text!r}: write numbers of 1 or more, with commas")
     return counts
+
+
+def parse_formats(text: str) -> list[str]:
+    """Return names of export formats, written with commas.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    names = [EXPORT_FORMATS.check_name(name.strip()) for name in text.split(",")]
+    return list(dict.fromkeys(names))
 
 
 data_option = click.option(
@@ -39,7 +57,7 @@ uint8_option = click.option(
     "formats",
     default="onnx",
     show_default=True,
-    help="Format, or several with commas: onnx, ….",
+    help="Format, or several with commas: onnx, pt2, openvino, ….",
 )
 @click.option(
     "--out",
@@ -60,23 +78,23 @@ def export(
 
     The written file is compared with the network on validation images before it is in place.
     """
-    names = [EXPORT_FORMATS.check_name(name.strip()) for name in formats.split(",")]
+    names = parse_formats(formats)
     if out is not None and len(names) > 1:
         raise UserError("--out names one file; leave it out, or pass one format")
     require_file(weights)
     check_data_name(data)
 
     from compress.deployment.export import default_out, export
-    from compress.deployment.formats import get_format
+    from compress.deployment.formats import count_bytes, files_of, get_format
 
     outs = [out or default_out(weights, get_format(name).suffix) for name in names]
-    for path in outs:
-        require_free(path)
+    for file in (file for path in outs for file in files_of(path)):
+        require_free(file)
     function = load_builder(builder)
     for name, path in zip(names, outs, strict=True):
         result = export(weights, name, path, uint8=uint8, data=data, builder=function)
-        click.echo(
-            f"{path}: {path.stat().st_size:,} bytes; logits differ by at most"
+        echo_line(
+            f"{path}: {count_bytes(path):,} bytes; logits differ by at most"
             f" {result.max_difference:.1e}, {result.agreement:.2%} same classes on {result.images}"
         )
 
@@ -134,9 +152,9 @@ def quantize(
         finetune=finetune,
         data=data,
         builder=function,
-        log=click.echo,
+        log=echo_line,
     )
-    click.echo(f"{path}: {path.stat().st_size:,} bytes; {made.describe()}")
+    echo_line(f"{path}: {path.stat().st_size:,} bytes; {made.describe()}")
 
 
 @click.command(cls=Command)
@@ -155,37 +173,65 @@ def quantize(
     show_default=True,
     help="Images in a batch; several numbers with commas.",
 )
+@click.option(
+    "--to",
+    "formats",
+    help="Time weights files in these formats, with commas: onnx, …; exported for the benchmark.",
+)
 @click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
-@builder_option
+@click.option(
+    "--builder",
+    "builders",
+    multiple=True,
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="Function that builds a custom network; once for each, if there are several.",
+)
+@foreign_options
 def bench(
     files: tuple[Path, ...],
     threads: tuple[int, ...],
     batch: tuple[int, ...],
+    formats: str | None,
     score: bool,
-    builder: str | None,
+    builders: tuple[str, ...],
+    classes: str | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    image_size: int | None,
 ) -> None:
     """Time models side by side.
 
-    FILES may also be run directories, whose teacher, student and final networks are timed. Each
-    file has a process of its own; they take turns. Speeds are relative to the first file.
+    FILES may also be run directories, whose teacher, student and final networks are timed, and the
+    exported files there. Each file has a process of its own; they take turns. Speeds are relative
+    to the first file.
     """
-    from compress.reporting.bench import bench_table, expand_runs
+    from compress.reporting.bench import (
+        bench_table,
+        export_contenders,
+        list_contenders,
+        score_contender,
+    )
 
-    paths, scores = expand_runs(files)
-    for path in paths:
-        require_file(path)
+    names = parse_formats(formats) if formats else []
+    contenders = list_contenders(files)
+    for each in contenders:
+        require_file(each.file)
 
     from compress.cli.terminal import Terminal
     from compress.deployment.bench import bench_files
 
-    timings = bench_files(paths, threads=threads, batch_sizes=batch, builder=builder)
-    if score:
-        from compress.deployment.load_model import load_model
-        from compress.reporting.evaluation import score_test_split
-
-        function = load_builder(builder)
-        for path in paths:
-            if scores.get(path) is None:
-                correct, total = score_test_split(load_model(path, function))
-                scores[path] = int(correct.sum()) / max(int(total.sum()), 1)
-    Terminal().show(bench_table(timings, scores))
+    with TemporaryDirectory() as folder:
+        if names:
+            contenders = export_contenders(contenders, names, Path(folder), builders)
+        timings = bench_files(
+            [each.file for each in contenders],
+            threads=threads,
+            batch_sizes=batch,
+            builders=builders,
+            image_size=image_size,
+        )
+        if score:
+            foreign = make_foreign(classes, mean, std, image_size)
+            contenders = [score_contender(each, builders, foreign) for each in contenders]
+        table = bench_table(timings, contenders)
+    Terminal().show(table)

@@ -18,6 +18,7 @@ from compress.cli.options import (
     require_free,
     weights_options,
 )
+from compress.cli.output import echo_block, echo_line
 from compress.recipe.budget import describe_cost, parse_budgets
 from compress.recipe.registry import IMPORTANCES, check_data_name
 from compress.runtime.errors import UserError
@@ -43,9 +44,9 @@ def summary(weights: Path, builder: str | None, depth: int) -> None:
     from compress.models.cost import summary_table
 
     table = summary_table(checkpoint.model, checkpoint.input_size, depth, checkpoint.sparse)
-    click.echo(table)
+    echo_block(table)
     network = f"{checkpoint.network.name}, stem {checkpoint.network.stem}"
-    click.echo(f"{network}, trained on {checkpoint.data}, {len(checkpoint.classes)} classes")
+    echo_line(f"{network}, trained on {checkpoint.data}, {len(checkpoint.classes)} classes")
 
 
 @click.command(cls=Command)
@@ -85,12 +86,12 @@ def prune(
     from compress.pruning.prune_file import prune_file
 
     before, after = prune_file(
-        checkpoint, amounts, out, mode=mode, importance=importance, log=click.echo
+        checkpoint, amounts, out, mode=mode, importance=importance, log=echo_line
     )
-    click.echo(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
+    echo_line(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
     cost = replace(after, bytes=out.stat().st_size)
     for axis, amount in amounts.items():
-        click.echo(f"budget {amount.text}: {describe_cost(cost, axis)}")
+        echo_line(f"budget {amount.text}: {describe_cost(cost, axis)}")
 
 
 @click.command("to-grey", cls=Command)
@@ -117,7 +118,7 @@ def to_grey(weights: Path, builder: str | None, out: Path) -> None:
     grey, difference = fold_grey(checkpoint)
     save(grey, out)
     before, after = (measure_cost(c.model, c.input_size, c.sparse) for c in (checkpoint, grey))
-    click.echo(
+    echo_line(
         f"{out}: {before.params:,} to {after.params:,} parameters, {before.macs:,} to"
         f" {after.macs:,} multiply-adds; logits of grey images differ by {difference:.1e} at most"
     )

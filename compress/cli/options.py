@@ -5,6 +5,7 @@ Does not import torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -14,6 +15,7 @@ import click
 from compress.recipe.registry import Stem
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
+from compress.runtime.plain_files import read_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,8 +85,31 @@ def make_foreign(
     """Return what the foreign options say about a file of another program."""
     from compress.deployment.load_model import Foreign
 
-    names = [name.strip() for name in classes.split(",")] if classes else None
-    return Foreign(names, mean, std, image_size)
+    return Foreign(read_names(classes) if classes else None, mean, std, image_size)
+
+
+def read_names(text: str) -> list[str]:
+    """Return names written with commas, or one a line in a text file; JSON holds a list of them.
+
+    Raises:
+        UserError: the file cannot be read, or holds no names.
+    """
+    if not Path(text).is_file():
+        if Path(text).suffix in (".txt", ".json"):
+            raise UserError(f"{text}: no such file")
+        return [name.strip() for name in text.split(",")]
+    try:
+        content = read_text(text, encoding="utf-8-sig")
+        is_json = content.lstrip().startswith(("[", "{"))
+        names = json.loads(content) if is_json else content.splitlines()
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{text}: not a list of names ({error})") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{text}: not a list of names")
+    found = [name.strip() for name in names if name.strip()]
+    if not found:
+        raise UserError(f"{text}: holds no names")
+    return found
 
 
 def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -126,7 +151,10 @@ weights_options = combine_options(
 )
 
 foreign_options = combine_options(
-    click.option("--classes", help="Of another program's file: names of its classes, with commas."),
+    click.option(
+        "--classes",
+        help="Of another program's file: names of its classes, with commas, or a file of them.",
+    ),
     click.option(
         "--mean",
         callback=parse_floats,

@@ -15,9 +15,10 @@ from compress.cli.options import (
     skip_broken_option,
     weights_options,
 )
+from compress.cli.output import echo_line
 from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError
-from compress.runtime.files import require_file
+from compress.runtime.files import CSV_HEADER, require_file, require_replaceable
 
 
 @click.command(cls=Command)
@@ -81,6 +82,8 @@ def predict(
         )
     check_data_name(data)
     require_file(weights)
+    if csv:
+        require_replaceable(csv, CSV_HEADER)
     foreign = make_foreign(classes, mean, std, image_size)
     checkpoint = load_any_model(weights, builder, foreign)
 
@@ -126,5 +129,5 @@ def predict(
         terminal.show(str(accuracy))
     unreadable = [prediction for prediction in predictions if prediction.error]
     for prediction in unreadable:
-        click.echo(f"{prediction.image}: {prediction.error}", err=True)
+        echo_line(f"{prediction.image}: {prediction.error}", err=True)
     return 1 if unreadable else 0

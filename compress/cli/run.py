@@ -14,6 +14,7 @@ from compress.cli.options import (
     quick_option,
     recipe_options,
 )
+from compress.cli.output import echo_line
 from compress.recipe.budget import parse_descending
 from compress.recipe.registry import check_data_name
 from compress.runtime import distributed
@@ -156,5 +157,5 @@ def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
     terminal.show(str(trials[0].folder.parent / PLOT))
     failed = [trial for trial in trials if trial.error]
     for trial in failed:
-        click.echo(f"{trial.folder}: {trial.error}", err=True)
+        echo_line(f"{trial.folder}: {trial.error}", err=True)
     return 1 if failed else 0

@@ -15,6 +15,7 @@ from compress.pipeline.events import RunEvents
 from compress.pipeline.run_dir import StageResult
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_duration, format_macs
+from compress.runtime.text import safe_block, safe_line
 
 T = TypeVar("T")
 
@@ -41,10 +42,10 @@ class Terminal(RunEvents):
         if isinstance(content, Table):
             self.console.print(content.as_rich())
         else:
-            self.console.print(content, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(safe_block(content), highlight=False, markup=False, soft_wrap=True)
 
     def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
-        heading = f"\n[bold]{number}/{total} {name}[/bold]: {escape(about)}"
+        heading = f"\n[bold]{number}/{total} {name}[/bold]: {escape(safe_line(about))}"
         self.console.print(heading, highlight=False, soft_wrap=True)
 
     def progress(self, items: Iterable[T], total: int, label: str) -> Iterable[T]:

@@ -14,6 +14,7 @@ from compress.data.labelled_files import make_source, to_numbers
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
 from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.plain_files import read_text
 
 # Columns, and the names under which they are known, in any case.
 COLUMNS = {
@@ -22,6 +23,8 @@ COLUMNS = {
     "split": ("split", "set", "subset", "fold_name"),
     "group": ("group", "group_id"),
 }
+# Of a table: as much as millions of lines take.
+MAX_BYTES = 2**28
 REQUIRED = ("path", "label")
 
 
@@ -76,9 +79,9 @@ def open_csv(path: Path) -> Source:
 def _read_rows(name: str, path: Path) -> Iterator[_Row]:
     """Yield the rows of a table, checked one by one."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: cannot be read as UTF-8 text ({error})") from error
+        text = read_text(path, MAX_BYTES, "utf-8-sig")
+    except (OSError, UserError) as error:
+        raise UserError(f"{name}: {error}") from error
     header = text.partition("\n")[0]
     delimiter = max(",;\t", key=header.count)
     table = csv.reader(text.splitlines(), delimiter=delimiter)

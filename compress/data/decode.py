@@ -106,6 +106,9 @@ def read_size(path: Path) -> tuple[int, int] | None:
 
 
 def _match_images(pattern: str) -> list[str]:
+    if not pattern:
+        # As a path, it would be the current folder.
+        return []
     if Path(pattern).is_dir():
         return [str(path) for path in sorted(_list_images(Path(pattern)))]
     if Path(pattern).exists() or not glob.has_magic(pattern):

@@ -31,7 +31,8 @@ class Timing:
     Args:
         p50, p90: seconds for a batch: median, and the time that nine of ten stay below.
         ratio: how many times as fast as the first file: of each round's fastest batches, which
-            other load disturbs least, and the median over rounds.
+            other load disturbs least, and the median over rounds. With one thread it is of
+            processor time, which leaves out the time in which other programs have the core.
         peak_bytes: most memory that the process held.
     """
 
@@ -54,7 +55,8 @@ def bench_files(
     *,
     threads: Sequence[int] = (1,),
     batch_sizes: Sequence[int] = (1,),
-    builder: str | None = None,
+    builders: Sequence[str] = (),
+    image_size: int | None = None,
     rounds: int = ROUNDS,
 ) -> list[Timing]:
     """Time weights files and exported files side by side, on the CPU.
@@ -63,7 +65,8 @@ def bench_files(
         files: the first one is what the others are compared with.
         threads: numbers of threads; each gives a row per file.
         batch_sizes: images in a batch; each gives a row per file.
-        builder: ``package.module:function`` that builds the networks of files with ``custom`` ones.
+        builders: ``package.module:function`` that build the networks of files with ``custom`` ones.
+        image_size: side of the images, for files that leave it open.
 
     Returns:
         The files in their order, for each number of threads and each batch size.
@@ -72,10 +75,13 @@ def bench_files(
         UserError: a file cannot be used.
     """
     paths = [Path(file) for file in files]
+    rest = [str(ROUND_SECONDS), str(image_size or 0), *builders]
     found = []
     for count in threads:
         with ExitStack() as stack:
-            workers = [stack.enter_context(_worker(path, count, builder)) for path in paths]
+            workers = [
+                stack.enter_context(_worker([str(path), str(count), *rest])) for path in paths
+            ]
             for batch_size in batch_sizes:
                 found += _take_turns(workers, paths, count, batch_size, rounds)
     return found
@@ -86,17 +92,18 @@ def _take_turns(
 ) -> list[Timing]:
     # The first answer is the number of batches that fill a model's part of a round.
     runs = [worker.ask(batch_size, 0)["runs"] for worker in workers]
-    rows: list[list[list[float]]] = [[] for _ in workers]
+    rows: list[list[float]] = [[] for _ in workers]
+    fastest: list[list[float]] = [[] for _ in workers]
     peaks = [0] * len(workers)
     for _ in range(rounds):
         for i, worker in enumerate(workers):
             answer = worker.ask(batch_size, runs[i])
-            rows[i].append(answer["seconds"])
+            rows[i] += answer["seconds"]
+            fastest[i].append(min(answer["cpu_seconds" if threads == 1 else "seconds"]))
             peaks[i] = answer["peak_bytes"]
-    fastest = [[min(each) for each in row] for row in rows]
     timings = []
     for path, row, best, peak in zip(paths, rows, fastest, peaks, strict=True):
-        seconds = sorted(second for each in row for second in each)
+        seconds = sorted(row)
         ratios = [first / own for first, own in zip(fastest[0], best, strict=True)]
         timings.append(
             Timing(
@@ -116,7 +123,7 @@ def _take_turns(
 class _Worker:
     """A process that has one model."""
 
-    path: Path
+    path: str
     process: subprocess.Popen[str]
 
     def ask(self, batch_size: int, runs: int) -> dict[str, Any]:
@@ -131,21 +138,20 @@ class _Worker:
         answer: dict[str, Any] = json.loads(line) if line else {"error": "its process ended"}
         if "error" in answer:
             # The message of a file names it already.
-            prefix = "" if str(self.path) in answer["error"] else f"{self.path}: "
+            prefix = "" if self.path in answer["error"] else f"{self.path}: "
             raise UserError(f"{prefix}{answer['error']}")
         return answer
 
 
 @contextmanager
-def _worker(path: Path, threads: int, builder: str | None) -> Iterator[_Worker]:
-    words = [str(path), str(threads), builder or "", str(ROUND_SECONDS)]
+def _worker(words: Sequence[str]) -> Iterator[_Worker]:
     process = subprocess.Popen(
         [sys.executable, "-m", "compress.deployment.bench_worker", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    worker = _Worker(path, process)
+    worker = _Worker(words[0], process)
     try:
         worker.read()
         yield worker

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.deployment.formats import Infer, find_format, open_exported
+from compress.deployment.formats import Infer, fill_size, find_format, open_exported
 from compress.runtime.errors import UserError, one_line
 
 WARMUP_RUNS = 5
@@ -25,7 +25,7 @@ MAX_RUNS = 1000
 
 def main() -> None:
     """Serve orders ``BATCH_SIZE RUNS`` until standard input ends."""
-    path, threads, builder, seconds = sys.argv[1:5]
+    path, threads, seconds, image_size, *builders = sys.argv[1:]
     # Whatever a library prints must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -34,50 +34,55 @@ def main() -> None:
         print(json.dumps(content), file=answers, flush=True)
 
     try:
-        infer, input_size, dtype = _open(Path(path), int(threads), builder)
+        infer, input_size, dtype = _open(Path(path), int(threads), int(image_size), builders)
         answer(ready=True)
         for line in sys.stdin:
             batch_size, runs = map(int, line.split())
             images: NDArray[Any] = np.zeros((batch_size, *input_size), dtype)
             if not runs:
                 _time(infer, images, WARMUP_RUNS)
-                one = min(_time(infer, images, WARMUP_RUNS))
+                one = min(_time(infer, images, WARMUP_RUNS)[0])
                 answer(runs=max(3, min(MAX_RUNS, int(float(seconds) / max(one, 1e-9)))))
                 continue
-            times = _time(infer, images, runs + 1)[1:]
-            answer(seconds=times, peak_bytes=_peak_bytes())
+            wall, cpu = _time(infer, images, runs + 1)
+            answer(seconds=wall[1:], cpu_seconds=cpu[1:], peak_bytes=_peak_bytes())
     except (UserError, OSError, MemoryError) as error:
         answer(error=str(error))
     except Exception as error:  # a network or a runtime may raise anything
         answer(error=one_line(error))
 
 
-def _time(infer: Infer, images: NDArray[Any], runs: int) -> list[float]:
-    times = []
+def _time(infer: Infer, images: NDArray[Any], runs: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of each run, and those of the processor."""
+    wall, cpu = [], []
     for _ in range(runs):
-        start = time.perf_counter()
+        started, start = time.process_time(), time.perf_counter()
         infer(images)
-        times.append(time.perf_counter() - start)
-    return times
+        wall.append(time.perf_counter() - start)
+        # A clock that is too coarse shows nothing.
+        cpu.append(max(time.process_time() - started, 1e-9))
+    return wall, cpu
 
 
-def _open(path: Path, threads: int, builder: str) -> tuple[Infer, tuple[int, int, int], type]:
+def _open(
+    path: Path, threads: int, image_size: int, builders: list[str]
+) -> tuple[Infer, tuple[int, int, int], type]:
     """Return a model as a function, the size of its images, and their type."""
     if find_format(path) is not None:
         runner = open_exported(path, threads)
         known = runner.description
-        size = known.input_size if known else runner.input_size
+        size = known.input_size if known else fill_size(runner.input_size, image_size or None)
         return runner.infer, size, np.uint8 if runner.uint8 else np.float32
 
     import torch
 
-    from compress.models.build import import_builder
+    from compress.deployment.load_model import choose_builder
     from compress.models.checkpoint import load
     from compress.models.fuse_bn import fuse_conv_bn
     from compress.models.memory_format import to_channels_last
 
     torch.set_num_threads(threads)
-    checkpoint = load(path, import_builder(builder) if builder else None)
+    checkpoint = load(path, choose_builder(path, builders))
     model = to_channels_last(fuse_conv_bn(checkpoint.model))
 
     def infer(images: NDArray[Any]) -> NDArray[Any]:

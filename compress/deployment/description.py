@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from compress.recipe.messages import describe_first_error
 from compress.runtime.errors import UserError
+from compress.runtime.plain_files import check_plain
 
 # The key of the description in the metadata of a file, where its format has keys.
 KEY = "compress"
@@ -68,10 +69,12 @@ def parse_description(text: str) -> Description:
         UserError: it is something else.
     """
     try:
-        return Description(**json.loads(text))
+        content = json.loads(text)
+        check_plain(content)
+        return Description(**content)
     except pydantic.ValidationError as error:
         raise UserError(
             f"its description is wrong: {describe_first_error(error, Description)}"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError("its description is not that of an exported file") from error

@@ -71,7 +71,7 @@ def export(
 
     Args:
         checkpoint: weights file, or its path.
-        to: format: ``onnx``, ….
+        to: format: ``onnx``, ``pt2``, ``openvino``, ….
         out: file to write; beside the weights file, with the format's suffix, if left out.
         uint8: let the file take pixels as they are, 0 to 255, and normalize them itself; of one
             channel if the data is grey.
@@ -88,8 +88,9 @@ def export(
     """
     form = get_format(to)
     loaded, origin = load_source(checkpoint, builder)
-    if out is None:
-        out = default_out(checkpoint, form.suffix)
+    out = Path(default_out(checkpoint, form.suffix) if out is None else out)
+    if out.suffix.lower() != form.suffix:
+        raise UserError(f"{out}: files of format {form.name!r} end in {form.suffix}")
     samples = check_samples(loaded, data)
     network, description = prepare_network(loaded, uint8=uint8, grey=samples.grey)
     origin = origin | describe_versions(loaded, form)
@@ -106,7 +107,7 @@ def export(
                 f" {samples.source}, and {allowed:.1e} is allowed; nothing was written"
             )
     agreement = float((expected.argmax(1) == found.argmax(1)).float().mean())
-    return ExportResult(Path(out), form.name, difference, agreement, samples.source)
+    return ExportResult(out, form.name, difference, agreement, samples.source)
 
 
 def default_out(checkpoint: Checkpoint | str | Path, suffix: str) -> Path:

@@ -52,11 +52,12 @@ class ExportFormat:
     Args:
         name: its name in commands.
         suffix: of its files, with the dot.
-        extra: the extra of this package that installs what it needs.
+        extra: the extra of this package that installs what it needs; empty if none does.
         packages: modules that must be installed, to write and to run.
         write: writes a network in evaluation mode. Its arguments are the network; its description,
             whose `input_size` and `uint8` say what it takes; and the path.
         open: opens a file with a number of threads; 0 leaves it to the runtime.
+        beside: suffixes of further files that belong to a file, of the same name.
     """
 
     name: str
@@ -65,6 +66,7 @@ class ExportFormat:
     packages: tuple[str, ...]
     write: Callable[[nn.Module, Description, Path], None]
     open: Callable[[Path, int], Runner]
+    beside: tuple[str, ...] = ()
 
     def require_packages(self) -> None:
         """Check that what the format needs is installed.
@@ -96,6 +98,34 @@ def find_format(path: str | Path) -> ExportFormat | None:
     suffix = Path(path).suffix.lower()
     formats = (EXPORT_FORMATS.load(name) for name in EXPORT_FORMATS.names())
     return next((each for each in formats if each.suffix == suffix), None)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """List a file, and those that belong to it."""
+    found = find_format(path)
+    suffixes = found.beside if found else ()
+    return [Path(path), *(Path(path).with_suffix(suffix) for suffix in suffixes)]
+
+
+def count_bytes(path: str | Path) -> int:
+    """Count the bytes of a file, and of those that belong to it."""
+    return sum(file.stat().st_size for file in files_of(path) if file.is_file())
+
+
+def fill_size(size: tuple[int, int, int], image_size: int | None) -> tuple[int, int, int]:
+    """Return the size (C, H, W) of a file's images, with what the file leaves open filled in.
+
+    Args:
+        size: as a `Runner` says it.
+        image_size: side of the images.
+
+    Raises:
+        UserError: it is missing.
+    """
+    channels, height, width = size
+    if image_size is None and not (height and width):
+        raise UserError("leaves open which images it takes; pass --image-size")
+    return channels, height or image_size or 0, width or image_size or 0
 
 
 def open_exported(path: str | Path, threads: int = 0) -> Runner:

@@ -67,7 +67,7 @@ def find_labelled_images(
 
 def _is_folder(pattern: str) -> bool:
     try:
-        return Path(pattern).is_dir()
+        return bool(pattern) and Path(pattern).is_dir()
     # The name is too long, for example.
     except OSError:
         return False

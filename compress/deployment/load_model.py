@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from compress.data.source import IMAGENET_NORMALIZATION, fit_channels
 from compress.deployment.description import Description
-from compress.deployment.formats import Infer, find_format, open_exported
+from compress.deployment.formats import Infer, fill_size, find_format, open_exported
+from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint, load
+from compress.models.tensor_file import read_tensors
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import require_file
@@ -114,13 +116,30 @@ def load_model(
     )
 
 
+def choose_builder(path: str | Path, builders: Sequence[str]) -> Callable[..., nn.Module] | None:
+    """Import the function that builds a file's network: of several, the one that the file names.
+
+    Args:
+        builders: ``package.module:function``, of which only one is imported.
+
+    Raises:
+        UserError: it cannot be imported, or the file cannot be read.
+    """
+    if not builders or find_format(path) is not None:
+        return None
+    name = builders[0]
+    if len(builders) > 1:
+        network = read_tensors(path).get("network")
+        named = network.get("name") if isinstance(network, dict) else None
+        name = next((each for each in builders if each == named), name)
+    return import_builder(name)
+
+
 def _describe_foreign(
     foreign: Foreign, size: tuple[int, int, int], num_classes: int, uint8: bool
 ) -> Description:
     """Describe a file of another program, as far as it tells and `foreign` adds."""
-    channels, height, width = (side or foreign.image_size or 0 for side in size)
-    if not height or not width:
-        raise UserError("leaves open which images it takes; pass --image-size")
+    channels, height, width = fill_size(size, foreign.image_size)
     if not num_classes and foreign.classes is None:
         raise UserError("does not say how many classes it has; name them with --classes")
     classes = foreign.classes or [str(number) for number in range(num_classes)]

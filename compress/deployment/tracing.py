@@ -15,6 +15,9 @@ from torch.export import Dim, ExportedProgram
 from compress.deployment.description import Description
 from compress.runtime.errors import UserError, one_line
 
+# Where errors of exporters name an operator.
+OPERATOR = re.compile(r"(?:target=torch\.ops\.|operations?: )(\w+\.(\w+)[.\w]*)")
+
 
 def trace(network: nn.Module, description: Description) -> ExportedProgram:
     """Trace a network, in evaluation mode, for batches of any size.
@@ -56,7 +59,7 @@ def describe_failure(error: BaseException, program: ExportedProgram) -> str:
     """Describe why a traced network cannot be converted, with the operator and its layer."""
     reason: BaseException | None = error
     while reason is not None:
-        if found := re.search(r"target=torch\.ops\.(\w+\.(\w+)[.\w]*)", str(reason)):
+        if found := OPERATOR.search(str(reason)):
             # Exporters decompose operators into others, whose names are parts of theirs.
             nodes = (node for node in program.graph.nodes if found[2] in str(node.target))
             node = next(nodes, None)

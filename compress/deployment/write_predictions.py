@@ -12,9 +12,10 @@ from typing import Any
 from compress.deployment.labels import LabelAccuracy, measure_label_accuracy
 from compress.deployment.predict import Prediction
 from compress.runtime.errors import UserError
-from compress.runtime.files import atomic_write
+from compress.runtime.files import CSV_HEADER, atomic_write, require_replaceable
+from compress.runtime.text import safe_cell
 
-COLUMNS = ("image", "rank", "class", "probability", "error")
+COLUMNS = tuple(CSV_HEADER.split(","))
 LABEL_COLUMNS = ("label", "correct", "accuracy", "balanced_accuracy")
 
 
@@ -51,25 +52,28 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
 
     The most likely class has rank 1. If images have labels, four columns follow: label, correct (1
     or 0), and the accuracy and balanced accuracy of all images, the same in every line. The file is
-    written completely or not at all. A symbolic link stays one; its target is replaced.
+    written completely or not at all. A symbolic link stays one; its target is replaced, if it is
+    empty or such a table. No spreadsheet takes a cell for a formula (see `safe_cell`).
 
     Raises:
-        UserError: `path` cannot be written.
+        UserError: `path` cannot be written, or is a file of another kind.
     """
-    target = Path(path).resolve()
-    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
-        raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
+    target = require_replaceable(path, CSV_HEADER)
     predictions = list(predictions)
     accuracy = measure_label_accuracy(predictions)
     text = io.StringIO(newline="")
     table = csv.writer(text)
-    table.writerow(COLUMNS + (LABEL_COLUMNS if accuracy else ()))
+
+    def write_row(cells: Iterable[object]) -> None:
+        table.writerow(map(safe_cell, cells))
+
+    write_row(COLUMNS + (LABEL_COLUMNS if accuracy else ()))
     for prediction in predictions:
         labels = _label_cells(prediction, accuracy) if accuracy else ()
         for rank, (name, value) in enumerate(prediction.top, start=1):
-            table.writerow((prediction.image, rank, name, value, "", *labels))
+            write_row((prediction.image, rank, name, value, "", *labels))
         if prediction.error is not None:
-            table.writerow((prediction.image, "", "", "", prediction.error, *labels))
+            write_row((prediction.image, "", "", "", prediction.error, *labels))
     try:
         with atomic_write(target) as file:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))

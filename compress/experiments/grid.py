@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from compress.recipe.load import read_toml, validate_table
+from compress.recipe.load import validate_table
 from compress.recipe.schema import CONFIG
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
+from compress.runtime.plain_files import read_toml
 
 
 def _flatten(table: Any, prefix: str = "") -> Any:
@@ -29,14 +31,26 @@ def _flatten(table: Any, prefix: str = "") -> Any:
 
 
 def _count_seeds(seeds: Any) -> Any:
-    return list(range(seeds)) if type(seeds) is int else seeds
+    if type(seeds) is int:
+        _check_count(seeds)
+        return list(range(seeds))
+    return seeds
+
+
+def _check_count(count: int) -> None:
+    if count > MAX_TRIALS:
+        raise ValueError(f"must be at most {MAX_TRIALS}")
 
 
 def _check_distinct(values: list[Any]) -> list[Any]:
+    _check_count(len(values))
     if not values or any(value in values[:index] for index, value in enumerate(values)):
         raise ValueError("must name one value or more, each once")
     return values
 
+
+# Every trial is planned before the first one is run.
+MAX_TRIALS = 1000
 
 Keys = Annotated[dict[str, Any], BeforeValidator(_flatten)]
 Values = Annotated[list[Any], AfterValidator(_check_distinct)]
@@ -85,6 +99,10 @@ def load_experiment(file: str | Path) -> Experiment:
             raise UserError(
                 f"{path}: {name}.seed: use the key seeds at the top, as seeds = [0, 1, 2]"
             )
+    counts = [len(values) for values in experiment.grid.values()]
+    trials = len(experiment.seeds) * max(1, len(experiment.rows)) * math.prod(counts)
+    if trials > MAX_TRIALS:
+        raise UserError(f"{path}: {trials:,} trials; an experiment has at most {MAX_TRIALS}")
     for row in experiment.rows:
         if both := experiment.grid.keys() & row.keys():
             raise UserError(f"{path}: grid.{min(both)}: is set in a row too; keep one of them")

@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import write_text
+from pydantic import AfterValidator
+
+from compress.recipe.load import validate_table
+from compress.runtime.errors import UserError
+from compress.runtime.files import is_file_name, write_text
+from compress.runtime.plain_files import read_json
 
 LEDGER = "experiment.json"
 
@@ -31,6 +35,17 @@ class Entry:
     error: str | None = None
 
 
+def _check_name(name: str) -> str:
+    if not is_file_name(name):
+        raise ValueError("must be a directory beside the ledger")
+    return name
+
+
+@dataclass(frozen=True)
+class _Ledger:
+    trials: dict[Annotated[str, AfterValidator(_check_name)], Entry]
+
+
 def read_ledger(folder: Path) -> dict[str, Entry]:
     """Return the entries of the experiment in `folder`, by the names of the trials' directories.
 
@@ -42,10 +57,10 @@ def read_ledger(folder: Path) -> dict[str, Entry]:
         _check_unused(folder)
         return {}
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-        return {name: Entry(entry["recipe"], entry["error"]) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: damaged: {one_line(error)}; choose another --out") from error
+        table = {"trials": read_json(file, "damaged")}
+        return validate_table(_Ledger, table, f"{file}: damaged").trials
+    except UserError as error:
+        raise UserError(f"{error}; choose another --out") from error
 
 
 def write_entry(folder: Path, name: str, entry: Entry) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import collections
 import datetime
-import json
 import pathlib
 import pickle
 import re
@@ -21,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import atomic_write, require_file
+from compress.runtime.files import atomic_write, is_file_name, require_file
+from compress.runtime.plain_files import read_json
 
 SAVE_TENSORS = "save the tensors alone, torch.save(model.state_dict(), …)"
 SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
@@ -90,8 +90,8 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _read_index(path: Path) -> list[Path]:
     """Return the files that an index lists, which lie beside it."""
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not all(Path(name).name == name for name in names):
+        names = sorted(set(read_json(path)["weight_map"].values()))
+        if not all(map(is_file_name, names)):
             raise ValueError("a file outside of the index's folder")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not an index of safetensors ({one_line(error)})") from error

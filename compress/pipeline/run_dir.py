@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
 import filelock
 
+from compress.pipeline.manifest import MANIFEST, StageResult, read_results
 from compress.recipe.in_memory import is_in_memory
 from compress.recipe.load import (
     TRAINED_BY,
@@ -25,41 +26,8 @@ from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import PART, write_text
 
-MANIFEST, MODEL, LOCK = "run.json", "model.pth", ".lock"
+MODEL, LOCK = "model.pth", ".lock"
 INT8_MODEL = "model.int8.onnx"
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """The result of a stage, as `run.json` stores it.
-
-    Args:
-        name: the stage's name in tables, as ``prune 2``.
-        params, macs: torchinfo's count of the stage's model.
-        val, test: top-1 accuracy, 0 to 1; `test` is None until the end of the run.
-        seconds: duration, without interruptions.
-        checkpoint: its weights file, relative to the run directory.
-        image_size: side of the images that the model takes, in pixels; `macs` are for one such
-            image.
-        epochs: epochs trained.
-        bytes: size of the weights file; of the int8 file if the stage quantizes.
-        val_balanced, test_balanced: balanced accuracy, 0 to 1; None if the classes are even.
-    """
-
-    name: str
-    kind: str
-    network: str
-    params: int
-    macs: int
-    val: float
-    seconds: float
-    checkpoint: str
-    image_size: int | None = None
-    epochs: float = 0
-    bytes: int = 0
-    test: float | None = None
-    val_balanced: float | None = None
-    test_balanced: float | None = None
 
 
 class RunDirectory:
@@ -160,29 +128,6 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
             run_dir.model.unlink(missing_ok=True)
             run_dir.int8_model.unlink(missing_ok=True)
         yield distributed.broadcast(run_dir)
-
-
-def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
-    """Return the manifest of the run in `path`, and the results of its stages so far.
-
-    Raises:
-        UserError: there is no run, or its manifest is damaged.
-    """
-    file, known = Path(path) / MANIFEST, set(StageResult.__dataclass_fields__)
-    if not file.is_file():
-        raise UserError(f"{path}: not a run directory, there is no {MANIFEST}")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        unknown = {key for entry in manifest["stages"] for key in entry} - known
-        results = [] if unknown else [StageResult(**entry) for entry in manifest["stages"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: damaged: {error}; choose another --out") from error
-    if unknown:
-        raise UserError(
-            f"{file}: written by another version of compress, with {min(unknown)!r} for each stage;"
-            " choose another --out"
-        )
-    return manifest, results
 
 
 def check_run_dir(path: Path) -> None:

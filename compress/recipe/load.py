@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tomllib
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from compress.recipe.messages import describe_first_error
 from compress.recipe.overrides import apply_overrides
 from compress.recipe.schema import Prune, Quantize, Recipe, Train
 from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.plain_files import check_plain, read_json, read_toml
 
 T = TypeVar("T")
 
@@ -100,29 +101,44 @@ def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
     return recipe
 
 
-def validate_table(kind: type[T], table: dict[str, Any], where: str) -> T:
-    """Validate plain data as the dataclass `kind`.
+def validate_table(kind: type[T], table: Any, where: str) -> T:
+    """Validate plain data, whatever it is, as the dataclass `kind`.
 
     Raises:
         UserError: the first key that is unknown, missing or wrong.
     """
     try:
+        check_plain(table)
         # As JSON: strict validation takes JSON's lists for tuples.
         return TypeAdapter(kind).validate_json(json.dumps(table, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise UserError(f"{where}: {describe_first_error(error, kind)}") from error
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file.
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _StageFile:
+    """What a recipe takes from the results of a stage."""
 
-    Raises:
-        UserError: it is not TOML; the message names the line.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not TOML: {error}") from error
+    kind: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="allow"))
+class _Networks:
+    """The recipe in a ``run.json``, as far as it is looked at before it is validated."""
+
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="ignore"))
+class _RunFile:
+    """The part of a ``run.json`` that says how to repeat the run."""
+
+    recipe: _Networks
+    stages: list[_StageFile]
 
 
 def read_run_recipe(path: Path) -> dict[str, Any]:
@@ -133,15 +149,14 @@ def read_run_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it is not the run.json of a run.
     """
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        table: dict[str, Any] = run["recipe"]
-        copies = {stage["kind"]: path.parent / stage["checkpoint"] for stage in run["stages"]}
-        for role, kind in TRAINED_BY.items():
-            if table[role].get("weights") and kind in copies and copies[kind].is_file():
-                table[role]["weights"] = str(copies[kind])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the run.json of a run: no recipe in it") from error
+    what = "not the run.json of a run"
+    run = read_json(path, what)
+    stages = validate_table(_RunFile, run, f"{path}: {what}").stages
+    table: dict[str, Any] = run["recipe"]
+    copies = {stage.kind: path.parent / stage.checkpoint for stage in stages}
+    for role, kind in TRAINED_BY.items():
+        if table[role].get("weights") and kind in copies and copies[kind].is_file():
+            table[role]["weights"] = str(copies[kind])
     return table
 
 

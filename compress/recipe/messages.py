@@ -11,7 +11,7 @@ import pydantic
 
 from compress.recipe.budget import BUDGET_KEYS, budget_examples
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import STAGE_TYPES
+from compress.recipe.schema import STAGE_TYPES, Recipe
 from compress.runtime.errors import UserError, did_you_mean
 
 KINDS = f"a stage is one of {', '.join(STAGE_TYPES)}"
@@ -47,7 +47,7 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
     path = list(first["loc"])
     if path[:1] in (["teacher"], ["student"]) and len(path) > 1:
         owner = ModelSpec
-    elif path[:1] == ["stages"] and len(path) > 2:
+    elif owner is Recipe and path[:1] == ["stages"] and len(path) > 2:
         # pydantic puts the stage's kind, which is no key of the file, into the path.
         owner = STAGE_TYPES[str(path.pop(2))]
     if len(path) > 1 and path[-2] in UNIONS:
@@ -60,7 +60,7 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
         reason = _describe(first, [field.name for field in dataclasses.fields(owner)])
     where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
     more = f" (and {len(others)} more)" if others else ""
-    return f"{where}: {reason}{more}"
+    return f"{where}: {reason}{more}" if where else f"{reason}{more}"
 
 
 def _describe_kind(stage: Mapping[str, Any]) -> str:

@@ -234,6 +234,8 @@ EXPORT_FORMATS = Registry(
     "compress.formats",
     {
         "onnx": "compress.deployment.onnx_format:FORMAT",
+        "pt2": "compress.deployment.pt2_format:FORMAT",
+        "openvino": "compress.deployment.openvino_format:FORMAT",
     },
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from compress.deployment.formats import count_bytes
 from compress.deployment.latency import measure_latencies
 from compress.deployment.load_model import Foreign, RuntimeModel, load_model
 from compress.models.build import import_builder
@@ -72,7 +73,7 @@ def compare_models(
             network=checkpoint.network.name,
             sparse=checkpoint.sparse,
             cost=_measure_model_cost(checkpoint),
-            file_bytes=path.stat().st_size,
+            file_bytes=count_bytes(path),
             latency=latency,
             test=int(correct.sum()) / max(int(total.sum()), 1),
         )

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from compress.pipeline.run_dir import StageResult
 from compress.reporting.units import format_accuracy, format_bytes, format_duration, format_macs
+from compress.runtime.text import safe_cell, safe_line
 
 if TYPE_CHECKING:
     from compress.deployment.predict import Prediction
@@ -47,16 +48,18 @@ class Table:
     def as_rich(self) -> rich.table.Table:
         """Return the table for a `rich.console.Console`.
 
-        Cells are shown as they are, without markup.
+        Cells are shown without markup; what would control the terminal is escaped.
         """
         table = rich.table.Table(title=self.title, title_justify="left")
         for index, heading in enumerate(self.headings):
-            table.add_column(Text(heading), justify=self._alignment(index), overflow="fold")
+            table.add_column(
+                Text(safe_line(heading)), justify=self._alignment(index), overflow="fold"
+            )
         for row in self.rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(safe_line(cell)) for cell in row))
         if self.footer:
             table.add_section()
-            table.add_row(*(Text(cell) for cell in self.footer))
+            table.add_row(*(Text(safe_line(cell)) for cell in self.footer))
         return table
 
     def as_markdown(self) -> str:
@@ -67,12 +70,13 @@ class Table:
         return title + "".join(map(_markdown_row, [self.headings, rule, *self.rows, *footer]))
 
     def as_csv(self) -> str:
-        """Return headings and rows as CSV (RFC 4180).
+        """Return headings and rows as CSV (RFC 4180), without formulas (see `safe_cell`).
 
         Title and footer are left out, because they are not data.
         """
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([self.headings, *self.rows])
+        rows = ([safe_cell(cell) for cell in row] for row in (self.headings, *self.rows))
+        csv.writer(text).writerows(rows)
         return text.getvalue()
 
     def as_html(self) -> str:
@@ -96,7 +100,7 @@ class Table:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     # A pipe would end the cell.
-    escaped = [cell.replace("|", r"\|") for cell in cells]
+    escaped = [safe_line(cell).replace("|", r"\|") for cell in cells]
     return f"| {' | '.join(escaped)} |\n"
 
 

@@ -15,6 +15,8 @@ from compress.runtime.errors import UserError
 
 # The suffix of a file that is being written, or whose writer was killed.
 PART = ".part"
+# The columns of a table of predictions.
+CSV_HEADER = "image,rank,class,probability,error"
 
 
 def require_file(path: str | Path) -> Path:
@@ -26,6 +28,31 @@ def require_file(path: str | Path) -> Path:
     if not Path(path).is_file():
         raise UserError(f"{path}: {'not a' if Path(path).exists() else 'no such'} file")
     return Path(path)
+
+
+def is_file_name(name: object) -> bool:
+    """Return True if `name` names a file in a folder, and nothing outside of it."""
+    return isinstance(name, str) and name == Path(name).name not in ("", "..") and "\0" not in name
+
+
+def require_replaceable(path: str | Path, header: str) -> Path:
+    """Check that a table can be written to `path`, and return it with its links resolved.
+
+    Args:
+        header: the beginning of its first line, by which an older such table is known.
+
+    Raises:
+        UserError: it is a file of another kind, such as weights or an image, or in no folder.
+    """
+    target = Path(path).resolve()
+    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
+        raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
+    if target.exists():
+        with target.open("rb") as file:
+            begins = file.read(len(header.encode()))
+        if begins not in (b"", header.encode()):
+            raise UserError(f"{path}: exists, and is not a table of predictions; choose another")
+    return target
 
 
 @contextmanager

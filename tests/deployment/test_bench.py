@@ -43,6 +43,7 @@ def test_file_that_cannot_be_used_is_named(exported: Exported, tmp_path: Path) -
         ([__file__, "--threads", "0"], "'0'"),
         ([__file__, "--batch", "1,x"], "'1,x'"),
         ([str(Path(__file__).parent)], "not a run directory"),
+        ([__file__, "--to", "onxn"], "'onxn'"),
     ],
 )
 def test_bench_refuses(words: list[str], message: str) -> None:

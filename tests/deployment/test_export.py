@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exported_files import Exported
+from exported_files import Bessel, Exported, own_network
 from PIL import Image
 from tiny import CLASSES, Compress, Tiny
 from torch import Tensor, nn
@@ -26,8 +26,6 @@ import compress
 from compress.deployment import onnx_format
 from compress.deployment.export import export
 from compress.deployment.formats import ExportFormat
-from compress.models.checkpoint import Checkpoint
-from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -94,22 +92,9 @@ def test_wrong_logits_leave_no_file(
     assert list((tmp_path / "new").iterdir()) == []
 
 
-class Bessel(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.special.bessel_j0(images)
-
-
 class Branching(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images if images.sum() > 0 else -images
-
-
-def own_network(layer: nn.Module) -> Checkpoint:
-    model = nn.Sequential()
-    model.add_module("odd", layer)
-    model.add_module("head", nn.Sequential(nn.Flatten(), nn.Linear(48, 2)))
-    one = (0.5,) * 3
-    return Checkpoint(model.eval(), ModelSpec("a:b"), ("a", "b"), (3, 4, 4), one, one, "made up")
 
 
 def test_operator_that_onnx_lacks_is_named_with_its_layer(tmp_path: Path) -> None:
@@ -142,22 +127,6 @@ def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_export_refuses(run: Compress, words: list[str], message: str) -> None:
     refused = run("export", "-w", WEIGHTS, *words, code=2)
     assert re.match(f"error: .*{message}.*\n$", refused.err) and refused.out == ""
-
-
-@pytest.mark.slow
-def test_full_disk_leaves_nothing(exported: Exported, tmp_path: Path, run: Compress) -> None:
-    """A limit on the size of files stands in for a full disk."""
-    code = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "from compress.cli.main import main; main()"
-    )
-    words = ["export", "-w", str(WEIGHTS), "--out", str(tmp_path / "out" / "model.onnx")]
-    full = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=ROOT
-    )
-    assert full.returncode == 2 and re.match(r"error: .*model\.onnx.*\n$", full.stderr)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from tiny import CLASSES, Tiny
 
 import compress
 from compress.cli.main import main
+from compress.cli.options import read_names
 from compress.deployment.load_model import Foreign, load_model
 from compress.reporting.compare import compare_models
 from compress.reporting.evaluation import score_test_split
@@ -156,3 +157,23 @@ def test_flags_describe_another_programs_file(tmp_path: Path, tiny: Tiny) -> Non
         main, ["predict", "-w", str(path), *flags, "--data", f"folder:{tiny.data}"]
     )
     assert scored.exit_code == 0 and "all" in scored.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", "red\ngreen, or blue\n\nblue\n"), ("a.json", '["red", "green, or blue", "blue"]')],
+)
+def test_classes_are_read_from_a_file(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    assert read_names(str(tmp_path / name)) == ["red", "green, or blue", "blue"]
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"red": 1}', "[", b"\xff\xfe\x00"])
+def test_file_without_classes_is_refused(content: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(UserError, match=r"classes\.txt: ") as refused:
+        read_names(str(path))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=r"none\.txt: no such file"):
+        read_names("none.txt")
