@@ -193,14 +193,14 @@ def quantize_network(
         val = _accuracy(runner_logits(runner, checkpoint, validation), validation)
         return Int8Network(model, val, float_val, 0, 0, ranges, validation.source, steps)
 
-    made, tuned = calibrated(checkpoint, 0), checkpoint
-    for attempt in range(ROUNDS if finetune is not False else 0):
-        if made.drop <= TOLERATED_DROP and not (finetune and attempt == 0):
-            break
-        log(f"int8 loses {made.drop:.2f} points: fine-tuning for int8, {STEPS} steps")
+    tuned = checkpoint
+
+    def finetuned(attempt: int) -> Int8Network:
+        nonlocal tuned
         tuned = finetune_for_int8(checkpoint, tuned, dataset, seed=attempt)
-        again = calibrated(tuned, (attempt + 1) * STEPS)
-        made = max(made, again, key=lambda each: (each.val, each.steps))
+        return calibrated(tuned, (attempt + 1) * STEPS)
+
+    made = finetune_while_worse(calibrated(checkpoint, 0), finetuned, finetune, log)
     full = to_onnx(prepare_network(checkpoint, uint8=uint8, grey=training.grey)[0], description)
     ours, theirs = measure_latencies(
         [
@@ -210,6 +210,27 @@ def quantize_network(
         TIMED_IMAGES,
     )
     return replace(made, seconds=ours, float_seconds=theirs)
+
+
+def finetune_while_worse(
+    made: Int8Network,
+    finetuned: Callable[[int], Int8Network],
+    finetune: bool | None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Int8Network:
+    """Return the most accurate of an int8 network and those fine-tuned until little is lost.
+
+    Args:
+        made: without fine-tuning.
+        finetuned: maps the number of a round of fine-tuning, 0 for the first, to its network.
+        finetune: True for one round at least, False for none.
+    """
+    for attempt in range(0 if finetune is False else ROUNDS):
+        if made.drop <= TOLERATED_DROP and not (finetune and attempt == 0):
+            break
+        log(f"int8 loses {made.drop:.2f} points: fine-tuning for int8, {STEPS} steps")
+        made = max(made, finetuned(attempt), key=lambda each: (each.val, each.steps))
+    return made
 
 
 def _calibrate(
