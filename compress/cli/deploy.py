@@ -57,7 +57,7 @@ uint8_option = click.option(
     "formats",
     default="onnx",
     show_default=True,
-    help="Format, or several with commas: onnx, pt2, openvino, ….",
+    help="Format, or several with commas: onnx, pt2, openvino, executorch, litert.",
 )
 @click.option(
     "--out",
@@ -179,6 +179,7 @@ def quantize(
     help="Time weights files in these formats, with commas: onnx, …; exported for the benchmark.",
 )
 @click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
+@click.option("--data", help="With --score: data of files that do not name theirs, or if it moved.")
 @click.option(
     "--builder",
     "builders",
@@ -193,6 +194,7 @@ def bench(
     batch: tuple[int, ...],
     formats: str | None,
     score: bool,
+    data: str | None,
     builders: tuple[str, ...],
     classes: str | None,
     mean: tuple[float, ...] | None,
@@ -213,6 +215,7 @@ def bench(
     )
 
     names = parse_formats(formats) if formats else []
+    check_data_name(data)
     contenders = list_contenders(files)
     for each in contenders:
         require_file(each.file)
@@ -232,6 +235,6 @@ def bench(
         )
         if score:
             foreign = make_foreign(classes, mean, std, image_size)
-            contenders = [score_contender(each, builders, foreign) for each in contenders]
+            contenders = [score_contender(each, builders, foreign, data) for each in contenders]
         table = bench_table(timings, contenders)
     Terminal().show(table)

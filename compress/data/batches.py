@@ -139,7 +139,7 @@ def _crop_and_flip(
 
 
 def plain_batches(
-    data: Dataset, pool: Pool, *, batch_size: int, shard: tuple[int, int] = (0, 1)
+    data: Dataset, pool: Pool, *, batch_size: int, shard: tuple[int, int] = (0, 1), every: int = 1
 ) -> Iterator[Batch]:
     """Yield the images of a pool in order, normalized and without augmentation.
 
@@ -147,9 +147,11 @@ def plain_batches(
         pool: a pool of `data`.
         batch_size: images in a batch; the last one may be smaller.
         shard: index and number of shards; this shard of the pool is yielded.
+        every: yield one image of so many.
     """
-    start, end = shard_range(len(pool), shard)
-    order = [rows for rows in torch.split(torch.arange(start, end), batch_size) if len(rows)]
+    chosen = torch.arange(0, len(pool), every)
+    start, end = shard_range(len(chosen), shard)
+    order = [rows for rows in torch.split(chosen[start:end], batch_size) if len(rows)]
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalize(pixels.float(), data)
         rows = to_device(rows, images.device)

@@ -23,7 +23,7 @@ from compress.deployment.samples import (
     take_samples,
 )
 from compress.models.checkpoint import Checkpoint, load
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import staged_files
 
 # Images on which a file is compared with the network; of random pixels, where there is no data.
@@ -64,14 +64,14 @@ def export(
 ) -> ExportResult:
     """Export a network for another runtime.
 
-    Convolutions and batch norms are fused, the batch size is free, and classes, image size and
+    Convolutions and batch norms are fused, batches have any size, and classes, image size and
     normalization are in the file's metadata. The written file is compared with the network on
     validation images of its data, or on random images if the data is not available; if the logits
     differ, nothing is left of it.
 
     Args:
         checkpoint: weights file, or its path.
-        to: format: ``onnx``, ``pt2``, ``openvino``, ….
+        to: format: ``onnx``, ``pt2``, ``openvino``, ``executorch`` or ``litert``.
         out: file to write; beside the weights file, with the format's suffix, if left out.
         uint8: let the file take pixels as they are, 0 to 255, and normalize them itself; of one
             channel if the data is grey.
@@ -98,7 +98,7 @@ def export(
     allowed = max(TOLERANCE, RELATIVE_TOLERANCE * float(expected.abs().max()))
     with staged_files(out) as path:
         form.write(network, replace(description, origin=origin), path)
-        found = runner_logits(form.open(path, 0), loaded, samples)
+        found = _run_exported(form, path, loaded, samples)
         difference = float((expected - found).abs().max())
         # A number that is no number is not within the tolerance either.
         if not difference <= allowed:
@@ -108,6 +108,17 @@ def export(
             )
     agreement = float((expected.argmax(1) == found.argmax(1)).float().mean())
     return ExportResult(out, form.name, difference, agreement, samples.source)
+
+
+def _run_exported(form: ExportFormat, path: Path, known: Checkpoint, samples: Samples) -> Tensor:
+    """Return the logits of a file that was just written."""
+    runner = form.open(path, 0)
+    try:
+        return runner_logits(runner, known, samples)
+    except Exception as error:  # a runtime may raise anything
+        raise UserError(
+            f"{form.name} files of this network do not run ({one_line(error)}); nothing was written"
+        ) from error
 
 
 def default_out(checkpoint: Checkpoint | str | Path, suffix: str) -> Path:

@@ -26,6 +26,16 @@ if TYPE_CHECKING:
 Infer = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
+def infer_one_by_one(infer: Infer) -> Infer:
+    """Return a function for batches of any size, by one that takes a batch of one image."""
+
+    def infer_all(images: NDArray[Any]) -> NDArray[np.float32]:
+        each = (np.ascontiguousarray(images[i : i + 1]) for i in range(len(images)))
+        return np.concatenate([infer(image) for image in each])
+
+    return infer_all
+
+
 @dataclass(frozen=True)
 class Runner:
     """An exported file in its runtime, on the CPU.
@@ -120,11 +130,13 @@ def fill_size(size: tuple[int, int, int], image_size: int | None) -> tuple[int, 
         image_size: side of the images.
 
     Raises:
-        UserError: it is missing.
+        UserError: it is missing, or the file takes others.
     """
     channels, height, width = size
     if image_size is None and not (height and width):
         raise UserError("leaves open which images it takes; pass --image-size")
+    if image_size is not None and image_size not in (height or image_size, width or image_size):
+        raise UserError(f"takes images of {height}×{width}, not of --image-size {image_size}")
     return channels, height or image_size or 0, width or image_size or 0
 
 

@@ -24,7 +24,12 @@ OPSET = 18
 INPUT, OUTPUT = "images", "logits"
 
 # Element types of images, in the words of onnxruntime.
-TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
+TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(uint8)": np.uint8,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
 
 
 def write(network: nn.Module, description: Description, path: Path) -> None:
@@ -124,14 +129,20 @@ def open_file(path: Path, threads: int = 0) -> Runner:
         raise UserError(f"not a classifier of images: {takes}")
     sides = [side if isinstance(side, int) else 0 for side in inputs[0].shape]
     last = sides[1] not in (1, 3) and sides[3] in (1, 3)
-    size = (sides[3], sides[1], sides[2]) if last else (sides[1], sides[2], sides[3])
-    shape = outputs[0].shape
-    if size[0] not in (1, 3) or len(shape) != 2:
-        gives = f"gives {outputs[0].name} {shape}"
+    size = (sides[3], sides[1], sides[2]) if last else (sides[1] or 3, sides[2], sides[3])
+    output = next((each for each in outputs if _may_be_logits(each)), None)
+    if size[0] not in (1, 3) or output is None:
+        gives = f"gives {', '.join(f'{o.name} {o.shape} {o.type}' for o in outputs)}"
         raise UserError(f"not a classifier of images: {takes} and {gives}")
-    infer = _make_infer(session, sides[0], last)
-    classes = shape[1] if isinstance(shape[1], int) else 0
+    infer = _make_infer(session, output.name, sides[0], last)
+    classes = output.shape[1] if isinstance(output.shape[1], int) else 0
     return Runner(infer, description, size, classes, inputs[0].type == "tensor(uint8)")
+
+
+def _may_be_logits(output: Any) -> bool:
+    """Return True for numbers of a shape (batch, classes), which sides of 1 may follow."""
+    shape, kinds = output.shape, ("tensor(float)", "tensor(float16)", "tensor(double)")
+    return output.type in kinds and len(shape) >= 2 and all(side == 1 for side in shape[2:])
 
 
 def open_session(path: Path, threads: int = 0) -> Any:
@@ -152,19 +163,20 @@ def open_session(path: Path, threads: int = 0) -> Any:
         raise UserError(f"onnxruntime cannot read it ({one_line(error)})") from error
 
 
-def _make_infer(session: Any, batch_size: int, channels_last: bool) -> Infer:
+def _make_infer(session: Any, output: str, batch_size: int, channels_last: bool) -> Infer:
     """Return a function from images (B, C, H, W) to logits.
 
     Args:
+        output: name of the logits.
         batch_size: the only one that the file takes; 0 if it takes any.
         channels_last: the file takes (B, H, W, C).
     """
     given = session.get_inputs()[0]
-    output, dtype = session.get_outputs()[0].name, TYPES[given.type]
+    dtype = TYPES[given.type]
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([output], {given.name: images})[0]
-        return logits
+        return logits.reshape(logits.shape[:2]) if logits.ndim > 2 else logits
 
     def infer(images: NDArray[Any]) -> NDArray[np.float32]:
         if channels_last:

@@ -16,23 +16,29 @@ from compress.deployment.description import Description
 from compress.runtime.errors import UserError, one_line
 
 # Where errors of exporters name an operator.
-OPERATOR = re.compile(r"(?:target=torch\.ops\.|operations?: )(\w+\.(\w+)[.\w]*)")
+OPERATOR = re.compile(
+    r"(?:target=torch\.ops\.|torch\._ops\.|operations?: |found: )(\w+\.(\w+)[.\w]*)"
+)
 
 
-def trace(network: nn.Module, description: Description) -> ExportedProgram:
-    """Trace a network, in evaluation mode, for batches of any size.
+def trace(
+    network: nn.Module, description: Description, batch_size: int | None = None
+) -> ExportedProgram:
+    """Trace a network, in evaluation mode.
+
+    Args:
+        batch_size: images in a batch; any number if left out.
 
     Raises:
         UserError: its forward pass depends on the values of the images, or on the batch size.
     """
     dtype = torch.uint8 if description.uint8 else torch.float32
-    # A batch of one would be taken for a constant.
-    images = torch.zeros(2, *description.input_size, dtype=dtype)
+    # A free batch size that is one would be taken for a constant.
+    images = torch.zeros(batch_size or 2, *description.input_size, dtype=dtype)
+    free = None if batch_size else ({0: Dim("batch", min=1)},)
     try:
         with quiet_exporter(), torch.no_grad():
-            return torch.export.export(
-                network, (images,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False
-            )
+            return torch.export.export(network, (images,), dynamic_shapes=free, strict=False)
     except Exception as error:  # a network may do anything in its forward pass
         raise UserError(
             f"torch.export cannot trace the network: {_describe_trace(error)}"

@@ -29,7 +29,7 @@ from compress.models.layers import (
     set_widths,
 )
 from compress.models.memory_format import note_format
-from compress.models.tensor_file import read_tensors, write_tensors
+from compress.models.tensor_file import read_tensors, save_tensors, write_tensors
 from compress.recipe.color import parse_color
 from compress.recipe.in_memory import MEMORY, is_in_memory
 from compress.recipe.load import validate_table
@@ -278,5 +278,5 @@ def bound_overhead_bytes(checkpoint: Checkpoint) -> int:
 
 def _count_bytes(data: dict[str, Any]) -> int:
     file = io.BytesIO()
-    torch.save(data, file)
-    return file.tell()
+    save_tensors(data, file)
+    return len(file.getbuffer())

@@ -12,13 +12,15 @@ import types
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from compress.runtime import distributed
+from compress.runtime.checksum import check_archive, seal_archive
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import atomic_write, is_file_name, require_file
 from compress.runtime.plain_files import read_json
@@ -28,22 +30,42 @@ SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
 
 
 def write_tensors(data: Any, path: str | Path) -> None:
-    """Write tensors and plain data to `path`, completely or not at all.
+    """Write tensors and plain data to `path`, completely or not at all, with a checksum.
+
+    In a distributed run only the main process writes.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the disk is full.
     """
-    with atomic_write(path) as file:
-        torch.save(data, file)
+    if distributed.is_main():
+        with atomic_write(path, _estimate_bytes(data)) as file:
+            save_tensors(data, file)
+
+
+def save_tensors(data: Any, file: IO[bytes]) -> None:
+    """Write tensors and plain data to a file that is open for reading and writing, checksummed."""
+    torch.save(data, file)
+    seal_archive(file)
+
+
+def _estimate_bytes(data: Any) -> int:
+    """Return the bytes of all tensors in plain data."""
+    if isinstance(data, torch.Tensor):
+        return int(data.nbytes)
+    if isinstance(data, dict):
+        return sum(map(_estimate_bytes, data.values()))
+    return sum(map(_estimate_bytes, data)) if isinstance(data, list | tuple) else 0
 
 
 def read_tensors(path: str | Path) -> Any:
     """Read tensors and plain data, on the CPU. Code in the file is refused.
 
     Raises:
-        UserError: there is no such file, it is cut short or damaged, or it holds pickled code.
+        UserError: there is no such file, it is cut short or damaged (see
+            `compress.runtime.checksum`), or it holds pickled code.
     """
     path = require_file(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

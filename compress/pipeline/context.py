@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from compress.training.mirror import MirrorTest, measure_mirroring
 
 # The view from which pruning takes its samples; no epoch reaches it.
 SAMPLE_VIEW = 2**31
+
+# Validation images that an estimate asks at least, if there are so many.
+LEAST_ESTIMATED = 500
 
 
 @dataclass(frozen=True)
@@ -73,12 +77,27 @@ class StageContext:
         return self.plan.device
 
     def validate(self, model: nn.Module) -> float:
-        """Return the top-1 accuracy of `model` on the validation split, 0 to 1."""
-        return self.score(model).top1
+        """Return the top-1 accuracy of `model` on the validation split, 0 to 1.
 
-    def score(self, model: nn.Module) -> Scores:
-        """Return the accuracies of `model` on the validation split."""
-        batches = plain_batches(self.data, self.data.val, batch_size=500, shard=distributed.shard())
+        It is NaN if a logit is not finite.
+        """
+        scores = self.score(model)
+        return scores.top1 if scores.finite else math.nan
+
+    def estimate(self, model: nn.Module) -> float:
+        """Return an estimate of the validation accuracy of `model`, 0 to 1, for every epoch.
+
+        Where the validation split is larger than a fifth of the training split, only some of its
+        images are asked, spread evenly: scoring all would take as long as the epoch itself.
+        """
+        most = max(self.data.train_count // 5, LEAST_ESTIMATED)
+        return self.score(model, every=math.ceil(self.data.val_count / most)).top1
+
+    def score(self, model: nn.Module, every: int = 1) -> Scores:
+        """Return the accuracies of `model` on the validation split, or one image of `every`."""
+        batches = plain_batches(
+            self.data, self.data.val, batch_size=500, shard=distributed.shard(), every=every
+        )
         size = self.step.image_size
         return measure_scores(model, batches, self.plan.task, image_size=size, exact=False)
 

@@ -37,6 +37,7 @@ from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.training.forward import make_teacher
 from compress.training.objective import Objective
 from compress.training.schedule import count_steps
+from compress.training.timing import fit_views
 from compress.training.trainer import Trainer, TrainResult
 
 # Epochs of a probe, which is stopped long before their end.
@@ -66,6 +67,8 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
         if not epochs:
             # No time is left, and the model has been trained before.
             return TrainResult(model.eval(), 0.0)
+        if ctx.time.seconds is not None:
+            stage = replace(stage, views=fit_views(stage.views, epochs))
         return build_trainer(model, replace(stage, epochs=epochs), ctx, compiled).fit()
     return build_trainer(model, stage, ctx, compiled).fit()
 
@@ -104,7 +107,8 @@ def build_trainer(
         stage,
         batches=batches,
         steps_per_epoch=count_steps(data.train_count, ctx.plan.batch_size),
-        validate=ctx.validate,
+        # Early-stopped KD compares with a teacher that was scored on all validation images.
+        validate=ctx.validate if stage.stop_at_teacher else ctx.estimate,
         seed=recipe.seed,
         state=ctx.state,
         events=ctx.events,

@@ -32,6 +32,7 @@ from compress.runtime.device import device_name, package_versions
 from compress.runtime.errors import UserError
 from compress.runtime.files import atomic_write
 from compress.training.evaluate import measure_scores
+from compress.training.state import remove_state
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class UnfinishedRun:
         self._save_result(step, output.model, result)
         if distributed.is_main():
             # The result is on the disk, so the stage will not be resumed any more.
-            ctx.state.unlink(missing_ok=True)
+            remove_state(ctx.state)
         table = summary_table(output.model, step.input_size, sparse=step.sparse)
         self.events.on_stage_end(run_dir.results[-1], before, table)
         final = step is plan.steps[-1]

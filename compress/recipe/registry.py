@@ -236,6 +236,8 @@ EXPORT_FORMATS = Registry(
         "onnx": "compress.deployment.onnx_format:FORMAT",
         "pt2": "compress.deployment.pt2_format:FORMAT",
         "openvino": "compress.deployment.openvino_format:FORMAT",
+        "executorch": "compress.deployment.executorch_format:FORMAT",
+        "litert": "compress.deployment.litert_format:FORMAT",
     },
 )
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, cast
 
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 
 # The suffix of a file that is being written, or whose writer was killed.
 PART = ".part"
+# Bytes free on a disk that counts as full.
+LITTLE = 2**16
 # The columns of a table of predictions.
 CSV_HEADER = "image,rank,class,probability,error"
 
@@ -55,14 +59,66 @@ def require_replaceable(path: str | Path, header: str) -> Path:
     return target
 
 
+class Output(io.RawIOBase):
+    """A file that is being written. An error of the disk is kept, and what follows is dropped.
+
+    So a library that writes to it comes to its end in good order, and the error is raised then.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.room = file, 0
+        self.error: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        self.room += len(view)
+        written = 0
+        while self.error is None and written < len(view):
+            try:
+                written += self.file.write(view[written:])
+            except OSError as error:
+                self.error = error
+        return len(view)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def sync(self) -> None:
+        """Wait until the disk has the content; raise what went wrong before."""
+        if self.error is not None:
+            raise self.error
+        os.fsync(self.file.fileno())
+
+
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: str | Path, room: int = 0) -> Iterator[IO[bytes]]:
     """Open a temporary file for writing bytes and rename it to `path` when the block succeeds.
 
-    In a distributed run only the main process writes; what the others write is discarded.
+    After that, `path` holds the new content even if the power fails. In a distributed run only the
+    main process writes; what the others write is discarded.
+
+    Args:
+        room: about the bytes that will be written, for the message of a full disk.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the disk is full; `path` is as it was.
     """
     if not distributed.is_main():
         with Path(os.devnull).open("wb") as nowhere:
@@ -71,22 +127,23 @@ def atomic_write(path: str | Path) -> Iterator[IO[bytes]]:
     path = Path(path)
     # Named before it exists, so that even Ctrl-C while it is created leaves nothing.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    output: Output | None = None
     try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("xb")
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be written ({error.strerror}); choose another path"
-            ) from error
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        make_folder(path.parent)
+        # Without a buffer, no error comes later than the write that it belongs to.
+        with temporary.open("x+b", buffering=0) as file:
+            output = Output(file)
+            yield cast(IO[bytes], output)
+            output.sync()
         temporary.replace(path)
-    except BaseException:
+        sync_folder(path.parent)
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
+        failed = error if isinstance(error, OSError) else output and output.error
+        if failed:
+            needed = max(room, output.room if output else 0)
+            raise UserError(describe_failure(path, failed, needed)) from failed
         raise
 
 
@@ -103,7 +160,7 @@ def staged_files(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         folder.mkdir()
         yield folder / path.name
         written = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
@@ -113,15 +170,72 @@ def staged_files(path: str | Path) -> Iterator[Path]:
         # The file that is asked for comes last, when all others are in place.
         for file in written:
             file.replace(path.with_name(file.name))
+        sync_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose another path"
-        ) from error
+        raise UserError(describe_failure(path, error, _count_bytes(folder))) from error
+    except RuntimeError as error:
+        # Libraries wrap the error of a full disk into their own.
+        if shutil.disk_usage(path.parent).free > LITTLE:
+            raise
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise UserError(describe_failure(path, full, _count_bytes(folder))) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it, so that they stay even if the power fails.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk has the names of the files in `folder`."""
+    # Some file systems, and Windows, cannot do it for folders.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def describe_failure(path: Path, error: OSError, needed: int = 0) -> str:
+    """Describe an error of writing `path` in one line, with what to do.
+
+    Args:
+        needed: bytes that the file needs, as far as they are known.
+    """
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{path}: cannot be written ({error.strerror or error}); choose another path"
+    free = ""
+    with suppress(OSError):
+        free = f", {format_size(shutil.disk_usage(path.parent).free)} are free"
+    return (
+        f"{path}: cannot be written ({error.strerror}): it needs {format_size(needed)}{free};"
+        " make room, and run the same command again"
+    )
+
+
+def format_size(count: int) -> str:
+    """Return a number of bytes in kilobytes or megabytes, rounded up."""
+    return f"{-(-count // 10**6):,} MB" if count > 10**6 else f"{-(-count // 1000):,} KB"
+
+
+def _count_bytes(folder: Path) -> int:
+    with suppress(OSError):
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return 0
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, completely or not at all."""
-    with atomic_write(path) as file:
-        file.write(text.encode())
+    content = text.encode()
+    with atomic_write(path, len(content)) as file:
+        file.write(content)

@@ -22,10 +22,12 @@ class Scores:
     Args:
         top1: fraction of the images that are classified correctly.
         balanced: mean over the classes of the fraction of each that is classified correctly.
+        finite: False if a logit is infinite, or no number.
     """
 
     top1: float
     balanced: float
+    finite: bool = True
 
 
 @torch.inference_mode()
@@ -46,21 +48,26 @@ def measure_scores(
         image_size, exact: as for `compress.training.forward.make_forward`.
     """
     counts: Tensor | None = None
+    broken: Tensor | int = 0
     forward = make_forward(fuse_conv_bn(model), image_size, exact)
     for batch in batches:
         targets = task.class_numbers(batch.targets)
-        correct = task.correct(forward(batch.images), targets)
+        logits = forward(batch.images)
+        correct = task.correct(logits, targets)
+        broken = broken + logits.isfinite().logical_not().sum()
         if counts is None:
             # The counts stay on the device: reading them would wait for a GPU.
             counts = torch.zeros(2, task.classes, dtype=torch.int64, device=targets.device)
         counts[0].scatter_add_(0, targets, correct.long())
         counts[1].scatter_add_(0, targets, torch.ones_like(targets))
     counts = torch.zeros(2, task.classes, dtype=torch.int64) if counts is None else counts.cpu()
+    lost = distributed.all_reduce_sum(torch.tensor(int(broken)))
     right, seen = distributed.all_reduce_sum(counts)
     shown = seen > 0
     return Scores(
         int(right.sum()) / max(int(seen.sum()), 1),
         float((right[shown] / seen[shown]).mean()) if bool(shown.any()) else 0.0,
+        finite=not int(lost),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -54,3 +55,26 @@ def make_teacher(model: nn.Module, image_size: int | None = None) -> Forward:
             return forward(images)
 
     return teach
+
+
+def compile_model(model: nn.Module) -> Callable[..., Tensor]:
+    """Compile `model` as if it were the first one in this process.
+
+    Earlier compilations would make the shapes of later networks dynamic, and a resumed stage must
+    compute the same.
+    """
+    # torch warns of a missing GPU even if none is asked for.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    torch._dynamo.reset()
+    return torch.compile(model, dynamic=False)
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Put every module without trainable parameters into evaluation mode.
+
+    Its running statistics stay as they are, too.
+    """
+    for module in model.modules():
+        trained = [parameter.requires_grad for parameter in module.parameters()]
+        if trained and not any(trained):
+            module.eval()

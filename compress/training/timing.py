@@ -24,6 +24,10 @@ WARMUP_STEPS, MIN_STEPS, MIN_SECONDS = 2, 6, 2.0
 # Training that is shorter, in steps or in seconds, is not compiled.
 MIN_COMPILED_STEPS, MIN_COMPILED_SECONDS = 1000, 600.0
 
+# Epochs for which a view is used at least where time is short: the teacher, often most of the cost
+# of a step, then runs in the first of them only.
+EPOCHS_PER_VIEW = 4
+
 # Opens a trainer to be timed, and removes what it wrote. The argument is `cached` for
 # `count_epochs` (the teacher's logits are cached) and `compiled` for `compiling_pays`.
 Probe = Callable[[bool], AbstractContextManager[Trainer]]
@@ -101,13 +105,24 @@ def fastest_step(trainer: Trainer, steps: int) -> float:
     return min(durations)
 
 
+def fit_views(views: int, epochs: float) -> int:
+    """Return the number of views for a stage of `epochs`: each is used for several epochs.
+
+    Example:
+        >>> fit_views(16, epochs=80), fit_views(16, epochs=30), fit_views(0, epochs=30)
+        (16, 7, 0)
+    """
+    return min(views, max(1, int(epochs / EPOCHS_PER_VIEW)))
+
+
 def count_epochs(seconds: float, probe: Probe, steps: int, cached_after: float = math.inf) -> float:
     """Return the number of epochs of `steps` steps that fit into `seconds`.
 
     The time that measuring takes is subtracted first.
 
     Args:
-        cached_after: the number of epochs after which all of the teacher's logits are cached.
+        cached_after: the number of views, and of epochs after which all of the teacher's logits
+            are cached. A short training has fewer of both, by `fit_views`.
 
     Returns:
         The number of epochs, 0 for less than a step; it is the same in all processes.
@@ -124,11 +139,19 @@ def count_epochs(seconds: float, probe: Probe, steps: int, cached_after: float =
 
     timing, left = measure(False)
     epochs = timing.epochs_in(left, steps)
-    if epochs <= cached_after:
+    if cached_after == math.inf or epochs <= 1:
         return epochs
     cached, left = measure(True)
-    uncached_seconds = cached_after * (steps * timing.step + timing.epoch_end)
-    return cached_after + cached.epochs_in(left - uncached_seconds, steps)
+    first = steps * timing.step + timing.epoch_end
+    later = steps * cached.step + cached.epoch_end
+    fitting = int(left / (first + (EPOCHS_PER_VIEW - 1) * later))
+    asked = min(cached_after, max(1, fitting))
+    epochs = asked + cached.epochs_in(left - asked * first, steps)
+    if asked < cached_after:
+        # Rounding must not ask for one more view than there is time for.
+        epochs = min(epochs, EPOCHS_PER_VIEW * (asked + 1) - 0.01)
+    # Whole steps, and as many digits as a person reads.
+    return float(f"{math.floor(epochs * steps) / steps:.4g}")
 
 
 def compiling_pays(probe: Probe, steps: float, seconds: float) -> tuple[bool, str]:

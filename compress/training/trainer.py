@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,23 +15,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.models.tensor_file import read_tensors, write_tensors
 from compress.recipe.schema import Train
 from compress.runtime import distributed
 from compress.runtime.device import can_compile
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
 from compress.training.ddp import share_step
+from compress.training.divergence import (
+    LOWER,
+    MAX_RETRIES,
+    DivergedError,
+    LossWatch,
+    check_weights,
+)
 from compress.training.events import Events
-from compress.training.forward import make_forward
+from compress.training.forward import compile_model, freeze_statistics, make_forward
 from compress.training.objective import Losses, Objective, total_loss
 from compress.training.optimizers import build_optimizer, update_average
 from compress.training.schedule import find_phase, learning_rate
+from compress.training.state import read_state, write_state
 
 # Metrics of an epoch: epoch, loss, every named loss, val (0 to 1), seconds since the stage began.
 Metrics = dict[str, float]
@@ -119,6 +126,8 @@ class Trainer:
         self.average = copy.deepcopy(model) if stage.ema else None
         self.phases: tuple[float, ...] = getattr(objective, "phases", (1.0,))
         self.history: list[Metrics] = []
+        # How often the learning rate was lowered, because training diverged.
+        self.lowered = 0
         self.sums: Losses = {}
 
     @property
@@ -129,22 +138,34 @@ class Trainer:
     def fit(self) -> TrainResult:
         """Train to the end, from the last saved epoch on.
 
+        If training diverges, it goes back to the last saved epoch and on from there at a lower
+        learning rate, a few times.
+
         Raises:
-            UserError: the loss is not finite; the epoch in which it happened is not saved.
+            UserError: it still diverges; the epoch in which it does is not saved.
         """
-        self._resume()
-        for epoch in range(len(self.history), self.epochs):
-            started = time.monotonic()
-            for _ in self.steps(epoch):
-                pass
-            self.finish_epoch(epoch, started)
+        kept = read_state(self.state, self.events.log)
+        start = copy.deepcopy(self._content()) if kept is None else kept
+        if kept is not None:
+            self._resume(kept)
+        started = time.monotonic()
+        while len(self.history) < self.epochs:
+            epoch, watch = len(self.history), LossWatch()
+            try:
+                for _ in self.steps(epoch):
+                    watch.check(self.sums["loss"])
+                self.finish_epoch(epoch, started)
+            except DivergedError as error:
+                self._go_back(f"{error} in epoch {epoch + 1}", start)
+            else:
+                started = time.monotonic()
         return TrainResult(self.result.eval(), self.stage.length, tuple(self.history))
 
     def steps(self, epoch: int) -> Iterator[Losses]:
         """Start an epoch and train one step at a time, yielding the losses of each step."""
         torch.manual_seed(self.seed * 100_003 + epoch + (distributed.rank() << 40))
         self.model.train()
-        _freeze_statistics(self.model)
+        freeze_statistics(self.model)
         if start := getattr(self.objective, "on_epoch_start", None):
             start(max((past["val"] for past in self.history), default=0.0))
         self.sums = {"loss": torch.zeros((), device=self.device)}
@@ -159,7 +180,8 @@ class Trainer:
         # The middle of the step: no step is lost to a learning rate of 0.
         progress = (number + 0.5) / self.total_steps
         _, within = find_phase(progress, self.phases)
-        rate = self.lr_scale * learning_rate(self.stage.lr, self.stage.warmup, within)
+        scale = self.lr_scale * LOWER**self.lowered
+        rate = scale * learning_rate(self.stage.lr, self.stage.warmup, within)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss, losses = self._step(batch, progress)
@@ -175,7 +197,9 @@ class Trainer:
 
     @cached_property
     def _step(self) -> TrainingStep:
-        network = _compile(self.model) if self.compiled and can_compile(self.device) else self.model
+        network = (
+            compile_model(self.model) if self.compiled and can_compile(self.device) else self.model
+        )
         student = make_forward(network, self.image_size)
         if distributed.world_size() > 1:
             return share_step(self.model, student, self.objective)
@@ -193,17 +217,17 @@ class Trainer:
             started: start of the epoch, as given by time.monotonic.
 
         Raises:
-            UserError: the loss is not finite; nothing is saved then.
+            DivergedError: a loss, a weight or a logit is not finite; nothing is saved then.
         """
         count = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
         sums = distributed.all_reduce_sum(torch.stack(list(self.sums.values())))
         means = (sums / distributed.world_size() / count).tolist()
         if not all(map(math.isfinite, means)):
-            raise UserError(
-                f"the loss is not finite after epoch {epoch + 1};"
-                " lower the stage's lr and start again"
-            )
+            raise DivergedError("the loss is not finite")
+        check_weights(self.model, self.result)
         accuracy = self.validate(self.result)
+        if not math.isfinite(accuracy):
+            raise DivergedError("the model's output is not finite")
         seconds = (
             (self.history[-1]["seconds"] if self.history else 0.0) + time.monotonic() - started
         )
@@ -213,56 +237,69 @@ class Trainer:
         self.events.on_epoch_end(self.stage.length, self.history)
         return self.history[-1]
 
-    def _save(self) -> None:
-        kept = {
+    def _content(self) -> dict[str, Any]:
+        """Return everything that the next epoch needs."""
+        return {
             "model": self.model.state_dict(),
             "beside": self.beside.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "history": self.history,
+            "lowered": self.lowered,
         }
-        write_tensors(kept, self.state)
+
+    def _save(self) -> None:
+        write_state(self._content(), self.state)
         self._write_metrics()
 
     def _write_metrics(self) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_text(self.state.with_suffix(".jsonl"), lines)
 
-    def _resume(self) -> None:
-        """Load `state`, if it exists."""
-        found = distributed.is_main() and self.state.is_file()
-        kept = distributed.broadcast(read_tensors(self.state) if found else None)
-        if kept is None:
-            return
-        self.model.load_state_dict(kept["model"])
-        self.beside.load_state_dict(kept["beside"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(kept["average"])
-        self.history = kept["history"]
+    def _restore(self, kept: dict[str, Any]) -> None:
+        """Return to what `_content` returned.
+
+        Raises:
+            UserError: it belongs to something else.
+        """
+        try:
+            self.model.load_state_dict(kept["model"])
+            self.beside.load_state_dict(kept["beside"])
+            self.optimizer.load_state_dict(kept["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(kept["average"])
+            self.history = list(kept["history"])
+            # States of earlier releases do not have it.
+            self.lowered = int(kept.get("lowered", 0))
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{self.state}: not the state of this stage; remove it, and the stage starts again"
+                f" ({one_line(error)[:80]})"
+            ) from error
+
+    def _resume(self, kept: dict[str, Any]) -> None:
+        self._restore(kept)
         # A kill may have come between writing the state and its metrics.
         self._write_metrics()
         self.events.log(f"  resuming after epoch {len(self.history)} of {self.epochs}")
 
+    def _go_back(self, why: str, start: dict[str, Any]) -> None:
+        """Return to the last saved epoch, or to the `start`, and lower the learning rate.
 
-def _compile(model: nn.Module) -> Callable[..., Tensor]:
-    """Compile `model` as if it were the first one in this process.
+        A resumed run comes to the same: it diverges again where this one did.
 
-    Earlier compilations would make the shapes of later networks dynamic, and a resumed stage must
-    compute the same.
-    """
-    # torch warns of a missing GPU even if none is asked for.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    torch._dynamo.reset()
-    return torch.compile(model, dynamic=False)
-
-
-def _freeze_statistics(model: nn.Module) -> None:
-    """Put every module without trainable parameters into evaluation mode.
-
-    Its running statistics stay as they are, too.
-    """
-    for module in model.modules():
-        trained = [parameter.requires_grad for parameter in module.parameters()]
-        if trained and not any(trained):
-            module.eval()
+        Raises:
+            UserError: the rate was lowered too often already.
+        """
+        lowered = self.lowered + 1
+        if lowered > MAX_RETRIES:
+            raise UserError(
+                f"{why}, with {LOWER**self.lowered:.2g} of the rate too; lower the stage's lr and"
+                " run again: the stages before are kept"
+            )
+        self._restore(read_state(self.state, self.events.log) or start)
+        self.lowered = lowered
+        self.events.log(
+            f"  {why}: back to {f'epoch {len(self.history)}' if self.history else 'the start'},"
+            f" at {LOWER:g} of the learning rate ({lowered} of at most {MAX_RETRIES} times)"
+        )

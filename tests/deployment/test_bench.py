@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from exported_files import Exported
+from exported_files import Exported, save_foreign
 
 from compress.cli.main import main
 from compress.deployment.bench import bench_files
@@ -49,3 +49,12 @@ def test_file_that_cannot_be_used_is_named(exported: Exported, tmp_path: Path) -
 def test_bench_refuses(words: list[str], message: str) -> None:
     refused = CliRunner().invoke(main, ["bench", *words])
     assert refused.exit_code == 2 and message in refused.stderr
+
+
+@pytest.mark.slow
+def test_size_of_another_programs_images_is_asked_for(tmp_path: Path) -> None:
+    path = save_foreign(tmp_path / "other.onnx", ("n", 3, "h", "w"))
+    with pytest.raises(UserError, match=r"other\.onnx: .*--image-size"):
+        bench_files([path], rounds=1)
+    (timing,) = bench_files([path], image_size=4, rounds=1)
+    assert timing.ratio == 1

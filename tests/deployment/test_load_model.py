@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from exported_files import Exported
+from exported_files import Exported, save_foreign
 from onnx import TensorProto, helper
 from tiny import CLASSES, Tiny
 
@@ -45,42 +44,23 @@ def test_exported_files_score_and_compare_as_the_weights_do(exported: Exported) 
     assert all(report.latency > 0 for report in reports)
 
 
-def save_foreign(
-    path: Path,
-    shape: tuple[object, ...] = ("n", 3, 4, 4),
-    classes: int = 3,
-    dtype: int = TensorProto.FLOAT,
-    last: str = "",
-) -> Path:
-    """Write an ONNX classifier as another program would, whose logits are sums of channels."""
-    channels_last = shape[3] in (1, 3)
-    axes = [1, 2] if channels_last else [2, 3]
-    channels = shape[3] if channels_last else shape[1]
-    weights = np.eye(int(str(channels)), classes, dtype=np.float32)
-    nodes = [
-        helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["f"], ["m"], axes=axes, keepdims=0),
-        helper.make_node("MatMul", ["m", "w"], ["y" if not last else "l"]),
-    ]
-    nodes += [helper.make_node(last, ["l"], ["y"], axis=1)] if last else []
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", dtype, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], classes])],
-        [onnx.numpy_helper.from_array(weights, "w")],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path
-    )
-    return path
-
-
 @pytest.mark.parametrize(
-    "shape", [("n", 3, 4, 4), (1, 3, 4, 4), (2, 3, 4, 4), ("n", 4, 4, 3), ("n", 3, "h", "w")]
+    ("shape", "outputs"),
+    [
+        (("n", 3, 4, 4), ("y",)),
+        (("n", 3, 4, 4), ("map",)),
+        (("n", 3, 4, 4), ("label", "y")),
+        ((1, 3, 4, 4), ("y",)),
+        ((2, 3, 4, 4), ("map",)),
+        (("n", 4, 4, 3), ("y",)),
+        (("n", 3, "h", "w"), ("y",)),
+        (("n", "c", "h", "w"), ("y",)),
+    ],
 )
-def test_another_programs_file_is_used(shape: tuple[object, ...], tmp_path: Path) -> None:
-    path = save_foreign(tmp_path / "other.onnx", shape)
+def test_another_programs_file_is_used(
+    shape: tuple[object, ...], outputs: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = save_foreign(tmp_path / "other.onnx", shape, outputs=outputs)
     foreign = Foreign(("red", "green", "blue"), (0.0,), (1.0,), 4)
     images = torch.zeros(3, 3, 4, 4)
     images[0, 2], images[1, 0], images[2, 1] = 1, 1, 1
@@ -108,6 +88,7 @@ def test_probabilities_and_pixels_of_another_program(tmp_path: Path) -> None:
     [
         (("n", 3, 4, 4), Foreign(("a", "b")), "3 classes.*2"),
         (("n", 3, "h", "w"), Foreign(), "--image-size"),
+        (("n", 3, 4, 4), Foreign(image_size=8), "4×4.*--image-size 8"),
         (("n", 7, 4, 4), Foreign(), r"\[.*7, 4, 4\]"),
         (("n", 3, 4, 4), Foreign(std=(0.0,)), "--std"),
     ],
@@ -142,6 +123,12 @@ def test_damaged_description_is_refused(
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(UserError, match=f"model.onnx: .*{next(iter(change))}"):
         load_model(tmp_path / "model.onnx")
+
+
+def test_file_that_gives_only_labels_is_refused(tmp_path: Path) -> None:
+    path = save_foreign(tmp_path / "other.onnx", outputs=("label",))
+    with pytest.raises(UserError, match=r"not a classifier.*label.*int64"):
+        load_model(path)
 
 
 def test_flags_describe_another_programs_file(tmp_path: Path, tiny: Tiny) -> None:

@@ -142,7 +142,8 @@ def test_again_when_done_shows_the_table_and_does_nothing(
 def test_a_loss_that_explodes_names_its_stage(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny.variant("hot.toml", ("epochs = 2\nlr = 0.05", "epochs = 2\nlr = 1e30"))
     refused = run("run", recipe, "--out", tmp_path / "run", code=2)
-    assert refused.err.startswith("error: finetune 1: the loss is not finite after epoch 1; lower")
+    assert refused.err.startswith("error: finetune 1: the loss is not finite in epoch 1, with")
+    assert "lower the stage's lr" in refused.err
     assert refused.err.count("\n") == 1
     assert [result.name for result in read_results(tmp_path / "run")[1]] == NAMES[:3]
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from compress.training import timing
 from compress.training.timing import (
+    EPOCHS_PER_VIEW,
     MIN_COMPILED_SECONDS,
     MIN_COMPILED_STEPS,
     MIN_STEPS,
@@ -20,6 +21,7 @@ from compress.training.timing import (
     StepTiming,
     compiling_pays,
     count_epochs,
+    fit_views,
     time_steps,
 )
 
@@ -130,16 +132,26 @@ def test_no_time_is_not_measured(clock: Clock) -> None:
     assert count_epochs(0, probe, steps=10) == 0  # type: ignore[arg-type]
 
 
-def test_epochs_with_cached_logits_take_less(clock: Clock) -> None:
+@given(views=st.integers(1, 20), seconds=st.floats(50, 5000))
+def test_a_short_training_asks_the_teacher_for_fewer_views(views: int, seconds: float) -> None:
     """A step takes 3 s with the teacher, and 1 s with cached logits; validations take none."""
+    with pytest.MonkeyPatch.context() as patch:
+        clock = Clock(patch)
 
-    def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
-        return nullcontext(SteppedTrainer(clock, step=1 if cached else 3))
+        def probe(cached: bool) -> AbstractContextManager[SteppedTrainer]:
+            return nullcontext(SteppedTrainer(clock, step=1 if cached else 3))
 
-    once, both = 3 * (WARMUP_STEPS + MIN_STEPS), 4 * (WARMUP_STEPS + MIN_STEPS)
-    assert count_epochs(once + 60, probe, steps=10) == 2  # type: ignore[arg-type]
-    assert count_epochs(once + 60, probe, steps=10, cached_after=2) == 2  # type: ignore[arg-type]
-    assert count_epochs(both + 60, probe, steps=10, cached_after=1) == 1 + 3  # type: ignore[arg-type]
+        once, both = 3 * (WARMUP_STEPS + MIN_STEPS), 4 * (WARMUP_STEPS + MIN_STEPS)
+        uncached = count_epochs(once + seconds, probe, steps=10)  # type: ignore[arg-type]
+        cached = count_epochs(both + seconds, probe, steps=10, cached_after=views)  # type: ignore[arg-type]
+    assert uncached == pytest.approx(seconds / 30, rel=0.05, abs=0.5)
+    assert cached >= uncached - 1
+    asked = fit_views(views, cached)
+    assert asked <= views and cached >= min(views, 1)
+    # Every view is used several times, unless there are hardly any epochs.
+    assert asked * EPOCHS_PER_VIEW <= cached or asked == 1
+    spent = 30 * min(asked, cached) + 10 * max(cached - asked, 0)
+    assert spent <= seconds * 1.003 + 0.1
 
 
 class Compiler:
