@@ -110,13 +110,8 @@ def test_ranges_are_measured_on_training_images(
 def test_network_that_loses_too_much_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = module.quantize_network
-
-    def worse(*arguments: Any, **options: Any) -> Int8Network:
-        made = original(*arguments, **options)
-        return replace(made, val=made.float_val - 0.02)
-
-    monkeypatch.setattr(module, "quantize_network", worse)
+    worse = Int8Network(onnx.ModelProto(), 0.88, 0.9, 1, 1, "extremes", "9 images")
+    monkeypatch.setattr(module, "quantize_network", lambda *_, **__: worse)
     with pytest.raises(UserError, match=r"2\.00 points.*max_drop = 1\.5"):
         quantize_small(monkeypatch, tmp_path / "new" / "a.onnx", max_drop=1.5)
     assert not (tmp_path / "new").exists()
