@@ -15,6 +15,8 @@ from compress.runtime.distributed import RESUME_HINT
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.runtime.text import safe_line
 
+# The key of a command's own words in the context's `meta`.
+WORDS = "compress.words"
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -47,6 +49,7 @@ class Command(click.Command):
             raise click.UsageError(
                 "an argument is empty; leave it out, or quote what it stands for"
             )
+        ctx.meta[WORDS] = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
