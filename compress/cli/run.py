@@ -50,9 +50,21 @@ def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     help="Run directory; in runs, named after recipe, budget and seed, if left out.",
 )
 @recipe_options
+@click.option(
+    "--from",
+    "redo_from",
+    metavar="STAGE",
+    help="Redo a run from a stage on, as 'finetune 1'; its keys from there on may differ.",
+)
 @distributed.process_group()
 def run(
-    recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any
+    recipe: str,
+    out: Path | None,
+    device: str,
+    quick: bool,
+    fresh: bool,
+    redo_from: str | None,
+    **overrides: Any,
 ) -> None:
     """Train, distill and prune to the budget.
 
@@ -76,6 +88,7 @@ def run(
         device=device,
         quick=quick,
         fresh=fresh,
+        redo_from=redo_from,
         events=terminal,
     )
     if distributed.is_main():
