@@ -59,6 +59,12 @@ def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     show_default=True,
     help="Processes on this machine that share every batch: one for each GPU.",
 )
+@click.option(
+    "--from",
+    "redo_from",
+    metavar="STAGE",
+    help="Redo a run from a stage on, as 'finetune 1'; its keys from there on may differ.",
+)
 @distributed.process_group()
 def run(
     recipe: str,
@@ -67,6 +73,7 @@ def run(
     quick: bool,
     fresh: bool,
     processes: int,
+    redo_from: str | None,
     **overrides: Any,
 ) -> int:
     """Train, distill and prune to the budget.
@@ -93,6 +100,7 @@ def run(
         device=device,
         quick=quick,
         fresh=fresh,
+        redo_from=redo_from,
         events=terminal,
     )
     if distributed.is_main():
