@@ -250,10 +250,13 @@ class SmallData:
     scratch: str = "small"
     """Recipe for networks that start from random weights."""
     student: str | None = None
-    """Student of `scratch`, in place of the recipe's. A student that is named by a flag, an
-    experiment or an argument stays."""
-    taught: str = "photos"
-    """Recipe for a teacher or a student that has pretrained weights, and for a trained teacher."""
+    """Student of `scratch` and `taught`, in place of the recipe's. A student that is named by a
+    flag, an experiment or an argument stays."""
+    taught: str = "taught"
+    """Recipe for a teacher that is trained, has pretrained weights or is named by a flag, and for a
+    student that starts from random weights."""
+    pretrained: str = "photos"
+    """Recipe for a student that has pretrained weights."""
     adopted: str = "adopted"
     """Recipe for a trained student."""
 
