@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+import stat
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -14,12 +15,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import decode_jpeg
-from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+from torchvision.transforms.functional import to_pil_image
 
 from compress.data.arrays import image_to_pixels
+from compress.data.color import ORIENTATION, convert_to_rgb
 from compress.data.formats import FORMATS, SUFFIXES
 from compress.data.photo import Framing, Photo, to_luma
 from compress.runtime.errors import UserError
@@ -31,10 +33,9 @@ ImageSource = str | Path | BinaryIO | Image.Image | Tensor | np.ndarray[Any, Any
 # Files whose Pillow image decodes at a fraction of its size.
 JPEGS = ("JPEG", "MPO")
 
-ORIENTATION = 0x0112
-
-# Possible values of white in images of 32-bit integers and floats. Their files do not say which.
-RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+# A JPEG's sides are no longer. Pillow has a limit for the pixels, and needs memory for every row.
+MAX_SIDE = 65_535
+MAX_STREAM_BYTES = 2**28
 
 
 def find_images(patterns: Iterable[str]) -> list[str]:
@@ -88,19 +89,48 @@ def read_photo(
 def _open(source: str | Path | BinaryIO) -> Any:
     """Return a context that gives an open file, from its start to its end."""
     if source == "-":
-        return nullcontext(io.BytesIO(sys.stdin.buffer.read()))
+        content = sys.stdin.buffer.read(MAX_STREAM_BYTES + 1)
+        if len(content) > MAX_STREAM_BYTES:
+            raise UserError(f"too large, more than {MAX_STREAM_BYTES:,} bytes")
+        return nullcontext(io.BytesIO(content))
     if not isinstance(source, str | Path):
         return nullcontext(source if source.seekable() else io.BytesIO(source.read()))
     path = Path(source)
     if path.is_dir():
         empty = next(_list_images(path), None) is None
         raise UserError("no images in this folder" if empty else "a folder, not an image")
+    return open_regular(path)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading; a pipe or a device, which may never end, is refused.
+
+    Raises:
+        UserError: it is no regular file; the message is the reason alone.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UserError("a pipe or a device, not a file")
     return path.open("rb")
+
+
+def check_sides(image: Image.Image) -> None:
+    """Check the size of an image before its pixels are decoded.
+
+    Raises:
+        UserError: a side is so long that the rows alone would take gigabytes.
+    """
+    if max(image.size) > MAX_SIDE:
+        raise UserError(f"too large, {max(image.size):,} pixels along a side")
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
     """Return height and width of an image file, not turned; None if it is not an image."""
-    with suppress(UserError), translate_errors(), Image.open(path, formats=FORMATS) as image:
+    with (
+        suppress(UserError),
+        translate_errors(),
+        open_regular(path) as file,
+        Image.open(file, formats=FORMATS) as image,
+    ):
         return image.height, image.width
     return None
 
@@ -127,6 +157,7 @@ def _decode(file: BinaryIO, background: str, grey: bool, framing: Framing | None
     if file.seek(0, os.SEEK_END) == 0:
         raise UserError("an empty file")
     with Image.open(file, formats=FORMATS) as image:
+        check_sides(image)
         width, height = image.size
         scale = framing.scale(height, width) if framing else 1
         orientation = image.getexif().get(ORIENTATION, 1)
@@ -196,33 +227,6 @@ def _image_from_array(values: Tensor | np.ndarray[Any, Any]) -> Image.Image:
         pixels = image_to_pixels(values)
     image: Image.Image = to_pil_image(pixels)
     return image
-
-
-def convert_to_rgb(image: Image.Image, background: str) -> Image.Image:
-    """Convert an image to 8-bit RGB, turned by its EXIF orientation.
-
-    Deeper values are scaled to 8 bits, and transparent parts are filled with `background`.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        image = _scale_to_8_bits(image)
-    if image.has_transparency_data:
-        ground = Image.new("RGBA", image.size, background)
-        image = Image.alpha_composite(ground, image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _scale_to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale an image of 16 or 32 bits to 8 bits.
-
-    The modes "I" and "F" take the first of their ranges that holds all values.
-    """
-    values = pil_to_tensor(image.convert("F")).nan_to_num(0.0, 0.0, 0.0)
-    brightest = float(values.max())
-    ranges = (65535.0,) if image.mode.startswith("I;16") else RANGES[image.mode]
-    white = next((white for white in ranges if brightest <= white), brightest)
-    scaled: Image.Image = to_pil_image((values / white * 255).round().clamp(0, 255).to(torch.uint8))
-    return scaled
 
 
 @contextmanager

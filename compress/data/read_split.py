@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
 from compress.data.arrays import image_to_pixels, images_to_pixels, is_array
-from compress.data.decode import convert_to_rgb
+from compress.data.color import convert_to_rgb
 from compress.data.hugging_face import IMAGE_COLUMNS, LABEL_COLUMNS
 from compress.data.labels import read_targets
 from compress.data.source import Normalization

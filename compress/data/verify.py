@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from compress.data.cache import cache_root
-from compress.data.decode import describe_error
+from compress.data.decode import check_sides, describe_error, open_regular
 from compress.data.formats import FORMATS
 from compress.data.source import Files, Images, Source
 from compress.runtime import distributed
@@ -154,7 +154,8 @@ def _find_fault(path: Path) -> str | None:
     try:
         if path.stat().st_size == 0:
             return "an empty file"
-        with Image.open(path, formats=FORMATS) as image:
+        with open_regular(path) as file, Image.open(file, formats=FORMATS) as image:
+            check_sides(image)
             # All of a JPEG is read even at an eighth of its size, in a third of the time.
             image.draft(None, (1, 1))
             image.load()

@@ -23,6 +23,7 @@ from compress.deployment.samples import (
     take_samples,
 )
 from compress.models.checkpoint import Checkpoint, load
+from compress.runtime.checksum import seal_file
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import staged_files
 
@@ -98,6 +99,7 @@ def export(
     allowed = max(TOLERANCE, RELATIVE_TOLERANCE * float(expected.abs().max()))
     with staged_files(out) as path:
         form.write(network, replace(description, origin=origin), path)
+        seal_file(path)
         found = _run_exported(form, path, loaded, samples)
         difference = float((expected - found).abs().max())
         # A number that is no number is not within the tolerance either.
@@ -112,12 +114,12 @@ def export(
 
 def _run_exported(form: ExportFormat, path: Path, known: Checkpoint, samples: Samples) -> Tensor:
     """Return the logits of a file that was just written."""
-    runner = form.open(path, 0)
     try:
-        return runner_logits(runner, known, samples)
+        return runner_logits(form.open(path, 0), known, samples)
     except Exception as error:  # a runtime may raise anything
         raise UserError(
-            f"{form.name} files of this network do not run ({one_line(error)}); nothing was written"
+            f"{form.name} cannot run the network that was written ({one_line(error)}); nothing is"
+            " left of it"
         ) from error
 
 

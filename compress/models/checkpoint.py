@@ -88,6 +88,7 @@ def _check_channels(size: list[int]) -> list[int]:
 
 Triple = Field(min_length=3, max_length=3)
 ByChannel = Field(min_length=1, max_length=3)
+Classes = Field(min_length=1, max_length=100_000)
 Side = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -100,7 +101,7 @@ class _Content:
     network: dict[str, Any]
     widths: dict[str, dict[str, Any]]
     state_dict: dict[str, Any]
-    classes: Annotated[list[str], Field(min_length=1), AfterValidator(_check_distinct)]
+    classes: Annotated[list[str], Classes, AfterValidator(_check_distinct)]
     input_size: Annotated[list[Side], Triple, AfterValidator(_check_channels)]
     mean: Annotated[list[float], ByChannel]
     std: Annotated[list[Annotated[float, Field(gt=0)]], ByChannel]
@@ -215,6 +216,7 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
     channels, height, width = content.input_size
     model = skeleton(spec, len(content.classes), builder, (channels, height, width))
     set_widths(model, content.widths)
+    _check_bytes(content.state_dict)
     set_tensors(model, content.state_dict)
     with torch.inference_mode():
         logits = model.eval()(torch.zeros(1, *content.input_size))
@@ -259,6 +261,20 @@ def _validate_content(plain: Any) -> _Content:
                 f"{name}: must have a value for each of {content.input_size[0]} channels"
             )
     return content
+
+
+def _check_bytes(tensors: dict[str, Any]) -> None:
+    """Refuse tensors that share values: their copies may take thousands of times as much."""
+    plain = [tensor for tensor in tensors.values() if _has_values(tensor)]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage() for each in plain}
+    if sum(each.nbytes for each in plain) > sum(each.nbytes() for each in storages.values()):
+        raise UserError("the tensors are larger than their data in the file")
+
+
+def _has_values(tensor: Any) -> bool:
+    """Return True for a plain tensor whose values lie in the file; others are refused by name."""
+    strided = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided
+    return strided and not tensor.is_meta and tensor.nbytes <= tensor.untyped_storage().nbytes()
 
 
 def measure_file_bytes(checkpoint: Checkpoint) -> int:

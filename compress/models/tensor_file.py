@@ -19,13 +19,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from compress.models.archive import SAVE_TENSORS, check_sizes
 from compress.runtime import distributed
 from compress.runtime.checksum import check_archive, seal_archive
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import atomic_write, is_file_name, require_file
-from compress.runtime.plain_files import read_json
+from compress.runtime.plain_files import check_plain, read_json
 
-SAVE_TENSORS = "save the tensors alone, torch.save(model.state_dict(), …)"
 SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
 
 
@@ -62,19 +62,26 @@ def read_tensors(path: str | Path) -> Any:
 
     Raises:
         UserError: there is no such file, it is cut short or damaged (see
-            `compress.runtime.checksum`), or it holds pickled code.
+            `compress.runtime.checksum`), it holds pickled code, or its parts are out of proportion
+            (see `compress.models.archive`).
     """
     path = require_file(path)
+    try:
+        check_sizes(path)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            check_plain(content)
+            return content
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {_describe_code(path, error)}") from error
     except Exception as error:  # torch reports damage in a dozen exception types
-        if "TorchScript" in str(error):
-            raise UserError(f"{path}: a TorchScript archive; {SAVE_TENSORS}") from error
         raise UserError(f"{path}: not a weights file, or a damaged one") from error
 
 

@@ -89,13 +89,14 @@ def _choose_stages(
         return recipe
     if "student" in trained:
         name, why = small.adopted, "which cut a trained network gently"
-    elif "teacher" in trained or recipe.teacher.pretrained or recipe.student.pretrained:
-        name, why = small.taught, "which build on trained weights"
+    elif recipe.student.pretrained:
+        name, why = small.pretrained, "which build on pretrained weights"
+    elif "teacher" in trained or recipe.teacher.pretrained or small.scratch == small.taught:
+        name, why = small.taught, f"taught by {recipe.teacher.name}"
     else:
         name, why = small.scratch, f"without {recipe.teacher.name} as a teacher"
-        if small.student is not None:
-            stem = recipe.student.stem
-            recipe = replace(recipe, student=ModelSpec(small.student, stem=stem))
+    if name in (small.scratch, small.taught) and small.student is not None:
+        recipe = replace(recipe, student=ModelSpec(small.student, stem=recipe.student.stem))
     notes.append(f"{images:,} training images are few: the stages of the recipe {name!r}, {why}")
     return replace(recipe, stages=load_recipe(name).stages, small_data=None)
 

@@ -126,7 +126,13 @@ def quantize(model: nn.Module | None, ctx: StageContext) -> StageOutput:
         plain["origin"] = {"data_checksum": ctx.data.checksum}
         known = checkpoint.from_dict(plain, _builder_of(ctx.step.network))
         origin = describe_versions(known, get_format("onnx"))
-        made = quantize_network(known, ctx.data, origin=origin)
+        made = quantize_network(
+            known,
+            ctx.data,
+            finetune=stage.finetune,
+            origin=origin,
+            log=lambda line: ctx.events.log(f"  {line}"),
+        )
         check_drop(made, stage.max_drop)
         save_int8(made, ctx.int8_file)
         ctx.events.log(f"  {made.describe()}")

@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -29,20 +29,21 @@ from compress.deployment.onnx_format import open_file, set_description, slim, to
 from compress.deployment.prepare import prepare_network
 from compress.deployment.samples import Samples, normalize, open_own_data, take_samples
 from compress.models.checkpoint import Checkpoint
-from compress.quantization.static import Ranges, quantize_static
+from compress.quantization.finetune import STEPS, finetune_for_int8
+from compress.quantization.ranges import measure_ranges
+from compress.quantization.static import quantize_static
+from compress.runtime.checksum import ENTRY_BYTES, seal_file
 from compress.runtime.errors import UserError
 from compress.runtime.files import staged_files
 
 if TYPE_CHECKING:
     import onnx
 
-# Training images on which ranges of activations are measured, and others on which the better
-# ranges are chosen.
+# Training images on which ranges of activations are measured, and others on which the best ranges
+# are chosen.
 CALIBRATION_IMAGES, CHOICE_IMAGES = 1024, 512
-# Values of images whose activations fit into memory together; `Percentile` keeps all of them.
-PERCENTILE_VALUES = 2**21
-# Fewest images from which it finds ranges.
-PERCENTILE_MINIMUM = 16
+# Points of validation accuracy that may be lost before the network is fine-tuned, and how often.
+TOLERATED_DROP, ROUNDS = 0.3, 3
 # Most validation images that are compared.
 VALIDATION_IMAGES = 20_000
 # Images by which both networks are timed.
@@ -57,8 +58,9 @@ class Int8Network:
         model: the ONNX model with its description.
         val, float_val: top-1 accuracy on the validation images, 0 to 1.
         seconds, float_seconds: median time for one image in onnxruntime, on one core.
-        ranges: how ranges of activations were found: ``MinMax`` or ``Percentile``.
+        ranges: how ranges of activations were found: ``extremes``, ``average`` or a percentile.
         images: the validation images, in a few words.
+        steps: of fine-tuning; 0 if the float32 network's own weights are rounded.
     """
 
     model: onnx.ModelProto
@@ -66,8 +68,9 @@ class Int8Network:
     float_val: float
     seconds: float
     float_seconds: float
-    ranges: Ranges
+    ranges: str
     images: str
+    steps: int = 0
 
     @property
     def drop(self) -> float:
@@ -78,10 +81,11 @@ class Int8Network:
         """Describe accuracy and speed in one line."""
         ratio = self.float_seconds / self.seconds
         slower = "" if ratio >= 1 else "; SLOWER than float32 here: export to float32 instead"
+        tuned = f", fine-tuned for int8 in {self.steps} steps" if self.steps else ""
         return (
             f"{100 * self.val:.2f} % on {self.images}, float32 {100 * self.float_val:.2f} %"
-            f" ({-self.drop:+z.2f} points); one image {1e3 * self.seconds:.2f} ms on one core,"
-            f" {ratio:.2f} times as fast as float32 in onnxruntime{slower}"
+            f" ({-self.drop:+z.2f} points){tuned}; one image {1e3 * self.seconds:.2f} ms on one"
+            f" core, {ratio:.2f} times as fast as float32 in onnxruntime{slower}"
         )
 
 
@@ -91,19 +95,24 @@ def quantize(
     *,
     uint8: bool = False,
     max_drop: float | None = None,
+    finetune: bool | None = None,
     data: str | None = None,
     builder: Callable[..., nn.Module] | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Int8Network:
     """Write a network as int8, an ONNX file; the weights file stays as it is.
 
     The quantization is static and per channel. Ranges of activations are measured on training
-    images; validation images only tell what is lost.
+    images; validation images only tell what is lost. Where that is more than 0.3 points, a copy of
+    the network is fine-tuned on training images to give the float32 network's logits as int8.
 
     Args:
         checkpoint: weights file, or its path.
         out: file to write; ``model.int8.onnx`` beside ``model.pth``, if left out.
         uint8, data, builder: as for `compress.export`.
         max_drop: most points of validation accuracy that may be lost; no limit if left out.
+        finetune: fine-tune always, or never.
+        log: takes lines for the user.
 
     Raises:
         UserError: the data is not available, ONNX cannot express the network, or more accuracy is
@@ -118,7 +127,12 @@ def quantize(
     out = default_out(checkpoint, ".int8.onnx") if out is None else out
     dataset = open_own_data(loaded, data)
     made = quantize_network(
-        loaded, dataset, uint8=uint8, origin=origin | describe_versions(loaded, form)
+        loaded,
+        dataset,
+        uint8=uint8,
+        finetune=finetune,
+        origin=origin | describe_versions(loaded, form),
+        log=log,
     )
     check_drop(made, max_drop)
     save_int8(made, out)
@@ -146,6 +160,7 @@ def save_int8(made: Int8Network, out: str | Path) -> None:
     """
     with staged_files(out) as path:
         path.write_bytes(made.model.SerializeToString())
+        seal_file(path)
 
 
 def quantize_network(
@@ -153,9 +168,15 @@ def quantize_network(
     dataset: Dataset,
     *,
     uint8: bool = False,
+    finetune: bool | None = None,
     origin: dict[str, Any] | None = None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Int8Network:
     """Quantize a network, with ranges measured on training images of `dataset`.
+
+    Args:
+        uint8, finetune, log: as for `quantize`.
+        origin: provenance in the file.
 
     Raises:
         UserError: an image cannot be read, or ONNX cannot express the network.
@@ -163,37 +184,94 @@ def quantize_network(
     size = checkpoint.input_size
     training = take_samples(dataset, "train", CALIBRATION_IMAGES + CHOICE_IMAGES, size)
     validation = take_samples(dataset, "val", VALIDATION_IMAGES, size)
-    network, description = prepare_network(checkpoint, uint8=uint8, grey=training.grey)
+    _, description = prepare_network(checkpoint, uint8=uint8, grey=training.grey)
     described = replace(description, int8=True, origin=origin or {})
-    full = to_onnx(network, description)
-    # Every third image chooses, so that both parts are spread over all classes.
-    chooses = torch.arange(len(training)) % 3 == 0
-    calibration, choice = (_select(training, rows) for rows in (~chooses, chooses))
-    expected = network_logits(checkpoint, choice)
-    images = _as_taken(calibration, checkpoint, description)
-    few = max(PERCENTILE_VALUES // images[0].size, PERCENTILE_MINIMUM)
-    with TemporaryDirectory() as folder:
-        runners: dict[Ranges, tuple[float, onnx.ModelProto, Runner]] = {}
-        kinds: tuple[tuple[Ranges, int], ...] = (("MinMax", len(images)), ("Percentile", few))
-        for ranges, count in kinds:
-            small = slim(quantize_static(full, images[_spread(len(images), count)], ranges))
-            set_description(small, described)
-            runner = _open(small, Path(folder) / f"{ranges}.onnx")
-            found = runner_logits(runner, checkpoint, choice)
-            runners[ranges] = (float((found - expected).square().mean()), small, runner)
-        best = min(runners, key=lambda ranges: runners[ranges][0])
-        _, small, runner = runners[best]
-        float_runner = _open(full, Path(folder) / "float.onnx")
-        ours, theirs = measure_latencies(
-            [
-                (RuntimeModel(each.infer, description, uint8), description.input_size)
-                for each in (runner, float_runner)
-            ],
-            TIMED_IMAGES,
-        )
-        val = _accuracy(runner_logits(runner, checkpoint, validation), validation)
     float_val = _accuracy(network_logits(checkpoint, validation), validation)
-    return Int8Network(small, val, float_val, ours, theirs, best, validation.source)
+    expected = network_logits(checkpoint, _choice(training))
+
+    def calibrated(network: Checkpoint, steps: int) -> Int8Network:
+        model, ranges = _calibrate(network, training, expected, described)
+        runner = _open(model)
+        val = _accuracy(runner_logits(runner, checkpoint, validation), validation)
+        return Int8Network(model, val, float_val, 0, 0, ranges, validation.source, steps)
+
+    tuned = checkpoint
+
+    def finetuned(attempt: int) -> Int8Network:
+        nonlocal tuned
+        tuned = finetune_for_int8(checkpoint, tuned, dataset, seed=attempt)
+        return calibrated(tuned, (attempt + 1) * STEPS)
+
+    made = finetune_while_worse(calibrated(checkpoint, 0), finetuned, finetune, log)
+    full = to_onnx(prepare_network(checkpoint, uint8=uint8, grey=training.grey)[0], description)
+    ours, theirs = measure_latencies(
+        [
+            (RuntimeModel(_open(each).infer, description, uint8), description.input_size)
+            for each in (made.model, full)
+        ],
+        TIMED_IMAGES,
+    )
+    return replace(made, seconds=ours, float_seconds=theirs)
+
+
+def finetune_while_worse(
+    made: Int8Network,
+    finetuned: Callable[[int], Int8Network],
+    finetune: bool | None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Int8Network:
+    """Return the most accurate of an int8 network and those fine-tuned until little is lost.
+
+    Args:
+        made: without fine-tuning.
+        finetuned: maps the number of a round of fine-tuning, 0 for the first, to its network.
+        finetune: True for one round at least, False for none.
+    """
+    for attempt in range(0 if finetune is False else ROUNDS):
+        if made.drop <= TOLERATED_DROP and not (finetune and attempt == 0):
+            break
+        log(f"int8 loses {made.drop:.2f} points: fine-tuning for int8, {STEPS} steps")
+        made = max(made, finetuned(attempt), key=lambda each: (each.val, each.steps))
+    return made
+
+
+def _calibrate(
+    checkpoint: Checkpoint, training: Samples, expected: Tensor, description: Description
+) -> tuple[onnx.ModelProto, str]:
+    """Quantize with each kind of ranges, and return the best with the name of its ranges.
+
+    Args:
+        expected: logits of the float32 network on the `_choice` of the training images.
+    """
+    network, taken = prepare_network(checkpoint, uint8=description.uint8, grey=training.grey)
+    full, choice = to_onnx(network, taken), _choice(training)
+    images = _as_taken(_select(training, ~_chooses(training)), checkpoint, taken)
+    best: tuple[float, onnx.ModelProto, str] | None = None
+    for kind, ranges in measure_ranges(full, images).items():
+        model = slim(quantize_static(full, ranges))
+        set_description(model, description)
+        found = runner_logits(_open(model), checkpoint, choice)
+        divergence = float(
+            F.kl_div(
+                found.log_softmax(1),
+                expected.log_softmax(1),
+                reduction="batchmean",
+                log_target=True,
+            )
+        )
+        if best is None or divergence < best[0]:
+            best = divergence, model, kind
+    assert best is not None
+    return best[1:]
+
+
+def _chooses(training: Samples) -> Tensor:
+    # Every third image chooses, so that both parts are spread over all classes.
+    return torch.arange(len(training)) % 3 == 0
+
+
+def _choice(training: Samples) -> Samples:
+    return _select(training, _chooses(training))
 
 
 def measure_int8_bytes(checkpoint: Checkpoint, origin: dict[str, Any] | None = None) -> int:
@@ -203,23 +281,20 @@ def measure_int8_bytes(checkpoint: Checkpoint, origin: dict[str, Any] | None = N
         origin: provenance in the file.
     """
     network, description = prepare_network(checkpoint)
-    images = np.random.default_rng(0).normal(size=(1, *checkpoint.input_size)).astype(np.float32)
-    model = slim(quantize_static(to_onnx(network, description), images))
+    model = slim(quantize_static(to_onnx(network, description), {}))
     set_description(model, replace(description, int8=True, origin=origin or {}))
-    return int(model.ByteSize())
+    return int(model.ByteSize()) + ENTRY_BYTES
 
 
-def _open(model: onnx.ModelProto, path: Path) -> Runner:
-    path.write_bytes(model.SerializeToString())
-    return open_file(path, 1)
+def _open(model: onnx.ModelProto) -> Runner:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        return open_file(path, 1)
 
 
 def _select(samples: Samples, rows: Tensor) -> Samples:
     return replace(samples, pixels=samples.pixels[rows], targets=samples.targets[rows])
-
-
-def _spread(total: int, count: int) -> NDArray[np.int64]:
-    return np.linspace(0, total - 1, min(total, count)).astype(np.int64)
 
 
 def _as_taken(samples: Samples, checkpoint: Checkpoint, description: Description) -> NDArray[Any]:

@@ -10,59 +10,62 @@ it was before.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
+
+from compress.quantization.ranges import Ranges
 
 if TYPE_CHECKING:
     import onnx
 
-# How the range of an activation is found: its extremes, or nearly all of its values.
-Ranges = Literal["MinMax", "Percentile"]
-
-BATCH_SIZE = 16
+# The element type float32, in ONNX's numbering.
+FLOAT = 1
 
 # Operators that begin a network; before them, pixels are only normalized.
 FIRST_LAYERS = ("Conv", "Gemm", "MatMul")
 
 
-def quantize_static(
-    model: onnx.ModelProto, images: NDArray[Any], ranges: Ranges = "MinMax"
-) -> onnx.ModelProto:
+def quantize_static(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
     """Return a float32 model quantized to int8, in the form of QuantizeLinear/DequantizeLinear.
 
     Args:
         model: takes images (B, C, H, W), with a free batch size.
-        images: calibration images, as the model takes them.
-        ranges: how the ranges of activations are found.
+        ranges: of its activations; one that is missing gets that of an empty image.
     """
     import onnx
     from onnxruntime import quantization
 
-    name = model.graph.input[0].name
+    model = copy.deepcopy(model)
     for number, node in enumerate(model.graph.node):
         # The quantizer finds nodes by name.
         node.name = f"n{number}"
+    overrides = {
+        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}]
+        for name, (low, high) in ranges.items()
+    }
     with TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         quantization.quantize_static(
             source,
             target,
-            _Batches(name, images),
+            _EmptyImage(model.graph.input[0]),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=not multiplies_unsigned_exactly(),
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=_preprocessing(model),
-            calibrate_method=quantization.CalibrationMethod[ranges],
+            extra_options={"TensorQuantOverrides": overrides},
         )
         return onnx.load(target)
 
@@ -82,16 +85,14 @@ def multiplies_unsigned_exactly(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return "avx512_vnni" in flags or "avx_vnni" in flags
 
 
-class _Batches:
-    """Calibration images, in the form that onnxruntime asks for."""
+class _EmptyImage:
+    """One black image, in the form in which onnxruntime asks for calibration images."""
 
-    def __init__(self, name: str, images: NDArray[Any]) -> None:
-        # All batches must have one size.
-        size = min(BATCH_SIZE, len(images))
-        starts = range(0, len(images) // size * size, size)
-        self.batches: Iterator[dict[str, NDArray[Any]]] = (
-            {name: images[start : start + size]} for start in starts
-        )
+    def __init__(self, given: onnx.ValueInfoProto) -> None:
+        kind = given.type.tensor_type
+        shape = [1, *(dimension.dim_value for dimension in kind.shape.dim[1:])]
+        dtype = np.float32 if kind.elem_type == FLOAT else np.uint8
+        self.batches = iter([{given.name: np.zeros(shape, dtype)}])
 
     def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self.batches, None)
@@ -99,7 +100,7 @@ class _Batches:
 
 def _preprocessing(model: onnx.ModelProto) -> list[str]:
     """Return the names of the nodes that normalize pixels; they stay in float32."""
-    if model.graph.input[0].type.tensor_type.elem_type == 1:
+    if model.graph.input[0].type.tensor_type.elem_type == FLOAT:
         return []
     before: list[str] = []
     for node in model.graph.node:

@@ -63,12 +63,20 @@ def apply_overrides(
                 # These belong to the network that had the role before.
                 target.pop("weights", None)
                 target.pop("source", None)
-                if path == ["student"] and isinstance(table.get("small_data"), dict):
-                    table["small_data"].pop("student", None)
+                _keep_named(path[0], table.get("small_data"))
             target[leaf] = value
     if pretrained is not None:
         _set_pretrained(table, pretrained)
     return table
+
+
+def _keep_named(role: str, small_data: object) -> None:
+    """Let few images change neither a student that is named, nor the work of a named teacher."""
+    if isinstance(small_data, dict):
+        if role == "student":
+            small_data.pop("student", None)
+        else:
+            small_data["scratch"] = small_data.get("taught", "taught")
 
 
 def _name_builder(changes: dict[str, Any]) -> dict[str, Any]:

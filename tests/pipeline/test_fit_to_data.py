@@ -63,7 +63,8 @@ def test_floors_hold_for_a_small_data_set() -> None:
     ("keys", "trained", "name"),
     [
         ({}, [], "small"),
-        ({}, ["teacher"], "photos"),
+        ({}, ["teacher"], "taught"),
+        ({"teacher": {"name": "resnet50", "pretrained": True}}, [], "taught"),
         ({"student": {"name": "resnet18", "pretrained": True}}, [], "photos"),
         ({}, ["teacher", "student"], "adopted"),
     ],
@@ -74,6 +75,15 @@ def test_few_images_take_the_stages_of_a_recipe_for_them(
     fitted, notes = fit_to_data(recipe(**keys), data(1_350), trained)
     expected, _ = fit_to_data(load_recipe(name), data(1_350))
     assert fitted.stages == expected.stages and any(repr(name) in note for note in notes)
+
+
+def test_a_teacher_that_is_named_teaches() -> None:
+    named = load_recipe("default", {"teacher.name": "resnet34"})
+    fitted, notes = fit_to_data(named, data(1_350))
+    expected, _ = fit_to_data(load_recipe("taught"), data(1_350))
+    assert fitted.stages == expected.stages and fitted.teacher.name == "resnet34"
+    assert fitted.student.name == expected.student.name
+    assert any("taught by resnet34" in note for note in notes)
 
 
 def test_quick_runs_and_changed_stages_keep_the_stages() -> None:

@@ -17,7 +17,7 @@ from compress.recipe.load import load_recipe
 from compress.reporting.evaluation import score_test_split
 from compress.runtime.errors import UserError
 
-STAGE = '\n[[stages]]\nkind = "quantize"\n'
+STAGE = '\n[[stages]]\nkind = "quantize"\nfinetune = false\n'
 LAST = "epochs = 3\nlr = 0.05\nema = 0.9\n"
 SHORT = (("epochs = 3", "epochs = 1"), ("epochs = 2", "epochs = 1"))
 

@@ -83,7 +83,7 @@ def quantize_small(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -
 
     monkeypatch.setattr(module, "take_samples", few)
     small = Path(__file__).parents[2] / "weights" / "sweep" / "fashion-mnist-10k.pth"
-    quantize(small, out, **options)
+    quantize(small, out, **{"finetune": False} | options)
     return read
 
 
@@ -91,14 +91,15 @@ def test_ranges_are_measured_on_training_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fed: list[torch.Tensor] = []
-    original: Callable[..., Any] = module.quantize_static
+    original: Callable[..., Any] = module.measure_ranges
 
-    def watch(model: Any, images: Any, ranges: Any) -> Any:
+    def watch(model: Any, images: Any) -> Any:
         fed.append(torch.from_numpy(images))
-        return original(model, images, ranges)
+        return original(model, images)
 
-    monkeypatch.setattr(module, "quantize_static", watch)
-    assert quantize_small(monkeypatch, tmp_path / "a.onnx") == ["train", "val"]
+    monkeypatch.setattr(module, "measure_ranges", watch)
+    small = quantize_small(monkeypatch, tmp_path / "a.onnx")
+    assert small == ["train", "val"] and len(fed[0]) == 32
     known = load(WEIGHTS.parent / "sweep" / "fashion-mnist-10k.pth")
     dataset = samples.open_own_data(known)
     trained = samples.normalize(samples.take_samples(dataset, "train", 48).pixels, known)
@@ -109,13 +110,8 @@ def test_ranges_are_measured_on_training_images(
 def test_network_that_loses_too_much_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    original = module.quantize_network
-
-    def worse(*arguments: Any, **options: Any) -> Int8Network:
-        made = original(*arguments, **options)
-        return replace(made, val=made.float_val - 0.02)
-
-    monkeypatch.setattr(module, "quantize_network", worse)
+    worse = Int8Network(onnx.ModelProto(), 0.88, 0.9, 1, 1, "extremes", "9 images")
+    monkeypatch.setattr(module, "quantize_network", lambda *_, **__: worse)
     with pytest.raises(UserError, match=r"2\.00 points.*max_drop = 1\.5"):
         quantize_small(monkeypatch, tmp_path / "new" / "a.onnx", max_drop=1.5)
     assert not (tmp_path / "new").exists()
@@ -139,7 +135,37 @@ def test_prepared_network_says_what_it_is() -> None:
     assert description.input_size == (1, 28, 28) and description.params == 99_938
 
 
-def test_an_accuracy_that_is_kept_has_no_minus(made: tuple[Path, Int8Network]) -> None:
-    _, network = made
-    assert "(+0.00 points)" in replace(network, val=0.9, float_val=0.9).describe()
-    assert "(-1.00 points)" in replace(network, val=0.89, float_val=0.9).describe()
+def test_description_has_signs_and_steps() -> None:
+    network = Int8Network(onnx.ModelProto(), 0.9, 0.9, 1e-3, 2e-3, "extremes", "9 images")
+    assert "(+0.00 points)" in network.describe() and "in 200 steps" not in network.describe()
+    assert "(-1.00 points)" in replace(network, val=0.89, steps=200).describe()
+    assert "in 200 steps" in replace(network, val=0.89, steps=200).describe()
+
+
+@pytest.mark.parametrize(
+    ("finetune", "drops", "rounds"),
+    [
+        (None, [0.2], 0),
+        (None, [0.5, 0.1], 1),
+        (None, [5, 4, 3, 2], 3),
+        (True, [0.0, 0.1], 1),
+        (False, [5], 0),
+    ],
+)
+def test_fine_tuning_stops_when_little_is_lost(
+    finetune: bool | None, drops: list[float], rounds: int
+) -> None:
+    """`drops` are the points lost without fine-tuning and after each round of it."""
+    empty = onnx.ModelProto()
+    made = [
+        Int8Network(empty, 0.9 - drop / 100, 0.9, 1, 1, "extremes", "9 images", steps)
+        for steps, drop in enumerate(drops)
+    ]
+    done: list[int] = []
+
+    def finetuned(attempt: int) -> Int8Network:
+        done.append(attempt)
+        return made[attempt + 1]
+
+    best = module.finetune_while_worse(made[0], finetuned, finetune)
+    assert done == list(range(rounds)) and best.drop == pytest.approx(min(drops))
