@@ -5,7 +5,12 @@ Does not import torch.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -15,6 +20,8 @@ from compress.runtime.distributed import RESUME_HINT
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.runtime.text import safe_line
 
+# The key of a command's own words in the context's `meta`.
+WORDS = "compress.words"
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -30,11 +37,12 @@ class CommandError(click.ClickException):
 class Command(click.Command):
     """A command that reports errors of the user, the disk and the memory in one line.
 
-    These end it with exit code 2, and Ctrl-C with 130. Errors of the program keep their traceback.
+    These end it with exit code 2, Ctrl-C with 130, and SIGTERM, which schedulers send, with 143.
+    Errors of the program keep their traceback.
     An int that the function returns is the exit code.
 
     Args:
-        resumes: tell the user, after Ctrl-C, that the same command resumes.
+        resumes: tell the user, after Ctrl-C or SIGTERM, that the same command resumes.
     """
 
     def __init__(self, *args: Any, resumes: bool = False, **kwargs: Any) -> None:
@@ -47,6 +55,7 @@ class Command(click.Command):
             raise click.UsageError(
                 "an argument is empty; leave it out, or quote what it stands for"
             )
+        ctx.meta[WORDS] = tuple(args)
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
@@ -56,7 +65,8 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         escape_unprintable()
         try:
-            code = super().invoke(ctx)
+            with _sigterm_stops():
+                code = super().invoke(ctx)
         except BrokenPipeError:
             # Nothing reads the output any more, as with `| head`. Click exits quietly.
             raise
@@ -68,7 +78,32 @@ class Command(click.Command):
             raise CommandError(
                 f"out of memory; use a smaller batch_size in the recipe ({one_line(error)})"
             ) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             echo_line(f"stopped; {RESUME_HINT}" if self.resumes else "stopped", err=True)
-            ctx.exit(130)
+            ctx.exit(143 if isinstance(stop, _Terminated) else 130)
         ctx.exit(code or 0)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+@contextmanager
+def _sigterm_stops() -> Iterator[None]:
+    """Let SIGTERM raise `_Terminated` in this process, and end those that it forks as usual."""
+    owner = os.getpid()
+
+    def stop(number: int, frame: object) -> None:
+        if os.getpid() == owner:
+            raise _Terminated
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress.cli.command import Command
+from compress.cli.command import WORDS, Command
 from compress.cli.options import (
     budget_options,
     device_option,
@@ -18,7 +18,9 @@ from compress.cli.output import echo_line
 from compress.recipe.budget import parse_descending
 from compress.recipe.registry import check_data_name
 from compress.runtime import distributed
+from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
+from compress.runtime.launch import launch
 
 if TYPE_CHECKING:
     from compress.recipe.schema import Recipe
@@ -50,10 +52,30 @@ def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     help="Run directory; in runs, named after recipe, budget and seed, if left out.",
 )
 @recipe_options
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes on this machine that share every batch: one for each GPU.",
+)
+@click.option(
+    "--from",
+    "redo_from",
+    metavar="STAGE",
+    help="Redo a run from a stage on, as 'finetune 1'; its keys from there on may differ.",
+)
 @distributed.process_group()
 def run(
-    recipe: str, out: Path | None, device: str, quick: bool, fresh: bool, **overrides: Any
-) -> None:
+    recipe: str,
+    out: Path | None,
+    device: str,
+    quick: bool,
+    fresh: bool,
+    processes: int,
+    redo_from: str | None,
+    **overrides: Any,
+) -> int:
     """Train, distill and prune to the budget.
 
     Trains a teacher, distills a student from it, and prunes the student in rounds.
@@ -62,6 +84,8 @@ def run(
     resume after an interruption.
     """
     loaded = _load_checked_recipe(recipe, overrides)
+    if processes > 1:
+        return _run_in_processes(processes)
 
     from compress.cli.terminal import Terminal
     from compress.pipeline.quality import compare_with_uncut
@@ -76,6 +100,7 @@ def run(
         device=device,
         quick=quick,
         fresh=fresh,
+        redo_from=redo_from,
         events=terminal,
     )
     if distributed.is_main():
@@ -85,6 +110,23 @@ def run(
         for warning in result.warnings:
             terminal.show(f"warning: {warning}")
         terminal.show(str(result.model))
+    return 0
+
+
+def _run_in_processes(processes: int) -> int:
+    """Start this command again in several processes; the line that matters comes last, once."""
+    if distributed.is_launched():
+        raise UserError("--processes: these processes are started already; leave it out")
+    words, rest = ["run"], iter(click.get_current_context().meta[WORDS])
+    for word in rest:
+        if word == "--processes":
+            next(rest)
+        elif not word.startswith("--processes="):
+            words.append(word)
+    code, line = launch(words, processes, lambda text: echo_line(text, err=True))
+    if line:
+        echo_line(line, err=True)
+    return code
 
 
 @click.command(cls=Command, resumes=True)

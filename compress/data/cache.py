@@ -7,7 +7,8 @@ import gzip
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -75,11 +76,33 @@ def create_folder(target: Path, fill: Callable[[Path], object]) -> None:
         staging.mkdir()
         try:
             # torchvision prints while it downloads.
-            with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            with (
+                Path(os.devnull).open("w") as nowhere,
+                contextlib.redirect_stdout(nowhere),
+                _safe_archives(),
+            ):
                 fill(staging)
             (staging / target.name).replace(target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _safe_archives() -> Iterator[None]:
+    """Let tar archives be unpacked as data only: nothing outside of the folder, links within it.
+
+    torchvision unpacks them with whatever is the default, and that of Python before 3.14 lets a
+    member of an archive be written anywhere. Zip archives are always unpacked within the folder.
+    """
+    default = getattr(tarfile.TarFile, "extraction_filter", None)
+    tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
+    try:
+        yield
+    finally:
+        if default is None:
+            del tarfile.TarFile.extraction_filter
+        else:
+            tarfile.TarFile.extraction_filter = staticmethod(default)
 
 
 def unpack_fashion_mnist(staging: Path) -> bool:

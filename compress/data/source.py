@@ -115,7 +115,8 @@ def open_torchvision(name: str, root: Path, dataset: Callable[..., Any], **optio
     """
     try:
         return dataset(root, **options)
-    except (OSError, RuntimeError, ValueError, EOFError, AssertionError, ImportError) as error:
+    # torchvision reports damage in many exception types.
+    except Exception as error:
         why = one_line(error).removesuffix(" You can use download=True to download it")
         raise UserError(
             f"cannot read {name} under {root}: {why}; if that copy is damaged, remove it"

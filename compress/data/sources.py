@@ -23,6 +23,7 @@ from compress.data.folders import check_classes, list_images, list_split, to_fil
 from compress.data.source import (
     IMAGENET_NORMALIZATION,
     Files,
+    Images,
     Normalization,
     Pixels,
     Source,
@@ -73,7 +74,38 @@ def open_source(name: str) -> Source:
         source = load_data_place(place[0])(place[1] if path is None else path)
     if not isinstance(source, Source):
         raise UserError(f"data set {name!r}: returns a {type(source).__name__}, not a Source")
-    return source
+    return _check_targets(source)
+
+
+def _check_targets(source: Source) -> Source:
+    """Check that each image of a source has a label, and each label a class.
+
+    Raises:
+        UserError: a file of the data is damaged.
+    """
+
+    def check(images: Images, split: str) -> Images:
+        count = len(images.names if isinstance(images, Files) else images.pixels)
+        targets = images.targets
+        where = f" under {images.root}" if isinstance(images, Files) else ""
+        if len(targets) != count:
+            raise UserError(
+                f"{source.name}: {count:,} {split} images{where} have {len(targets):,} labels: a"
+                " file is damaged; replace it"
+            )
+        wrong = targets[(targets < 0) | (targets >= len(source.classes))]
+        if len(wrong):
+            raise UserError(
+                f"{source.name}: {len(wrong):,} labels of {split} images{where}, as"
+                f" {int(wrong[0])}, are none of the {len(source.classes)} classes: a file is"
+                " damaged; replace it"
+            )
+        return images
+
+    check(source.train, "training")
+    if source.val is not None:
+        check(source.val, "validation")
+    return dataclasses.replace(source, test=lambda: check(source.test(), "test"))
 
 
 def fashion_mnist() -> Source:

@@ -23,6 +23,7 @@ from compress.deployment.samples import (
     take_samples,
 )
 from compress.models.checkpoint import Checkpoint, load
+from compress.runtime.checksum import seal_file
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import staged_files
 
@@ -98,6 +99,7 @@ def export(
     allowed = max(TOLERANCE, RELATIVE_TOLERANCE * float(expected.abs().max()))
     with staged_files(out) as path:
         form.write(network, replace(description, origin=origin), path)
+        seal_file(path)
         found = _run_exported(form, path, loaded, samples)
         difference = float((expected - found).abs().max())
         # A number that is no number is not within the tolerance either.

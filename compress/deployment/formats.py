@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from compress.deployment.description import Description
 from compress.recipe.registry import EXPORT_FORMATS
+from compress.runtime.checksum import check_file
 from compress.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def open_exported(path: str | Path, threads: int = 0) -> Runner:
     if found is None:
         raise UserError(f"{path}: of no known format; known: {', '.join(EXPORT_FORMATS.names())}")
     found.require_packages()
+    check_file(Path(path))
     try:
         return found.open(Path(path), threads)
     except UserError as error:

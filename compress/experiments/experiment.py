@@ -19,7 +19,8 @@ from compress.experiments.ledger import Entry, read_ledger, write_entry
 from compress.experiments.results import write_plot, write_tables
 from compress.experiments.trial import Trial
 from compress.pipeline.events import RunEvents
-from compress.pipeline.run_dir import MANIFEST, StageResult, locked, normalize_recipe, read_results
+from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results
+from compress.pipeline.same_run import normalize_recipe
 from compress.recipe.load import load_recipe, recipe_to_dict, shipped_recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed

@@ -10,6 +10,8 @@ import pydantic
 from pydantic import ConfigDict, Field
 
 from compress.recipe.load import validate_table
+from compress.recipe.types import StageFile
+from compress.runtime.checksum import check_table
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 from compress.runtime.plain_files import read_json
@@ -30,7 +32,7 @@ class StageResult:
         params, macs: torchinfo's count of the stage's model.
         val, test: top-1 accuracy, 0 to 1; `test` is None until the end of the run.
         seconds: duration, without interruptions.
-        checkpoint: its weights file, relative to the run directory.
+        checkpoint: its weights file, relative to the run directory: ``stages/01-teach.pth``.
         image_size: side of the images that the model takes, in pixels; `macs` are for one such
             image.
         epochs: epochs trained.
@@ -45,7 +47,7 @@ class StageResult:
     macs: Count
     val: Fraction
     seconds: Amount
-    checkpoint: str
+    checkpoint: StageFile
     image_size: Count | None = None
     epochs: Amount = 0
     bytes: Count = 0
@@ -77,8 +79,13 @@ class _Manifest:
     least_seconds: list[Amount] = Field(default_factory=list)
 
 
-def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
+def read_results(
+    path: str | Path, verified: bool = True
+) -> tuple[dict[str, Any], list[StageResult]]:
     """Return the manifest of the run in `path`, and the results of its stages so far.
+
+    Args:
+        verified: refuse a manifest that does not match its checksum.
 
     Raises:
         UserError: there is no run, or its manifest is damaged.
@@ -91,6 +98,8 @@ def read_results(path: str | Path) -> tuple[dict[str, Any], list[StageResult]]:
         checked = validate_table(_Manifest, manifest, f"{file}: damaged")
     except UserError as error:
         raise UserError(f"{error}; choose another --out") from error
+    if verified:
+        check_table(manifest, str(file))
     known = StageResult.__dataclass_fields__.keys()
     if unknown := {key for entry in manifest["stages"] for key in entry} - known:
         raise UserError(

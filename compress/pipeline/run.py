@@ -22,6 +22,7 @@ from compress.pipeline.least_time import measure_least_seconds
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.quality import list_warnings
 from compress.pipeline.run_dir import MANIFEST, StageResult, default_run_dir, open_run
+from compress.pipeline.same_run import Stages, find_stage
 from compress.pipeline.unfinished_run import UnfinishedRun
 from compress.recipe.in_memory import holding
 from compress.recipe.load import recipe_to_dict
@@ -64,6 +65,7 @@ def run(
     device: str = "auto",
     quick: bool = False,
     fresh: bool = False,
+    redo_from: str | None = None,
     logits_dir: Path | None = None,
     events: RunEvents | None = None,
     callbacks: Any = None,
@@ -88,6 +90,8 @@ def run(
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
         quick: run a small version, to try it out.
         fresh: discard what an earlier run left in `out`.
+        redo_from: name of a stage, as ``finetune 1``, from which on the run in `out` is done again;
+            the keys of its training stages from there on may differ.
         logits_dir: folder of a logits cache that several runs share, and that the caller removes;
             the run's own, removed at its end, if left out.
         events: receive progress.
@@ -125,7 +129,20 @@ def run(
         receiver = receiver if receiver is not None and distributed.is_main() else RunEvents()
         plan = make_plan(loaded, device, receiver.log)
         plan = replace(plan, notes=(*notes, *plan.notes))
-        return _run(loaded, plan, path, fresh, logits_dir, receiver)
+        if fresh and redo_from is not None:
+            raise UserError("pass --fresh or --from, not both")
+        names = tuple(step.name for step in plan.steps)
+        redo = find_stage(redo_from, names)
+        stages = Stages(names, _find_positions(loaded, plan), redo)
+        return _run(loaded, plan, path, fresh, stages, logits_dir, receiver)
+
+
+def _find_positions(recipe: Recipe, plan: Plan) -> tuple[int | None, ...]:
+    """Return the position in `recipe` of each step's stage."""
+    if [stage.kind for stage in recipe.stages] != [stage.kind for stage in plan.recipe.stages]:
+        # The plan's stages are those of a recipe for small data.
+        return ()
+    return tuple(step.position for step in plan.steps)
 
 
 def _to_normalization(
@@ -139,7 +156,13 @@ def _to_normalization(
 
 
 def _run(
-    recipe: Recipe, plan: Plan, out: Path, fresh: bool, logits_dir: Path | None, events: RunEvents
+    recipe: Recipe,
+    plan: Plan,
+    out: Path,
+    fresh: bool,
+    stages: Stages,
+    logits_dir: Path | None,
+    events: RunEvents,
 ) -> RunResult:
     """Run what is left of a plan."""
     # An image that cannot be read ends the run now, and not after an epoch.
@@ -147,7 +170,7 @@ def _run(
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
     if recipe.minutes is not None and (fresh or not (out / MANIFEST).is_file()):
         begun["least_seconds"] = measure_least_seconds(plan)
-    with open_run(out, begun, fresh) as run_dir:
+    with open_run(out, begun, fresh, stages) as run_dir:
         if not distributed.broadcast(run_dir.done):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
         warnings = list_warnings(run_dir.results, plan.data.val_images.targets)

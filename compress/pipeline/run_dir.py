@@ -14,17 +14,13 @@ from typing import Any, cast
 import filelock
 
 from compress.pipeline.manifest import MANIFEST, StageResult, read_results
-from compress.recipe.in_memory import is_in_memory
-from compress.recipe.load import (
-    TRAINED_BY,
-    read_run_recipe,
-    recipe_from_dict,
-    recipe_to_dict,
-)
+from compress.pipeline.same_run import Stages, changes_stage, require_same_run, resume_manifest
 from compress.recipe.schema import Recipe
+from compress.recipe.types import STAGES
 from compress.runtime import distributed
+from compress.runtime.checksum import check_file, seal_table
 from compress.runtime.errors import UserError
-from compress.runtime.files import PART, write_text
+from compress.runtime.files import PART, make_folder, write_text
 
 MODEL, LOCK = "model.pth", ".lock"
 INT8_MODEL = "model.int8.onnx"
@@ -42,8 +38,12 @@ class RunDirectory:
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
+        # Lines on what is damaged, for the log.
+        self.notes: list[str] = []
         results = [StageResult(**entry) for entry in manifest["stages"]]
         self.results = list(takewhile(lambda r: (path / r.checkpoint).is_file(), results))
+        if not self.done:
+            self.results = list(takewhile(self._is_intact, self.results))
 
     @property
     def model(self) -> Path:
@@ -63,14 +63,54 @@ class RunDirectory:
     @property
     def done(self) -> bool:
         """True if nothing is left to do."""
-        complete = len(self.results) == len(self.manifest["stages"]) and self.model.is_file()
-        return complete and self.manifest["status"] == "done"
+        complete = len(self.results) == len(self.manifest["stages"]) > 0
+        finals = [self.model]
+        if complete and self.results[-1].kind == "quantize":
+            finals.append(self.int8_model)
+        return (
+            complete
+            and self.manifest["status"] == "done"
+            and all(file.is_file() and self._check(file, "made again") for file in finals)
+        )
+
+    def _is_intact(self, result: StageResult) -> bool:
+        return self._check(self.path / result.checkpoint, f"{result.name} is done again")
+
+    def _check(self, file: Path, then: str) -> bool:
+        """Return True if a file matches its checksum; else note that, and what happens then."""
+        try:
+            check_file(file)
+        except UserError as error:
+            self.notes.append(f"{error}; {then}")
+            return False
+        return True
 
     def write(self, status: str = "running") -> None:
         """Write the manifest with the results so far."""
         stages = [asdict(result) for result in self.results]
         self.manifest |= {"status": status, "stages": stages}
-        write_text(self.path / MANIFEST, json.dumps(self.manifest, indent=2) + "\n")
+        write_text(self.path / MANIFEST, json.dumps(seal_table(self.manifest), indent=2) + "\n")
+
+    def forget(self, count: int) -> None:
+        """Discard all stages after the first `count`, with what the run decided for them."""
+        for result in self.results[count:]:
+            file = self.path / result.checkpoint
+            for suffix in (".pth", ".int8.onnx", ".jsonl"):
+                file.with_suffix(suffix).unlink(missing_ok=True)
+            self.manifest.get("compiled", {}).pop(result.name, None)
+            self.manifest.get("fitted", {}).pop(result.name, None)
+        self.results = self.results[:count]
+        if count < 2:
+            # What decided it was trained later.
+            self.manifest.pop("mirrors", None)
+        for final in (self.model, self.int8_model):
+            final.unlink(missing_ok=True)
+        self.write()
+
+    def remove_states(self) -> None:
+        """Remove the states of unfinished stages."""
+        for file in (self.path / STAGES).glob("*.state"):
+            file.unlink()
 
     def tidy(self, *folders: Path) -> None:
         """Remove `folders`, half-written files, and the saved state of finished stages."""
@@ -78,11 +118,12 @@ class RunDirectory:
             return
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
-        for pattern in (f".*{PART}", f"stages/.*{PART}"):
+        for pattern in (f".*{PART}", f"{STAGES}/.*{PART}"):
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
         for result in self.results:
-            (self.path / result.checkpoint).with_suffix(".state").unlink(missing_ok=True)
+            for suffix in (".state", ".previous.state"):
+                (self.path / result.checkpoint).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
@@ -96,12 +137,15 @@ def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
 
 
 @contextmanager
-def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator[RunDirectory]:
+def open_run(
+    path: Path, begun: dict[str, Any], fresh: bool = False, stages: Stages | None = None
+) -> Iterator[RunDirectory]:
     """Open the run directory `path`, and lock it.
 
     Args:
         begun: the run's "recipe", "seed" and "data", as in `run.json`.
         fresh: discard what an earlier run left there.
+        stages: of the plan; those from ``stages.redo`` on are discarded.
 
     Raises:
         UserError: the directory holds something else or another run, another process works in it,
@@ -116,18 +160,34 @@ def open_run(path: Path, begun: dict[str, Any], fresh: bool = False) -> Iterator
             )
         yield run_dir
         return
+    stages = stages or Stages()
     begun = json.loads(json.dumps(begun | {"status": "running", "stages": []}))
-    _check_same_run(path, begun, fresh)
+    _find_manifest(path, begun, fresh, stages)
     with locked(path):
         # Check again: another process may have written in the meantime.
-        manifest = _check_same_run(path, begun, fresh)
-        resumes = manifest is not None and not fresh
-        run_dir = RunDirectory(path, _resume_manifest(manifest or {}, begun) if resumes else begun)
-        run_dir.tidy(*((path / "stages", run_dir.logits_dir) if fresh else ()))
+        manifest = _find_manifest(path, begun, fresh, stages)
+        if manifest is None or fresh:
+            run_dir = RunDirectory(path, begun)
+        else:
+            run_dir = RunDirectory(path, resume_manifest(manifest, begun))
+            _discard_changed(run_dir, manifest, begun, stages)
+        run_dir.tidy(*((path / STAGES, run_dir.logits_dir) if fresh else ()))
         if fresh:
             run_dir.model.unlink(missing_ok=True)
             run_dir.int8_model.unlink(missing_ok=True)
         yield distributed.broadcast(run_dir)
+
+
+def _discard_changed(
+    run_dir: RunDirectory, manifest: dict[str, Any], begun: dict[str, Any], stages: Stages
+) -> None:
+    """Discard the stages to do again, and the state of one that goes on with another recipe."""
+    if stages.redo is not None:
+        run_dir.remove_states()
+        run_dir.forget(stages.redo)
+    done = len(run_dir.results)
+    if done < len(stages.positions) and changes_stage(manifest, begun, stages.positions[done]):
+        run_dir.remove_states()
 
 
 def check_run_dir(path: Path) -> None:
@@ -138,19 +198,16 @@ def check_run_dir(path: Path) -> None:
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: is a file, a run needs a directory")
-    if not path.is_dir() or (path / MANIFEST).is_file():
+    if not path.is_dir():
+        return
+    if (path / STAGES).is_symlink():
+        raise UserError(
+            f"{path / STAGES}: is a link; the files of a run lie in its directory, which may be one"
+        )
+    if (path / MANIFEST).is_file():
         return
     if any(not entry.name.startswith((LOCK, f".{MANIFEST}.")) for entry in path.iterdir()):
         raise UserError(f"{path}: not empty, and not a run directory; choose another --out")
-
-
-def normalize_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the recipe of a stored run with the defaults of keys that it does not have."""
-    try:
-        table: dict[str, Any] = json.loads(json.dumps(recipe_to_dict(recipe_from_dict(recipe))))
-        return table
-    except UserError:
-        return recipe
 
 
 @contextmanager
@@ -162,7 +219,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     lock = filelock.FileLock(path / LOCK, timeout=0)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         lock.acquire()
     except filelock.Timeout as error:
         raise UserError(f"{path}: another run is working in this directory") from error
@@ -179,7 +236,9 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _check_same_run(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str, Any] | None:
+def _find_manifest(
+    path: Path, begun: dict[str, Any], fresh: bool, stages: Stages
+) -> dict[str, Any] | None:
     """Return the manifest that exists, if any.
 
     Raises:
@@ -187,48 +246,10 @@ def _check_same_run(path: Path, begun: dict[str, Any], fresh: bool) -> dict[str,
     """
     check_run_dir(path)
     if not (path / MANIFEST).is_file():
+        if stages.redo is not None:
+            raise UserError(f"{path}: no run to go on with; leave --from out")
         return None
-    manifest, _ = read_results(path)
     if fresh:
-        return manifest
-    ours = _decisive_keys(begun["recipe"])
-    theirs = _decisive_keys(normalize_recipe(manifest.get("recipe", {})))
-    # A run that is repeated from its own run.json starts from its own copies of trained networks.
-    own = _decisive_keys(normalize_recipe(read_run_recipe(path / MANIFEST)))
-    if ours not in (theirs, own):
-        key = next((k for k in ours if theirs.get(k) != ours[k]), "its keys")
-        raise UserError(
-            f"{path}: holds a run of another recipe ({key} differs);"
-            " choose another --out, or --fresh"
-        )
-    if manifest.get("data") != begun["data"]:
-        raise UserError(
-            f"{path}: the data differs from what this run started with;"
-            " choose another --out, or --fresh"
-        )
-    return manifest
-
-
-def _resume_manifest(manifest: dict[str, Any], begun: dict[str, Any]) -> dict[str, Any]:
-    """Return the manifest of a resumed run.
-
-    Keys about speed are taken from the new recipe; names of weights files stay as they were.
-    """
-    recipe = dict(begun["recipe"])
-    for role in TRAINED_BY:
-        weights = manifest["recipe"].get(role, {}).get("weights")
-        recipe[role] = recipe[role] | {"weights": weights}
-    return manifest | {"recipe": recipe}
-
-
-def _decisive_keys(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return a recipe without the keys that only concern speed, and with absolute paths."""
-    decisive: dict[str, Any] = json.loads(
-        json.dumps(recipe),
-        object_hook=lambda table: {key: table[key] for key in table if key != "compile"},
-    )
-    for role in TRAINED_BY:
-        weights = decisive.get(role, {}).get("weights")
-        if weights and not is_in_memory(weights):
-            decisive[role]["weights"] = str(Path(weights).resolve())
-    return decisive
+        # Of a run whose manifest is damaged, nothing is needed either.
+        return read_results(path, verified=False)[0]
+    return require_same_run(path, begun, stages)

@@ -33,8 +33,9 @@ def stage_steps(
             network=recipe.teacher if stage.kind == "teach" else recipe.student,
             image_size=max(1, round(data.image_size * stage.scale)),
             channels=(channels or {}).get("teacher" if stage.kind == "teach" else "student", 3),
+            position=position,
         )
-        for stage in recipe.stages
+        for position, stage in enumerate(recipe.stages)
         if stage.kind not in replaced
     ]
 

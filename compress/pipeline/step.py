@@ -30,6 +30,7 @@ class Step:
         teacher: index of the step whose model it distills from.
         sparse: True if single weights of its model have been pruned.
         channels: channels of the images that its model takes: 3, or 1 for grey ones.
+        position: index of its stage in the recipe; None for a trained network.
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Step:
     teacher: int | None = None
     sparse: bool = False
     channels: int = 3
+    position: int | None = None
 
     @property
     def input_size(self) -> tuple[int, int, int]:

@@ -53,6 +53,8 @@ class UnfinishedRun:
             self.events.log(f"{plan.data.name}: {note}")
         for note in plan.notes:
             self.events.log(note)
+        for note in run_dir.notes:
+            self.events.log(note)
         for result in run_dir.results:
             self.events.log(
                 f"{result.name}: done, restored from {run_dir.path / result.checkpoint}"

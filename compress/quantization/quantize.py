@@ -32,6 +32,7 @@ from compress.models.checkpoint import Checkpoint
 from compress.quantization.finetune import STEPS, finetune_for_int8
 from compress.quantization.ranges import measure_ranges
 from compress.quantization.static import quantize_static
+from compress.runtime.checksum import ENTRY_BYTES, seal_file
 from compress.runtime.errors import UserError
 from compress.runtime.files import staged_files
 
@@ -159,6 +160,7 @@ def save_int8(made: Int8Network, out: str | Path) -> None:
     """
     with staged_files(out) as path:
         path.write_bytes(made.model.SerializeToString())
+        seal_file(path)
 
 
 def quantize_network(
@@ -281,7 +283,7 @@ def measure_int8_bytes(checkpoint: Checkpoint, origin: dict[str, Any] | None = N
     network, description = prepare_network(checkpoint)
     model = slim(quantize_static(to_onnx(network, description), {}))
     set_description(model, replace(description, int8=True, origin=origin or {}))
-    return int(model.ByteSize())
+    return int(model.ByteSize()) + ENTRY_BYTES
 
 
 def _open(model: onnx.ModelProto) -> Runner:

@@ -14,6 +14,8 @@ from pydantic.dataclasses import dataclass
 from compress.recipe.messages import describe_first_error
 from compress.recipe.overrides import apply_overrides
 from compress.recipe.schema import Prune, Quantize, Recipe, Train
+from compress.recipe.types import StageFile
+from compress.runtime.checksum import check_table
 from compress.runtime.errors import UserError, did_you_mean
 from compress.runtime.plain_files import check_plain, read_json, read_toml
 
@@ -122,7 +124,7 @@ class _StageFile:
     """What a recipe takes from the results of a stage."""
 
     kind: str
-    checkpoint: str
+    checkpoint: StageFile
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="allow"))
@@ -152,6 +154,7 @@ def read_run_recipe(path: Path) -> dict[str, Any]:
     what = "not the run.json of a run"
     run = read_json(path, what)
     stages = validate_table(_RunFile, run, f"{path}: {what}").stages
+    check_table(run, str(path))
     table: dict[str, Any] = run["recipe"]
     copies = {stage.kind: path.parent / stage.checkpoint for stage in stages}
     for role, kind in TRAINED_BY.items():

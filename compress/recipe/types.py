@@ -17,6 +17,7 @@ from compress.recipe.registry import (
     check_data_name,
     split_data_name,
 )
+from compress.runtime.files import is_file_name
 
 
 def _check_crop(crop: tuple[float, float]) -> tuple[float, float]:
@@ -89,3 +90,16 @@ MethodName = Annotated[
 ImportanceName = Annotated[
     str, AfterValidator(IMPORTANCES.check_name), Field(json_schema_extra=_suggest(IMPORTANCES))
 ]
+
+
+def _check_stage_file(name: str) -> str:
+    folder, _, file = name.partition("/")
+    if folder != STAGES or not is_file_name(file) or not file.endswith(".pth"):
+        raise ValueError(f"must be a file in {STAGES}/, as {STAGES}/01-teach.pth")
+    return name
+
+
+# The folder of the stages' files in a run directory.
+STAGES = "stages"
+# The name of a stage's weights file in its run directory, which cannot lie outside of it.
+StageFile = Annotated[str, AfterValidator(_check_stage_file)]

@@ -24,9 +24,12 @@ SEAL_BYTES = len(MAGIC) + 8
 CHUNK = 2**20
 # The record that ends an archive without a comment; its last two bytes are the comment's length.
 END_BYTES = 22
+# An entry of the metadata of an ONNX file: its key, and the bytes that it takes.
+ONNX, ENTRY_KEY = ".onnx", b"compress.crc32"
+ENTRY_BYTES = len(ENTRY_KEY) + 14
 # The key of a checksum in JSON. A value of "" accepts the file as it is.
 KEY = "checksum"
-VERSION_KEY, VERSION = "version", 2
+FORMAT_KEY, FORMAT = "format", 2
 
 
 def seal_archive(file: IO[bytes]) -> None:
@@ -79,9 +82,59 @@ def check_archive(path: Path) -> None:
         )
 
 
+def seal_file(path: Path) -> None:
+    """Append a checksum to a file that has just been written, if it is of a kind that can have one.
+
+    These are ONNX files and zip archives.
+    """
+    if path.suffix == ONNX:
+        seal_message(path)
+    elif zipfile.is_zipfile(path):
+        with path.open("r+b") as file:
+            seal_archive(file)
+
+
+def check_file(path: Path) -> None:
+    """Verify the checksums of a file, if it is of a kind that has some.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if path.suffix == ONNX:
+        check_message(path)
+    else:
+        check_archive(path)
+
+
+def seal_message(path: Path) -> None:
+    """Append a checksum to an ONNX file: an entry of its metadata, over all bytes before it.
+
+    A protocol buffer goes on where another one ends, so this needs no parser.
+    """
+    content = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(_make_entry(content))
+
+
+def check_message(path: Path) -> None:
+    """Verify the checksum of an ONNX file; one of another program has none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    content = path.read_bytes()
+    found, due = content[-ENTRY_BYTES:], _make_entry(content[:-ENTRY_BYTES])
+    different = sum(ours != theirs for ours, theirs in zip(found[:-8], due[:-8], strict=False))
+    # An entry may be damaged as well.
+    if found != due and different < ENTRY_BYTES // 4:
+        raise UserError(
+            f"{path}: damaged: its content does not match its checksum; export it again"
+        )
+
+
 def seal_table(table: dict[str, Any]) -> dict[str, Any]:
     """Return `table`, which is to be written as JSON, with the checksum of its content."""
-    sealed = {key: value for key, value in table.items() if key != KEY} | {VERSION_KEY: VERSION}
+    sealed = {key: value for key, value in table.items() if key != KEY} | {FORMAT_KEY: FORMAT}
     return sealed | {KEY: _hash_table(sealed)}
 
 
@@ -91,7 +144,7 @@ def check_table(table: dict[str, Any], where: str) -> None:
     Raises:
         UserError: the content is another one than was written.
     """
-    if KEY not in table and VERSION_KEY not in table:
+    if KEY not in table and FORMAT_KEY not in table:
         return
     found = table.get(KEY)
     if found != "" and found != _hash_table(table):
@@ -99,6 +152,13 @@ def check_table(table: dict[str, Any], where: str) -> None:
             f"{where}: damaged, or edited by hand: it does not match its checksum; restore it from"
             f' a copy, or set "{KEY}" in it to "" to use it as it is'
         )
+
+
+def _make_entry(content: bytes) -> bytes:
+    """Return the metadata entry, {key: checksum}, of a model in ONNX's protocol buffers."""
+    value = f"{zlib.crc32(content):08x}".encode()
+    entry = bytes([0x0A, len(ENTRY_KEY)]) + ENTRY_KEY + bytes([0x12, len(value)]) + value
+    return bytes([0x72, len(entry)]) + entry
 
 
 def _hash_table(table: dict[str, Any]) -> str:

@@ -94,6 +94,11 @@ def _raise_terminated(*_: object) -> None:
     raise _Terminated
 
 
+def is_launched() -> bool:
+    """Return True if several processes were started for this run, by torchrun or `launch`."""
+    return _launched() > 1
+
+
 def world_size() -> int:
     """Return the number of processes in the run."""
     if _launched() < 2:

@@ -27,6 +27,7 @@ from compress.experiments.ledger import read_ledger
 from compress.experiments.trial import Trial
 from compress.pipeline.run_dir import locked
 from compress.recipe.load import load_recipe
+from compress.runtime.checksum import seal_table
 from compress.runtime.errors import UserError
 
 TEACHER = Path("stages") / "01-teach.pth"
@@ -64,12 +65,12 @@ def test_a_run_needs_only_its_own_directory(trials: list[Trial], tmp_path: Path)
     manifest = read_manifest(shared)
     # Of a trial that does not exist any more.
     manifest["recipe"]["teacher"]["weights"] = str(tmp_path / "gone" / "01-teach.pth")
-    (alone / "run.json").write_text(json.dumps(manifest))
+    (alone / "run.json").write_text(json.dumps(seal_table(manifest)))
     again = compress.run(alone / "run.json", out=tmp_path / "again")
     assert same_weights(again.model, shared.folder / "model.pth")
 
     manifest |= {"status": "running", "stages": manifest["stages"][:1]}
-    (alone / "run.json").write_text(json.dumps(manifest))
+    (alone / "run.json").write_text(json.dumps(seal_table(manifest)))
     (alone / "model.pth").unlink()
     resumed = compress.run(alone / "run.json", out=alone)
     assert same_weights(resumed.model, shared.folder / "model.pth")

@@ -30,6 +30,7 @@ from compress.pipeline.time_budget import (
 )
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
+from compress.runtime.checksum import seal_table
 from compress.training import timing
 
 
@@ -261,7 +262,8 @@ def test_compiling_is_measured_anew_on_another_device(
     with pytest.raises(Interrupted):
         compress.run(str(tiny.recipe), out=out, events=InterruptIn("finetune 2", 2))
     manifest = out / "run.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"device": "another"}))
+    changed = json.loads(manifest.read_text()) | {"device": "another"}
+    manifest.write_text(json.dumps(seal_table(changed)))
     decide(monkeypatch, False)
     compress.run(str(tiny.recipe), out=out)
     expected = dict.fromkeys(TRAINED, True) | {"finetune 2": False}

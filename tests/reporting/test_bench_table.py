@@ -14,6 +14,7 @@ from compress.cli.main import main
 from compress.deployment.bench import Timing
 from compress.pipeline.run_dir import read_results
 from compress.reporting.bench import Contender, bench_table, list_contenders
+from compress.runtime.checksum import seal_table
 from compress.runtime.errors import UserError
 
 
@@ -47,7 +48,7 @@ def test_networks_that_a_run_was_given_are_timed(finished: Path, tmp_path: Path)
     shutil.move(run / FILES[0], taught)
     manifest["recipe"]["teacher"]["weights"] = str(taught)
     manifest["stages"] = manifest["stages"][1:]
-    (run / "run.json").write_text(json.dumps(manifest))
+    (run / "run.json").write_text(json.dumps(seal_table(manifest)))
     assert list_contenders([run])[0] == Contender(taught, "teacher")
 
 
