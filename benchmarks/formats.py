@@ -1,7 +1,7 @@
 """Export networks of several families in every format, and compare the files with the networks.
 
     python -m venv formats && formats/bin/pip install -e '.[onnx,openvino,executorch,litert]'
-    formats/bin/python benchmarks/formats.py                 # about 20 minutes on two cores
+    formats/bin/python benchmarks/formats.py                 # about an hour on two cores
     formats/bin/python benchmarks/formats.py --only litert   # formats, with commas
 
 Each network of torchvision has random weights and ten classes, takes pixels of 96×96 (`--uint8`),

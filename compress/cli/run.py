@@ -117,7 +117,7 @@ def _run_in_processes(processes: int) -> int:
     """Start this command again in several processes; the line that matters comes last, once."""
     if distributed.is_launched():
         raise UserError("--processes: these processes are started already; leave it out")
-    words, rest = ["run"], iter(click.get_current_context().meta[WORDS])
+    words, rest = ["-m", "compress", "run"], iter(click.get_current_context().meta[WORDS])
     for word in rest:
         if word == "--processes":
             next(rest)

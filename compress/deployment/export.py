@@ -114,12 +114,12 @@ def export(
 
 def _run_exported(form: ExportFormat, path: Path, known: Checkpoint, samples: Samples) -> Tensor:
     """Return the logits of a file that was just written."""
-    runner = form.open(path, 0)
     try:
-        return runner_logits(runner, known, samples)
+        return runner_logits(form.open(path, 0), known, samples)
     except Exception as error:  # a runtime may raise anything
         raise UserError(
-            f"{form.name} files of this network do not run ({one_line(error)}); nothing was written"
+            f"{form.name} cannot run the network that was written ({one_line(error)}); nothing is"
+            " left of it"
         ) from error
 
 

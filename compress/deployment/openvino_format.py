@@ -6,6 +6,7 @@ Does not import torch at import.
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,8 @@ def write(network: nn.Module, description: Description, path: Path) -> None:
     try:
         openvino.save_model(model, path, compress_to_fp16=False)
     except RuntimeError as error:
-        # It says no more than that a stream has failed.
-        raise OSError(errno.EIO, f"{one_line(error)}; is the disk full?") from error
+        # It says no more than that a stream has failed, in a folder that has just been made.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def open_file(path: Path, threads: int = 0) -> Runner:

@@ -92,13 +92,15 @@ def export_contenders(
     from compress.deployment.formats import get_format
     from compress.deployment.load_model import choose_builder
 
+    # A format that is not installed is found before any file is written.
+    suffixes = {name: get_format(name).suffix for name in formats}
     found: list[Contender] = []
     for number, each in enumerate(contenders):
         if find_format(each.file) is not None:
             found.append(each)
             continue
-        for name in formats:
-            out = folder / f"{number}{get_format(name).suffix}"
+        for name, suffix in suffixes.items():
+            out = folder / f"{number}{suffix}"
             export(each.file, name, out, builder=choose_builder(each.file, builders))
             found.append(replace(each, file=out, label=f"{each.label} as {name}"))
     return found

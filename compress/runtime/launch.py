@@ -13,8 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from compress.runtime.device import count_cores
@@ -34,11 +33,12 @@ class _Worker:
 
 
 def launch(words: Sequence[str], processes: int, echo: Callable[[str], None]) -> tuple[int, str]:
-    """Run ``compress WORDS`` in several processes that share every batch.
+    """Run Python with `words` in several processes that share every batch.
 
     If one of them dies, the others are ended.
 
     Args:
+        words: arguments of Python, as ``-m compress run``.
         echo: called with each line of their standard error, except for the last ones.
 
     Returns:
@@ -50,17 +50,13 @@ def launch(words: Sequence[str], processes: int, echo: Callable[[str], None]) ->
     for reader in readers:
         reader.start()
     try:
-        with _terminated_as_interrupted():
-            first = _wait(workers)
-    except KeyboardInterrupt:
-        return 130, f"stopped; {RESUME_HINT}"
+        first = _wait(workers)
     finally:
+        # Also after Ctrl-C and SIGTERM, which the caller reports.
         _end(workers)
         for reader in readers:
             reader.join()
-    if first is None:
-        return 0, ""
-    return _explain(first, workers)
+    return (0, "") if first is None else _explain(first, workers)
 
 
 def _start(rank: int, processes: int, words: Sequence[str], port: int) -> _Worker:
@@ -75,7 +71,7 @@ def _start(rank: int, processes: int, words: Sequence[str], port: int) -> _Worke
     }
     environment = {"OMP_NUM_THREADS": str(threads)} | dict(os.environ)
     process = subprocess.Popen(
-        [sys.executable, "-m", "compress", *words],
+        [sys.executable, *words],
         env=environment | {name: str(value) for name, value in own.items()},
         stderr=subprocess.PIPE,
         text=True,
@@ -134,20 +130,3 @@ def _explain(first: _Worker, workers: Sequence[_Worker]) -> tuple[int, str]:
         return 2, f"error: process {first.rank} was ended by {name}{cause}; {RESUME_HINT}"
     lines = [line for worker in (first, *workers) for line in worker.last_lines]
     return code, next(iter(lines), f"error: process {first.rank} failed, see above")
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the processes too, as Ctrl-C does."""
-
-    def interrupt(*_: object) -> None:
-        raise SystemExit(143)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -31,9 +31,9 @@ class Bessel(nn.Module):
         return torch.special.bessel_j0(images)
 
 
-def own_network(layer: nn.Module) -> Checkpoint:
+def own_network(layer: nn.Module, name: str = "odd") -> Checkpoint:
     model = nn.Sequential()
-    model.add_module("odd", layer)
+    model.add_module(name, layer)
     model.add_module("head", nn.Sequential(nn.Flatten(), nn.Linear(48, 2)))
     one = (0.5,) * 3
     return Checkpoint(model.eval(), ModelSpec("a:b"), ("a", "b"), (3, 4, 4), one, one, "made up")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from exported_files import Exported
+from exported_files import Exported, own_network
+from torch import nn
 
 from compress.deployment.export import export
 from compress.deployment.load_model import load_model
@@ -145,3 +146,9 @@ def test_archive_of_another_program_is_refused(tmp_path: Path) -> None:
         members.writestr("a/b", "c")
     with pytest.raises(UserError, match=r"zip\.pt2: .*torch\.export"):
         load_model(tmp_path / "zip.pt2")
+
+
+def test_layer_whose_name_could_be_code_is_refused_before_anything_is_left(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"pt2 .*'odd name\.weight'") as refused:
+        export(own_network(nn.Conv2d(3, 3, 1), "odd name"), "pt2", tmp_path / "model.pt2")
+    assert "\n" not in str(refused.value) and list(tmp_path.iterdir()) == []

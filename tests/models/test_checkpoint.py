@@ -44,7 +44,6 @@ NETWORKS = [
 LARGE_NETWORKS = [
     ("resnet34", "small", 8, 0.02),
     ("resnet50", "imagenet", 32, 0.05),
-    ("resnet101", "half", 28, 0.02),
     ("wide_resnet50_2", "half", 8, 0.02),
     ("mobilenet_v3_large", "imagenet", 32, 0.1),
     ("densenet121", "imagenet", 32, 0.1),

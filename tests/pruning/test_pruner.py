@@ -93,9 +93,7 @@ def slow(*values: object) -> Any:
     [
         slow("resnet34", "small", 28, 0.3),
         slow("resnet50", "small", 28, 0.5),
-        slow("resnet101", "small", 28, 0.5),
         slow("resnext50_32x4d", "half", 33, 0.4),
-        slow("wide_resnet50_2", "half", 28, 0.1),
         slow("vgg16_bn", "imagenet", 32, 0.1),
         slow("alexnet", "imagenet", 64, 0.3),
         slow("densenet121", "imagenet", 32, 0.5),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from click.testing import CliRunner
 from tiny import NETWORKS, Tiny, wait_for
 
 from compress.cli.main import main
+from compress.runtime import launch as launching
 from compress.runtime.distributed import RESUME_HINT
+from compress.runtime.launch import launch
 
 # Waits in a training step of rank 0 until it is killed, once a file says so.
 GATE = """
@@ -45,10 +48,11 @@ def gated(tiny: Tiny, tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "gate").unlink(missing_ok=True)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+@contextmanager
+def starting(folder: Path) -> Iterator[subprocess.Popen[str]]:
     path = os.pathsep.join([str(folder), *sys.path])
     words = ("-m", "compress", "run", "gated.toml", "--out", "run", "--processes", "2")
-    return subprocess.Popen(
+    started = subprocess.Popen(
         [sys.executable, *words],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
@@ -56,6 +60,12 @@ def start(folder: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    try:
+        yield started
+    finally:
+        # Which ends those that it has started.
+        started.terminate()
+        started.wait()
 
 
 def is_gone(process: int) -> bool:
@@ -68,17 +78,69 @@ def is_gone(process: int) -> bool:
 
 @pytest.mark.slow
 def test_the_last_line_says_which_process_died(gated: Path) -> None:
-    started = start(gated)
     files = [gated / f"at-gate-{rank}" for rank in (0, 1)]
-    wait_for(lambda: all(file.exists() and file.read_text() for file in files), seconds=240)
-    workers = [int(file.read_text()) for file in files]
-    os.kill(workers[1], signal.SIGKILL)
-    _, err = started.communicate(timeout=240)
+    with starting(gated) as started:
+        wait_for(lambda: all(file.exists() and file.read_text() for file in files), seconds=240)
+        workers = [int(file.read_text()) for file in files]
+        os.kill(workers[1], signal.SIGKILL)
+        _, err = started.communicate(timeout=240)
     last = err.splitlines()[-1]
     assert started.returncode == 2
     assert "process 1" in last and "SIGKILL" in last and last.endswith(RESUME_HINT)
     assert err.count("error: ") == 1 and "Traceback" not in err
     assert all(map(is_gone, workers))
+
+
+# A process of a run: the others wait until they are told to end, and report that.
+WORKER = """
+import os, signal, sys, time
+
+def end(*_):
+    sys.exit("error: another process is gone")
+
+signal.signal(signal.SIGTERM, end)
+os.write(2, b"a warning\n")
+if os.environ["RANK"] == "1":
+    {death}
+while {waits}:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize(
+    ("death", "code", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", 2, "process 1 was ended by SIGKILL"),
+        ('sys.exit("error: the cause")', 1, "error: the cause"),
+        ("sys.exit(3)", 3, "error: "),
+    ],
+)
+def test_the_cause_is_the_last_line(death: str, code: int, words: str) -> None:
+    lines: list[str] = []
+    script = WORKER.format(death=death, waits=True)
+    found, last = launch(["-c", script], 3, lines.append)
+    assert found == code and words in last and last.startswith("error: ")
+    assert set(lines) == {"a warning"}
+
+
+def test_processes_that_end_well_say_nothing() -> None:
+    lines: list[str] = []
+    script = WORKER.format(death="pass", waits=False)
+    assert launch(["-c", script], 3, lines.append) == (0, "")
+    assert lines == ["a warning"] * 3
+
+
+def test_interrupting_the_launch_ends_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[str]] = []
+
+    def interrupt(workers: list[launching._Worker]) -> None:
+        started.extend(worker.process for worker in workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launching, "_wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        launch(["-c", WORKER.format(death="pass", waits=True)], 2, lambda line: None)
+    assert len(started) == 2 and all(process.poll() is not None for process in started)
 
 
 def test_a_mistake_is_found_before_processes_start() -> None:
