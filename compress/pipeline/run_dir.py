@@ -81,7 +81,8 @@ class RunDirectory:
         try:
             check_file(file)
         except UserError as error:
-            self.notes.append(f"{error}; {then}")
+            note = f"{error}; {then}"
+            self.notes += [] if note in self.notes else [note]
             return False
         return True
 

@@ -218,8 +218,8 @@ def describe_failure(path: Path, error: OSError, needed: int = 0) -> str:
     with suppress(OSError):
         free = f", {format_size(shutil.disk_usage(path.parent).free)} are free"
     return (
-        f"{path}: cannot be written ({error.strerror}): it needs {format_size(needed)}{free};"
-        " make room, and run the same command again"
+        f"{path}: cannot be written ({error.strerror}): it needs at least"
+        f" {format_size(needed)}{free}; make room, and run the same command again"
     )
 
 

@@ -99,7 +99,7 @@ def end(*_):
     sys.exit("error: another process is gone")
 
 signal.signal(signal.SIGTERM, end)
-os.write(2, b"a warning\n")
+os.write(2, b"a warning\\n")
 if os.environ["RANK"] == "1":
     {death}
 while {waits}:
