@@ -20,7 +20,7 @@ from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.recipe.load import load_recipe
 
-SPEEDUPS = (1.5, 2.0, 3.0, 5.0, 8.0)
+SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 # Halvings of the interval in which the multiply-adds of equal time are searched.
 HALVINGS = 6
 

@@ -41,18 +41,26 @@ def measure_latencies(
 
 
 def time_in_turns(
-    calls: Sequence[Callable[[], object]], runs: int, clock: Callable[[], float] | None = None
+    calls: Sequence[Callable[[], object]],
+    runs: int,
+    clock: Callable[[], float] | None = None,
+    burst: int = 1,
 ) -> list[list[float]]:
     """Return the seconds that each call takes in each of `runs` turns, after a warm-up.
 
     Args:
         clock: returns the time in seconds; `time.perf_counter` if left out.
+        burst: calls in a turn, of which the mean counts. With more than one, another one comes
+            first, that fills the processor's caches again.
     """
     now = clock or time.perf_counter
     seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(WARMUP_RUNS + runs):
         for call, times in zip(calls, seconds, strict=True):
+            if burst > 1:
+                call()
             start = now()
-            call()
-            times.append(now() - start)
+            for _ in range(burst):
+                call()
+            times.append((now() - start) / burst)
     return [times[WARMUP_RUNS:] for times in seconds]

@@ -22,8 +22,10 @@ from compress.runtime.device import device_name
 
 # Seconds and runs for which a single layer is timed, at most.
 LAYER_SECONDS, LAYER_RUNS = 0.01, 20
-# Seconds for which networks are timed, about, and the fewest and most runs of each.
-NETWORK_SECONDS, MIN_RUNS, MAX_RUNS = 2.0, 30, 400
+# Seconds for which networks are timed, about, and the fewest and most turns of each.
+NETWORK_SECONDS, MIN_TURNS, MAX_TURNS = 3.0, 25, 200
+# Images of a turn. A network that is in use computes one after the other, too.
+BURST = 4
 
 
 class Stopwatch:
@@ -63,8 +65,9 @@ class Stopwatch:
         with _torch_threads(self.threads):
             calls = [self._open(each, input_size) for each in networks]
             once = sum(min(times) for times in time_in_turns(calls, WARMUP_RUNS, self._now))
-            runs = max(MIN_RUNS, min(MAX_RUNS, int(NETWORK_SECONDS / max(once, 1e-9))))
-            return time_in_turns(calls, runs, self._now)
+            turns = int(NETWORK_SECONDS / max((BURST + 1) * once, 1e-9))
+            turns = max(MIN_TURNS, min(MAX_TURNS, turns))
+            return time_in_turns(calls, turns, self._now, BURST)
 
     @torch.inference_mode()
     def _time_layer(self, layer: Layer, outs: int, ins: int) -> float:

@@ -46,6 +46,7 @@ from compress.pipeline.stage_steps import drop_rounds, set_targets, stage_steps
 from compress.pipeline.step import Step, number_steps
 from compress.pruning.clock import Clock
 from compress.pruning.file_size import resolve_file_limits
+from compress.pruning.latency import MOST
 from compress.pruning.pruner import start_clock
 from compress.recipe.budget import Cost, Limits
 from compress.recipe.overrides import ROLES
@@ -217,7 +218,7 @@ def make_plan(
     steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))
     check_something_to_prune(recipe, steps, limits, cost)
     rehearse_training(steps, data)
-    least = 0 if clock is None else round(clock.least)
+    least = 0 if clock is None else round(clock.least / MOST)
     cut = check_reachable(recipe, steps, student, torch.zeros(1, *size), least)
     if cut is not None:
         rehearse_cut(steps, data, student, cut)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -59,8 +60,10 @@ def _calibrate(
         def once() -> float:
             if not found:
                 times = timer.networks(both, input_size)
-                # As for layers, what other load on the machine adds does not belong to it.
-                found.extend(1e9 * min(each) for each in times)
+                ratio = statistics.median(b / a for a, b in zip(*times, strict=True))
+                # As for layers, what other load on the machine adds does not belong to it. The
+                # smallest network's time is held against a budget as that of a cut will be.
+                found.extend((1e9 * min(times[0]), 1e9 * min(times[0]) * ratio))
             return found[index]
 
         return once
