@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from compress.recipe.registry import DATA_PLACES, DATA_SOURCES, IMPORTANCES, METHODS
+from compress.recipe.registry import DATA_PLACES, DATA_SOURCES, IMPORTANCES, METHODS, RUNTIMES
 from compress.recipe.schema import Recipe
 
 PAGE = Path(__file__).with_name("recipes.md")
@@ -31,7 +31,7 @@ HEADINGS = {
 }
 
 # Keys whose values are names; plug-ins on this machine do not belong into the documentation.
-NAMES = {"data": DATA_SOURCES, "method": METHODS, "importance": IMPORTANCES}
+NAMES = {"data": DATA_SOURCES, "method": METHODS, "importance": IMPORTANCES, "runtime": RUNTIMES}
 TYPES = {"string": "text", "integer": "whole number", "number": "number"}
 
 Schema = dict[str, Any]

@@ -20,7 +20,7 @@ from compress.cli.options import (
 )
 from compress.cli.output import echo_block, echo_line
 from compress.recipe.budget import describe_cost, parse_budgets
-from compress.recipe.registry import IMPORTANCES, check_data_name
+from compress.recipe.registry import IMPORTANCES, RUNTIMES, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
@@ -73,20 +73,37 @@ def summary(weights: Path, builder: str | None, depth: int) -> None:
     help="Weights file to write.",
 )
 def prune(
-    weights: Path, builder: str | None, mode: str, importance: str, out: Path, **budgets: str | None
+    weights: Path,
+    builder: str | None,
+    mode: str,
+    importance: str,
+    out: Path,
+    runtime: str | None,
+    threads: int | None,
+    **budgets: str | None,
 ) -> None:
     """Prune a weights file once, without training."""
     amounts = parse_budgets(budgets)
     IMPORTANCES.check_name(importance)
     if not amounts:
-        raise UserError("no budget given; pass --budget, --macs or --file-size")
+        raise UserError(
+            "no budget given; pass --budget, --macs, --file-size, --latency or --speedup"
+        )
+    RUNTIMES.check_name(runtime := runtime or "onnx")
     require_free(out)
     checkpoint = load_weights(weights, builder)
 
     from compress.pruning.prune_file import prune_file
 
     before, after = prune_file(
-        checkpoint, amounts, out, mode=mode, importance=importance, log=echo_line
+        checkpoint,
+        amounts,
+        out,
+        mode=mode,
+        importance=importance,
+        runtime=runtime,
+        threads=threads or 1,
+        log=echo_line,
     )
     echo_line(f"{out}: {before.params:,} to {after.params:,} parameters, not yet fine-tuned")
     cost = replace(after, bytes=out.stat().st_size)

@@ -183,6 +183,14 @@ budget_options = combine_options(
         "--file-size",
         help="Size of the weights file, at most: 400KB, 0.4MB, 400KiB, or 30% of the network's.",
     ),
+    click.option("--latency", help="Time for one image, at most: 0.4ms, or 20% of the network's."),
+    click.option("--speedup", help="How many times as fast as the network: 5x."),
+    click.option(
+        "--runtime", help="Where time is measured: onnx (default), onnx-int8, openvino or torch."
+    ),
+    click.option(
+        "--threads", type=click.IntRange(1), help="Threads of that runtime; 1 by default."
+    ),
 )
 
 device_option = click.option(

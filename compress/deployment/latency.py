@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # The first runs, in which caches fill, do not count.
 WARMUP_RUNS = 5
@@ -28,14 +28,31 @@ def measure_latencies(
     Returns:
         Median seconds per image, of each model.
     """
-    images = [
-        torch.zeros(1, *size, device=next(model.parameters()).device) for model, size in models
+
+    def call(model: nn.Module, image: Tensor) -> Callable[[], object]:
+        # Reading the result waits for the device.
+        return lambda: model(image).argmax().item()
+
+    calls = [
+        call(model, torch.zeros(1, *size, device=next(model.parameters()).device))
+        for model, size in models
     ]
-    seconds: list[list[float]] = [[] for _ in models]
+    return [statistics.median(times) for times in time_in_turns(calls, runs)]
+
+
+def time_in_turns(
+    calls: Sequence[Callable[[], object]], runs: int, clock: Callable[[], float] | None = None
+) -> list[list[float]]:
+    """Return the seconds that each call takes in each of `runs` turns, after a warm-up.
+
+    Args:
+        clock: returns the time in seconds; `time.perf_counter` if left out.
+    """
+    now = clock or time.perf_counter
+    seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(WARMUP_RUNS + runs):
-        for (model, _), image, times in zip(models, images, seconds, strict=True):
-            start = time.perf_counter()
-            # Reading the result waits for the device.
-            model(image).argmax().item()
-            times.append(time.perf_counter() - start)
-    return [statistics.median(times[WARMUP_RUNS:]) for times in seconds]
+        for call, times in zip(calls, seconds, strict=True):
+            start = now()
+            call()
+            times.append(now() - start)
+    return [times[WARMUP_RUNS:] for times in seconds]

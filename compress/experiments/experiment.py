@@ -236,6 +236,8 @@ def _teacher_recipe(recipe: Recipe) -> Recipe | None:
         budget=None,
         macs=None,
         file_size=None,
+        latency=None,
+        speedup=None,
         student=recipe.teacher,
         stages=teach,
     )

@@ -13,7 +13,7 @@ from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run import RunResult, run
 from compress.pipeline.run_dir import MANIFEST, MODEL, StageResult, check_run_dir, read_results
-from compress.recipe.budget import parse_descending
+from compress.recipe.budget import BUDGET_KEYS, parse_descending
 from compress.recipe.load import override_recipe
 from compress.recipe.schema import Prune, Recipe
 from compress.reporting.plots import plot_sweep, save_figure
@@ -124,7 +124,7 @@ def sweep_table(results: Sequence[SweepResult]) -> Table:
 def _derive_recipe(recipe: Recipe, budget: str, results: Sequence[SweepResult]) -> Recipe:
     """Return the recipe of a budget: it continues from the last of the `results` above it."""
     # A budget among the overrides replaces all of the recipe's.
-    budgets = {"budget": budget, "macs": recipe.macs, "file_size": recipe.file_size}
+    budgets = {key: getattr(recipe, key) for key in BUDGET_KEYS} | {"budget": budget}
     return override_recipe(recipe, budgets | _continue_from(results))
 
 

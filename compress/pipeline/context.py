@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,11 +13,13 @@ from torch import nn
 
 from compress.data.batches import Batch, plain_batches, training_batches
 from compress.data.dataset import Dataset
+from compress.deployment.measurements import Measurements
 from compress.distillation.method import Teacher
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
 from compress.pipeline.step import Step
 from compress.pipeline.time_budget import StageTime
+from compress.pruning.clock import Clock
 from compress.recipe.schema import Augment, Recipe
 from compress.runtime import distributed
 from compress.training.evaluate import Scores, measure_scores
@@ -24,6 +27,8 @@ from compress.training.mirror import MirrorTest, measure_mirroring
 
 # The view from which pruning takes its samples; no epoch reaches it.
 SAMPLE_VIEW = 2**31
+# Suffix of a file of measured times, beside the stage's weights file while the stage runs.
+TIMES = ".times"
 
 # Validation images that an estimate asks at least, if there are so many.
 LEAST_ESTIMATED = 500
@@ -60,6 +65,13 @@ class StageContext:
     def int8_file(self) -> Path:
         """The int8 file of a stage that quantizes."""
         return self.state.with_name(Path(self.step.int8_file).name)
+
+    @cached_property
+    def clock(self) -> Clock | None:
+        """The plan's clock, which keeps what it measures, so that a resumed cut is the same."""
+        if self.plan.clock is None:
+            return None
+        return replace(self.plan.clock, kept=Measurements(self.state.with_suffix(TIMES)))
 
     @property
     def recipe(self) -> Recipe:

@@ -38,6 +38,7 @@ class StageResult:
         epochs: epochs trained.
         bytes: size of the weights file; of the int8 file if the stage quantizes.
         val_balanced, test_balanced: balanced accuracy, 0 to 1; None if the classes are even.
+        milliseconds: median time for one image in the recipe's runtime, if the recipe limits it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class StageResult:
     test: Fraction | None = None
     val_balanced: Fraction | None = None
     test_balanced: Fraction | None = None
+    milliseconds: Amount | None = None
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="allow"))

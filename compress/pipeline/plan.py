@@ -6,7 +6,7 @@ Image files are checked, and no image is loaded to make a plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -44,7 +44,9 @@ from compress.pipeline.reach import check_reachable, check_something_to_prune
 from compress.pipeline.rehearsal import rehearse_cut, rehearse_training
 from compress.pipeline.stage_steps import drop_rounds, set_targets, stage_steps
 from compress.pipeline.step import Step, number_steps
+from compress.pruning.clock import Clock
 from compress.pruning.file_size import resolve_file_limits
+from compress.pruning.pruner import start_clock
 from compress.recipe.budget import Cost, Limits
 from compress.recipe.overrides import ROLES
 from compress.recipe.schema import Recipe, Train
@@ -69,6 +71,7 @@ class Plan:
         max_file_bytes: size of the final weights file, if it is limited.
         steps: the stages, in order.
         notes: lines for the user, about what depends on the data.
+        clock: measures the time of one image, if that is limited.
     """
 
     recipe: Recipe
@@ -78,6 +81,7 @@ class Plan:
     max_file_bytes: int | None
     steps: tuple[Step, ...]
     notes: tuple[str, ...] = ()
+    clock: Clock | None = None
 
     @property
     def batch_size(self) -> int:
@@ -125,14 +129,17 @@ class Plan:
         first = next((each.index for each in self.steps if each.prune), 0)
         return self.steps[first - 1] if step.prune else None
 
+    def is_last_cut(self, step: Step) -> bool:
+        """Return True if `step` is the last that prunes."""
+        return step in [each for each in self.steps if each.prune][-1:]
+
     def free_bytes(self, step: Step) -> Callable[[nn.Module], int] | None:
         """Return a function that computes the bytes left in the final file, for the last cut.
 
         The function takes the model that the file is to hold. The result is None if the file's size
         is not limited, and for all other steps.
         """
-        cuts = [each for each in self.steps if each.prune]
-        if self.max_file_bytes is None or step not in cuts[-1:]:
+        if self.max_file_bytes is None or not self.is_last_cut(step):
             return None
         available = self.max_file_bytes - SPARE_BYTES
 
@@ -199,15 +206,22 @@ def make_plan(
     size = steps[-1].input_size
     student = student_model(recipe, trained.get("student"), len(data.classes), size)
     check_methods(recipe, number_steps(steps), data)
+    time = recipe.budgets().get("latency")
+    if time is not None:
+        log(f"timing {recipe.student.name} in {recipe.runtime}, once on this machine")
+    clock = start_clock(student, size, time, recipe.runtime, recipe.threads)
     cost = measure_cost(student, size)
+    if clock is not None:
+        cost = replace(cost, latency=round(clock.full))
     limits, max_file_bytes = _resolve_budgets(recipe, number_steps(steps), data, student, cost)
     steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))
     check_something_to_prune(recipe, steps, limits, cost)
     rehearse_training(steps, data)
-    cut = check_reachable(recipe, steps, student, torch.zeros(1, *size))
+    least = 0 if clock is None else round(clock.least)
+    cut = check_reachable(recipe, steps, student, torch.zeros(1, *size), least)
     if cut is not None:
         rehearse_cut(steps, data, student, cut)
-    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes)
+    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes, clock)
 
 
 def _least_area(recipe: Recipe) -> float:

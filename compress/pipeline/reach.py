@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -30,11 +31,18 @@ def check_something_to_prune(
 
 
 def check_reachable(
-    recipe: Recipe, steps: Sequence[Step], student: nn.Module, example: torch.Tensor
+    recipe: Recipe,
+    steps: Sequence[Step],
+    student: nn.Module,
+    example: torch.Tensor,
+    least_latency: int = 0,
 ) -> nn.Module | None:
     """Check that each mode of pruning can reach its last target.
 
     Before training, the target can only be compared with the smallest possible network.
+
+    Args:
+        least_latency: nanoseconds that it takes for one image, if time is limited.
 
     Returns:
         That network, if channels are pruned.
@@ -52,6 +60,7 @@ def check_reachable(
         require_params_only(weights[-1])
     if channels:
         smallest, lowest = prune_to_minimum(student, example)
+        lowest = replace(lowest, latency=least_latency)
         if not channels[-1].fits(lowest):
             first = f" to {channels[-1]} by channels first" if weights else ""
             raise UserError(

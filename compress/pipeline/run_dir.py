@@ -123,7 +123,7 @@ class RunDirectory:
             for file in self.path.glob(pattern):
                 file.unlink(missing_ok=True)
         for result in self.results:
-            for suffix in (".state", ".previous.state"):
+            for suffix in (".state", ".previous.state", ".times"):
                 (self.path / result.checkpoint).with_suffix(suffix).unlink(missing_ok=True)
 
 
@@ -134,7 +134,7 @@ def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
         for axis, amount in recipe.budgets().items()
     ]
     parts = [name, *(["quick"] if quick else []), *budgets, f"seed{recipe.seed}"]
-    return Path("runs") / "-".join(parts).replace("%", "pc")
+    return Path("runs") / "-".join(parts).replace("%", "pc").replace(" and ", "-")
 
 
 @contextmanager

@@ -27,13 +27,16 @@ from compress.pipeline.provenance import build_checkpoint
 from compress.pipeline.train_stage import train_model
 from compress.pruning.batch_norm import reestimate_batchnorm
 from compress.pruning.file_size import prune_to_file_size
+from compress.pruning.latency import prune_to_latency
 from compress.pruning.pruner import PruneOptions
+from compress.pruning.structure import add_latency
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
 from compress.quantization.quantize import (
     check_drop,
     quantize_network,
     save_int8,
 )
+from compress.recipe.budget import Limits
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import IMPORTANCES
 from compress.runtime import distributed
@@ -174,7 +177,10 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
     assert stage is not None and target is not None
     torch.manual_seed(ctx.recipe.seed)
     size = (step.channels, ctx.plan.image_size, ctx.plan.image_size)
-    if target.fits(measure_cost(model, size, step.sparse)):
+    clock = ctx.clock
+    cost = add_latency(measure_cost(model, size, step.sparse), model, clock)
+    last = clock is not None and ctx.plan.is_last_cut(step)
+    if target.fits(cost) and not (last and clock and clock.measure(model)[1] > 1):
         # Channels are coarse: an earlier round may already have reached this target.
         return model
     few = IMPORTANCES.load(stage.importance).batch_size or ctx.plan.batch_size
@@ -185,14 +191,15 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
         )
         pruned = to_channels_last(pruned).to(ctx.device)
     else:
-        pruned = prune_to_file_size(
-            model,
-            torch.zeros(1, *size, device=ctx.device),
-            target,
-            ctx.plan.free_bytes(step),
-            PruneOptions(stage.importance, losses, ctx.original, stage.round_to),
-            log=lambda line: ctx.events.log(f"  {line}"),
-            enough=ctx.plan.enough_bytes,
+        options = PruneOptions(stage.importance, losses, ctx.original, stage.round_to, clock=clock)
+
+        def cut(limits: Limits, log: Callable[[str], None]) -> nn.Module:
+            example = torch.zeros(1, *size, device=ctx.device)
+            free, enough = ctx.plan.free_bytes(step), ctx.plan.enough_bytes
+            return prune_to_file_size(model, example, limits, free, options, log, enough)
+
+        pruned = prune_to_latency(
+            model, target, clock if last else None, cut, lambda line: ctx.events.log(f"  {line}")
         )
     batches = ctx.sample_batches(stage.samples, ctx.plan.batch_size)
     forward = make_forward(pruned, step.image_size)

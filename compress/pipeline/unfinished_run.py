@@ -76,6 +76,7 @@ class UnfinishedRun:
         budget = plan.limits.as_dict()
         if plan.max_file_bytes is not None:
             budget["bytes"] = plan.max_file_bytes
+        written = {("nanoseconds" if axis == "latency" else axis): n for axis, n in budget.items()}
         device, compiled = device_name(plan.device), manifest.get("compiled", {})
         if manifest.get("device", device) != device:
             # On another device, compiling may not pay: decide again, except for finished stages.
@@ -84,7 +85,7 @@ class UnfinishedRun:
         manifest |= {
             "device": device,
             "versions": package_versions(),
-            "budget": budget,
+            "budget": written,
             "compiled": compiled,
         }
 
@@ -104,6 +105,9 @@ class UnfinishedRun:
         try:
             output = run_stage(model, ctx)
         except UserError as error:
+            if ctx.clock:
+                # What was too slow may be fast enough once the machine is less busy.
+                ctx.clock.kept.clear()
             raise UserError(f"{step.name}: {error}") from error
         cost = measure_cost(output.model, step.input_size, step.sparse)
         scores = ctx.score(output.delivered or output.model)
@@ -119,12 +123,15 @@ class UnfinishedRun:
             checkpoint=step.file,
             image_size=step.image_size,
             epochs=output.epochs,
+            milliseconds=_milliseconds(output.model, ctx),
         )
         before = run_dir.results[-1] if run_dir.results else None
         self._save_result(step, output.model, result)
         if distributed.is_main():
             # The result is on the disk, so the stage will not be resumed any more.
             remove_state(ctx.state)
+            if ctx.clock:
+                ctx.clock.kept.clear()
         table = summary_table(output.model, step.input_size, sparse=step.sparse)
         self.events.on_stage_end(run_dir.results[-1], before, table)
         final = step is plan.steps[-1]
@@ -253,6 +260,13 @@ class UnfinishedRun:
             balanced = scores.balanced if plan.uneven else None
             scored.append(replace(result, test=scores.top1, test_balanced=balanced))
         run_dir.results = scored
+
+
+def _milliseconds(model: nn.Module, ctx: StageContext) -> float | None:
+    """Return the time of one image; None for teachers, and if the recipe does not limit time."""
+    if ctx.clock is None or ctx.step.kind == "teach" or not distributed.is_main():
+        return None
+    return round(ctx.clock.measure(model)[0] / 1e6, 4)
 
 
 def _student_accuracy(results: list[StageResult]) -> float:

@@ -38,7 +38,8 @@ def allocate(
 
     Units are removed and restored `round_to` at a time as far as that goes, then one at a time. If
     the result uses less than `TARGET_USAGE` of the budget, single units are exchanged between
-    groups.
+    groups. Where time is what runs out, widths stay multiples of `round_to`: a single channel more
+    or less makes a network slower, and would use up the budget for nothing.
 
     Args:
         scores: importance of each unit of each group, (units,).
@@ -54,8 +55,11 @@ def allocate(
     for step in steps:
         allocation.shrink(step)
     for step in steps:
+        if step == 1 and limits.tightest(allocation.total).latency is not None:
+            break
         allocation.fill(step)
-    allocation.exchange()
+    else:
+        allocation.exchange()
     structure.reset()
     return allocation.kept
 

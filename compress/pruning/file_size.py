@@ -17,6 +17,7 @@ from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
 from compress.pruning.limits import resolve_limits
 from compress.pruning.pruner import PruneOptions, prune_to_limits, prune_to_minimum
+from compress.pruning.structure import add_latency
 from compress.recipe.budget import Amount, Axis, Cost, Limits
 from compress.runtime.errors import UserError
 
@@ -91,6 +92,7 @@ def prune_to_file_size(
         UserError: the limits are out of reach, or the model cannot be pruned.
     """
     full = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
+    full = add_latency(full, model, options.clock if options else None)
     file_fits = free_bytes is not None and free_bytes(model) >= 0
     if file_fits and replace(limits, bytes=None).fits(full):
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +28,17 @@ class LayerCost:
         module: a layer with parameters, or a bare parameter.
         macs: its multiply-adds at full width, as `compress.models.cost.count_macs` counts them.
         dim: for a bare parameter, the dimension that channels are removed from.
+        time: returns its nanoseconds at output and input widths; left out if time does not matter.
 
     Attributes:
         full_widths: output and input channels before anything is removed.
         widths: output and input channels that are left; set by `Structure`.
     """
 
-    def __init__(self, module: Any, macs: int, dim: int) -> None:
+    def __init__(
+        self, module: Any, macs: int, dim: int, time: Callable[[int, int], int] | None = None
+    ) -> None:
+        self._time = time
         self.full_widths, self._tensors = _measure_tensors(module, dim)
         self._macs = _measure_macs(module, macs)
         self.widths = list(self.full_widths)
@@ -56,7 +61,9 @@ class LayerCost:
             params = sum(self._scale(count) for count in self._tensors)
             macs = sum(self._scale(count) for count in self._macs)
             statistics = self._statistics_bytes * outs // self.full_widths[0]
-            self._cache[outs, ins] = Cost(params, macs, params * self._itemsize + statistics)
+            size = params * self._itemsize + statistics
+            latency = self._time(outs, ins) if self._time else 0
+            self._cache[outs, ins] = Cost(params, macs, size, latency)
         return self._cache[outs, ins]
 
     def _scale(self, count: _Count) -> int:

@@ -8,7 +8,7 @@ from compress.recipe.budget import Amount, Axis, Cost, Limits, parse_amount
 from compress.runtime.errors import UserError
 
 
-def parse_limits(amounts: Mapping[Axis, int | str | None], full: Cost) -> Limits:
+def parse_limits(amounts: Mapping[Axis, int | str | Amount | None], full: Cost) -> Limits:
     """Parse budgets given as numbers, or as text in the form of a recipe; None is no limit.
 
     Args:
@@ -19,16 +19,20 @@ def parse_limits(amounts: Mapping[Axis, int | str | None], full: Cost) -> Limits
 
     Example:
         >>> parse_limits({"params": "5%", "macs": 10**6}, Cost(2_000_000, 9_000_000, 8_000_000))
-        Limits(params=100000, macs=1000000, bytes=None)
+        Limits(params=100000, macs=1000000, bytes=None, latency=None)
     """
     budgets = {
-        axis: parse_amount(amount, axis) if isinstance(amount, str) else Amount(str(amount), amount)
+        axis: amount if isinstance(amount, Amount) else _to_amount(amount, axis)
         for axis, amount in amounts.items()
         if amount is not None
     }
     if not budgets:
-        raise UserError("no budget given; pass params, macs or bytes")
+        raise UserError("no budget given; pass params, macs, bytes, latency or speedup")
     return resolve_limits(budgets, full)
+
+
+def _to_amount(amount: int | str, axis: Axis) -> Amount:
+    return parse_amount(amount, axis) if isinstance(amount, str) else Amount(str(amount), amount)
 
 
 def resolve_limits(budgets: Mapping[Axis, Amount], full: Cost) -> Limits:

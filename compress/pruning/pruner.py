@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.deployment.stopwatch import open_stopwatch
 from compress.models.cost import describe_difference, measure_cost
 from compress.pruning.allocate import (
     MIN_UNITS,
@@ -18,24 +21,30 @@ from compress.pruning.allocate import (
     find_smallest_step,
     get_floors,
 )
+from compress.pruning.clock import BLOCK, Clock
 from compress.pruning.importance import Loss, score_units
+from compress.pruning.latency import make_clock, prune_to_latency
 from compress.pruning.limits import parse_limits
 from compress.pruning.snapshot import take_snapshot
-from compress.pruning.structure import Structure, UnresolvedGroupError
+from compress.pruning.structure import Structure, UnresolvedGroupError, add_latency
 from compress.pruning.verify import check_classifier
-from compress.recipe.budget import Cost, Limits
+from compress.recipe.budget import Amount, Cost, Limits, parse_budgets
 from compress.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """Options of channel pruning besides the budget; `prune` describes each."""
+    """Options of channel pruning besides the budget; `prune` describes each.
+
+    The clock predicts the time of a network for a limit on it.
+    """
 
     importance: str = "magnitude"
     losses: Sequence[Loss] | None = None
     original: nn.Module | None = None
     round_to: int = 1
     ignored_layers: tuple[str, ...] = ()
+    clock: Clock | None = None
 
 
 def prune(
@@ -45,6 +54,10 @@ def prune(
     *,
     macs: int | str | None = None,
     bytes: int | str | None = None,
+    latency: str | None = None,
+    speedup: str | int | float | None = None,
+    runtime: str = "onnx",
+    threads: int = 1,
     importance: str = "magnitude",
     losses: Iterable[Loss] | None = None,
     original: nn.Module | None = None,
@@ -54,7 +67,8 @@ def prune(
 ) -> nn.Module:
     """Return a copy of `model` from which whole channels are removed until it fits the budget.
 
-    At least one of `params`, `macs` and `bytes` must be given; the result satisfies all that are.
+    At least one of `params`, `macs`, `bytes`, `latency` and `speedup` must be given; the result
+    satisfies all that are.
     It uses at least 99 % of the tightest one, unless single channels are too coarse for that. Costs
     are as `compress.models.cost.measure_cost` counts them.
 
@@ -66,6 +80,11 @@ def prune(
             model's.
         macs: budget in multiply-adds for one image.
         bytes: budget in bytes of all parameters and buffers.
+        latency: budget in time for one image, ``"0.4ms"``, or ``"20%"`` of the model's; measured on
+            this machine's CPU.
+        speedup: how many times as fast as the model, ``"5x"`` or 5.
+        runtime: where time is measured, as in `compress.recipe.registry.RUNTIMES`.
+        threads: number of threads of that runtime.
         importance: name of the importance that ranks channels, as in
             `compress.recipe.registry.IMPORTANCES`.
         losses: for importances that need data, one callable for each batch, from a model to its
@@ -86,15 +105,27 @@ def prune(
         >>> pruned = prune(model, torch.zeros(1, 3, 64, 64), "1M", macs="20%")
     """
     full = _measure_classifier(model, example)
-    limits = parse_limits({"params": params, "macs": macs, "bytes": bytes}, full)
+    texts = {"latency": latency, "speedup": None if speedup is None else str(speedup)}
+    time = parse_budgets(texts).get("latency")
+    size = (example.shape[1], example.shape[2], example.shape[3])
+    clock = start_clock(model, size, time, runtime, threads)
+    full = add_latency(full, model, clock)
+    amounts: Any = {"params": params, "macs": macs, "bytes": bytes, "latency": time}
+    limits = parse_limits(amounts, full)
+    _check_limits(limits, full)
     options = PruneOptions(
         importance,
         None if losses is None else list(losses),
         original,
         round_to,
         tuple(ignored_layers),
+        clock,
     )
-    return prune_to_limits(model, example, limits, options, log)
+
+    def cut(limits: Limits, log: Callable[[str], None]) -> nn.Module:
+        return prune_to_limits(model, example, limits, options, log)
+
+    return prune_to_latency(model, limits, clock, cut, log)
 
 
 def prune_to_limits(
@@ -113,18 +144,14 @@ def prune_to_limits(
         UserError: the limits are out of reach or hold already, or the model cannot be pruned.
     """
     options = options or PruneOptions()
-    full = _measure_classifier(model, example)
-    if min(limits.as_dict().values()) < 1:
-        raise UserError(f"a budget of {limits} is out of reach; it must be 1 or more")
-    if limits.fits(full):
-        raise UserError(
-            f"nothing to prune: the budget is {limits} and the model has {limits.describe(full)}"
-        )
+    full = add_latency(_measure_classifier(model, example), model, options.clock)
+    _check_limits(limits, full)
     structure, kept, verified = _prune_verified(
         model,
         example,
         lambda structure: _choose_units(structure, limits, options),
         options.ignored_layers,
+        options.clock,
     )
     if limits.macs is not None and (line := describe_difference(model, structure.input_size)):
         log(line)
@@ -136,6 +163,38 @@ def prune_to_limits(
     for module, unpruned_module in zip(pruned.modules(), model.modules(), strict=True):
         module.training = unpruned_module.training
     return pruned
+
+
+def _check_limits(limits: Limits, full: Cost) -> None:
+    if min(limits.as_dict().values()) < 1:
+        raise UserError(f"a budget of {limits} is out of reach; it must be 1 or more")
+    if limits.fits(full):
+        raise UserError(
+            f"nothing to prune: the budget is {limits} and the model has {limits.describe(full)}"
+        )
+
+
+def start_clock(
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    budget: Amount | None,
+    runtime: str,
+    threads: int,
+) -> Clock | None:
+    """Return a clock for the cuts of a network; None without a budget on time.
+
+    Args:
+        model: the network before its first cut.
+        input_size: (C, H, W) of the image.
+
+    Raises:
+        UserError: the network cannot be pruned, the runtime is not installed or cannot express it.
+    """
+    if budget is None:
+        return None
+    timer = open_stopwatch(runtime, threads)
+    smallest, _ = prune_to_minimum(model, torch.zeros(1, *input_size))
+    return make_clock(model, smallest, input_size, budget, timer)
 
 
 def prune_to_minimum(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost]:
@@ -169,7 +228,11 @@ def _choose_units(structure: Structure, limits: Limits, options: PruneOptions) -
             structure.unresolved_groups,
         )
     floors = choose_floors(structure, limits)
-    kept = allocate(structure, scores, limits, floors, original.unit_counts(), options.round_to)
+    round_to = options.round_to
+    if limits.latency is not None:
+        # Other widths take longer than the next multiple.
+        round_to = math.lcm(round_to, BLOCK)
+    kept = allocate(structure, scores, limits, floors, original.unit_counts(), round_to)
     return [
         score.argsort(descending=True, stable=True)[:keep]
         for score, keep in zip(scores, kept, strict=True)
@@ -181,6 +244,7 @@ def _prune_verified(
     example: Tensor,
     choose_units: Callable[[Structure], list[Tensor]],
     ignored_layers: tuple[str, ...] = (),
+    clock: Clock | None = None,
 ) -> tuple[Structure, list[int], bool]:
     """Prune a copy of `model` to the units that `choose_units` returns.
 
@@ -192,7 +256,7 @@ def _prune_verified(
     """
     unresolved: list[str] = []
     while True:
-        structure = Structure(copy.deepcopy(model), example, ignored_layers, unresolved)
+        structure = Structure(copy.deepcopy(model), example, ignored_layers, unresolved, clock)
         chosen = choose_units(structure)
         try:
             return structure, [len(units) for units in chosen], structure.prune(chosen)
@@ -273,6 +337,8 @@ def _log_result(
             " check the accuracy"
         )
     used = limits.usage(structure.predict_cost(kept))
-    step = find_smallest_step(structure, kept, limits) if used < TARGET_USAGE else None
+    if used >= TARGET_USAGE or limits.tightest(structure.predict_cost(kept)).latency is not None:
+        return
+    step = find_smallest_step(structure, kept, limits)
     if step is not None:
         log(f"lands at {used:.1%} of the budget: the smallest step left is {limits.describe(step)}")

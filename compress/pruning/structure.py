@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from compress.models.cost import count_macs, measure_cost
+from compress.pruning.clock import Clock, find_layers
 from compress.pruning.groups import (
     ChannelGroup,
     find_tied_layers,
@@ -37,6 +40,7 @@ class Structure:
         ignored_layers: names of modules whose output channels are not pruned; see `prune`.
         unresolved_groups: names of groups that torch-pruning is known to get wrong; they are not
             pruned either.
+        clock: predicts the time of the network, where there is a budget on it.
 
     Attributes:
         groups: the groups that can be pruned.
@@ -54,6 +58,7 @@ class Structure:
         example: Tensor,
         ignored_layers: Iterable[str] = (),
         unresolved_groups: Iterable[str] = (),
+        clock: Clock | None = None,
     ) -> None:
         self.model, self.example = model.eval(), example
         self.ignored_layers = tuple(ignored_layers)
@@ -77,13 +82,15 @@ class Structure:
         self.unresolved_layers = [*trace.unresolved_layers, *detached]
         if not self.groups:
             raise UserError(self._explain_no_groups(bool(found), bool(detached)))
-        self._link_layers(macs.layers)
+        self._link_layers(macs.layers, clock)
         # Products of two activations shrink with a cut, by an amount that is not predicted.
         attention = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
         self._exact = not attention and macs.total == sum(macs.layers.values())
         self.input_size = (example.shape[1], example.shape[2], example.shape[3])
         # The cost of everything that no group touches.
-        self._fixed = measure_cost(model, self.input_size) - _sum_costs(self._layers)
+        self._fixed = add_latency(measure_cost(model, self.input_size), model, clock) - _sum_costs(
+            self._layers
+        )
 
     @property
     def uncut_layers(self) -> list[str]:
@@ -183,15 +190,20 @@ class Structure:
             raise UnresolvedGroupError("a cut removes more or fewer channels than predicted")
         return comparable
 
-    def _link_layers(self, macs: Counter[nn.Module]) -> None:
+    def _link_layers(self, macs: Counter[nn.Module], clock: Clock | None) -> None:
         """Create one `LayerCost` for each layer, shared by all groups that it belongs to."""
         layers: dict[int, LayerCost] = {}
+        times: dict[Any, Callable[[int, int], int]] = {}
+        if clock is not None:
+            found = find_layers(self.model, self.example)
+            times = {module: partial(clock.layer_time, each) for module, each in found.items()}
         self._links: list[list[tuple[LayerCost, int, int]]] = []
         for group in self.groups:
             for member in group.members:
                 if id(member.layer) not in layers:
                     dim = self.graph.module2node[member.layer].pruning_dim
-                    layer = LayerCost(member.layer, macs[member.layer], dim)
+                    time = times.get(member.layer)
+                    layer = LayerCost(member.layer, macs[member.layer], dim, time)
                     layers[id(member.layer)] = layer
             self._links.append([(layers[id(m.layer)], m.side, m.channels) for m in group.members])
         self._layers = list(layers.values())
@@ -234,6 +246,11 @@ class Structure:
         return "this network cannot be pruned: all of its channels are logits or inputs"
 
 
+def add_latency(cost: Cost, model: nn.Module, clock: Clock | None) -> Cost:
+    """Return a cost with the predicted time of its network, if a clock predicts it."""
+    return cost if clock is None else replace(cost, latency=clock.predict(model))
+
+
 def _check_layer_names(model: nn.Module, names: Iterable[str]) -> None:
     known = [name for name, _ in model.named_modules() if name]
     for name in names:
@@ -265,5 +282,8 @@ def _list_removals(groups: list[ChannelGroup], kept: list[Tensor]) -> list[tuple
 def _sum_costs(layers: Iterable[LayerCost]) -> Cost:
     costs = [layer.predict_cost() for layer in layers]
     return Cost(
-        sum(c.params for c in costs), sum(c.macs for c in costs), sum(c.bytes for c in costs)
+        sum(c.params for c in costs),
+        sum(c.macs for c in costs),
+        sum(c.bytes for c in costs),
+        sum(c.latency for c in costs),
     )

@@ -1,4 +1,7 @@
-"""Budgets: limits on a network's parameters, multiply-adds and bytes. Does not import torch."""
+"""Budgets: limits on a network's parameters, multiply-adds, bytes and time.
+
+Does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Literal
 
 from compress.runtime.errors import UserError
 
-Axis = Literal["params", "macs", "bytes"]
+Axis = Literal["params", "macs", "bytes", "latency"]
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,22 @@ _UNITS: dict[Axis, _Unit] = {
         {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20},
         "400KB, 0.4MB, 400KiB, 400_000 or 5%",
     ),
+    "latency": _Unit(
+        "nanoseconds",
+        {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9},
+        "0.4ms, 400us or 20%",
+    ),
 }
 
 # Recipe keys and command-line flags that are budgets.
-BUDGET_KEYS: dict[str, Axis] = {"budget": "params", "macs": "macs", "file_size": "bytes"}
+BUDGET_KEYS: dict[str, Axis] = {
+    "budget": "params",
+    "macs": "macs",
+    "file_size": "bytes",
+    "latency": "latency",
+    "speedup": "latency",
+}
+SPEEDUP_EXAMPLES = "5x or 2.5x"
 
 
 @dataclass(frozen=True)
@@ -45,17 +60,29 @@ class Cost:
         params: number of weights and biases.
         macs: multiply-adds for one image.
         bytes: size of the tensors.
+        latency: predicted nanoseconds for one image; 0 where no budget asks for them.
     """
 
     params: int
     macs: int
     bytes: int
+    latency: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.params + other.params, self.macs + other.macs, self.bytes + other.bytes)
+        return Cost(
+            self.params + other.params,
+            self.macs + other.macs,
+            self.bytes + other.bytes,
+            self.latency + other.latency,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.params - other.params, self.macs - other.macs, self.bytes - other.bytes)
+        return Cost(
+            self.params - other.params,
+            self.macs - other.macs,
+            self.bytes - other.bytes,
+            self.latency - other.latency,
+        )
 
 
 assert tuple(_UNITS) == tuple(field.name for field in fields(Cost))
@@ -73,6 +100,7 @@ class Limits:
     params: int | None = None
     macs: int | None = None
     bytes: int | None = None
+    latency: int | None = None
 
     def fits(self, cost: Cost) -> bool:
         """Return True if `cost` exceeds no limit."""
@@ -115,14 +143,15 @@ class Limits:
         return " and ".join(describe_cost(cost, axis) for axis in self.as_dict())
 
     def __str__(self) -> str:
-        return " and ".join(
-            f"{limit:,} {_UNITS[axis].name}" for axis, limit in self.as_dict().items()
-        )
+        return " and ".join(_describe(limit, axis) for axis, limit in self.as_dict().items())
 
 
 @dataclass(frozen=True)
 class Amount:
-    """One budget as the user wrote it: a number, or a fraction of the student's cost."""
+    """One budget as the user wrote it: a number, or a fraction of the student's cost.
+
+    A latency and a speedup together have both.
+    """
 
     text: str
     number: int | None = None
@@ -130,13 +159,15 @@ class Amount:
 
     def resolve(self, total: int) -> int:
         """Return the limit for a student whose cost is `total`; at least 1."""
-        return self.number if self.number is not None else max(int((self.fraction or 0) * total), 1)
+        part = None if self.fraction is None else max(int(self.fraction * total), 1)
+        return min(limit for limit in (self.number, part) if limit is not None)
 
 
 def parse_amount(text: str, axis: Axis = "params") -> Amount:
     """Parse a budget: ``100k``, ``0.1M``, ``100_000``, or ``5%`` of the student's.
 
-    Multiply-adds may also be written as ``0.5G``, bytes as ``400KB`` or ``400KiB``.
+    Multiply-adds may also be written as ``0.5G``, bytes as ``400KB`` or ``400KiB``, and time as
+    ``0.4ms`` or ``400us``; the number is in nanoseconds then.
 
     Raises:
         UserError: the text is none of these, the number is not a whole number above zero, or the
@@ -148,7 +179,7 @@ def parse_amount(text: str, axis: Axis = "params") -> Amount:
     """
     unit = _UNITS[axis]
     match = re.fullmatch(
-        r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([a-z]*|%)\s*", text.lower(), re.ASCII
+        r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([a-zµμ]*|%)\s*", text.lower(), re.ASCII
     )
     if not match or len(text) > 40 or match[2] not in (*unit.suffixes, "%"):
         raise UserError(f"budget {text[:40]!r} is not understood: write {unit.examples}")
@@ -165,17 +196,45 @@ def parse_amount(text: str, axis: Axis = "params") -> Amount:
     return Amount(text, number=int(amount))
 
 
+def parse_speedup(text: str) -> Amount:
+    """Parse a speedup over the student: ``5x``, or ``5``; it is a fraction of the student's time.
+
+    Raises:
+        UserError: the text is something else, or not above 1.
+
+    Example:
+        >>> parse_speedup("5x").fraction
+        Fraction(1, 5)
+    """
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{0,9})?)\s*[x×]?\s*", text.lower(), re.ASCII)
+    if not match:
+        raise UserError(f"speedup {text[:40]!r} is not understood: write {SPEEDUP_EXAMPLES}")
+    times = Fraction(match[1])
+    if times <= 1:
+        raise UserError(f"speedup {text!r}: must be above 1, as {SPEEDUP_EXAMPLES}")
+    return Amount(f"{match[1]}x", fraction=1 / times)
+
+
 def parse_budgets(texts: Mapping[str, str | int | None]) -> dict[Axis, Amount]:
     """Parse the budgets among a recipe's keys or a command's flags.
 
     Raises:
         UserError: one is not understood.
     """
-    return {
-        axis: parse_amount(str(texts[key]), axis)
-        for key, axis in BUDGET_KEYS.items()
-        if texts.get(key) is not None
-    }
+    found: dict[Axis, Amount] = {}
+    for key, axis in BUDGET_KEYS.items():
+        if texts.get(key) is None:
+            continue
+        text = str(texts[key])
+        amount = parse_speedup(text) if key == "speedup" else parse_amount(text, axis)
+        found[axis] = _combine(found[axis], amount) if axis in found else amount
+    return found
+
+
+def _combine(latency: Amount, speedup: Amount) -> Amount:
+    """Return a latency and a speedup as one budget, which keeps both."""
+    fractions = [each.fraction for each in (latency, speedup) if each.fraction is not None]
+    return Amount(f"{latency.text} and {speedup.text}", latency.number, min(fractions))
 
 
 def parse_descending(texts: Sequence[str]) -> list[str]:
@@ -200,16 +259,31 @@ def parse_descending(texts: Sequence[str]) -> list[str]:
 def describe_budgets(budgets: Mapping[Axis, Amount]) -> str:
     """Describe budgets as the user wrote them: ``100k parameters and a file of 400KB``."""
     return " and ".join(
-        f"a file of {amount.text}" if axis == "bytes" else f"{amount.text} {_UNITS[axis].name}"
+        _describe_time(amount.text)
+        if axis == "latency"
+        else f"a file of {amount.text}"
+        if axis == "bytes"
+        else f"{amount.text} {_UNITS[axis].name}"
         for axis, amount in budgets.items()
+    )
+
+
+def _describe_time(text: str) -> str:
+    return " and ".join(
+        f"a speedup of {part}" if part.endswith("x") else f"a latency of {part}"
+        for part in text.split(" and ")
     )
 
 
 def describe_cost(cost: Cost, axis: Axis) -> str:
     """Describe the cost along one axis, as ``11,173,962 parameters``."""
-    return f"{getattr(cost, axis):,} {_UNITS[axis].name}"
+    return _describe(getattr(cost, axis), axis)
 
 
-def budget_examples(axis: Axis) -> str:
-    """Return examples of budgets along `axis`, for messages."""
-    return _UNITS[axis].examples
+def _describe(number: int, axis: Axis) -> str:
+    return f"{number / 1e6:.4g} ms" if axis == "latency" else f"{number:,} {_UNITS[axis].name}"
+
+
+def budget_examples(key: str) -> str:
+    """Return examples of the budget of a recipe's key, for messages."""
+    return SPEEDUP_EXAMPLES if key == "speedup" else _UNITS[BUDGET_KEYS[key]].examples

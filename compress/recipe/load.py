@@ -99,7 +99,9 @@ def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     if modes and not budgets:
-        raise UserError(f"{where}: budget: is missing; set budget, macs or file_size")
+        raise UserError(
+            f"{where}: budget: is missing; set budget, macs, file_size, latency or speedup"
+        )
     return recipe
 
 

@@ -30,7 +30,7 @@ TYPES = {
 
 # Keys that accept values of several types: pydantic reports an error for each type.
 UNIONS = {
-    **{key: f"write {budget_examples(axis)}" for key, axis in BUDGET_KEYS.items()},
+    **{key: f"write {budget_examples(key)}" for key in BUDGET_KEYS},
     "balance": "must be 'auto', 'loss', 'sampler' or false",
     "batch_size": "must be 'auto' or a whole number above 0",
     "pretrained": "must be true, false or the name of weights in quotes",

@@ -2,7 +2,8 @@
 
 Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch.
 Other packages add entries through the entry-point groups ``compress.methods``,
-``compress.importances``, ``compress.data``, ``compress.networks`` and ``compress.formats``.
+``compress.importances``, ``compress.data``, ``compress.networks``, ``compress.formats`` and
+``compress.runtimes``.
 """
 
 from __future__ import annotations
@@ -239,6 +240,20 @@ EXPORT_FORMATS = Registry(
         "executorch": "compress.deployment.executorch_format:FORMAT",
         "litert": "compress.deployment.litert_format:FORMAT",
     },
+)
+
+
+# Runtimes in which the time of a network is measured; see `compress.deployment.runtimes.Runtime`.
+RUNTIMES = Registry(
+    "runtime",
+    "compress.runtimes",
+    {
+        "onnx": "compress.deployment.runtimes:ONNX",
+        "onnx-int8": "compress.deployment.runtimes:ONNX_INT8",
+        "openvino": "compress.deployment.runtimes:OPENVINO",
+        "torch": "compress.deployment.runtimes:TORCH",
+    },
+    expected="compress.deployment.runtimes:Runtime",
 )
 
 

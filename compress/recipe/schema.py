@@ -32,6 +32,7 @@ from compress.recipe.types import (
     NotNegative,
     NumberOrZero,
     Positive,
+    RuntimeName,
 )
 
 CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
@@ -293,6 +294,16 @@ class Recipe:
     """Multiply-adds for one image: `5M`, `0.5G`, or `5%` of the student's."""
     file_size: str | int | None = None
     """Bytes of the weights file: `400KB`, `0.4MB`, `400KiB`, or `30%` of the student's."""
+    latency: str | None = None
+    """Time for one image: `0.4ms`, `400us`, or `20%` of the student's; the median, in `runtime`."""
+    speedup: str | int | float | None = None
+    """How many times as fast as the uncut student: `5x`, or 5; measured in turns with it, in
+    `runtime`."""
+    runtime: RuntimeName = "onnx"
+    """Where `latency` and `speedup` are measured, on this machine's CPU: `onnx` or `onnx-int8` in
+    onnxruntime, `openvino` or `torch`."""
+    threads: Count = 1
+    """Threads of that runtime."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: chosen images, initial weights, views."""
     batch_size: BatchSize = "auto"

@@ -13,6 +13,7 @@ from compress.recipe.registry import (
     DATA_SOURCES,
     IMPORTANCES,
     METHODS,
+    RUNTIMES,
     Registry,
     check_data_name,
     split_data_name,
@@ -89,6 +90,9 @@ MethodName = Annotated[
 ]
 ImportanceName = Annotated[
     str, AfterValidator(IMPORTANCES.check_name), Field(json_schema_extra=_suggest(IMPORTANCES))
+]
+RuntimeName = Annotated[
+    str, AfterValidator(RUNTIMES.check_name), Field(json_schema_extra=_suggest(RUNTIMES))
 ]
 
 

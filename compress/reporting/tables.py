@@ -106,6 +106,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 def stages_table(results: Sequence[StageResult]) -> Table:
     """Return the stages of a run, from the teacher to the final model."""
+    timed = any(result.milliseconds is not None for result in results)
     uneven = any(result.test_balanced is not None for result in results)
     rows = [
         [
@@ -114,6 +115,7 @@ def stages_table(results: Sequence[StageResult]) -> Table:
             f"{result.image_size} px" if result.image_size else "-",
             f"{result.params:,}",
             format_macs(result.macs),
+            *([_format_milliseconds(result.milliseconds)] if timed else []),
             format_accuracy(result.val),
             format_accuracy(result.test),
             *([format_accuracy(result.test_balanced)] if uneven else []),
@@ -127,6 +129,7 @@ def stages_table(results: Sequence[StageResult]) -> Table:
         "images",
         "parameters",
         "multiply-adds",
+        *(["ms"] if timed else []),
         "val %",
         "test %",
         *balanced,
@@ -136,6 +139,10 @@ def stages_table(results: Sequence[StageResult]) -> Table:
     total = format_duration(sum(result.seconds for result in results))
     footer = ["all", *[""] * len(costs), total] if results else None
     return Table(["stage", "network", *costs], rows, left=2, title="stages", footer=footer)
+
+
+def _format_milliseconds(milliseconds: float | None) -> str:
+    return "-" if milliseconds is None else f"{milliseconds:.3f}"
 
 
 def compare_table(reports: Iterable[ModelReport]) -> Table:

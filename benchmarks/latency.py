@@ -1,0 +1,126 @@
+"""Budgets on time: do they hold, and what do they bring over multiply-adds at equal time?
+
+python benchmarks/latency.py hold -w weights/fashion-mnist-1m.pth  # five cuts, timed together
+python benchmarks/latency.py accuracy --speedup 8x --minutes 25 --seeds 0,1,2
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import compress
+from compress.deployment.stopwatch import Stopwatch, open_stopwatch
+from compress.models import checkpoint
+from compress.models.build import build
+from compress.models.cost import measure_cost
+from compress.recipe.load import load_recipe
+
+SPEEDUPS = (1.5, 2.0, 3.0, 5.0, 8.0)
+# Halvings of the interval in which the multiply-adds of equal time are searched.
+HALVINGS = 6
+
+Size = tuple[int, int, int]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("mode", choices=("hold", "accuracy"))
+    parser.add_argument("-w", "--weights", type=Path, help="network to cut (hold)")
+    parser.add_argument("--recipe", default="default", help="recipe to run (accuracy)")
+    parser.add_argument("--speedup", default="8x", help="budget of the runs (accuracy)")
+    parser.add_argument("--minutes", type=float, help="time of each run (accuracy)")
+    parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs (accuracy)")
+    parser.add_argument("--out", type=Path, default=Path("runs/latency"), help="run directories")
+    parser.add_argument("--runtime", default="onnx")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    if arguments.mode == "hold":
+        if arguments.weights is None:
+            parser.error("hold needs --weights")
+        check_budgets(arguments.weights, arguments.runtime, arguments.threads)
+    else:
+        compare_accuracy(arguments)
+
+
+def check_budgets(weights: Path, runtime: str, threads: int) -> None:
+    """Cut a network to five speedups and five latencies, then time all of them in turns."""
+    loaded = checkpoint.load(weights)
+    uncut, size = loaded.model.eval(), loaded.input_size
+    watch = open_stopwatch(runtime, threads)
+    options = {"runtime": runtime, "threads": threads}
+    example = torch.zeros(1, *size)
+    by_speedup = [compress.prune(uncut, example, speedup=s, **options) for s in SPEEDUPS]
+    full = statistics.median(watch.networks([uncut], size)[0])
+    limits = [full / speedup for speedup in SPEEDUPS]
+    by_time = [
+        compress.prune(uncut, example, latency=f"{t * 1e9:.0f}ns", **options) for t in limits
+    ]
+    first, *times = watch.networks([uncut, *by_speedup, *by_time], size)
+    ratios = [
+        statistics.median(uncut_time / time for uncut_time, time in zip(first, each, strict=True))
+        for each in times[: len(SPEEDUPS)]
+    ]
+    medians = [statistics.median(each) for each in times[len(SPEEDUPS) :]]
+    print("| speedup | measured | latency | measured |\n|--:|--:|--:|--:|")
+    for wanted, ratio, limit, time in zip(SPEEDUPS, ratios, limits, medians, strict=True):
+        print(f"| {wanted:g}x | {ratio:.2f}x | {1e3 * limit:.3f} ms | {1e3 * time:.3f} ms |")
+    held = sum(ratio >= wanted for ratio, wanted in zip(ratios, SPEEDUPS, strict=True))
+    in_time = sum(time <= limit for time, limit in zip(medians, limits, strict=True))
+    print(f"held: {held} of {len(SPEEDUPS)} speedups, {in_time} of {len(SPEEDUPS)} latencies")
+
+
+def compare_accuracy(arguments: argparse.Namespace) -> None:
+    """Run a recipe with a budget on time and with one on multiply-adds that takes as long."""
+    watch = open_stopwatch(arguments.runtime, arguments.threads)
+    print("| seed | budget | multiply-adds | parameters | ms | val % | test % |")
+    print("|--:|:--|--:|--:|--:|--:|--:|")
+    for seed in map(int, arguments.seeds.split(",")):
+        common = {"seed": seed, "minutes": arguments.minutes}
+        runtime = {"runtime": arguments.runtime, "threads": arguments.threads}
+        out = arguments.out / f"speedup-{seed}"
+        timed = compress.run(
+            arguments.recipe, out=out, speedup=arguments.speedup, **common, **runtime
+        )
+        fast, size = timed.load().model, timed.load().input_size
+        macs = find_equal_macs(watch, arguments.recipe, fast, size)
+        counted = compress.run(
+            arguments.recipe, out=arguments.out / f"macs-{seed}", macs=macs, **common
+        )
+        networks = [fast, counted.load().model]
+        turns = watch.networks(networks, size)
+        for name, result, each in zip(
+            (f"speedup {arguments.speedup}", f"macs {macs:,}"), (timed, counted), turns, strict=True
+        ):
+            last = result.results[-1]
+            print(
+                f"| {seed} | {name} | {last.macs:,} | {last.params:,}"
+                f" | {1e3 * statistics.median(each):.3f} | {100 * last.val:.2f}"
+                f" | {100 * (last.test or 0):.2f} |",
+                flush=True,
+            )
+
+
+def find_equal_macs(watch: Stopwatch, recipe: str, fast: nn.Module, size: Size) -> int:
+    """Return the multiply-adds at which a cut of the recipe's student takes as long as `fast`."""
+    spec = load_recipe(recipe).student
+    classes = next(m for m in reversed(list(fast.modules())) if isinstance(m, nn.Linear))
+    student = build(spec, classes.out_features, input_size=size).eval()
+    example = torch.zeros(1, *size)
+    low, high = 0, measure_cost(student, size).macs
+    for _ in range(HALVINGS):
+        # Evenly spaced in ratio, since times are.
+        middle = int((max(low, high // 100) * high) ** 0.5)
+        cut = compress.prune(student, example, macs=middle)
+        ours, theirs = watch.networks([fast, cut], size)
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+        low, high = (middle, high) if ratio <= 1 else (low, middle)
+    return low or high
+
+
+if __name__ == "__main__":
+    main()
