@@ -83,29 +83,31 @@ def _check_targets(source: Source) -> Source:
     Raises:
         UserError: a file of the data is damaged.
     """
-
-    def check(images: Images, split: str) -> Images:
-        count = len(images.names if isinstance(images, Files) else images.pixels)
-        targets = images.targets
-        where = f" under {images.root}" if isinstance(images, Files) else ""
-        if len(targets) != count:
-            raise UserError(
-                f"{source.name}: {count:,} {split} images{where} have {len(targets):,} labels: a"
-                " file is damaged; replace it"
-            )
-        wrong = targets[(targets < 0) | (targets >= len(source.classes))]
-        if len(wrong):
-            raise UserError(
-                f"{source.name}: {len(wrong):,} labels of {split} images{where}, as"
-                f" {int(wrong[0])}, are none of the {len(source.classes)} classes: a file is"
-                " damaged; replace it"
-            )
-        return images
-
-    check(source.train, "training")
+    check = partial(_check_labels, source.name, len(source.classes))
+    check("training", source.train)
     if source.val is not None:
-        check(source.val, "validation")
-    return dataclasses.replace(source, test=lambda: check(source.test(), "test"))
+        check("validation", source.val)
+    # Not `source` itself, which would keep its training images in memory.
+    read = source.test
+    return dataclasses.replace(source, test=lambda: check("test", read()))
+
+
+def _check_labels(name: str, classes: int, split: str, images: Images) -> Images:
+    count = len(images.names if isinstance(images, Files) else images.pixels)
+    targets = images.targets
+    where = f" under {images.root}" if isinstance(images, Files) else ""
+    if len(targets) != count:
+        raise UserError(
+            f"{name}: {count:,} {split} images{where} have {len(targets):,} labels: a file is"
+            " damaged; replace it"
+        )
+    wrong = targets[(targets < 0) | (targets >= classes)]
+    if len(wrong):
+        raise UserError(
+            f"{name}: {len(wrong):,} labels of {split} images{where}, as {int(wrong[0])}, are none"
+            f" of the {classes} classes: a file is damaged; replace it"
+        )
+    return images
 
 
 def fashion_mnist() -> Source:
