@@ -45,7 +45,7 @@ def test_prune_says_what_the_network_costs(run: Compress, weights: Path, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], r"no budget given.*--budget, --macs or --file-size"),
+        ([], r"no budget given.*--budget, --macs, --file-size"),
         (["--budget", "much"], "'much'"),
         (["--budget", "5k", "--importance", "talyor"], "'talyor'.*'taylor'.*known: magnitude"),
         (["--budget", "5k", "--out", __file__], "already exists.*--out"),

@@ -19,7 +19,7 @@ from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe
 
 # Arguments that are no keys of a recipe: they say how and where a run is carried out.
-OF_THE_RUN = {"recipe", "budgets", "out", "device", "quick", "fresh"}
+OF_THE_RUN = {"recipe", "budgets", "out", "device", "quick", "fresh", "processes", "redo_from"}
 
 
 @pytest.fixture

@@ -156,7 +156,8 @@ def test_csv_has_a_line_per_class(tmp_path: Path) -> None:
 
 def test_interrupted_csv_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
-    path.write_text("old")
+    write_csv(PREDICTIONS[:1], path)
+    old = path.read_bytes()
 
     def interrupted() -> Iterator[Prediction]:
         yield PREDICTIONS[0]
@@ -164,15 +165,17 @@ def test_interrupted_csv_leaves_the_old_file(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_csv(interrupted(), path)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == old and list(tmp_path.iterdir()) == [path]
 
 
 def test_csv_through_a_link_replaces_its_target(tmp_path: Path) -> None:
     target, link = tmp_path / "target.csv", tmp_path / "link.csv"
-    target.write_text("old")
+    write_csv(PREDICTIONS[:1], target)
+    old = target.read_bytes()
     link.symlink_to(target)
     write_csv(PREDICTIONS, link)
-    assert link.is_symlink() and target.read_bytes().startswith(b"image,rank")
+    assert link.is_symlink() and target.read_bytes() != old
+    assert target.read_bytes().startswith(b"image,rank")
 
 
 def test_csv_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

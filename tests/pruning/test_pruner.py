@@ -243,7 +243,7 @@ def test_a_budget_that_the_model_meets_already_is_refused() -> None:
 
 
 def test_at_least_one_budget_must_be_given() -> None:
-    with pytest.raises(UserError, match=r"no budget.*params, macs or bytes"):
+    with pytest.raises(UserError, match=r"no budget.*params, macs, bytes"):
         prune(build_network("resnet18", "small"), torch.zeros(1, 3, 28, 28))
 
 
