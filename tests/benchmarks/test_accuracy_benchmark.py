@@ -96,7 +96,7 @@ def test_every_row_fits_the_budget_and_is_made_once(
         and cells["ours"]["test"] == run["stages"][-1]["test"]
     )
     assert "finetune" in run["stages"][-1]["name"] and run["seed"] == 1
-    assert not list(out.rglob("*.state")) and not list(out.glob("logits_cache/*"))
+    assert not list(out.rglob("?.state")) and not list(out.glob("logits_cache/*"))
     assert (out / "accuracy.md").read_text() in shown
 
     before = times(out)
@@ -180,7 +180,7 @@ def test_a_row_goes_on_where_it_was_stopped(
         stopped = CliRunner().invoke(accuracy.main, [str(word) for word in (*words, "--rows", "2")])
     assert isinstance(stopped.exception, ZeroDivisionError) and "epoch " in stopped.output
     cell = tmp_path / "out" / "rows" / "torch-pruning" / "seed1.json"
-    assert not cell.exists() and len(list(cell.with_suffix("").glob("*.state"))) == 2
+    assert not cell.exists() and len(list(cell.with_suffix("").glob("?.state"))) == 2
 
     shown = benchmark(*words, "--rows", "2")
     assert "resuming after epoch 2 of 2" in shown and "resuming after epoch 3 of 3" in shown
