@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 SAMPLE = (
-    *("timm:resnet18", "timm:mobilenetv3_small_100", "timm:regnety_002", "timm:skresnet18"),
+    *("timm:resnet18", "timm:mobilenetv3_small_100", "timm:regnety_002", "timm:repvgg_a0"),
     *("timm:convnext_atto", "timm:efficientvit_b0", "timm:vit_tiny_patch16_224"),
     *("timm:edgenext_xx_small", "timm:levit_128s", "timm:mobilevit_xxs", "timm:ghostnet_050"),
     "shufflenet_v2_x0_5",
