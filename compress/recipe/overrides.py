@@ -52,6 +52,9 @@ def apply_overrides(
     if not changes.keys().isdisjoint(BUDGET_KEYS):
         table = {key: value for key, value in table.items() if key not in BUDGET_KEYS}
     _check_teacher(changes)
+    for role in ROLES:
+        if f"{role}.name" in changes or isinstance(changes.get(role), dict):
+            _keep_named(role, table.get("small_data"))
     for key, value in _names_first(changes):
         *path, leaf = key.split(".")
         if path and path[0] not in ROLES:
@@ -63,7 +66,6 @@ def apply_overrides(
                 # These belong to the network that had the role before.
                 target.pop("weights", None)
                 target.pop("source", None)
-                _keep_named(path[0], table.get("small_data"))
             target[leaf] = value
     if pretrained is not None:
         _set_pretrained(table, pretrained)

@@ -77,13 +77,20 @@ def test_few_images_take_the_stages_of_a_recipe_for_them(
     assert fitted.stages == expected.stages and any(repr(name) in note for note in notes)
 
 
-def test_a_teacher_that_is_named_teaches() -> None:
-    named = load_recipe("default", {"teacher.name": "resnet34"})
-    fitted, notes = fit_to_data(named, data(1_350))
+@pytest.mark.parametrize("key", ["teacher", "teacher.name"])
+@pytest.mark.parametrize("name", ["resnet34", "mynets:large"])
+def test_a_teacher_that_is_named_teaches(key: str, name: str) -> None:
+    fitted, notes = fit_to_data(load_recipe("default", {key: name}), data(1_350))
     expected, _ = fit_to_data(load_recipe("taught"), data(1_350))
-    assert fitted.stages == expected.stages and fitted.teacher.name == "resnet34"
+    assert fitted.stages == expected.stages and fitted.teacher.name == name
     assert fitted.student.name == expected.student.name
-    assert any("taught by resnet34" in note for note in notes)
+    assert any(f"taught by {name}" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["resnet34", "mynets:small"])
+def test_a_student_that_is_named_stays(name: str) -> None:
+    fitted, _ = fit_to_data(load_recipe("default", {"student": name}), data(1_350))
+    assert fitted.student.name == name
 
 
 def test_quick_runs_and_changed_stages_keep_the_stages() -> None:
