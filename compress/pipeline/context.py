@@ -88,12 +88,12 @@ class StageContext:
         """The plan's device."""
         return self.plan.device
 
-    def validate(self, model: nn.Module) -> float:
-        """Return the top-1 accuracy of `model` on the validation split, 0 to 1.
+    def validate(self, model: nn.Module, every: int = 1) -> float:
+        """Return the top-1 accuracy of `model` on one validation image of `every`, 0 to 1.
 
         It is NaN if a logit is not finite.
         """
-        scores = self.score(model)
+        scores = self.score(model, every)
         return scores.top1 if scores.finite else math.nan
 
     def estimate(self, model: nn.Module) -> float:
@@ -103,7 +103,7 @@ class StageContext:
         images are asked, spread evenly: scoring all would take as long as the epoch itself.
         """
         most = max(self.data.train_count // 5, LEAST_ESTIMATED)
-        return self.score(model, every=math.ceil(self.data.val_count / most)).top1
+        return self.validate(model, every=math.ceil(self.data.val_count / most))
 
     def score(self, model: nn.Module, every: int = 1) -> Scores:
         """Return the accuracies of `model` on the validation split, or one image of `every`."""
