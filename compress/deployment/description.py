@@ -62,12 +62,14 @@ class Description:
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
 
 
-def parse_description(text: str) -> Description:
-    """Parse and validate the JSON of `Description.to_json`.
+def parse_description(text: str | None) -> Description:
+    """Parse and validate the JSON of `Description.to_json`; None is a file without any.
 
     Raises:
-        UserError: it is something else.
+        UserError: it is something else, or there is none.
     """
+    if text is None:
+        raise UserError("has no description; only files that `compress export` wrote are used")
     try:
         content = json.loads(text)
         check_plain(content)

@@ -71,8 +71,6 @@ def open_file(path: Path, threads: int = 0) -> Runner:
             method = program.load_method("forward")
         except Exception as error:  # of several types
             raise UserError(f"ExecuTorch cannot read it ({one_line(error)})") from error
-    if text is None:
-        raise UserError("has no description; only files that `compress export` wrote are used")
     description = parse_description(text)
 
     def infer(image: NDArray[Any]) -> NDArray[np.float32]:

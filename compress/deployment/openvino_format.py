@@ -85,8 +85,6 @@ def open_file(path: Path, threads: int = 0) -> Runner:
         compiled = openvino.Core().compile_model(model, "CPU", config)
     except Exception as error:  # of several types, some of them private
         raise UserError(f"OpenVINO cannot read it ({one_line(error)})") from error
-    if text is None:
-        raise UserError("has no description; only files that `compress export` wrote are used")
     description = parse_description(text)
     request = compiled.create_infer_request()
 

@@ -64,8 +64,6 @@ def open_file(path: Path, threads: int = 0) -> Runner:
     from compress.deployment.tracing import quiet_exporter
 
     content, text = read_archive(path)
-    if text is None:
-        raise UserError("has no description; only files that `compress export` wrote are used")
     description = parse_description(text)
     if threads:
         torch.set_num_threads(threads)
