@@ -14,6 +14,7 @@ from torch import nn
 from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
+from compress.models.reuse import reusing_networks
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
@@ -33,6 +34,7 @@ LEAST_STEPS, LEAST_STEPS_LONGEST = 60, 240
 TIMED_STEPS, FITTING_STEPS = 4, 10
 
 
+@reusing_networks()
 def measure_least_seconds(plan: Plan) -> list[float]:
     """Return the least seconds that each step of a plan needs; 0 for steps that do not train.
 

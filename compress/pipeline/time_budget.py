@@ -17,6 +17,7 @@ import torch
 from compress.distillation.objectives import epochs_until_cached
 from compress.models.build import build
 from compress.models.cost import measure_cost
+from compress.models.reuse import reusing_networks
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
 from compress.pipeline.run_dir import RunDirectory
@@ -140,6 +141,7 @@ def stage_costs(plan: Plan) -> list[float]:
     return [length * cost for length, cost in zip(lengths, image_costs(plan), strict=True)]
 
 
+@reusing_networks()
 def image_costs(plan: Plan) -> list[float]:
     """Return the cost of training on one image in each stage, 0 if it does not train.
 
