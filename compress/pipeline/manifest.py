@@ -79,6 +79,7 @@ class _Manifest:
     compiled: dict[str, bool] = Field(default_factory=dict)
     mirrors: bool | None = None
     least_seconds: list[Amount] = Field(default_factory=list)
+    seconds: Amount = 0.0
 
 
 def read_results(
