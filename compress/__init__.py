@@ -10,6 +10,7 @@
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
     compress.save(model, "trained.pth", classes=["cat", "dog"]) # to a weights file
+    compress.track("tensorboard")                               # callbacks that log a run
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
 
 Importing the package does not import torch; the first use of one of these functions does.
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from compress.pipeline.run import run
     from compress.pruning.pruner import prune
     from compress.quantization.quantize import quantize
+    from compress.reporting.tracking import track
 
 __all__ = [
     "UserError",
@@ -47,6 +49,7 @@ __all__ = [
     "run",
     "save",
     "summarize",
+    "track",
 ]
 
 # Where each public function is defined, as "module:attribute".
@@ -62,6 +65,7 @@ _DEFINITIONS = {
     "run": "compress.pipeline.run:run",
     "save": "compress.models.modules:save",
     "summarize": "compress.models.cost:measure_cost",
+    "track": "compress.reporting.tracking:track",
 }
 
 
