@@ -18,7 +18,7 @@ from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.events import RunEvents, to_events
 from compress.pipeline.in_hand import Given, to_recipe
-from compress.pipeline.least_time import measure_least_seconds
+from compress.pipeline.least_time import measure_stage_seconds
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.quality import list_warnings
 from compress.pipeline.run_dir import MANIFEST, StageResult, default_run_dir, open_run
@@ -169,7 +169,8 @@ def _run(
     plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
     if recipe.minutes is not None and (fresh or not (out / MANIFEST).is_file()):
-        begun["least_seconds"] = measure_least_seconds(plan)
+        seconds = measure_stage_seconds(plan)
+        begun |= {"stage_seconds": seconds.whole, "least_seconds": seconds.least}
     with open_run(out, begun, fresh, stages) as run_dir:
         if not distributed.broadcast(run_dir.done):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
