@@ -34,6 +34,9 @@ LEAST_STEPS, LEAST_STEPS_LONGEST = 60, 240
 # Steps of which the fastest counts; and those that fitting a stage's epochs to its time will take.
 TIMED_STEPS, FITTING_STEPS = 4, 10
 
+# Passes over the validation images: while fitting, after an epoch, and at the end of the stage.
+VALIDATIONS = 3
+
 
 @dataclass(frozen=True)
 class StageSeconds:
@@ -61,11 +64,14 @@ def measure_stage_seconds(plan: Plan) -> StageSeconds:
     costs = image_costs(plan, _measure_networks(plan))
     steps_per_epoch = count_steps(plan.data.train_count, plan.batch_size)
     lengths = [round(s.train.length * steps_per_epoch) if s.train else 0 for s in plan.steps]
+    # A forward pass is a third of a step.
+    validation = plan.data.val_count / plan.batch_size / 3
     whole, least = [], []
     for cost, length in zip(costs, lengths, strict=True):
         floor = LEAST_STEPS_LONGEST if length == max(lengths) else LEAST_STEPS
         whole.append(cost * length)
-        least.append(cost * (min(length, floor) + FITTING_STEPS) if length else 0.0)
+        steps = min(length, floor) + FITTING_STEPS + VALIDATIONS * validation
+        least.append(cost * steps if length else 0.0)
     needed = (sum(least) + time.monotonic() - started) / (1 - RESERVE)
     whole, least, needed = distributed.broadcast((whole, least, needed))
     minutes = plan.recipe.minutes
