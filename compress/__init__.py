@@ -4,6 +4,7 @@
     compress.fit(model, train, val, budget="100k")              # a module in, a smaller one out
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
+    compress.evaluate("runs/mine/model.pth").macro_f1           # metrics on the test split
     compress.prepare("shirt.png", checkpoint)                   # an image as the model takes it
     compress.prune(model, example, "100k")                      # one cut, without training
     compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from compress.pipeline.run import run
     from compress.pruning.pruner import prune
     from compress.quantization.quantize import quantize
+    from compress.reporting.evaluation import evaluate
 
 __all__ = [
     "UserError",
     "adopt",
+    "evaluate",
     "export",
     "fit",
     "load",
@@ -52,6 +55,7 @@ __all__ = [
 # Where each public function is defined, as "module:attribute".
 _DEFINITIONS = {
     "adopt": "compress.pipeline.adopt:adopt",
+    "evaluate": "compress.reporting.evaluation:evaluate",
     "export": "compress.deployment.export:export",
     "fit": "compress.pipeline.fit:fit",
     "load": "compress.models.checkpoint:load",
