@@ -7,6 +7,7 @@
     compress.evaluate("runs/mine/model.pth").macro_f1           # metrics on the test split
     compress.prepare("shirt.png", checkpoint)                   # an image as the model takes it
     compress.prune(model, example, "100k")                      # one cut, without training
+    compress.analyze("runs/mine/model.pth")                     # what cuts of each layer would cost
     compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from compress.pipeline.adopt import adopt
     from compress.pipeline.fit import fit
     from compress.pipeline.run import run
+    from compress.pruning.analysis import analyze
     from compress.pruning.pruner import prune
     from compress.quantization.quantize import quantize
     from compress.reporting.evaluation import evaluate
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "UserError",
     "adopt",
+    "analyze",
     "evaluate",
     "export",
     "fit",
@@ -55,6 +58,7 @@ __all__ = [
 # Where each public function is defined, as "module:attribute".
 _DEFINITIONS = {
     "adopt": "compress.pipeline.adopt:adopt",
+    "analyze": "compress.pruning.analysis:analyze",
     "evaluate": "compress.reporting.evaluation:evaluate",
     "export": "compress.deployment.export:export",
     "fit": "compress.pipeline.fit:fit",
