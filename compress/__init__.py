@@ -5,6 +5,7 @@
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
     compress.evaluate("runs/mine/model.pth").macro_f1           # metrics on the test split
+    compress.calibrate(checkpoint)                              # probabilities to believe
     compress.prepare("shirt.png", checkpoint)                   # an image as the model takes it
     compress.prune(model, example, "100k")                      # one cut, without training
     compress.analyze("runs/mine/model.pth")                     # what cuts of each layer would cost
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     from compress.pruning.analysis import analyze
     from compress.pruning.pruner import prune
     from compress.quantization.quantize import quantize
+    from compress.reporting.calibration import calibrate
     from compress.reporting.evaluation import evaluate
 
 __all__ = [
     "UserError",
     "adopt",
     "analyze",
+    "calibrate",
     "evaluate",
     "export",
     "fit",
@@ -59,6 +62,7 @@ __all__ = [
 _DEFINITIONS = {
     "adopt": "compress.pipeline.adopt:adopt",
     "analyze": "compress.pruning.analysis:analyze",
+    "calibrate": "compress.reporting.calibration:calibrate",
     "evaluate": "compress.reporting.evaluation:evaluate",
     "export": "compress.deployment.export:export",
     "fit": "compress.pipeline.fit:fit",

@@ -16,6 +16,7 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "UserError": "compress.runtime.errors",
         "adopt": "compress.pipeline.adopt",
         "analyze": "compress.pruning.analysis",
+        "calibrate": "compress.reporting.calibration",
         "evaluate": "compress.reporting.evaluation",
         "export": "compress.deployment.export",
         "fit": "compress.pipeline.fit",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from compress.data.batches import Batch, plain_batches
 from compress.data.dataset import Dataset
 from compress.data.scoring import Split, open_scored
 from compress.deployment.load_model import load_model
-from compress.models.checkpoint import Checkpoint
+from compress.models.checkpoint import Checkpoint, read_seed
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
@@ -61,7 +60,7 @@ def evaluate(
     found = compute_logits(
         checkpoint, data, split=split, device=device, whole=True, skip_broken=skip_broken, log=log
     )
-    return evaluate_logits(found, worst=worst)
+    return evaluate_logits(found, temperature=checkpoint.temperature, worst=worst)
 
 
 def compute_logits(
@@ -156,18 +155,18 @@ def open_split(
     target = pick_device(device)
     if not (data or checkpoint.data):
         raise UserError("the file does not say which data it was trained on; pass --data")
-    recipe: Any = checkpoint.origin.get("recipe")
-    recipe = recipe if isinstance(recipe, dict) else {}
+    recipe = checkpoint.origin.get("recipe")
+    skipped = isinstance(recipe, dict) and bool(recipe.get("skip_broken"))
     opened = open_scored(
         data or checkpoint.data,
         checkpoint.classes,
         checkpoint.input_size[-1],
         trained_on=checkpoint.data,
         split=split,
-        seed=recipe.get("seed"),
+        seed=read_seed(checkpoint.origin),
         whole=whole,
         # Which images were held out depends on those that could be read.
-        skip_broken=skip_broken or (split == "val" and bool(recipe.get("skip_broken"))),
+        skip_broken=skip_broken or (split == "val" and skipped),
         log=log,
     )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)

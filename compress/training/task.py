@@ -52,14 +52,6 @@ class Classification:
         """Return the most likely class of each image, int64 (B,), of logits (B, classes)."""
         return logits.argmax(1)
 
-    def probabilities(self, logits: Tensor, temperature: float = 1.0) -> Tensor:
-        """Return the probabilities of the classes, float32 (B, classes).
-
-        Args:
-            temperature: divides the logits (Guo et al. 2017, arXiv:1706.04599).
-        """
-        return (logits.float() / temperature).softmax(1)
-
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return a mask of the correct predictions: bool (B,)."""
         return self.predict(logits) == self.class_numbers(targets)
