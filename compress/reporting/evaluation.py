@@ -53,7 +53,7 @@ def evaluate(
     Example:
         >>> found = compress.evaluate("weights/fashion-mnist-100k.pth")
         >>> found.top1, found.per_class[6].name, found.per_class[6].recall
-        (0.9492, 'Shirt', 0.843)
+        (0.9492, 'Shirt', 0.836)
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_model(checkpoint, builder)
