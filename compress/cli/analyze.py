@@ -76,7 +76,7 @@ def analyze(
     as_json: bool,
     device: str,
 ) -> None:
-    """Show what cutting each group of channels would cost and save.
+    """Show what cuts would cost, group by group.
 
     Each group of channels that can only be removed together is cut alone, without training, and
     the network is scored on validation images. A report shows the analysis if it lies in the run
