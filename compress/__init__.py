@@ -4,8 +4,11 @@
     compress.fit(model, train, val, budget="100k")              # a module in, a smaller one out
     compress.load("runs/mine/model.pth").model                  # a plain torchvision module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
+    compress.evaluate("runs/mine/model.pth").macro_f1           # metrics on the test split
+    compress.calibrate(checkpoint)                              # probabilities to believe
     compress.prepare("shirt.png", checkpoint)                   # an image as the model takes it
     compress.prune(model, example, "100k")                      # one cut, without training
+    compress.analyze("runs/mine/model.pth")                     # what cuts of each layer would cost
     compress.export("runs/mine/model.pth", "onnx")              # for onnxruntime, checked
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
@@ -31,12 +34,18 @@ if TYPE_CHECKING:
     from compress.pipeline.adopt import adopt
     from compress.pipeline.fit import fit
     from compress.pipeline.run import run
+    from compress.pruning.analysis import analyze
     from compress.pruning.pruner import prune
     from compress.quantization.quantize import quantize
+    from compress.reporting.calibration import calibrate
+    from compress.reporting.evaluation import evaluate
 
 __all__ = [
     "UserError",
     "adopt",
+    "analyze",
+    "calibrate",
+    "evaluate",
     "export",
     "fit",
     "load",
@@ -52,6 +61,9 @@ __all__ = [
 # Where each public function is defined, as "module:attribute".
 _DEFINITIONS = {
     "adopt": "compress.pipeline.adopt:adopt",
+    "analyze": "compress.pruning.analysis:analyze",
+    "calibrate": "compress.reporting.calibration:calibrate",
+    "evaluate": "compress.reporting.evaluation:evaluate",
     "export": "compress.deployment.export:export",
     "fit": "compress.pipeline.fit:fit",
     "load": "compress.models.checkpoint:load",

@@ -44,6 +44,11 @@ class Terminal(RunEvents):
         else:
             self.console.print(safe_block(content), highlight=False, markup=False, soft_wrap=True)
 
+    def fits(self, table: Table) -> bool:
+        """Return True if no line of a table is too long for the terminal."""
+        wide = self.console.options.update(max_width=10_000)
+        return self.console.measure(table.as_rich(), options=wide).maximum <= self.console.width
+
     def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         heading = f"\n[bold]{number}/{total} {name}[/bold]: {escape(safe_line(about))}"
         self.console.print(heading, highlight=False, soft_wrap=True)

@@ -19,8 +19,9 @@ from compress.runtime.errors import UserError
 PART = ".part"
 # Bytes free on a disk that counts as full.
 LITTLE = 2**16
-# The columns of a table of predictions.
+# The columns of a table of predictions, and the first ones of a table of classes.
 CSV_HEADER = "image,rank,class,probability,error"
+CLASSES_CSV_HEADER = "class,images,precision,recall,f1"
 
 
 def require_file(path: str | Path) -> Path:
@@ -55,7 +56,7 @@ def require_replaceable(path: str | Path, header: str) -> Path:
         with target.open("rb") as file:
             begins = file.read(len(header.encode()))
         if begins not in (b"", header.encode()):
-            raise UserError(f"{path}: exists, and is not a table of predictions; choose another")
+            raise UserError(f"{path}: exists, and is not such a table; choose another")
     return target
 
 
