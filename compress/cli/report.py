@@ -45,10 +45,11 @@ def report(
     builders: tuple[str, ...],
     device: str,
 ) -> None:
-    """Write a page about a run, a sweep or an experiment.
+    """Write a page about a run, or several.
 
-    One HTML file that needs no network: what was asked for and what came out, the stages, figures,
-    the confusion, the images that the network gets wrong, and how to run it again.
+    DIRECTORY is that of a run, a sweep or an experiment. The page is one HTML file that needs
+    no network: what was asked for and what came out, the stages, figures, the confusion, the images
+    that the network gets wrong, and how to run it again.
     """
     check_data_name(data)
 
