@@ -30,6 +30,7 @@ from tiny import (
     command_line,
     copy_screen,
     write_folder,
+    write_mislabelled,
 )
 
 import compress
@@ -71,6 +72,12 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     compress.run(str(tiny.recipe), out=out)
     return out
+
+
+@pytest.fixture(scope="session")
+def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Data on which no network is right too often to be calibrated."""
+    return f"folder:{write_mislabelled(tmp_path_factory.mktemp('mislabelled') / 'images')}"
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ def test_every_public_name_resolves_to_its_definition() -> None:
     assert {name: getattr(compress, name).__module__ for name in compress.__all__} == {
         "UserError": "compress.runtime.errors",
         "adopt": "compress.pipeline.adopt",
+        "analyze": "compress.pruning.analysis",
+        "calibrate": "compress.reporting.calibration",
+        "evaluate": "compress.reporting.evaluation",
         "export": "compress.deployment.export",
         "fit": "compress.pipeline.fit",
         "load": "compress.models.checkpoint",
@@ -22,6 +25,7 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "prepare": "compress.deployment.predict",
         "prune": "compress.pruning.pruner",
         "quantize": "compress.quantization.quantize",
+        "report": "compress.experiments.report",
         "run": "compress.pipeline.run",
         "save": "compress.models.modules",
         "summarize": "compress.models.cost",

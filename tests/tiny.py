@@ -151,6 +151,15 @@ def write_folder(root: Path, train: int = 220, test: int = 80) -> Path:
     return root
 
 
+def write_mislabelled(root: Path) -> Path:
+    """A smaller such data set in which a third of the blobs are called crosses."""
+    write_folder(root, 120, 60)
+    for split in ("train", "test"):
+        for file in sorted((root / split / "blob").iterdir())[::3]:
+            file.rename(root / split / "cross" / file.name)
+    return root
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A place with a data set, two networks and a recipe that goes with them."""

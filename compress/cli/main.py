@@ -5,11 +5,14 @@ from __future__ import annotations
 import click
 
 from compress.cli.adopt import adopt
+from compress.cli.analyze import analyze
 from compress.cli.command import CONTEXT_SETTINGS
 from compress.cli.deploy import bench, export, quantize
+from compress.cli.evaluate import evaluate
 from compress.cli.models import compare, prune, summary, to_grey
 from compress.cli.predict import predict
 from compress.cli.recipes import recipes, stages
+from compress.cli.report import report
 from compress.cli.run import experiment, run, sweep
 
 
@@ -20,9 +23,9 @@ def main() -> None:
 
 
 for _command in (
-    *(run, sweep, experiment),
+    *(run, sweep, experiment, report),
     *(recipes, stages),
-    *(summary, compare, prune, adopt, to_grey),
-    *(predict, export, quantize, bench),
+    *(summary, analyze, compare, prune, adopt, to_grey),
+    *(predict, evaluate, export, quantize, bench),
 ):
     main.add_command(_command)

@@ -80,6 +80,11 @@ class Terminal(RunEvents):
         if self.moves:
             self.bars.start_run(run.costs, run.seconds, run.spent)
 
+    def fits(self, table: Table) -> bool:
+        """Return True if no line of a table is too long for the terminal."""
+        wide = self.console.options.update(max_width=10_000)
+        return self.console.measure(table.as_rich(), options=wide).maximum <= self.console.width
+
     def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         self.bars.stop()
         self.bars.start_stage(number - 1, name)

@@ -24,6 +24,8 @@ from compress.recipe.color import read_color
 from compress.runtime.errors import UserError
 
 CPU = torch.device("cpu")
+# Fraction of the training images that is held out for validation.
+VAL_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ def open_dataset(
     max_images: int | None = None,
     data_fraction: float = 1.0,
     seed: int = 0,
-    val_fraction: float = 0.1,
+    val_fraction: float = VAL_FRACTION,
     crop_ratio: float | None = None,
     background: str | None = None,
     verify: bool = False,
@@ -230,10 +232,7 @@ def open_dataset(
     classes = len(source.classes)
     if classes < 2:
         raise UserError(f"{name} has {classes} class; a classifier needs at least 2")
-    val, rest = source.val, torch.arange(len(source.train.targets))
-    if val is None:
-        held_out, rest = _hold_out(source, round(val_fraction * len(rest)), seed)
-        val = source.train.take(held_out)
+    val, rest = hold_out_val(source, seed, val_fraction)
     count = round(data_fraction * len(rest))
     if max_images is not None:
         count = _limit_count(name, max_images, count, classes)
@@ -259,12 +258,22 @@ def open_dataset(
     )
 
 
-def _hold_out(source: Source, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the rows of the training images that are held out, and the others."""
+def hold_out_val(
+    source: Source, seed: int, val_fraction: float = VAL_FRACTION
+) -> tuple[Images, Tensor]:
+    """Return the validation images of a source, and the rows of the training images that are left.
+
+    Validation images are the source's own, or held out of the training images by `seed`.
+    """
     targets = source.train.targets
+    if source.val is not None:
+        return source.val, torch.arange(len(targets))
+    count = round(val_fraction * len(targets))
     if source.groups is None:
-        return split_rows(targets, count, seed)
-    return split_groups(targets, source.groups, count, seed)
+        held_out, rest = split_rows(targets, count, seed)
+    else:
+        held_out, rest = split_groups(targets, source.groups, count, seed)
+    return source.train.take(held_out), rest
 
 
 def _check_numbers(

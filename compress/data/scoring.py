@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from compress.data.dataset import Dataset
+from compress.data.dataset import Dataset, hold_out_val
 from compress.data.source import Files, Images, Source
 from compress.data.sources import open_source
 from compress.data.verify import verify_source
 from compress.recipe.registry import split_data_name
 from compress.runtime.errors import UserError
+
+Split = Literal["test", "val"]
 
 
 def open_scored(
@@ -22,20 +25,25 @@ def open_scored(
     image_size: int,
     *,
     trained_on: str,
+    split: Split = "test",
+    seed: int | None = None,
     whole: bool = False,
     skip_broken: bool = False,
     log: Callable[[str], None] = lambda line: None,
 ) -> Dataset:
-    """Open a data set to score a network on its test images.
+    """Open a data set to score a network on its test images, or its validation images.
 
-    The data may have some of the network's classes, in any order.
+    They are the test images of the data set that is returned. The data may have some of the
+    network's classes, in any order.
 
     Args:
         name: a data set, as recipes name it.
         classes: the network's classes, in the order of its logits.
         trained_on: data set of the network's training.
-        whole: score all images of data without a test split that the network was not trained on;
-            otherwise a part that is held out here.
+        split: ``test`` or ``val``.
+        seed: of the training, which chose its validation images; None if it is not known.
+        whole: of ``test``, score all images of data without a test split that the network was not
+            trained on; otherwise a part that is held out here.
         skip_broken: leave out files that cannot be read.
         log: called with a line on what is scored, if that is not a test split, and on what is not.
 
@@ -46,8 +54,8 @@ def open_scored(
     if skip_broken:
         source = verify_source(source, skip_broken=True, log=log)
     numbers = _number_classes(source, classes, trained_on)
-    test = source.test()
-    if source.held_out and whole:
+    test = _choose_val(source, seed, log) if split == "val" else source.test()
+    if source.held_out and whole and split == "test":
         if _same_data(name, trained_on):
             log(f"{name} has no test split: scoring the images held out of training")
         else:
@@ -65,6 +73,18 @@ def open_scored(
         test_images=lambda: test,
         normalization=source.normalization,
     )
+
+
+def _choose_val(source: Source, seed: int | None, log: Callable[[str], None]) -> Images:
+    if source.val is None and seed is None:
+        log(
+            f"{source.name}: the network may have been trained on some of these validation images;"
+            " its file does not say how they were chosen"
+        )
+    val, _ = hold_out_val(source, seed or 0)
+    if len(val.targets) == 0:
+        raise UserError(f"{source.name}: too few images to hold some out for validation")
+    return val
 
 
 def _number_classes(source: Source, classes: tuple[str, ...], trained_on: str) -> torch.Tensor:

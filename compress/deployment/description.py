@@ -37,6 +37,7 @@ class Description:
         crop_ratio: part of an image that the network sees, as in a weights file.
         uint8: True if the file takes pixels as they are, 0 to 255.
         int8: True if the network computes with 8-bit integers.
+        temperature: probabilities are of the logits divided by it.
         data: name of the data set that the network was trained on.
         network: name of the network that it was pruned from.
         params, macs: torchinfo's count of the network.
@@ -51,6 +52,7 @@ class Description:
     crop_ratio: Annotated[float, Field(ge=0.1, le=1)] = 1.0
     uint8: bool = False
     int8: bool = False
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     data: str = ""
     network: str = ""
     params: int = 0
@@ -59,7 +61,11 @@ class Description:
 
     def to_json(self) -> str:
         """Return the description as JSON in one line."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        content = asdict(self)
+        # Releases without calibration read files that are not calibrated.
+        if self.temperature == 1:
+            del content["temperature"]
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse_description(text: str | None) -> Description:

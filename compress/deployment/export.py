@@ -22,7 +22,7 @@ from compress.deployment.samples import (
     random_samples,
     take_samples,
 )
-from compress.models.checkpoint import Checkpoint, load
+from compress.models.checkpoint import Checkpoint, load, read_seed
 from compress.runtime.checksum import seal_file
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import staged_files
@@ -149,15 +149,20 @@ def load_source(
 
 
 def describe_versions(checkpoint: Checkpoint, form: ExportFormat) -> dict[str, Any]:
-    """Return the versions of the packages that write a file, and the checksum of the data."""
+    """Return the versions of the packages that write a file, the data's checksum and its seed."""
     versions = {}
     for package in ("compress", "torch", *form.packages):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    checksum = checkpoint.origin.get("data_checksum")
-    return {"versions": versions} | ({"data_checksum": checksum} if checksum else {})
+    origin: dict[str, Any] = {"versions": versions}
+    if checksum := checkpoint.origin.get("data_checksum"):
+        origin["data_checksum"] = checksum
+    # What chose the validation images.
+    if (seed := read_seed(checkpoint.origin)) is not None:
+        origin["seed"] = seed
+    return origin
 
 
 def check_samples(checkpoint: Checkpoint, data: str | None = None) -> Samples:

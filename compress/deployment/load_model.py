@@ -113,6 +113,7 @@ def load_model(
         origin=known.origin,
         crop_ratio=known.crop_ratio,
         background=known.background,
+        temperature=known.temperature,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,17 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def open_core() -> Any:
+    """Return the process's one `openvino.Core`.
+
+    Each core replaces the stack on which the process receives signals. When several go in another
+    order than they came, the stack of one that is gone stays in use, and the next signal, such as
+    the end of a child process, ends the process.
+    """
+    return import_openvino().Core()
 
 
 def write(network: nn.Module, description: Description, path: Path) -> None:
@@ -75,14 +87,13 @@ def open_file(path: Path, threads: int = 0) -> Runner:
     Raises:
         UserError: it is damaged, its weights are missing, or another program wrote it.
     """
-    openvino = import_openvino()
     if not path.with_suffix(".bin").is_file():
         raise UserError(f"its weights are missing; {path.stem}.bin belongs beside it")
     try:
-        model = openvino.Core().read_model(path)
+        model = open_core().read_model(path)
         text = model.get_rt_info([KEY]).value if model.has_rt_info([KEY]) else None
         config = CONFIG | ({"INFERENCE_NUM_THREADS": threads} if threads else {})
-        compiled = openvino.Core().compile_model(model, "CPU", config)
+        compiled = open_core().compile_model(model, "CPU", config)
     except Exception as error:  # of several types, some of them private
         raise UserError(f"OpenVINO cannot read it ({one_line(error)})") from error
     description = parse_description(text)

@@ -75,7 +75,8 @@ def prepare(
             colour.
 
     Example:
-        >>> checkpoint.model(prepare("shirt.png", checkpoint)).softmax(1)
+        >>> logits = checkpoint.model(prepare("shirt.png", checkpoint))
+        >>> (logits / checkpoint.temperature).softmax(1)
     """
     channels, height, width = checkpoint.input_size
     # With `invert`, the colour that the network sees is meant.
@@ -151,7 +152,7 @@ def predict(
                 network = fuse_conv_bn(model)
             inputs = [_prepare_source(source, checkpoint, invert, background) for source in sources]
             readable = [each for each in inputs if isinstance(each, Tensor)]
-            results = iter(_classify(network, readable, checkpoint.classes, top, target))
+            results = iter(_classify(network, readable, checkpoint, top, target))
             for source, each in zip(sources, inputs, strict=True):
                 if isinstance(each, Tensor):
                     yield Prediction(_source_name(source), next(results))
@@ -191,14 +192,16 @@ def _source_name(source: ImageSource) -> str:
 def _classify(
     model: nn.Module,
     inputs: list[Tensor],
-    classes: tuple[str, ...],
+    checkpoint: Checkpoint,
     top: int,
     device: torch.device,
 ) -> list[tuple[tuple[str, float], ...]]:
     if not inputs:
         return []
     with full_precision():
-        probabilities = model(torch.cat(inputs).to(device)).float().softmax(1).cpu()
+        logits = model(torch.cat(inputs).to(device)).float()
+    probabilities = (logits / checkpoint.temperature).softmax(1).cpu()
+    classes = checkpoint.classes
     best = probabilities.topk(min(top, len(classes)))
     return [
         tuple((classes[index], value) for index, value in zip(indices, values, strict=True))

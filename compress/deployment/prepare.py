@@ -62,6 +62,7 @@ def prepare_network(
         std=tuple(checkpoint.std),
         background=checkpoint.background,
         crop_ratio=checkpoint.crop_ratio,
+        temperature=checkpoint.temperature,
         uint8=uint8,
         data=checkpoint.data,
         network=checkpoint.network.name,

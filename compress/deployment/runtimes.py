@@ -16,7 +16,7 @@ from compress.deployment.description import Description
 from compress.deployment.formats import get_format
 from compress.deployment.layer_graph import Layer, layer_model
 from compress.deployment.onnx_format import open_session, to_onnx
-from compress.deployment.openvino_format import CONFIG, import_openvino
+from compress.deployment.openvino_format import CONFIG, open_core
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 
@@ -79,8 +79,7 @@ def _open_int8(network: nn.Module, size: tuple[int, int, int], threads: int) -> 
 
 
 def _open_openvino(model: onnx.ModelProto, threads: int) -> Call:
-    openvino = import_openvino()
-    core = openvino.Core()
+    core = open_core()
     read = core.read_model(model.SerializeToString())
     sides = read.inputs[0].partial_shape
     read.reshape([side.get_length() if side.is_static else 1 for side in sides])

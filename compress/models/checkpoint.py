@@ -59,6 +59,7 @@ class Checkpoint:
         crop_ratio: part of an image that the model sees: its shorter side is resized to H, or W,
             divided by this, and the centre is cropped.
         background: colour behind transparent parts of images, ``#rrggbb`` or a name.
+        temperature: probabilities are of the logits divided by it; see `compress.calibrate`.
     """
 
     model: nn.Module
@@ -72,6 +73,7 @@ class Checkpoint:
     sparse: bool = False
     crop_ratio: float = 1.0
     background: str = "#ffffff"
+    temperature: float = 1.0
 
 
 def _check_distinct(values: list[str]) -> list[str]:
@@ -110,6 +112,7 @@ class _Content:
     sparse: bool
     crop_ratio: Annotated[float, Field(ge=0.1, le=1)]
     background: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -170,6 +173,8 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return `checkpoint` as plain data and contiguous tensors on the CPU, for `from_dict`."""
     spec = {key: value for key, value in asdict(checkpoint.network).items() if key != "weights"}
     tensors = checkpoint.model.state_dict()
+    # Releases without calibration read files that are not calibrated.
+    calibrated = checkpoint.temperature != 1
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -185,7 +190,7 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
         "sparse": checkpoint.sparse,
         "crop_ratio": float(checkpoint.crop_ratio),
         "background": parse_color(checkpoint.background),
-    }
+    } | ({"temperature": float(checkpoint.temperature)} if calibrated else {})
 
 
 def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Checkpoint:
@@ -236,7 +241,19 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         sparse=content.sparse,
         crop_ratio=content.crop_ratio,
         background=content.background,
+        temperature=content.temperature,
     )
+
+
+def read_seed(origin: dict[str, Any]) -> int | None:
+    """Return the seed of a network's training, which chose its validation images, if it is known.
+
+    Args:
+        origin: of a weights file, or of an exported file.
+    """
+    recipe = origin.get("recipe")
+    seed = recipe.get("seed") if isinstance(recipe, dict) else origin.get("seed")
+    return seed if type(seed) is int else None
 
 
 def _validate_content(plain: Any) -> _Content:

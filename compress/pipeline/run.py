@@ -20,7 +20,7 @@ from compress.models.checkpoint import Checkpoint
 from compress.models.reuse import quiet_builders
 from compress.pipeline.events import RunEvents, to_events
 from compress.pipeline.in_hand import Given, to_recipe
-from compress.pipeline.least_time import measure_least_seconds
+from compress.pipeline.least_time import measure_stage_seconds
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.quality import list_warnings
 from compress.pipeline.run_dir import MANIFEST, StageResult, default_run_dir, open_run
@@ -175,7 +175,8 @@ def _run(
     plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
     if recipe.minutes is not None and (fresh or not (out / MANIFEST).is_file()):
-        begun["least_seconds"] = measure_least_seconds(plan)
+        expected = measure_stage_seconds(plan)
+        begun |= {"stage_seconds": expected.whole, "least_seconds": expected.least}
     with open_run(out, begun, fresh, stages, started) as run_dir:
         if not distributed.broadcast(run_dir.done):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()

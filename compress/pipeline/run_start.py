@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.pipeline.manifest import StageResult
 from compress.pipeline.plan import Plan
-from compress.pipeline.time_budget import stage_costs
+from compress.pipeline.time_budget import image_costs
 from compress.recipe.budget import describe_budgets
 from compress.recipe.load import recipe_to_dict
 from compress.runtime.device import device_name
@@ -89,4 +89,5 @@ class RunStart:
     @cached_property
     def costs(self) -> tuple[float, ...]:
         """Relative cost of each stage, 0 for those that do not train."""
-        return tuple(stage_costs(self.plan))
+        steps = zip(self.plan.steps, image_costs(self.plan), strict=True)
+        return tuple(step.train.length * cost if step.train else 0.0 for step, cost in steps)

@@ -135,21 +135,19 @@ def continues_training(step: Step, plan: Plan) -> bool:
     return trained and before.image_size == step.image_size
 
 
-def stage_costs(plan: Plan) -> list[float]:
-    """Return the relative cost of each stage: epochs times the cost of an image, 0 without any."""
-    lengths = [step.train.length if step.train else 0.0 for step in plan.steps]
-    return [length * cost for length, cost in zip(lengths, image_costs(plan), strict=True)]
-
-
 @reusing_networks()
-def image_costs(plan: Plan) -> list[float]:
+def image_costs(plan: Plan, per_mac: Sequence[float] | None = None) -> list[float]:
     """Return the cost of training on one image in each stage, 0 if it does not train.
 
-    The cost is in multiply-adds of the forward pass. A teacher's forward pass
-    costs a third of a training step. Early-stopped KD is assumed to stop at once. The cost of a
-    step of a pruned student shrinks as the square root of the fraction that the tightest limit
-    leaves.
+    A teacher's forward pass costs a third of a training step. Early-stopped KD is assumed to stop
+    at once. The cost of a step of a pruned student shrinks as the square root of the fraction that
+    the tightest limit leaves.
+
+    Args:
+        per_mac: the cost of a multiply-add of the forward pass in each stage, 1 if left out. On
+            most machines, those of depthwise convolutions take far longer than others.
     """
+    per_mac = per_mac if per_mac is not None else [1.0] * len(plan.steps)
     data = plan.data
     trained = {step.kind: step.trained.model for step in plan.steps if step.trained}
 
@@ -166,8 +164,8 @@ def image_costs(plan: Plan) -> list[float]:
 
     costs: list[float] = []
     left = 1.0
-    # Multiply-adds for one image of each step's model.
-    macs: dict[int, float] = {}
+    # The cost of one image for each step's model, its teacher left out.
+    network: dict[int, float] = {}
     for step in plan.steps:
         if step.prune:
             if step.target is not None and step.prune.mode == "channels":
@@ -176,14 +174,15 @@ def image_costs(plan: Plan) -> list[float]:
             costs.append(0.0)
             continue
         kind = "teach" if step.kind == "teach" else "distill"
-        macs[step.index] = left * full_cost(kind, step.image_size).macs
+        forward = left * full_cost(kind, step.image_size).macs
+        network[step.index] = per_mac[step.index] * forward
         cost = 0.0
         if step.train:
-            cost = macs[step.index]
+            cost = network[step.index]
             teacher = plan.teacher_of(step)
             if teacher and not step.train.stop_at_teacher:
                 uncached = epochs_until_cached(step.train, data.train_count, len(data.classes))
                 asked = min(uncached / step.train.length, 1)
-                cost += asked * macs[teacher.index] / 3
+                cost += asked * network[teacher.index] / 3
         costs.append(cost)
     return costs

@@ -19,6 +19,7 @@ from compress.models.memory_format import to_channels_last
 from compress.models.modules import published_spec
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
+from compress.pipeline.least_time import StageSeconds, measure_stage_seconds
 from compress.pipeline.plan import Plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.provenance import build_checkpoint, describe_origin
@@ -27,7 +28,7 @@ from compress.pipeline.run_dir import RunDirectory, StageResult
 from compress.pipeline.run_start import RunStart
 from compress.pipeline.stages import run_stage
 from compress.pipeline.step import Step
-from compress.pipeline.time_budget import StageTime, stage_costs, stage_seconds
+from compress.pipeline.time_budget import StageTime, stage_seconds
 from compress.runtime import distributed
 from compress.runtime.device import device_name, package_versions
 from compress.runtime.errors import UserError
@@ -151,12 +152,16 @@ class UnfinishedRun:
         if minutes is None:
             return None
         left = 60 * minutes - sum(result.seconds for result in self.run_dir.results)
-        least = self.run_dir.manifest.get("least_seconds", [])
-        return stage_seconds(left, self._stage_costs[step.index :], least[step.index :])
+        seconds = self._estimated_seconds
+        return stage_seconds(left, seconds.whole[step.index :], seconds.least[step.index :])
 
     @cached_property
-    def _stage_costs(self) -> list[float]:
-        return stage_costs(self.plan)
+    def _estimated_seconds(self) -> StageSeconds:
+        manifest = self.run_dir.manifest
+        if "stage_seconds" not in manifest:
+            # The run was begun by an earlier version.
+            return measure_stage_seconds(self.plan)
+        return StageSeconds(manifest["stage_seconds"], manifest["least_seconds"])
 
     def _save_result(self, step: Step, model: nn.Module, result: StageResult) -> None:
         """Write a stage's weights file, then its result."""

@@ -67,6 +67,8 @@ def prune_file(
         source,
         origin={**source.origin, "pruned": pruned},
         sparse=source.sparse or mode == "weights",
+        # It was fitted to the network before the cut.
+        temperature=1.0,
     )
     clock = start_clock(source.model, source.input_size, budgets.get("latency"), runtime, threads)
     before = add_latency(before, source.model, clock)

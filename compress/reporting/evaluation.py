@@ -1,39 +1,91 @@
-"""Evaluation of a weights file on a test split."""
+"""Evaluation of weights files and exported files on labelled images: the one scorer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch, plain_batches
-from compress.data.scoring import open_scored
-from compress.models.checkpoint import Checkpoint
+from compress.data.dataset import Dataset
+from compress.data.scoring import Split, open_scored
+from compress.deployment.load_model import load_model
+from compress.models.checkpoint import Checkpoint, read_seed
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
-from compress.runtime.device import pick_device
+from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
+from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
 from compress.training.task import Classification
 
+BATCH_SIZE = 500
 
-@torch.inference_mode()
-def score_per_class(
-    model: nn.Module, batches: Iterable[Batch], task: Classification
-) -> tuple[Tensor, Tensor]:
-    """Count correct predictions of `model`, in evaluation mode, by class.
 
-    Returns:
-        Correct predictions and images of each class, both int64 (classes,) on the CPU.
+def evaluate(
+    checkpoint: Checkpoint | str | Path,
+    data: str | None = None,
+    *,
+    split: Split = "test",
+    worst: int = 10,
+    device: str = "auto",
+    builder: Callable[..., nn.Module] | None = None,
+    skip_broken: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Evaluation:
+    """Measure a network on a labelled split of a data set.
+
+    Args:
+        checkpoint: weights file or exported file, or its path.
+        data: name of a data set; the one that the network was trained on if left out.
+        split: ``test``; or ``val``, the images that its training held out.
+        worst: number of wrongly classified images to name, at most.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        builder: as for `compress.load`.
+        skip_broken: leave out image files that cannot be read.
+        log: called with a line on what is scored, if it is not a split of the data.
+
+    Raises:
+        UserError: the file cannot be loaded, the data is not available, or it has a class that the
+            network does not have.
+
+    Example:
+        >>> found = compress.evaluate("weights/fashion-mnist-100k.pth")
+        >>> found.top1, found.per_class[6].name, found.per_class[6].recall
+        (0.9492, 'Shirt', 0.836)
     """
-    device = next(model.parameters()).device
-    correct, total = torch.zeros(2, task.classes, dtype=torch.int64, device=device)
-    for batch in batches:
-        targets = task.class_numbers(batch.targets.to(device))
-        hits = task.correct(model(batch.images.to(device)), targets)
-        correct += torch.bincount(targets[hits], minlength=task.classes)
-        total += torch.bincount(targets, minlength=task.classes)
-    return correct.cpu(), total.cpu()
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load_model(checkpoint, builder)
+    found = compute_logits(
+        checkpoint, data, split=split, device=device, whole=True, skip_broken=skip_broken, log=log
+    )
+    return evaluate_logits(found, temperature=checkpoint.temperature, worst=worst)
+
+
+def compute_logits(
+    checkpoint: Checkpoint,
+    data: str | None = None,
+    *,
+    split: Split = "test",
+    device: str = "auto",
+    whole: bool = False,
+    skip_broken: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> SplitLogits:
+    """Return the logits of a network for each image of a split; arguments as `score_test_split`."""
+    opened = open_split(
+        checkpoint, data, split=split, device=device, whole=whole, skip_broken=skip_broken, log=log
+    )
+    pairs = list(_iterate_logits(*_make_batches(checkpoint, opened)))
+    return SplitLogits(
+        data=opened.name,
+        split=split,
+        classes=checkpoint.classes,
+        logits=torch.cat([logits.float().cpu() for logits, _ in pairs]),
+        targets=torch.cat([targets.cpu() for _, targets in pairs]),
+        images=opened.test_images(),
+    )
 
 
 def score_test_split(
@@ -61,21 +113,77 @@ def score_test_split(
     Raises:
         UserError: the data is not available, or has a class that the weights file does not have.
     """
+    opened = open_split(
+        checkpoint, data, device=device, whole=whole, skip_broken=skip_broken, log=log
+    )
+    model, batches = _make_batches(checkpoint, opened)
+    return score_per_class(model, batches, Classification(len(checkpoint.classes)))
+
+
+def score_per_class(
+    model: nn.Module, batches: Iterable[Batch], task: Classification
+) -> tuple[Tensor, Tensor]:
+    """Count correct predictions of `model`, in evaluation mode, by class.
+
+    Returns:
+        Correct predictions and images of each class, both int64 (classes,) on the CPU.
+    """
+    device = next(model.parameters()).device
+    correct, total = torch.zeros(2, task.classes, dtype=torch.int64, device=device)
+    for logits, encoded in _iterate_logits(model, batches):
+        targets = task.class_numbers(encoded)
+        hits = task.correct(logits, targets)
+        correct += torch.bincount(targets[hits], minlength=task.classes)
+        total += torch.bincount(targets, minlength=task.classes)
+    return correct.cpu(), total.cpu()
+
+
+def open_split(
+    checkpoint: Checkpoint,
+    data: str | None = None,
+    *,
+    split: Split = "test",
+    device: str = "auto",
+    whole: bool = False,
+    skip_broken: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Dataset:
+    """Open the images of a split as a network takes them; they are the data set's test images.
+
+    Arguments and errors are those of `score_test_split`.
+    """
     target = pick_device(device)
     if not (data or checkpoint.data):
         raise UserError("the file does not say which data it was trained on; pass --data")
+    recipe = checkpoint.origin.get("recipe")
+    skipped = isinstance(recipe, dict) and bool(recipe.get("skip_broken"))
     opened = open_scored(
         data or checkpoint.data,
         checkpoint.classes,
         checkpoint.input_size[-1],
         trained_on=checkpoint.data,
+        split=split,
+        seed=read_seed(checkpoint.origin),
         whole=whole,
-        skip_broken=skip_broken,
+        # Which images were held out depends on those that could be read.
+        skip_broken=skip_broken or (split == "val" and skipped),
         log=log,
     )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)
     opened = opened.framed(checkpoint.crop_ratio, checkpoint.background)
-    opened = opened.for_channels([checkpoint.input_size[0]])
-    model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(target)
-    batches = plain_batches(opened, opened.test(), batch_size=500)
-    return score_per_class(model, batches, Classification(len(checkpoint.classes)))
+    return opened.for_channels([checkpoint.input_size[0]])
+
+
+def _make_batches(checkpoint: Checkpoint, opened: Dataset) -> tuple[nn.Module, Iterator[Batch]]:
+    """Return the network, ready to compute, and the batches of a split that is open."""
+    model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(opened.device)
+    return model, plain_batches(opened, opened.test(), batch_size=BATCH_SIZE)
+
+
+def _iterate_logits(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits (B, classes) and targets of each batch, on the network's device."""
+    device = next(model.parameters()).device
+    for batch in batches:
+        with torch.inference_mode(), full_precision():
+            logits = model(batch.images.to(device))
+        yield logits, batch.targets.to(device)

@@ -89,9 +89,10 @@ def plot_rows(
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write `figure` as a PNG, completely or not at all."""
+    """Write `figure` as a PNG, or as an SVG if `path` says so, completely or not at all."""
+    kind = "svg" if path.suffix.lower() == ".svg" else "png"
     with atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=120)
+        figure.savefig(stream, format=kind, dpi=120)
 
 
 def scatter_text(

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from compress.models.tensor_file import read_tensors
 from compress.pipeline.events import RunEvents
 from compress.pipeline.manifest import StageResult
 from compress.pipeline.run_dir import LOGGED
 from compress.pipeline.run_start import RunStart
 from compress.reporting.log_tool import Log, LoggedRun, LogTool, get_tool
 from compress.reporting.tables import stages_table
+from compress.reporting.widths import read_layers
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
 
@@ -122,7 +122,8 @@ class Tracker(RunEvents):
         step = self._before + math.ceil(result.epochs) + 1
         figures = {f"stage/{key}": value for key, value in _figures(result).items()}
         if step > self._logged and result.kind in ("distill", "prune"):
-            figures |= {f"widths/{layer}": width for layer, width in _read_widths(file).items()}
+            layers = read_layers(file)
+            figures |= {f"widths/{name}": float(width) for name, (width, _) in layers.items()}
         self._write(step, figures | {"stage/seconds": result.seconds})
         self._before = step
 
@@ -204,16 +205,6 @@ def _read_history(file: Path) -> list[dict[str, float]]:
     if not file.is_file():
         return []
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def _read_widths(file: Path) -> dict[str, float]:
-    """Return the output channels of each layer of a weights file, by its name."""
-    tensors = read_tensors(file)["state_dict"]
-    return {
-        name.removesuffix(".weight"): float(len(tensor))
-        for name, tensor in tensors.items()
-        if name.endswith(".weight") and tensor.dim() > 1
-    }
 
 
 def _to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -48,9 +48,13 @@ class Classification:
             logits = logits + logits.new_tensor(self.log_priors)
         return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
+    def predict(self, logits: Tensor) -> Tensor:
+        """Return the most likely class of each image, int64 (B,), of logits (B, classes)."""
+        return logits.argmax(1)
+
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return a mask of the correct predictions: bool (B,)."""
-        return logits.argmax(1) == self.class_numbers(targets)
+        return self.predict(logits) == self.class_numbers(targets)
 
     def output_shape(self, batch: int) -> tuple[int, ...]:
         """Return the shape that the network's output must have for a batch of images."""

@@ -105,6 +105,16 @@ def fastest_step(trainer: Trainer, steps: int) -> float:
     return min(durations)
 
 
+def fastest_call(function: Callable[[], object], calls: int) -> float:
+    """Return the duration of the fastest of `calls` calls, in seconds."""
+    durations: list[float] = []
+    for _ in range(calls):
+        started = _now()
+        function()
+        durations.append(_now() - started)
+    return min(durations)
+
+
 def fit_views(views: int, epochs: float) -> int:
     """Return the number of views for a stage of `epochs`: each is used for several epochs.
 

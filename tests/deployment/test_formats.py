@@ -7,6 +7,8 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -206,3 +208,28 @@ def test_description_is_json_that_other_programs_read(written: Written) -> None:
     torch.export.load(written["pt2"][1].file, extra_files=content)
     about = json.loads(content["compress"])
     assert about["uint8"] and about["input_size"] == [3, 16, 16]
+
+
+SIGNALS = """
+import faulthandler, signal, subprocess, sys
+from compress.deployment.load_model import load_model
+
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+first = load_model(sys.argv[1])
+second = load_model(sys.argv[1])
+del first
+del second
+subprocess.run(["true"], check=True)
+print("alive")
+"""
+
+
+@pytest.mark.skipif("openvino" not in FORMATS, reason="OpenVINO is not installed")
+def test_openvino_leaves_a_process_able_to_receive_signals(written: Written) -> None:
+    """It replaces the stack of signal handlers, and may leave one behind that is gone."""
+    file = written["openvino"][0].file
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS, str(file)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "alive\n", done.stderr

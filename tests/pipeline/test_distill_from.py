@@ -22,7 +22,7 @@ from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.run_dir import StageResult, read_results
-from compress.pipeline.time_budget import stage_costs
+from compress.pipeline.time_budget import image_costs
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Augment
@@ -109,7 +109,7 @@ def test_a_teacher_costs_a_third_of_a_step_of_its_own(tiny: Tiny) -> None:
     costs = {}
     for network in FILES:
         plan = make_plan(load_recipe(str(distilling_from(tiny, network))), "cpu")
-        costs[network] = stage_costs(plan)[-1]
+        costs[network] = 3 * image_costs(plan)[-1]
     targets = [step.target.params for step in plan.steps if step.target and step.target.params]
     first, second = (math.sqrt(target / 14_548) for target in targets)
     own = second * macs("student", 16)

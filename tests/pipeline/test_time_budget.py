@@ -12,20 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TRAINED, Compress, Interrupted, InterruptIn, Tiny, weights
+from tiny import FILES, TRAINED, Compress, Interrupted, InterruptIn, Tiny, weights
 
 import compress
 from compress.models.build import build
 from compress.models.cost import measure_cost
-from compress.pipeline.least_time import FITTING_STEPS, measure_least_seconds
-from compress.pipeline.plan import make_plan
+from compress.pipeline.least_time import FITTING_STEPS, VALIDATIONS, measure_stage_seconds
+from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.run_dir import read_results
 from compress.pipeline.time_budget import (
     MIN_SHARE,
     RESERVE,
     image_costs,
     round_epochs,
-    stage_costs,
     stage_seconds,
 )
 from compress.recipe.load import load_recipe
@@ -37,6 +36,11 @@ from compress.training import timing
 def same(a: Path, b: Path) -> bool:
     ours, theirs = weights(a), weights(b)
     return all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def stage_costs(plan: Plan) -> list[float]:
+    lengths = [step.train.length if step.train else 0 for step in plan.steps]
+    return [length * cost for length, cost in zip(lengths, image_costs(plan), strict=True)]
 
 
 def test_costs_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
@@ -106,9 +110,9 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
     results = compress.run(str(tiny.recipe), minutes=1, out=straight).results
     assert read_results(straight)[0]["fitted"] == dict.fromkeys(TRAINED, 2.4)
     assert [result.epochs for result in results] == [2.4, 2.4, 0, 2.4, 0, 2.4]
-    costs = stage_costs(make_plan(load_recipe(str(tiny.recipe))))
     trained = [place for place, result in enumerate(results) if result.epochs]
-    least = read_results(straight)[0]["least_seconds"]
+    manifest = read_results(straight)[0]
+    costs, least = manifest["stage_seconds"], manifest["least_seconds"]
     shares = [
         stage_seconds(60 - sum(r.seconds for r in results[:i]), costs[i:], least[i:])
         for i in trained
@@ -176,18 +180,39 @@ def test_the_least_time_follows_the_cost_of_an_image(
     monkeypatch.setattr(timing, "fastest_step", lambda trainer, steps: 1.0)
     plan = make_plan(load_recipe(str(tiny.recipe), {"minutes": 60}))
     steps = [round(6 * step.train.length) if step.train else 0 for step in plan.steps]
-    costs = image_costs(plan)
     uncut = [
-        measure_cost(build(step.network, 4), step.input_size).macs if step.train else 1
+        measure_cost(build(step.network, 4), step.input_size).macs if step.train else math.inf
         for step in plan.steps
     ]
+    costs = image_costs(plan, [1 / macs for macs in uncut])
+    # Distillation at half the size asks the teacher, once a step, in two of three epochs.
+    assert costs[1] == pytest.approx(1 + 2 / 3 / 3)
+    fixed = FITTING_STEPS + VALIDATIONS * plan.data.val_count / plan.batch_size / 3
     by_hand = [
-        cost / whole * (count + FITTING_STEPS) if count else 0
-        for cost, whole, count in zip(costs, uncut, steps, strict=True)
+        cost * (count + fixed) if count else 0 for cost, count in zip(costs, steps, strict=True)
     ]
-    least = measure_least_seconds(plan)
-    assert least == pytest.approx(by_hand)
-    assert least[0] == pytest.approx(18 + FITTING_STEPS)
+    seconds = measure_stage_seconds(plan)
+    assert seconds.least == pytest.approx(by_hand)
+    assert seconds.least[0] == pytest.approx(18 + fixed)
+    assert seconds.whole[0] == pytest.approx(18)
+
+
+def test_a_network_whose_steps_are_slow_gets_more_time(
+    tiny: Tiny, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Networks are timed one by one, a given teacher by its forward pass, a third of a step."""
+
+    def distill_seconds(forward: float, **keys: object) -> float:
+        monkeypatch.setattr(timing, "fastest_step", lambda trainer, steps: 1.0)
+        monkeypatch.setattr(timing, "fastest_call", lambda function, calls: forward)
+        plan = make_plan(load_recipe(str(tiny.recipe), {"minutes": 60, **keys}))
+        return measure_stage_seconds(plan).whole[1]
+
+    trained = distill_seconds(2.0)
+    # Three epochs of six steps, two of them with the teacher.
+    assert distill_seconds(2.0, teacher=str(finished / FILES[0])) == pytest.approx(18 + 12 * 2)
+    assert distill_seconds(4.0, teacher=str(finished / FILES[0])) == pytest.approx(18 + 12 * 4)
+    assert trained == pytest.approx(18 + 12 / 3)
 
 
 @pytest.mark.slow

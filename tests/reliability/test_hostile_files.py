@@ -47,7 +47,8 @@ MANIFEST = {
     "stages": [STAGE, STAGE | {"name": "distill", "kind": "distill"}],
     "device": "cpu",
     "compiled": {"teach": True},
-    "least_seconds": [1.0, 2.0],
+    "stage_seconds": [1.0, 2.0],
+    "least_seconds": [0.5, 1.0],
 }
 LEDGER = {"seed=0": {"recipe": RECIPE, "error": None}}
 

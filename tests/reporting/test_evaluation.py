@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny import CLASSES, Tiny
+from tiny import CLASSES, Tiny, own_model
 from toy_classifiers import CORNER, SHADE, corner_image
 
-from compress.deployment.predict import prepare
+from compress.deployment.predict import predict, prepare
 from compress.models import checkpoint
-from compress.reporting.evaluation import score_per_class, score_test_split
+from compress.reporting.evaluation import evaluate, score_per_class, score_test_split
 from compress.runtime.errors import UserError
 from compress.training.task import Classification
 
@@ -39,6 +41,37 @@ def test_test_split_is_scored_completely(tiny: Tiny, weights: Path) -> None:
     assert bool((correct <= total).all()) and 0 < int(correct.sum()) < 80
     again = score_test_split(loaded)
     assert torch.equal(correct, again[0]) and torch.equal(total, again[1])
+
+
+def test_evaluation_agrees_with_the_counts_and_names_the_files(tiny: Tiny, weights: Path) -> None:
+    loaded = checkpoint.load(weights)
+    correct, total = score_test_split(loaded)
+    found = evaluate(weights, worst=80)
+    assert (found.data, found.split, found.classes) == (f"folder:{tiny.data}", "test", CLASSES)
+    assert found.images == 80 and found.top1 == int(correct.sum()) / 80
+    assert [row[number] for number, row in enumerate(found.confusion)] == correct.tolist()
+    assert [row.images for row in found.per_class] == total.tolist()
+    assert len(found.worst) == 80 - int(correct.sum())
+    for image in found.worst:
+        assert (
+            image.path is not None and Path(image.path).parent == tiny.data / "test" / image.label
+        )
+    paths = [image.path for image in found.worst]
+    for image, prediction in zip(found.worst, predict(loaded, paths, top=4), strict=True):
+        assert prediction.top[0] == (image.predicted, pytest.approx(image.probability, abs=1e-5))
+
+
+def test_validation_split_is_that_of_the_training(finished: Path) -> None:
+    model = own_model(finished / "model.pth")
+    results = json.loads((finished / "run.json").read_text())["stages"]
+    lines: list[str] = []
+    found = evaluate(model, split="val", log=lines.append)
+    assert (found.split, found.images) == ("val", 22)
+    assert found.top1 == pytest.approx(results[-1]["val"]) and lines == []
+    assert evaluate(model).top1 == pytest.approx(results[-1]["test"])
+    # A file that does not say what it held out.
+    unknown = evaluate(replace(model, origin={}), split="val", log=lines.append)
+    assert unknown.images == 22 and len(lines) == 1 and "validation" in lines[0]
 
 
 def test_data_with_other_classes_is_refused(tiny: Tiny) -> None:
