@@ -60,14 +60,13 @@ class Bars:
         if not self._trains:
             self._start_loop(total, 0)
         self._label, self._epoch_started, self._images = label, time.monotonic(), 0
-        if self._progress is None:
-            self._progress = self._open()
-            self._progress.start()
-            self._stage = self._progress.add_task(self._name, total=1.0, info="", left="")
-            self._all = self._progress.add_task(
-                "in all", total=1.0, info="", left="", visible=False
-            )
+        begins = self._progress is None
+        if begins:
+            self._open()
         self._show()
+        if begins and self._progress is not None:
+            # Once there is something to show.
+            self._progress.start()
 
     def advance(self, images: int) -> None:
         """Count an item of `images` images; 0 if it is no batch."""
@@ -94,7 +93,7 @@ class Bars:
         self._steps, self._done, self._before = max(steps, 1), done, done
         self._started = time.monotonic()
 
-    def _open(self) -> Progress:
+    def _open(self) -> None:
         width = self._console.width
         whole = Column(no_wrap=True, overflow="ellipsis")
         columns = [
@@ -104,7 +103,10 @@ class Bars:
             TextColumn("{task.fields[info]}", markup=False, table_column=whole),
             TextColumn("{task.fields[left]}", markup=False, table_column=whole),
         ]
-        return Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+        progress = Progress(*columns, console=self._console, transient=True, refresh_per_second=4)
+        self._stage = progress.add_task(self._name, total=1.0, info="", left="")
+        self._all = progress.add_task("in all", total=1.0, info="", left="", visible=False)
+        self._progress = progress
 
     def _show(self) -> None:
         if self._progress is None:
