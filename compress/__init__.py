@@ -13,6 +13,7 @@
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
     compress.save(model, "trained.pth", classes=["cat", "dog"]) # to a weights file
+    compress.report("runs/mine", "mine.html")                   # what happened, as a page
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
 
 Importing the package does not import torch; the first use of one of these functions does.
@@ -28,6 +29,7 @@ from compress.runtime.errors import UserError
 if TYPE_CHECKING:
     from compress.deployment.export import export
     from compress.deployment.predict import predict, prepare
+    from compress.experiments.report import report
     from compress.models.checkpoint import load
     from compress.models.cost import measure_cost as summarize
     from compress.models.modules import save
@@ -53,6 +55,7 @@ __all__ = [
     "prepare",
     "prune",
     "quantize",
+    "report",
     "run",
     "save",
     "summarize",
@@ -71,6 +74,7 @@ _DEFINITIONS = {
     "prepare": "compress.deployment.predict:prepare",
     "prune": "compress.pruning.pruner:prune",
     "quantize": "compress.quantization.quantize:quantize",
+    "report": "compress.experiments.report:report",
     "run": "compress.pipeline.run:run",
     "save": "compress.models.modules:save",
     "summarize": "compress.models.cost:measure_cost",

@@ -25,6 +25,7 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "prepare": "compress.deployment.predict",
         "prune": "compress.pruning.pruner",
         "quantize": "compress.quantization.quantize",
+        "report": "compress.experiments.report",
         "run": "compress.pipeline.run",
         "save": "compress.models.modules",
         "summarize": "compress.models.cost",

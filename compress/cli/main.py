@@ -12,6 +12,7 @@ from compress.cli.evaluate import evaluate
 from compress.cli.models import compare, prune, summary, to_grey
 from compress.cli.predict import predict
 from compress.cli.recipes import recipes, stages
+from compress.cli.report import report
 from compress.cli.run import experiment, run, sweep
 
 
@@ -22,7 +23,7 @@ def main() -> None:
 
 
 for _command in (
-    *(run, sweep, experiment),
+    *(run, sweep, experiment, report),
     *(recipes, stages),
     *(summary, analyze, compare, prune, adopt, to_grey),
     *(predict, evaluate, export, quantize, bench),

@@ -16,10 +16,10 @@ from typing import Any
 
 from compress.experiments.grid import describe_row, expand_rows, load_experiment
 from compress.experiments.ledger import Entry, read_ledger, write_entry
-from compress.experiments.results import write_plot, write_tables
+from compress.experiments.results import read_finished, write_plot, write_tables
 from compress.experiments.trial import Trial
 from compress.pipeline.events import RunEvents
-from compress.pipeline.run_dir import MANIFEST, StageResult, locked, read_results
+from compress.pipeline.run_dir import MANIFEST, locked, read_results
 from compress.pipeline.same_run import normalize_recipe
 from compress.recipe.load import load_recipe, recipe_to_dict, shipped_recipes
 from compress.recipe.schema import Recipe
@@ -134,7 +134,7 @@ def _assign_folders(
         error = ledger[name].error if name else None
         name = name or _choose_name(label, recipe.seed, taken)
         taken.add(name)
-        results = _read_finished(folder / name)
+        results = read_finished(folder / name)
         yield Trial(label, recipe, folder / name, results, None if results else error)
 
 
@@ -151,16 +151,6 @@ def _choose_name(label: dict[str, str], seed: int, taken: set[str]) -> str:
     base = re.sub(r"[^\w.+=,]+", "-", text)[-100:]
     names = (base if number == 1 else f"{base}-{number}" for number in itertools.count(1))
     return next(name for name in names if name not in taken)
-
-
-def _read_finished(folder: Path) -> tuple[StageResult, ...]:
-    """Return the results of a finished run; none if it is not finished."""
-    try:
-        manifest, results = read_results(folder)
-    except UserError:
-        # Not started; or damaged, which the run itself will report.
-        return ()
-    return tuple(results) if manifest.get("status") == "done" else ()
 
 
 def _check_rows(trials: list[Trial], device: str) -> None:

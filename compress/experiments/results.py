@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from compress.experiments.ledger import LEDGER, read_ledger
 from compress.experiments.trial import Trial, group_by_row
+from compress.pipeline.run_dir import StageResult, read_results
+from compress.recipe.load import recipe_from_dict
 from compress.reporting.plots import plot_rows, save_figure
 from compress.reporting.tables import Table
 from compress.reporting.units import format_macs, format_mean
+from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
+from compress.runtime.plain_files import read_text
+from compress.runtime.text import plain_cell
 
 PLOT = "table.png"
 
@@ -55,6 +63,43 @@ def write_tables(trials: list[Trial], folder: Path) -> None:
     text += f"\nEvery run can be repeated from its run.json (directories: table.csv): `{command}`\n"
     write_text(folder / "table.md", text)
     write_text(folder / "table.csv", trials_table(trials).as_csv())
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """Return the trials of the experiment in `folder`, as its table and its runs have them.
+
+    Raises:
+        UserError: there is no table yet, or a file is damaged.
+    """
+    file, ledger = folder / "table.csv", read_ledger(folder)
+    if not file.is_file():
+        raise UserError(f"{folder}: none of its runs is finished yet; run the experiment first")
+    header, *rows = csv.reader(io.StringIO(read_text(file), newline=""))
+    if "seed" not in header or "directory" not in header:
+        raise UserError(f"{file}: damaged, has no columns seed and directory")
+    keys = header[: header.index("seed")]
+    trials = []
+    for row in rows:
+        cells = dict(zip(header, map(plain_cell, row), strict=False))
+        name = Path(cells.get("directory", "")).name
+        if (entry := ledger.get(name)) is None:
+            continue
+        recipe = recipe_from_dict(entry.recipe, f"{folder / LEDGER}: {name}")
+        label = {key: cells.get(key, "") for key in keys}
+        results = read_finished(folder / name)
+        error = None if results else entry.error
+        trials.append(Trial(label, recipe, folder / name, results, error))
+    return trials
+
+
+def read_finished(folder: Path) -> tuple[StageResult, ...]:
+    """Return the results of a finished run; none if it is not finished."""
+    try:
+        manifest, results = read_results(folder)
+    except UserError:
+        # Not started; or damaged, which the run itself will report.
+        return ()
+    return tuple(results) if manifest.get("status") == "done" else ()
 
 
 def write_plot(trials: list[Trial], folder: Path) -> None:

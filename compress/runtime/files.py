@@ -22,6 +22,8 @@ LITTLE = 2**16
 # The columns of a table of predictions, and the first ones of a table of classes.
 CSV_HEADER = "image,rank,class,probability,error"
 CLASSES_CSV_HEADER = "class,images,precision,recall,f1"
+# By this, a page of this package is known.
+PAGE_MARK = b'<meta name="generator" content="compress">'
 
 
 def require_file(path: str | Path) -> Path:
@@ -58,6 +60,25 @@ def require_replaceable(path: str | Path, header: str) -> Path:
         if begins not in (b"", header.encode()):
             raise UserError(f"{path}: exists, and is not such a table; choose another")
     return target
+
+
+def require_page(path: str | Path) -> None:
+    """Check that a page can be written to `path`: its ending is .html, and no other file is there.
+
+    Raises:
+        UserError: it is not so.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"{path}: a page ends in .html; rename it")
+    if not target.resolve().parent.is_dir():
+        raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
+    if target.is_file():
+        with target.open("rb") as file:
+            if PAGE_MARK not in file.read(1024):
+                raise UserError(f"{path}: exists, and is not a report; choose another --out")
+    elif target.exists() or target.is_symlink():
+        raise UserError(f"{path}: already exists; choose another --out")
 
 
 class Output(io.RawIOBase):

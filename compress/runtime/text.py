@@ -41,6 +41,16 @@ def safe_cell(value: object) -> str:
     return f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text
 
 
+def plain_cell(cell: str) -> str:
+    """Return the text of a cell that `safe_cell` wrote.
+
+    Example:
+        >>> plain_cell("'=1+1"), plain_cell("'s")
+        ('=1+1', "'s")
+    """
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
 def _escape(match: re.Match[str]) -> str:
     character = match[0]
     if "\udc80" <= character <= "\udcff":

@@ -1,0 +1,75 @@
+"""The learning curves of a run, as its stages wrote them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.pipeline.manifest import StageResult
+from compress.runtime.errors import UserError
+from compress.runtime.plain_files import read_text
+
+# Of the metrics of an epoch, those that are no loss of their own.
+OTHERS = ("epoch", "loss", "val", "seconds")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The metrics of a training stage, by epoch.
+
+    Args:
+        stage: its name.
+        epochs: the number of each epoch, from 1.
+        total: the loss.
+        losses: the named losses whose sum it is.
+        val: validation accuracy, 0 to 1.
+        seconds: since the stage began.
+    """
+
+    stage: str
+    epochs: tuple[float, ...]
+    total: tuple[float, ...]
+    losses: dict[str, tuple[float, ...]]
+    val: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+
+def read_curves(path: Path, results: Sequence[StageResult]) -> list[Curve]:
+    """Read the curves of the stages in the run directory `path` that have any.
+
+    Raises:
+        UserError: a file of metrics is damaged.
+    """
+    curves = []
+    for result in results:
+        file = (path / result.checkpoint).with_suffix(".jsonl")
+        if file.is_file() and (lines := _read_lines(file)):
+            curves.append(_make_curve(result.name, lines))
+    return curves
+
+
+def _read_lines(file: Path) -> list[dict[str, float]]:
+    try:
+        lines = [json.loads(line) for line in read_text(file).splitlines()]
+        found = [{str(key): float(value) for key, value in line.items()} for line in lines]
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{file}: damaged, not the metrics of a stage") from error
+    if any(key not in line for line in found for key in OTHERS):
+        raise UserError(f"{file}: damaged, lacks {', '.join(OTHERS)} of an epoch")
+    return found
+
+
+def _make_curve(stage: str, lines: list[dict[str, float]]) -> Curve:
+    names = dict.fromkeys(key for line in lines for key in line if key not in OTHERS)
+    missing = float("nan")
+    columns = {name: tuple(line.get(name, missing) for line in lines) for name in (*OTHERS, *names)}
+    return Curve(
+        stage=stage,
+        epochs=columns["epoch"],
+        total=columns["loss"],
+        losses={name: columns[name] for name in names},
+        val=columns["val"],
+        seconds=columns["seconds"],
+    )
