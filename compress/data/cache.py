@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import shutil
+import stat
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,28 @@ from filelock import FileLock
 
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import PART
+
+# The folder of each data set in the cache.
+DATA_FOLDERS = {
+    "fashion-mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "imagenette": "imagenette2",
+    "imagenette-320": "imagenette2-320",
+    "imagenette-160": "imagenette2-160",
+    "imagewoof": "imagewoof2",
+    "imagewoof-320": "imagewoof2-320",
+    "imagewoof-160": "imagewoof2-160",
+    "imagenet": "imagenet",
+}
+# What is made again when it is needed, by its name in the cache.
+LATENCY, VERIFIED, TABLE_IMAGES = "latency", "verified-images.sqlite3", "hugging-face"
+REMADE = {
+    LATENCY: "times of layers",
+    VERIFIED: "checks of image files",
+    TABLE_IMAGES: "images from Hugging Face tables",
+}
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -32,6 +55,45 @@ FASHION_MNIST_SHA256 = {
 def cache_root() -> Path:
     """Return the folder that holds data sets: ``$COMPRESS_DATA``, else the user's cache folder."""
     return Path(os.environ.get("COMPRESS_DATA") or platformdirs.user_cache_dir("compress"))
+
+
+def count_bytes(path: Path) -> int:
+    """Count the bytes of a file, or of all files in a folder; 0 if there is neither."""
+    total = 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        # Another process may remove it.
+        with contextlib.suppress(OSError):
+            found = file.lstat()
+            total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
+
+
+def clear_cache() -> list[tuple[Path, int]]:
+    """Remove from the cache what is made again when it is needed; data sets stay.
+
+    Links are left alone, and so is what they lead to.
+
+    Returns:
+        Each file or folder that was removed, and its bytes.
+
+    Raises:
+        UserError: one of them cannot be removed.
+    """
+    removed = []
+    for name in REMADE:
+        path = cache_root() / name
+        if path.is_symlink() or not path.exists():
+            continue
+        size = count_bytes(path)
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be removed ({one_line(error)})") from error
+        removed.append((path, size))
+    return removed
 
 
 def ensure_folder(name: str, folder: str, fill: Callable[[Path], object], hint: str = "") -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.data.cache import cache_root, create_folder
+from compress.data.cache import TABLE_IMAGES, cache_root, create_folder
 from compress.data.labelled_files import make_source, to_numbers
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
@@ -186,7 +186,7 @@ def _find_files(name: str, table: Any, image: str) -> tuple[Path, tuple[str, ...
 def _write_files(name: str, raw: Any, image: str) -> tuple[Path, tuple[str, ...]]:
     """Write the images of a table to the cache, unless they are there."""
     key = hashlib.sha256(f"{name}\0{raw._fingerprint}\0{len(raw)}".encode()).hexdigest()[:16]
-    root = cache_root() / "hugging-face" / key
+    root = cache_root() / TABLE_IMAGES / key
     names = tuple(f"{row:07}.img" for row in range(len(raw)))
 
     def fill(staging: Path) -> None:

@@ -18,7 +18,13 @@ from torchvision import datasets
 from torchvision.datasets import imagenet as imagenets
 from torchvision.datasets.utils import download_and_extract_archive
 
-from compress.data.cache import cache_root, create_folder, ensure_folder, unpack_fashion_mnist
+from compress.data.cache import (
+    DATA_FOLDERS,
+    cache_root,
+    create_folder,
+    ensure_folder,
+    unpack_fashion_mnist,
+)
 from compress.data.folders import check_classes, list_images, list_split, to_files
 from compress.data.source import (
     IMAGENET_NORMALIZATION,
@@ -121,13 +127,13 @@ def fashion_mnist() -> Source:
             datasets.FashionMNIST(staging, download=True)
 
     hint = "install the system's copy (apt-get install dataset-fashion-mnist), "
-    root = ensure_folder("fashion-mnist", "FashionMNIST", fill, hint)
+    root = ensure_folder("fashion-mnist", DATA_FOLDERS["fashion-mnist"], fill, hint)
     return _read_mnist("fashion-mnist", datasets.FashionMNIST, root, mean=0.2860, std=0.3530)
 
 
 def mnist() -> Source:
     """MNIST (LeCun et al. 1998): 60,000 + 10,000 grey 28×28 handwritten digits."""
-    root = ensure_folder("mnist", "MNIST", partial(datasets.MNIST, download=True))
+    root = ensure_folder("mnist", DATA_FOLDERS["mnist"], partial(datasets.MNIST, download=True))
     source = _read_mnist("mnist", datasets.MNIST, root, mean=0.1307, std=0.3081)
     return dataclasses.replace(source, classes=tuple("0123456789"), mirrors=False)
 
@@ -163,7 +169,7 @@ def cifar100() -> Source:
 
 
 def _read_cifar(name: str, dataset: Any, normalization: Normalization) -> Source:
-    root = ensure_folder(name, dataset.base_folder, partial(dataset, download=True))
+    root = ensure_folder(name, DATA_FOLDERS[name], partial(dataset, download=True))
 
     def convert(found: Any) -> Pixels:
         pixels = torch.from_numpy(found.data).permute(0, 3, 1, 2).contiguous()
@@ -232,7 +238,8 @@ def _read_ten_classes(
     download: Callable[[Path], object],
 ) -> Source:
     """Read a data set of ten classes whose folders have WordNet IDs for names."""
-    folder, name = f"{name}2{suffix}", name + suffix
+    name += suffix
+    folder = DATA_FOLDERS[name]
     root = ensure_folder(name, folder, download) / folder
     wnids, train = list_images(name, root / "train")
     return Source(
@@ -251,7 +258,7 @@ def imagenet() -> Source:
 
     Its validation split is the test split.
     """
-    root = cache_root() / "imagenet"
+    root = cache_root() / DATA_FOLDERS["imagenet"]
     if not root.is_dir():
         raise UserError(
             "no imagenet data: put ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and"

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 
-from compress.data.cache import cache_root
+from compress.data.cache import VERIFIED, cache_root
 from compress.data.decode import check_sides, describe_error, open_regular
 from compress.data.formats import FORMATS
 from compress.data.source import Files, Images, Source
@@ -170,7 +170,7 @@ def _open_memory() -> sqlite3.Connection | None:
     """Open the table of good files; None if the cache folder cannot be written."""
     with suppress(OSError, sqlite3.Error):
         cache_root().mkdir(parents=True, exist_ok=True)
-        memory = sqlite3.connect(cache_root() / "verified-images.sqlite3")
+        memory = sqlite3.connect(cache_root() / VERIFIED)
         memory.execute(
             "CREATE TABLE IF NOT EXISTS good (root TEXT, name TEXT, size INTEGER, time INTEGER,"
             " PRIMARY KEY (root, name)) WITHOUT ROWID"

@@ -12,7 +12,7 @@ from importlib import metadata
 import torch
 from torch import nn
 
-from compress.data.cache import cache_root
+from compress.data.cache import LATENCY, cache_root
 from compress.deployment.latency import WARMUP_RUNS, time_in_turns
 from compress.deployment.layer_graph import Layer
 from compress.deployment.measurements import Measurements
@@ -91,7 +91,7 @@ def open_stopwatch(runtime: str, threads: int = 1) -> Stopwatch:
     processor = device_name(torch.device("cpu")).rpartition(", ")[0]
     about = "\n".join([processor, *versions])
     digest = hashlib.sha256(about.encode()).hexdigest()[:12]
-    file = cache_root() / "latency" / f"{found.name}-{threads}-{digest}.jsonl"
+    file = cache_root() / LATENCY / f"{found.name}-{threads}-{digest}.jsonl"
     return Stopwatch(found, threads, Measurements(file))
 
 

@@ -79,7 +79,9 @@ def _report_run(
     if evaluate and manifest["status"] == "done":
         try:
             seen = see_images(path, results, data=data, builders=builders, device=device, log=log)
+            notes = [seen.note] if seen.note else []
         except UserError as error:
-            notes = [f"Confusion and pictures are left out: {error}."]
-            log(notes[0])
+            notes = [f"Confusion and pictures are left out: {error}"]
+    for note in notes:
+        log(note)
     write_run_page(path, out, seen, notes)

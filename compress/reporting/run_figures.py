@@ -128,20 +128,28 @@ def _paint_costs(axes: Axes, points: Sequence[tuple[float, float, str]], cost: s
     xs, ys = [x for x, _, _ in points], [100 * y for _, y, _ in points]
     axes.plot(xs, ys, "-", color=LINE, linewidth=1.2)
     # Names of all stages would cover one another.
-    named = {0, len(points) - 1, *(i for i, point in enumerate(points) if point[2] == "distill")}
-    for number, (x, y) in enumerate(zip(xs, ys, strict=True)):
-        last = number == len(points) - 1
-        name = plain(points[number][2]) if number in named else ""
-        _mark(axes, x, y, "final" if last else name, SERIES[0] if last else MUTED, "o")
+    named = {0, *(i for i, point in enumerate(points) if point[2] == "distill")}
+    for number, (x, y) in enumerate(zip(xs[:-1], ys[:-1], strict=True)):
+        _mark(axes, x, y, plain(points[number][2]) if number in named else "", MUTED, "o")
+    _mark(axes, xs[-1], ys[-1], "final", SERIES[0], "o", beside=True)
     _finish_costs(axes, cost)
 
 
-def _mark(axes: Axes, x: float, y: float, name: str, color: str, marker: str) -> None:
-    axes.plot([x], [y], marker, color=color, markersize=5 if marker == "x" else 7)
-    small = 7.5 if marker == "x" else 9
-    ink = color if marker == "x" else INK
-    place = {"xytext": (0, 7), "textcoords": "offset points"}
-    axes.annotate(name, (x, y), ha="center", fontsize=small, color=ink, **place)  # type: ignore[arg-type]
+def _mark(
+    axes: Axes, x: float, y: float, name: str, color: str, marker: str, beside: bool = False
+) -> None:
+    """Mark a point, with its name above it, or on its left."""
+    published = marker == "x"
+    axes.plot([x], [y], marker, color=color, markersize=5 if published else 7)
+    axes.annotate(
+        name,
+        (x, y),
+        xytext=(-8, -3) if beside else (0, 7),
+        textcoords="offset points",
+        ha="right" if beside else "center",
+        fontsize=7.5 if published else 9,
+        color=color if published else INK,
+    )
 
 
 def _finish_costs(axes: Axes, cost: str) -> None:

@@ -118,7 +118,7 @@ def _make_page(
     try:
         width_stages, layers = read_widths(path, results)
     except UserError as error:
-        notes.append(f"Widths are left out: {error}.")
+        notes.append(f"Widths are left out: {error}")
         width_stages, layers = [], []
     recipe, model = manifest["recipe"], path / MODEL
     progress = [draw_progress(results, curves, wide) for wide in (True, False)] if curves else []
@@ -163,7 +163,7 @@ def _read_analysis(path: Path, notes: list[str]) -> SensitivityRows | None:
     try:
         found: Sensitivity = read_sensitivity(path / ANALYSIS)
     except UserError as error:
-        notes.append(f"Sensitivity is left out: {error}.")
+        notes.append(f"Sensitivity is left out: {error}")
         return None
     lost = [100 * (found.accuracy - cut.accuracy) for group in found.groups for cut in group.cuts]
     return SensitivityRows(

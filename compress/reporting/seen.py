@@ -19,6 +19,7 @@ from compress.reporting.facts import name_network
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
 from compress.reporting.page import as_element
 from compress.reporting.pictures import Picture, find_different, make_pictures
+from compress.runtime.errors import UserError
 
 # Pictures in each part of a page, and the most classes whose matrix can be read.
 PICTURES, MATRIX_CLASSES = 24, 30
@@ -38,6 +39,7 @@ class Seen:
         other: name of the network that it is compared with.
         count: how many images the two take for different classes, in words.
         different: the surest of these.
+        note: why there is no comparison, where there could be one.
     """
 
     evaluation: Evaluation
@@ -48,6 +50,7 @@ class Seen:
     other: str = ""
     count: str = ""
     different: tuple[Picture, ...] = ()
+    note: str = ""
 
 
 def see_images(
@@ -69,7 +72,7 @@ def see_images(
         log: called with a line on each network that is scored.
 
     Raises:
-        UserError: a network cannot be loaded, or the data is not available.
+        UserError: the final network cannot be loaded, or the data is not available.
     """
 
     def answer(file: Path, name: str) -> tuple[Checkpoint, SplitLogits]:
@@ -93,9 +96,12 @@ def see_images(
     other = _find_other(path, results)
     if other is None:
         return seen
-    _, others = answer(path / other.checkpoint, name_network(other))
+    try:
+        _, others = answer(path / other.checkpoint, name_network(other))
+    except UserError as error:
+        return replace(seen, note=f"There is no comparison with {name_network(other)}: {error}")
     if others.classes != found.classes:
-        return seen
+        return replace(seen, note=f"Classes of {name_network(other)} are in another order")
     rows = find_different(found, others, len(found.targets))
     return replace(
         seen,

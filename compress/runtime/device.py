@@ -109,6 +109,19 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
+def count_usable_cores() -> int:
+    """Return the number of cores that this process may keep busy, within the limit of a container.
+
+    More threads than that take turns, and wait for each other.
+    """
+    cores = count_cores()
+    # Linux alone has this file, and the first word is "max" where there is no limit.
+    with suppress(OSError, ValueError):
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        cores = min(cores, max(1, round(quota / period)))
+    return cores
+
+
 def free_memory() -> int | None:
     """Return the memory that is free for use, in bytes; None where that is not known.
 

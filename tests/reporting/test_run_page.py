@@ -144,6 +144,16 @@ def test_what_is_missing_is_said_and_the_rest_is_there(copied: Path, tmp_path: P
     assert f"{100 * read_manifest(copied)['stages'][-1]['test']:.2f} %" in page.text
 
 
+def test_a_teacher_that_cannot_be_built_is_only_left_out(
+    copied: Path, mislabelled: str, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    options = {"data": mislabelled, "builders": BUILDERS[1:], "log": lines.append}
+    page = read_page(compress.report(copied, tmp_path / "a.html", **options))
+    assert "comparison with the teacher" in lines[-1] and lines[-1] in page.text
+    assert "Most wrong" in page.text and "final: " not in page.text
+
+
 def test_a_run_under_way_has_a_page_of_its_stages_so_far(copied: Path, tmp_path: Path) -> None:
     stages = [stage | {"test": None} for stage in read_manifest(copied)["stages"][:3]]
     change_manifest(copied, status="running", stages=stages)
