@@ -167,7 +167,7 @@ def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size()
 def test_images_are_enlarged_for_a_stage_that_asks_for_it(tiny: Tiny) -> None:
     """The tiny recipe has images of 16 pixels, and distills at half their size."""
     for least, sizes in ((24, (24, 8, 16)), (12, (16, 8, 16)), (16, (16, 8, 16))):
-        plan = make_plan(load_recipe(str(tiny.recipe), {"stages.0.min_image_size": least}))
+        plan = make_plan(load_recipe(str(tiny.recipe), {"stages.1.min_image_size": least}))
         assert tuple(step.image_size for step in plan.steps[:3]) == sizes
 
 
