@@ -94,6 +94,9 @@ class Train:
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Image size in this stage, relative to the recipe's. Small images make the first epochs of a
     big network affordable (progressive resizing)."""
+    min_image_size: Count | None = None
+    """Enlarge images to at least this side, in pixels. A network trained on photos of 224 pixels
+    recognizes little in images of 48. Default: no minimum."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for
     the rest)."""

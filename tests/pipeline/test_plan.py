@@ -164,6 +164,13 @@ def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size()
     assert len(prunes) == 2 and prunes[0].image_size == 28
 
 
+def test_images_are_enlarged_for_a_stage_that_asks_for_it(tiny: Tiny) -> None:
+    """The tiny recipe has images of 16 pixels, and distills at half their size."""
+    for least, sizes in ((24, (24, 8)), (12, (16, 8)), (16, (16, 8))):
+        plan = make_plan(load_recipe(str(tiny.recipe), {"stages.1.min_image_size": least}))
+        assert tuple(step.image_size for step in plan.steps[:2]) == sizes
+
+
 def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
     recipe = tiny.variant(
         "both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples')
