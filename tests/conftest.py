@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,7 +110,12 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
     handles: list[int] = []  # of terminals, kept open: what is shown on a closed one may be lost
 
     def begin(
-        *arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0
+        *arguments: object,
+        tty: bool = False,
+        both: bool = False,
+        columns: int = 80,
+        env: dict[str, str] | None = None,
+        code: int = 0,
     ) -> Command:
         folder = tmp_path / f"command-{len(started)}"
         folder.mkdir()
@@ -117,12 +123,14 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
         screen, keyboard, handle = "out", -1, -1
         if tty:
             keyboard, handle = os.openpty()
+            termios.tcsetwinsize(handle, (50, columns))
             screen = os.ttyname(handle)
         process = context.Process(
-            target=command_line, args=(words, folder, tiny.root, screen, env or {})
+            target=command_line,
+            args=(words, folder, tiny.root, (screen, screen if both else "err"), env or {}),
         )
         process.start()
-        started.append(Command(process, folder))
+        started.append(Command(process, folder, keyboard))
         if tty:
             threading.Thread(
                 target=copy_screen, args=(keyboard, folder / "out"), daemon=True

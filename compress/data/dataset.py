@@ -50,6 +50,7 @@ class Dataset:
         own_crop_ratio: the recipe's or a trained network's `crop_ratio`; that of the files if None.
         least_area: fraction of an image's area that the smallest crop in training keeps; large
             files are decoded at a fraction of their size that leaves enough pixels to it.
+        test_count: number of test images, if it is known before they are read.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Dataset:
     background: str = "#ffffff"
     own_crop_ratio: float | None = None
     least_area: float = 1.0
+    test_count: int | None = None
 
     @property
     def train_count(self) -> int:
@@ -252,6 +254,7 @@ def open_dataset(
         notes=source.notes,
         background=ground or source.background,
         own_crop_ratio=crop_ratio,
+        test_count=source.test_count,
     )
 
 

@@ -88,7 +88,8 @@ def _make_source(
         notes = (*notes, "no test images: test accuracy is that on the validation images")
     assert test is not None
     found = test
-    return Source(name, classes, side, train, lambda: found, val, notes=notes)
+    count = len(found.targets)
+    return Source(name, classes, side, train, lambda: found, val, notes=notes, test_count=count)
 
 
 def _find_splits(data: Any) -> list[tuple[str, Any]]:

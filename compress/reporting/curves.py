@@ -10,8 +10,9 @@ from pathlib import Path
 from compress.pipeline.manifest import StageResult
 from compress.runtime.errors import UserError
 from compress.runtime.plain_files import read_text
+from compress.training.events import named_losses
 
-# Of the metrics of an epoch, those that are no loss of their own.
+# Of the metrics of an epoch, those that every curve needs beside its losses.
 OTHERS = ("epoch", "loss", "val", "seconds")
 
 
@@ -62,7 +63,7 @@ def _read_lines(file: Path) -> list[dict[str, float]]:
 
 
 def _make_curve(stage: str, lines: list[dict[str, float]]) -> Curve:
-    names = dict.fromkeys(key for line in lines for key in line if key not in OTHERS)
+    names = dict.fromkeys(key for line in lines for key in named_losses(line))
     missing = float("nan")
     columns = {name: tuple(line.get(name, missing) for line in lines) for name in (*OTHERS, *names)}
     return Curve(
