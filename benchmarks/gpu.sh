@@ -14,9 +14,9 @@ cd "$(dirname "$0")/.."
 mkdir -p "$out"
 export PYTHONPATH=$PWD
 
-device=cuda minutes=6 speed=(--steps 40 --repeats 3 --workers 8) recipe=fashion-mnist-best
+device=cuda speed=(--steps 40 --repeats 3 --workers 8) best=(fashion-mnist-best --minutes 6)
 if [ -n "$toy" ]; then
-  device=cpu minutes=1.5 speed=(--quick --no-compile) recipe=small
+  device=cpu speed=(--quick --no-compile) best=(small --max-images 600 --steps 30)
 fi
 if [ -n "${WHEELS:-}" ]; then
   pip install -q --no-index --no-deps --find-links "$WHEELS" "$WHEELS"/*.whl 2>&1 | tail -3
@@ -43,7 +43,6 @@ PYTHON
 step commit 10 git log --oneline -1
 step tests 120 python -m pytest -q -n 0 -m gpu tests
 step speed 200 python benchmarks/speed.py --device "$device" --rows 1,2,3,4,5,8 "${speed[@]}"
-step best 460 python -m compress run "$recipe" --budget 100k --minutes "$minutes" \
-  --device "$device" --out "$out/run"
+step best 460 python -m compress run "${best[@]}" --budget 100k --device "$device" --out "$out/run"
 step export 60 python -m compress export -w "$out/run/model.pth" --to pt2 --out "$out/run/model.pt2"
 step latency 60 python -m compress bench "$out/run/model.pth" "$out/run/model.pt2" --batch 1,32
