@@ -45,10 +45,10 @@ def test_test_split_is_scored_completely(tiny: Tiny, weights: Path) -> None:
     assert torch.equal(correct, again[0]) and torch.equal(total, again[1])
 
 
-def test_evaluation_agrees_with_the_counts_and_names_the_files(tiny: Tiny, weights: Path) -> None:
-    loaded = checkpoint.load(weights)
+def test_evaluation_agrees_with_the_counts_and_names_the_files(tiny: Tiny, untrained: Path) -> None:
+    loaded = own_model(untrained)
     correct, total = score_test_split(loaded)
-    found = evaluate(weights, worst=80)
+    found = evaluate(loaded, worst=80)
     assert (found.data, found.split, found.classes) == (f"folder:{tiny.data}", "test", CLASSES)
     assert found.images == 80 and found.top1 == int(correct.sum()) / 80
     assert [row[number] for number, row in enumerate(found.confusion)] == correct.tolist()
@@ -76,8 +76,8 @@ def test_validation_split_is_that_of_the_training(finished: Path) -> None:
     assert unknown.images == 22 and len(lines) == 1 and "validation" in lines[0]
 
 
-def test_data_in_memory_is_scored_as_its_files_are(tiny: Tiny, weights: Path) -> None:
-    loaded = checkpoint.load(weights)
+def test_data_in_memory_is_scored_as_its_files_are(tiny: Tiny, untrained: Path) -> None:
+    loaded = own_model(untrained)
     expected = evaluate(loaded)
     files = sorted((tiny.data / "test").rglob("*.png"))
     images = np.stack([np.asarray(Image.open(file)) for file in files])
