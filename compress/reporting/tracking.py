@@ -81,7 +81,8 @@ class Tracker(RunEvents):
                 self._log.write_params(dict(_flatten(run.recipe)))
         # A tool may raise anything.
         except Exception as error:
-            raise UserError(f"--log {self._tool.name}: {one_line(error)}") from error
+            remedy = f"; to begin a new log, remove {run.out / LOGGED}" if known else ""
+            raise UserError(f"--log {self._tool.name}: {one_line(error)}{remedy}") from error
         self._run, self._logged, self._before = run, step, 0
         self._keep()
         for result in run.results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -288,3 +289,16 @@ def test_mlflow_has_the_same(
     distill = read_history(out, results[1])
     found = client.get_metric_history(run.info.run_id, "distill/loss")
     assert [metric.value for metric in found] == [metrics["loss"] for metrics in distill]
+
+
+@pytest.mark.slow
+def test_the_callback_in_the_documentation_works(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/tracking.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    compress.run(str(tiny.recipe), out=tmp_path / "run", epochs=1, callbacks=names["PrintCuts"]())
+    shown = capsys.readouterr().out
+    assert "tinynets:teacher → tinynets:student" in shown and "prune 2: " in shown
