@@ -208,6 +208,11 @@ class Command:
         return (self.folder / "out").read_text()
 
     @property
+    def screen(self) -> str:
+        """What was written to its terminal, carriage returns included."""
+        return (self.folder / "out").read_bytes().decode()
+
+    @property
     def err(self) -> str:
         file = self.folder / "err"
         return file.read_text() if file.exists() else ""

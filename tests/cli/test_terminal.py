@@ -18,6 +18,7 @@ from rich.text import Text
 from tiny import Compress, Tiny, wait_for
 
 from compress.cli.terminal import Terminal
+from compress.cli.terminal_bars import SHORT
 from compress.cli.terminal_lines import epoch_line, is_milestone, stage_lines
 from compress.pipeline.run_dir import StageResult
 from compress.reporting.tables import Table, stages_table
@@ -200,7 +201,7 @@ def test_tables_fit_and_break_no_word(name: str, columns: int) -> None:
 def test_a_real_terminal_shows_the_stages(run: Compress, finished: Path, columns: int) -> None:
     shown = run("stages", finished, tty=True, columns=columns, env={"TERM": "xterm"})
     wait_for(lambda: "┘" in shown.out)
-    lines = [line for line in screen_of(shown.out, columns) if line]
+    lines = [line for line in screen_of(shown.screen, columns) if line]
     assert len({len(line) for line in lines[1:]}) == 1 and len(lines[1]) <= columns
     assert sum("finetune 2" in line for line in lines) == 1
     assert (" 16 px " in shown.out) == (columns == 120)
@@ -213,8 +214,9 @@ def test_a_run_on_a_real_terminal(run: Compress, tiny: Tiny, tmp_path: Path, col
     words = ("run", tiny.recipe, "--out", tmp_path / "run", "--epochs", 1)
     shown = run(*words, tty=True, columns=columns, env=env)
     wait_for(lambda: "model.pth" in shown.out.rsplit("┘", 1)[-1])
-    assert bool(COLORS.search(shown.out)) == ("NO_COLOR" not in env)
-    lines = screen_of(shown.out, columns)
+    # Colours are those of bars.
+    assert bool(COLORS.search(shown.out)) == ("NO_COLOR" not in env and columns >= SHORT)
+    lines = screen_of(shown.screen, columns)
     text = " ".join(" ".join(lines).split())
     for words_of_header in (
         "198 training, 22 validation and 80 test images of 16×16",
@@ -245,5 +247,5 @@ def test_ctrl_c_has_a_line_of_its_own(
     assert command.wait() == 130
     assert "\x1b" not in command.out or env["TERM"] != "dumb"
     wait_for(lambda: "stopped" in command.out)
-    lines = [line for line in screen_of(command.out, 80) if line]
+    lines = [line for line in screen_of(command.screen, 80) if line]
     assert lines[-1].startswith("stopped; ")
