@@ -36,7 +36,7 @@ from tiny import (
 import compress
 from compress.data.dataset import open_dataset
 from compress.models import checkpoint
-from compress.models.build import build
+from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.model_spec import ModelSpec
 
@@ -72,6 +72,18 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     compress.run(str(tiny.recipe), out=out)
     return out
+
+
+@pytest.fixture(scope="session")
+def untrained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights file of a small network with random weights, `tinynets:student`."""
+    torch.manual_seed(0)
+    spec, path = ModelSpec("tinynets:student"), tmp_path_factory.mktemp("untrained") / "model.pth"
+    model = import_builder(spec.name)(num_classes=4).eval()
+    data = f"folder:{tiny.data}"
+    made = Checkpoint(model, spec, CLASSES, (3, 16, 16), (0.4,) * 3, (0.25,) * 3, data)
+    checkpoint.save(made, path)
+    return path
 
 
 @pytest.fixture(scope="session")

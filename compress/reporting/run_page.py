@@ -35,6 +35,9 @@ from compress.runtime.errors import UserError
 
 T = TypeVar("T")
 
+# Layers whose widths are shown.
+MOST_LAYERS = 400
+
 
 @dataclass(frozen=True)
 class SensitivityRows:
@@ -134,6 +137,8 @@ def _make_page(
     except UserError as error:
         notes.append(f"Widths are left out: {error}")
         width_stages, layers = [], []
+    if len(layers) > MOST_LAYERS:
+        notes.append(f"Widths are those of the first {MOST_LAYERS} of {len(layers):,} layers.")
     recipe, model = manifest["recipe"], path / MODEL
     progress = [draw_progress(results, curves, wide) for wide in (True, False)] if curves else []
     return RunPage(
@@ -149,7 +154,7 @@ def _make_page(
         progress=tuple(progress),
         losses=[(curve.stage, draw_losses(curve)) for curve in curves],
         width_stages=width_stages,
-        layers=layers,
+        layers=layers[:MOST_LAYERS],
         widest=max([1, *(max(layer.widths) for layer in layers)]),
         shades=_make_shades(len(width_stages)),
         speed=_read_speed(path, notes),
