@@ -47,6 +47,7 @@ class SensitivityRows:
     accuracy: float
     images: str
     most: float
+    timed: bool
     rows: list[tuple[GroupSensitivity, str]]
 
 
@@ -204,6 +205,7 @@ def _read_analysis(path: Path, notes: list[str]) -> SensitivityRows | None:
         accuracy=found.accuracy,
         images=found.images,
         most=max([1.0, *lost]),
+        timed=found.nanoseconds is not None,
         rows=[(group, describe_group(group)) for group in found.groups],
     )
 
