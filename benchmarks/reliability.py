@@ -152,14 +152,18 @@ def main(kills: int) -> None:
     """Print the table."""
     with TemporaryDirectory() as folder:
         recipe = write_recipe(Path(folder), "tiny.toml", RECIPE)
-        straight, started = recipe.parent / "straight", time.monotonic()
+        sys.path.insert(0, folder)
+        straight = recipe.parent / "straight"
+        # The first process starts the server from which all are forked.
+        assert run_process(recipe, recipe.parent / "first", None) == 0
+        started = time.monotonic()
         assert run_process(recipe, straight, None) == 0
         seconds = time.monotonic() - started
         longer = RECIPE.replace("epochs = 3\noptimizer", "epochs = 60\noptimizer", 1)
-        half = recipe.parent / "half"
+        half, moments = recipe.parent / "half", random.Random(0)
         while not list(half.glob("stages/*.state")):
             shutil.rmtree(half, ignore_errors=True)
-            run_process(recipe, half, 0.5 * seconds)
+            run_process(recipe, half, moments.uniform(0.2, 0.8) * seconds)
         rows = [
             *count_kills(recipe, straight, seconds, kills),
             *change_bytes(straight, "finished"),
