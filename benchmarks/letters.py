@@ -21,7 +21,7 @@ FAMILIES = ("DejaVu", "STIXGen")
 # These have no letters.
 WITHOUT_LETTERS = "Display"
 SIDE, IMAGES, HELD_OUT = 48, 8, 4
-CONTRAST, BARS, SPECKS = 120, 4, 250
+CONTRAST, BARS, SPECKS = 250, 1, 250
 
 
 def render(letter: str, font: Path, rng: random.Random) -> Image.Image:
@@ -31,14 +31,14 @@ def render(letter: str, font: Path, rng: random.Random) -> Image.Image:
         ink = draw_color(rng)
     image = Image.new("RGB", (SIDE, SIDE), ground)
     draw = ImageDraw.Draw(image)
-    sized = ImageFont.truetype(str(font), rng.randint(16, 36))
-    middle = (SIDE / 2 + rng.uniform(-8, 8), SIDE / 2 + rng.uniform(-8, 8))
+    sized = ImageFont.truetype(str(font), rng.randint(20, 36))
+    middle = (SIDE / 2 + rng.uniform(-6, 6), SIDE / 2 + rng.uniform(-6, 6))
     draw.text(middle, letter, font=sized, fill=ink, anchor="mm")
-    image = image.rotate(rng.uniform(-35, 35), Image.Resampling.BICUBIC, fillcolor=ground)
+    image = image.rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, fillcolor=ground)
     draw = ImageDraw.Draw(image)
     for _ in range(BARS):
         ends = [rng.uniform(0, SIDE) for _ in range(4)]
-        draw.line(ends, fill=draw_color(rng), width=rng.randint(1, 4))
+        draw.line(ends, fill=draw_color(rng), width=rng.randint(1, 3))
     for _ in range(SPECKS):
         image.putpixel((rng.randrange(SIDE), rng.randrange(SIDE)), draw_color(rng))
     return image
