@@ -35,6 +35,9 @@ from compress.runtime.errors import UserError
 
 T = TypeVar("T")
 
+# Layers whose widths are shown.
+MOST_LAYERS = 400
+
 
 @dataclass(frozen=True)
 class SensitivityRows:
@@ -44,6 +47,7 @@ class SensitivityRows:
     accuracy: float
     images: str
     most: float
+    timed: bool
     rows: list[tuple[GroupSensitivity, str]]
 
 
@@ -134,6 +138,8 @@ def _make_page(
     except UserError as error:
         notes.append(f"Widths are left out: {error}")
         width_stages, layers = [], []
+    if len(layers) > MOST_LAYERS:
+        notes.append(f"Widths are those of the first {MOST_LAYERS} of {len(layers):,} layers.")
     recipe, model = manifest["recipe"], path / MODEL
     progress = [draw_progress(results, curves, wide) for wide in (True, False)] if curves else []
     return RunPage(
@@ -149,7 +155,7 @@ def _make_page(
         progress=tuple(progress),
         losses=[(curve.stage, draw_losses(curve)) for curve in curves],
         width_stages=width_stages,
-        layers=layers,
+        layers=layers[:MOST_LAYERS],
         widest=max([1, *(max(layer.widths) for layer in layers)]),
         shades=_make_shades(len(width_stages)),
         speed=_read_speed(path, notes),
@@ -199,6 +205,7 @@ def _read_analysis(path: Path, notes: list[str]) -> SensitivityRows | None:
         accuracy=found.accuracy,
         images=found.images,
         most=max([1.0, *lost]),
+        timed=found.nanoseconds is not None,
         rows=[(group, describe_group(group)) for group in found.groups],
     )
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from report_pages import change_manifest, read_page
@@ -166,6 +167,18 @@ def test_a_run_under_way_has_a_page_of_its_stages_so_far(copied: Path, tmp_path:
     change_manifest(copied, stages=[])
     with pytest.raises(UserError, match="no stage is finished"):
         compress.report(copied, tmp_path / "a.html")
+
+
+def test_a_page_stays_small_however_long_the_run(copied: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for file in (copied / "stages").glob("*.jsonl"):
+        lines = [
+            dict(epoch=n, loss=2 * x, labels=x, other=x, val=x, seconds=n)
+            for n, x in enumerate(random.random(20_000), start=1)
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
+    assert "20,000" in page.text or "20000" in page.text
 
 
 def test_a_benchmark_in_the_directory_is_shown(copied: Path, tmp_path: Path) -> None:
