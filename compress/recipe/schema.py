@@ -313,10 +313,11 @@ class Recipe:
     """Images in a batch; the processes of a distributed run share them. `auto` is 256, and less for
     small data: a power of two that makes 12 batches an epoch, at least 32."""
     epochs: Epochs | None = None
-    """Epochs of the longest stages, in place of their own length; no other stage is longer."""
+    """Epochs of the longest stages, in place of their own length, and of stages without one; no
+    other stage is longer."""
     steps: Count | None = None
-    """Optimizer steps of the longest stages, in place of their own length; no other stage is
-    longer."""
+    """Optimizer steps of the longest stages, in place of their own length, and of stages without
+    one; no other stage is longer."""
     balance: Balance = False
     """Uneven classes: `loss` adjusts the loss on the labels so that all classes count alike
     (Menon et al. 2020, arXiv:2007.07314), `sampler` draws images of small classes more often, and
