@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import inspect
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from code_blocks import read_blocks
 
 import compress
 
@@ -22,7 +22,7 @@ PAGE = Path(__file__).parent.parent / "docs/python.md"
 
 @pytest.mark.slow
 def test_the_blocks_of_the_page_run_in_order(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = [block.text for block in read_blocks(PAGE, "python")]
     assert len(blocks) >= 7
     (tmp_path / "page.py").write_text("\n".join(blocks))
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(PAGE.parent.parent), *sys.path])}

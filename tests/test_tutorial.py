@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import shlex
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
+from code_blocks import read_blocks, read_commands
 from torchvision.io import write_png
 
 from compress.cli.main import main
@@ -19,8 +20,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def commands() -> list[list[str]]:
     """Return the words of every command in the tutorial."""
-    lines = (DOCS / "tutorial.md").read_text().splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("    ")]
+    blocks = read_blocks(DOCS / "tutorial.md")
+    return [words for block in blocks for words in read_commands(block.text.replace("\n", ";"))]
 
 
 def draw_theme(folder: Path, names: int) -> None:
@@ -69,3 +70,16 @@ def test_every_command_works(icons: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert {"run", "predict", "quantize", "bench"} <= set(ran)
     for model in ("icons/model.pth", "taught/model.pth", "icons/model.int8.onnx"):
         assert (Path("runs") / model).is_file()
+
+
+def test_the_notebook_is_the_tutorial() -> None:
+    notebook = json.loads((DOCS / "tutorial.ipynb").read_text(encoding="utf-8"))
+    sources = {kind: "" for kind in ("markdown", "code")}
+    for cell in notebook["cells"]:
+        sources[cell["cell_type"]] += "".join(cell["source"]) + "\n"
+    lines = [line[1:] for line in sources["code"].splitlines() if line.startswith("!")]
+    assert [words for line in lines for words in read_commands(line)] == commands()
+    stale = "python docs/generate_notebook.py"
+    assert importlib.import_module("generate_notebook").write_notebook(DOCS / "tutorial.md") == (
+        DOCS / "tutorial.ipynb"
+    ).read_text(encoding="utf-8"), f"stale; run {stale}"

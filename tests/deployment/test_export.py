@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from code_blocks import read_blocks
 from exported_files import Bessel, Exported, own_network
 from PIL import Image
 from tiny import CLASSES, Compress, Tiny
@@ -134,8 +135,8 @@ def test_export_refuses(run: Compress, words: list[str], message: str) -> None:
 def test_lines_of_the_readme_need_nothing_but_onnxruntime(
     exported: Exported, tiny: Tiny, tmp_path: Path, name: str
 ) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    (lines,) = [block for block in blocks if "onnxruntime" in block]
+    blocks = read_blocks(ROOT / "README.md", "python")
+    (lines,) = [block.text for block in blocks if "onnxruntime" in block.text]
     file = exported.weights.with_name(name)
     images = sorted((tiny.data / "test").rglob("*.png"))[::16]
     # Larger than the network's images, and not square.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from code_blocks import ROOT, read_blocks
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import Interrupted, InterruptIn, Tiny
@@ -295,10 +295,9 @@ def test_mlflow_has_the_same(
 def test_the_callback_in_the_documentation_works(
     tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs/tracking.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    [block] = read_blocks(ROOT / "docs/tracking.md", "python")
     names: dict[str, Any] = {}
-    exec(block, names)
+    exec(block.text, names)
     compress.run(str(tiny.recipe), out=tmp_path / "run", epochs=1, callbacks=names["PrintCuts"]())
     shown = capsys.readouterr().out
     assert "tinynets:teacher → tinynets:student" in shown and "prune 2: " in shown
