@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from compress.pipeline.events import RunEvents
 from compress.pipeline.run_dir import StageResult
 from compress.reporting.tables import Table
-from compress.reporting.units import format_accuracy, format_duration, format_macs
+from compress.reporting.units import format_accuracy, format_duration, format_macs, name_score
 from compress.runtime.text import safe_block, safe_line
 
 T = TypeVar("T")
@@ -101,4 +101,4 @@ class Terminal(RunEvents):
 def _describe_result(result: StageResult) -> str:
     size = f" at {result.image_size} px" if result.image_size else ""
     cost = f"{result.params:,} parameters, {format_macs(result.macs)} multiply-adds{size}"
-    return f"{cost}, val {format_accuracy(result.val)} %"
+    return f"{cost}, {name_score('val', result.metric)} {format_accuracy(result.val)} %"

@@ -12,7 +12,7 @@ from compress.data.batches import Batch, plain_batches
 from compress.data.dataset import Dataset
 from compress.data.scoring import Split, open_scored
 from compress.deployment.load_model import load_model
-from compress.models.checkpoint import Checkpoint, read_seed
+from compress.models.checkpoint import Checkpoint, read_seed, require_classifier
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
@@ -152,6 +152,7 @@ def open_split(
 
     Arguments and errors are those of `score_test_split`.
     """
+    require_classifier(checkpoint, "scoring a file")
     target = pick_device(device)
     if not (data or checkpoint.data):
         raise UserError("the file does not say which data it was trained on; pass --data")
