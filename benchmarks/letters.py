@@ -20,23 +20,33 @@ LETTERS = "ABDEFGJKLNPRSZ"
 FAMILIES = ("DejaVu", "STIXGen")
 # These have no letters.
 WITHOUT_LETTERS = "Display"
-SIDE, IMAGES, SPECKS, HELD_OUT = 48, 8, 250, 4
+SIDE, IMAGES, HELD_OUT = 48, 8, 4
+CONTRAST, BARS, SPECKS = 250, 1, 250
 
 
 def render(letter: str, font: Path, rng: random.Random) -> Image.Image:
-    """Draw a dark letter on a light ground, moved, turned and speckled."""
-    ground = tuple(rng.randint(120, 255) for _ in range(3))
-    ink = tuple(rng.randint(0, 110) for _ in range(3))
+    """Draw a letter on a ground of another brightness, moved, turned, crossed out and speckled."""
+    ground, ink = draw_color(rng), draw_color(rng)
+    while abs(sum(ground) - sum(ink)) < CONTRAST:
+        ink = draw_color(rng)
     image = Image.new("RGB", (SIDE, SIDE), ground)
     draw = ImageDraw.Draw(image)
-    sized = ImageFont.truetype(str(font), rng.randint(22, 36))
-    middle = [SIDE / 2 + rng.uniform(-5, 5) for _ in range(2)]
-    draw.text((middle[0], middle[1]), letter, font=sized, fill=ink, anchor="mm")
-    image = image.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, fillcolor=ground)
+    sized = ImageFont.truetype(str(font), rng.randint(20, 36))
+    middle = (SIDE / 2 + rng.uniform(-6, 6), SIDE / 2 + rng.uniform(-6, 6))
+    draw.text(middle, letter, font=sized, fill=ink, anchor="mm")
+    image = image.rotate(rng.uniform(-25, 25), Image.Resampling.BICUBIC, fillcolor=ground)
+    draw = ImageDraw.Draw(image)
+    for _ in range(BARS):
+        ends = [rng.uniform(0, SIDE) for _ in range(4)]
+        draw.line(ends, fill=draw_color(rng), width=rng.randint(1, 3))
     for _ in range(SPECKS):
-        speck = tuple(rng.randint(0, 255) for _ in range(3))
-        image.putpixel((rng.randrange(SIDE), rng.randrange(SIDE)), speck)
+        image.putpixel((rng.randrange(SIDE), rng.randrange(SIDE)), draw_color(rng))
     return image
+
+
+def draw_color(rng: random.Random) -> tuple[int, int, int]:
+    """Return a random colour."""
+    return rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
 
 
 @click.command(help=(__doc__ or "").splitlines()[0])

@@ -164,6 +164,8 @@ def prune_part(name: str, size: int) -> Found:
 def load_part(name: str, size: int) -> Found:
     """Load a pruned network; compare its logits and its multiply-adds."""
     loaded = checkpoint.load(_file(name, "pth"))
+    # With parameters that want gradients, the counter fails on some networks.
+    loaded.model.requires_grad_(False)
     images, logits = torch.load(_file(name, "logits"))
     torch.backends.mha.set_fastpath_enabled(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -355,7 +355,8 @@ def main(
     try:
         recipe = recipes.load_recipe(name, {"batch_size": 32} if quick else {})
         # A burst of ours is one epoch.
-        recipe = replace(recipe, max_images=(WARM + steps) * recipe.batch_size)
+        # The stages stay, however few the images.
+        recipe = replace(recipe, max_images=(WARM + steps) * recipe.batch_size, small_data=None)
         with TemporaryDirectory() as folder:
             on = pick_device(device)
             setting = Setting(

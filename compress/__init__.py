@@ -13,6 +13,7 @@
     compress.quantize("runs/mine/model.pth")                    # int8, a quarter of the size
     compress.adopt("mine.pt", "resnet50", "folder:photos")      # a network trained elsewhere
     compress.save(model, "trained.pth", classes=["cat", "dog"]) # to a weights file
+    compress.track("tensorboard")                               # callbacks that log a run
     compress.report("runs/mine", "mine.html")                   # what happened, as a page
     compress.summarize(model, (3, 28, 28))                      # parameters and multiply-adds
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from compress.quantization.quantize import quantize
     from compress.reporting.calibration import calibrate
     from compress.reporting.evaluation import evaluate
+    from compress.reporting.tracking import track
 
 __all__ = [
     "UserError",
@@ -59,6 +61,7 @@ __all__ = [
     "run",
     "save",
     "summarize",
+    "track",
 ]
 
 # Where each public function is defined, as "module:attribute".
@@ -78,6 +81,7 @@ _DEFINITIONS = {
     "run": "compress.pipeline.run:run",
     "save": "compress.models.modules:save",
     "summarize": "compress.models.cost:measure_cost",
+    "track": "compress.reporting.tracking:track",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ from tiny import (
 import compress
 from compress.data.dataset import open_dataset
 from compress.models import checkpoint
-from compress.models.build import build
+from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.model_spec import ModelSpec
 
@@ -74,6 +75,18 @@ def finished(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def untrained(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights file of a small network with random weights, `tinynets:student`."""
+    torch.manual_seed(0)
+    spec, path = ModelSpec("tinynets:student"), tmp_path_factory.mktemp("untrained") / "model.pth"
+    model = import_builder(spec.name)(num_classes=4).eval()
+    data = f"folder:{tiny.data}"
+    made = Checkpoint(model, spec, CLASSES, (3, 16, 16), (0.4,) * 3, (0.25,) * 3, data)
+    checkpoint.save(made, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def mislabelled(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Data on which no network is right too often to be calibrated."""
     return f"folder:{write_mislabelled(tmp_path_factory.mktemp('mislabelled') / 'images')}"
@@ -109,7 +122,12 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
     handles: list[int] = []  # of terminals, kept open: what is shown on a closed one may be lost
 
     def begin(
-        *arguments: object, tty: bool = False, env: dict[str, str] | None = None, code: int = 0
+        *arguments: object,
+        tty: bool = False,
+        both: bool = False,
+        columns: int = 80,
+        env: dict[str, str] | None = None,
+        code: int = 0,
     ) -> Command:
         folder = tmp_path / f"command-{len(started)}"
         folder.mkdir()
@@ -117,12 +135,14 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
         screen, keyboard, handle = "out", -1, -1
         if tty:
             keyboard, handle = os.openpty()
+            termios.tcsetwinsize(handle, (50, columns))
             screen = os.ttyname(handle)
         process = context.Process(
-            target=command_line, args=(words, folder, tiny.root, screen, env or {})
+            target=command_line,
+            args=(words, folder, tiny.root, (screen, screen if both else "err"), env or {}),
         )
         process.start()
-        started.append(Command(process, folder))
+        started.append(Command(process, folder, keyboard))
         if tty:
             threading.Thread(
                 target=copy_screen, args=(keyboard, folder / "out"), daemon=True

@@ -185,6 +185,7 @@ class Command:
 
     process: BaseProcess
     folder: Path
+    keyboard: int = -1
 
     def wait(self, timeout: float = 60) -> int:
         """The exit status; minus the signal's number if one ended it."""
@@ -198,13 +199,23 @@ class Command:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def press(self, key: str) -> None:
+        """Press a key of its terminal, which shows it; a signal is to be sent besides."""
+        os.write(self.keyboard, key.encode())
+
     @property
     def out(self) -> str:
         return (self.folder / "out").read_text()
 
     @property
+    def screen(self) -> str:
+        """What was written to its terminal, carriage returns included."""
+        return (self.folder / "out").read_bytes().decode()
+
+    @property
     def err(self) -> str:
-        return (self.folder / "err").read_text()
+        file = self.folder / "err"
+        return file.read_text() if file.exists() else ""
 
 
 Published = Callable[
@@ -219,22 +230,26 @@ class Compress(Protocol):
         self,
         *arguments: object,
         tty: bool = False,
+        both: bool = False,
+        columns: int = 80,
         env: dict[str, str] | None = None,
         code: int = 0,
     ) -> Command: ...
 
 
 def command_line(
-    words: list[str], folder: Path, networks: Path, screen: str, env: dict[str, str]
+    words: list[str], folder: Path, networks: Path, screens: tuple[str, str], env: dict[str, str]
 ) -> None:
-    """The code of a started process; its output goes to `screen`, its errors to a file."""
+    """The code of a started process; its output and its errors go to two files or terminals."""
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell ignores it for what it runs in the background
+    # pytest sets it, for its own help.
+    os.environ.pop("COLUMNS", None)
     os.environ.update(env)
     os.chdir(folder)
     sys.path.insert(0, str(networks))
-    for number, name in ((1, screen), (2, "err")):
+    for number, name in enumerate(screens, start=1):
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOCTTY, 0o644), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     torch.set_num_threads(1)

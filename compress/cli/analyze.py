@@ -14,7 +14,7 @@ from compress.cli.options import (
     weights_options,
 )
 from compress.cli.output import echo_line
-from compress.recipe.registry import IMPORTANCES, check_data_name
+from compress.recipe.registry import IMPORTANCES, RUNTIMES, check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
@@ -56,6 +56,16 @@ def parse_fractions(ctx: click.Context, parameter: click.Parameter, text: str) -
     help="Score that ranks the channels of a group: magnitude, bn-scale, …",
 )
 @click.option(
+    "--runtime", help="Predict the time saved, in onnx, onnx-int8, openvino or torch, on this CPU."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads of that runtime.",
+)
+@click.option(
     "--out",
     "outs",
     multiple=True,
@@ -72,6 +82,8 @@ def analyze(
     fractions: tuple[float, ...],
     images: int | None,
     importance: str,
+    runtime: str | None,
+    threads: int,
     outs: tuple[Path, ...],
     as_json: bool,
     device: str,
@@ -85,6 +97,8 @@ def analyze(
     require_file(weights)
     check_data_name(data)
     IMPORTANCES.check_name(importance)
+    if runtime is not None:
+        RUNTIMES.check_name(runtime)
     for out in outs:
         if out.suffix.lower() not in FORMATS:
             raise UserError(f"{out}: ends in none of {', '.join(FORMATS)}; rename it")
@@ -102,6 +116,8 @@ def analyze(
         fractions=fractions,
         images=images,
         importance=importance,
+        runtime=runtime,
+        threads=threads,
         builder=load_builder(builder),
         device=device,
         # A bar would stand before the JSON.

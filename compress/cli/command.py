@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,6 +80,9 @@ class Command(click.Command):
                 f"out of memory; use a smaller batch_size in the recipe ({one_line(error)})"
             ) from error
         except KeyboardInterrupt as stop:
+            if sys.stderr.isatty():
+                # The terminal shows ^C where its cursor is.
+                echo_line("", err=True)
             echo_line(f"stopped; {RESUME_HINT}" if self.resumes else "stopped", err=True)
             ctx.exit(143 if isinstance(stop, _Terminated) else 130)
         ctx.exit(code or 0)

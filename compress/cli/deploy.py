@@ -178,6 +178,11 @@ def quantize(
     "formats",
     help="Time weights files in these formats, with commas: onnx, …; exported for the benchmark.",
 )
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="JSON file to write, too; as bench.json in a run directory, its report shows it.",
+)
 @click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
 @click.option("--data", help="With --score: data of files that do not name theirs, or if it moved.")
 @click.option(
@@ -193,6 +198,7 @@ def bench(
     threads: tuple[int, ...],
     batch: tuple[int, ...],
     formats: str | None,
+    out: Path | None,
     score: bool,
     data: str | None,
     builders: tuple[str, ...],
@@ -213,9 +219,12 @@ def bench(
         list_contenders,
         score_contender,
     )
+    from compress.reporting.bench_file import write_bench
 
     names = parse_formats(formats) if formats else []
     check_data_name(data)
+    if out is not None:
+        require_free(out)
     contenders = list_contenders(files)
     for each in contenders:
         require_file(each.file)
@@ -236,5 +245,7 @@ def bench(
         if score:
             foreign = make_foreign(classes, mean, std, image_size)
             contenders = [score_contender(each, builders, foreign, data) for each in contenders]
+        if out is not None:
+            write_bench(timings, contenders, out)
         table = bench_table(timings, contenders)
     Terminal().show(table)

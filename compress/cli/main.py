@@ -6,6 +6,7 @@ import click
 
 from compress.cli.adopt import adopt
 from compress.cli.analyze import analyze
+from compress.cli.card import card
 from compress.cli.command import CONTEXT_SETTINGS
 from compress.cli.deploy import bench, export, quantize
 from compress.cli.doctor import doctor
@@ -44,7 +45,7 @@ def main() -> None:
 for _command in (
     *(run, sweep, experiment, report),
     *(recipes, stages, doctor),
-    *(summary, analyze, compare, prune, adopt, to_grey),
+    *(summary, card, analyze, compare, prune, adopt, to_grey),
     *(predict, evaluate, export, quantize, bench),
 ):
     main.add_command(_command)

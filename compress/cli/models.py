@@ -41,10 +41,11 @@ def summary(weights: Path, builder: str | None, depth: int) -> None:
     """Show the layers of a network, by torchinfo."""
     checkpoint = load_weights(weights, builder)
 
+    from compress.cli.terminal import Terminal
     from compress.models.cost import summary_table
 
-    table = summary_table(checkpoint.model, checkpoint.input_size, depth, checkpoint.sparse)
-    echo_block(table)
+    width, sparse = Terminal().width, checkpoint.sparse
+    echo_block(summary_table(checkpoint.model, checkpoint.input_size, depth, sparse, width))
     network = f"{checkpoint.network.name}, stem {checkpoint.network.stem}"
     echo_line(f"{network}, trained on {checkpoint.data}, {len(checkpoint.classes)} classes")
 

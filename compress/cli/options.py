@@ -205,6 +205,19 @@ quick_option = click.option(
     "--quick", is_flag=True, help="Run a small version, in minutes, to try it out."
 )
 
+report_options = combine_options(
+    click.option(
+        "-v", "--verbose", is_flag=True, help="Show every epoch, and the layers after each stage."
+    ),
+    click.option(
+        "--log",
+        "tools",
+        multiple=True,
+        metavar="TOOL",
+        help="Also log to tensorboard, mlflow, wandb or trackio; may be repeated.",
+    ),
+)
+
 pretrained_option = click.option(
     "--pretrained/--no-pretrained",
     default=None,

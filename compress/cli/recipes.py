@@ -49,5 +49,5 @@ def stages(directory: Path) -> None:
     from compress.pipeline.run_dir import read_results
     from compress.reporting.tables import stages_table
 
-    _, results = read_results(directory)
-    Terminal().show(stages_table(results))
+    manifest, results = read_results(directory)
+    Terminal().show(stages_table(results, manifest.get("seconds")))

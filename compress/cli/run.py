@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from compress.cli.options import (
     device_option,
     quick_option,
     recipe_options,
+    report_options,
 )
 from compress.cli.output import echo_line
 from compress.recipe.budget import parse_descending
@@ -43,6 +45,19 @@ def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     return recipe
 
 
+def check_tools(names: Iterable[str]) -> None:
+    """Check that the tools that are to log runs are installed; none of them is imported.
+
+    Raises:
+        UserError: there is no such tool, or it is not installed.
+    """
+    if names:
+        from compress.reporting.log_tool import get_tool
+
+        for name in names:
+            get_tool(name)
+
+
 @click.command(cls=Command, resumes=True)
 @click.argument("recipe", default="default")
 @budget_options
@@ -65,6 +80,7 @@ def _load_checked_recipe(name: str, overrides: dict[str, Any]) -> Recipe:
     metavar="STAGE",
     help="Redo a run from a stage on, as 'finetune 1'; its keys from there on may differ.",
 )
+@report_options
 @distributed.process_group()
 def run(
     recipe: str,
@@ -74,6 +90,8 @@ def run(
     fresh: bool,
     processes: int,
     redo_from: str | None,
+    verbose: bool,
+    tools: tuple[str, ...],
     **overrides: Any,
 ) -> int:
     """Train, distill and prune to the budget.
@@ -84,27 +102,28 @@ def run(
     resume after an interruption.
     """
     loaded = _load_checked_recipe(recipe, overrides)
+    check_tools(tools)
     if processes > 1:
         return _run_in_processes(processes)
 
-    from compress.cli.terminal import Terminal
+    from compress.cli.terminal import Terminal, tracking
     from compress.pipeline.quality import compare_with_uncut
     from compress.pipeline.run import run as run_pipeline
     from compress.pipeline.run_dir import default_run_dir
     from compress.reporting.tables import stages_table
 
-    terminal = Terminal()
-    result = run_pipeline(
-        loaded,
-        out=out or default_run_dir(Path(recipe).stem, loaded, quick),
-        device=device,
-        quick=quick,
-        fresh=fresh,
-        redo_from=redo_from,
-        events=terminal,
-    )
+    with Terminal(verbose=verbose) as terminal, tracking(terminal, tools) as events:
+        result = run_pipeline(
+            loaded,
+            out=out or default_run_dir(Path(recipe).stem, loaded, quick),
+            device=device,
+            quick=quick,
+            fresh=fresh,
+            redo_from=redo_from,
+            events=events,
+        )
     if distributed.is_main():
-        terminal.show(stages_table(result.results))
+        terminal.show(stages_table(result.results, result.seconds))
         if compared := compare_with_uncut(result.results):
             terminal.show(compared)
         for warning in result.warnings:
@@ -142,8 +161,17 @@ def _run_in_processes(processes: int) -> int:
     help="Directory that holds the run directory of each budget.",
 )
 @recipe_options
+@report_options
 def sweep(
-    recipe: str, budgets: str, out: Path, device: str, quick: bool, fresh: bool, **overrides: Any
+    recipe: str,
+    budgets: str,
+    out: Path,
+    device: str,
+    quick: bool,
+    fresh: bool,
+    verbose: bool,
+    tools: tuple[str, ...],
+    **overrides: Any,
 ) -> None:
     """Run one recipe for many budgets.
 
@@ -153,17 +181,18 @@ def sweep(
     """
     ordered = parse_descending(budgets.split(","))
     loaded = _load_checked_recipe(recipe, overrides | {"budget": ordered[-1]})
+    check_tools(tools)
 
-    from compress.cli.terminal import Terminal
+    from compress.cli.terminal import Terminal, tracking
     from compress.experiments.sweep import PLOT, sweep_table
     from compress.experiments.sweep import sweep as run_sweep
     from compress.reporting.plots import scatter_text
     from compress.reporting.published import PUBLISHED
 
-    terminal = Terminal()
-    results = run_sweep(
-        loaded, ordered, out=out, device=device, quick=quick, fresh=fresh, events=terminal
-    )
+    with Terminal(verbose=verbose) as terminal, tracking(terminal, tools) as events:
+        results = run_sweep(
+            loaded, ordered, out=out, device=device, quick=quick, fresh=fresh, events=events
+        )
     terminal.show(sweep_table(results))
     finals = [(result.final, result.final.test or 0.0, result.budget) for result in results]
     by_params = [(final.params, test, budget) for final, test, budget in finals]
@@ -182,19 +211,29 @@ def sweep(
 )
 @device_option
 @quick_option
-def experiment(file: Path, out: Path | None, device: str, quick: bool) -> int:
+@report_options
+def experiment(
+    file: Path,
+    out: Path | None,
+    device: str,
+    quick: bool,
+    verbose: bool,
+    tools: tuple[str, ...],
+) -> int:
     """Run recipes over a grid of keys and seeds.
 
     FILE names recipe keys with their values; every combination is run with every seed. Runs that
     are finished are not repeated. Writes tables (table.md, table.csv) and a picture (table.png)
     beside the runs. The exit code is 1 if a run failed.
     """
-    from compress.cli.terminal import Terminal
+    check_tools(tools)
+
+    from compress.cli.terminal import Terminal, tracking
     from compress.experiments.experiment import run_experiment
     from compress.experiments.results import PLOT, experiment_table
 
-    terminal = Terminal()
-    trials = run_experiment(file, out=out, device=device, quick=quick, events=terminal)
+    with Terminal(verbose=verbose) as terminal, tracking(terminal, tools) as events:
+        trials = run_experiment(file, out=out, device=device, quick=quick, events=events)
     terminal.show(experiment_table(trials))
     terminal.show(str(trials[0].folder.parent / PLOT))
     failed = [trial for trial in trials if trial.error]

@@ -17,7 +17,7 @@ from compress.data.checksum import checksum_images
 from compress.data.measure import choose_crop_ratio, measure_normalization
 from compress.data.photo import Framing
 from compress.data.pool import MemoryPool, Pool, open_pool
-from compress.data.source import Images, Normalization, Source, fit_channels
+from compress.data.source import IGNORE, Images, Normalization, Source, fit_channels
 from compress.data.sources import open_source
 from compress.data.splits import split_groups, split_rows
 from compress.data.verify import verify_source
@@ -51,6 +51,7 @@ class Dataset:
         own_crop_ratio: the recipe's or a trained network's `crop_ratio`; that of the files if None.
         least_area: fraction of an image's area that the smallest crop in training keeps; large
             files are decoded at a fraction of their size that leaves enough pixels to it.
+        test_count: number of test images, if it is known before they are read.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Dataset:
     background: str = "#ffffff"
     own_crop_ratio: float | None = None
     least_area: float = 1.0
+    test_count: int | None = None
 
     @property
     def has_masks(self) -> bool:
@@ -78,6 +80,16 @@ class Dataset:
     def uneven(self) -> bool:
         """True if images have one class each, and classes have very different numbers of images."""
         return not self.has_masks and is_uneven(self.train_images.targets, len(self.classes))
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of training images of each class, or of their pixels where there are masks."""
+        labels = self.train_images.targets
+        if self.has_masks:
+            assert isinstance(self.train, MemoryPool) and self.train.masks is not None
+            labels = self.train.masks[self.train.masks != IGNORE]
+        counts = labels.bincount(minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
 
     @property
     def train_count(self) -> int:
@@ -275,6 +287,7 @@ def open_dataset(
         notes=source.notes,
         background=ground or source.background,
         own_crop_ratio=crop_ratio,
+        test_count=source.test_count,
     )
 
 

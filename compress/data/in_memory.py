@@ -71,6 +71,24 @@ def to_source(
     return replace(source, normalization=normalization), fingerprint
 
 
+def to_scored_source(
+    data: Any, *, image_size: int, classes: Sequence[str], normalization: Normalization
+) -> Source:
+    """Read data in memory that a trained network is scored on.
+
+    Of a single split, all images are both validation and test images; otherwise as `to_source`.
+    """
+    splits = _find_splits(data)
+    single = splits[0][1] if len(splits) == 1 else None
+    source, _ = to_source(
+        data if single is None else (single, single),
+        image_size=image_size,
+        classes=classes,
+        normalization=normalization,
+    )
+    return source if single is None else replace(source, notes=())
+
+
 def _make_source(
     name: str,
     images: dict[str, Pixels],
@@ -88,7 +106,8 @@ def _make_source(
         notes = (*notes, "no test images: test accuracy is that on the validation images")
     assert test is not None
     found = test
-    return Source(name, classes, side, train, lambda: found, val, notes=notes)
+    count = len(found.targets)
+    return Source(name, classes, side, train, lambda: found, val, notes=notes, test_count=count)
 
 
 def _find_splits(data: Any) -> list[tuple[str, Any]]:

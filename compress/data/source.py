@@ -100,6 +100,7 @@ class Source:
             and stay on one side of a split.
         held_out: True if the test images were held out here, and the data has no split of its own.
         background: colour of the images' ground, ``#rrggbb``; transparent parts get it.
+        test_count: number of test images, if it is known before they are read.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Source:
     groups: Tensor | None = None
     held_out: bool = False
     background: str = "#ffffff"
+    test_count: int | None = None
 
 
 def fit_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:

@@ -155,6 +155,7 @@ def _read_mnist(name: str, dataset: Any, root: Path, mean: float, std: float) ->
         normalization=((mean,) * 3, (std,) * 3),
         mirrors=True,
         background="#000000",
+        test_count=10_000,
     )
 
 
@@ -186,6 +187,7 @@ def _read_cifar(name: str, dataset: Any, normalization: Normalization) -> Source
         test=lambda: convert(open_torchvision(name, root, dataset, train=False)),
         normalization=normalization,
         mirrors=True,
+        test_count=10_000,
     )
 
 

@@ -74,7 +74,7 @@ def verify_source(
         found = find_broken(splits, log) or _find_broken_masks(source, splits)
     broken = distributed.broadcast(found)
     if not broken:
-        return source
+        return replace(source, test_count=len(test.targets))
     total = sum(len(each.names) for each in splits)
     listed = _describe(broken, total)
     if not skip_broken:
@@ -87,6 +87,7 @@ def verify_source(
         groups=None if source.groups is None else source.groups[rows],
         val=_without(source.val, bad) if source.val else None,
         test=lambda: _without(test, bad),
+        test_count=len(_without(test, bad).targets),
         notes=(*source.notes, f"left out (skip_broken): {listed}"),
     )
     _check_classes(kept)

@@ -7,7 +7,6 @@ import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from compress.models.head import replace_head, reset_classifier
 from compress.models.memory_format import note_format
 from compress.models.outputs import return_logits
+from compress.models.reuse import call_builder, is_reusing
 from compress.models.smp_networks import build_smp
 from compress.models.stem import has_stem, replace_stem
 from compress.models.timm_networks import build_timm, timm_config, timm_names
@@ -97,6 +97,8 @@ def skeleton(
         builder, input_size: as for `build`.
     """
     spec = replace(spec, pretrained=False)
+    if spec.source == "custom" and is_reusing():
+        return _without_values(build(spec, classes, builder, input_size))
     try:
         with torch.device("meta"), warnings.catch_warnings():
             # A function that loads weights is told that they are not copied.
@@ -250,9 +252,7 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
     function = builder or import_builder(spec.name)
     options = {"pretrained": spec.pretrained} if "pretrained" in _parameters(function) else {}
     try:
-        # What it prints must not end up in a command's JSON.
-        with redirect_stdout(sys.stderr):
-            model = function(num_classes=classes, **options)
+        model = call_builder(function, num_classes=classes, **options)
     except NotImplementedError:
         # `skeleton` handles what cannot be built without values.
         raise

@@ -9,11 +9,11 @@ tokens.
 from __future__ import annotations
 
 import copy
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress.models.summary_format import format_summary
 from compress.recipe.budget import Cost
 
 # torchinfo counts biases and the parameters of norms as multiply-adds, too: this much of a
@@ -84,7 +85,11 @@ def describe_difference(model: nn.Module, input_size: tuple[int, int, int]) -> s
 
 
 def summary_table(
-    model: nn.Module, input_size: tuple[int, int, int], depth: int = 2, sparse: bool = False
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    depth: int = 2,
+    sparse: bool = False,
+    width: int | None = None,
 ) -> str:
     """Return torchinfo's table of `model` as text.
 
@@ -94,11 +99,12 @@ def summary_table(
         input_size: (C, H, W) of the image for which multiply-adds are counted.
         depth: how many levels of nested modules to show.
         sparse: as for `measure_cost`.
+        width: most characters of a line; no limit if left out. A narrow table leaves out numbers of
+            layers, then the shapes of their outputs.
     """
-    text = str(_summarize(_mask_zeros(model) if sparse else model, input_size, depth))
+    statistics = _summarize(_mask_zeros(model) if sparse else model, input_size, depth)
     note = describe_difference(model, input_size)
-    # torchinfo 1.8 prints "(Units.MEGABYTES)" for "(M)".
-    return re.sub(r"Units\.(\w)\w+", r"\1", text) + (f"\n{note}" if note else "")
+    return format_summary(statistics, width) + (f"\n{fill(note, width or 10_000)}" if note else "")
 
 
 def prunable_layers(model: nn.Module) -> list[nn.Conv2d | nn.Linear]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torchvision.models
@@ -78,6 +82,34 @@ def weights_normalization(
     return tuple(transforms.mean), tuple(transforms.std)
 
 
+class _HeldBack(io.TextIOBase):
+    """Standard error, on which the announcement of a download waits for the next text."""
+
+    def __init__(self) -> None:
+        self.stream, self.waiting = sys.stderr, ""
+
+    def write(self, text: str) -> int:
+        if text.startswith("Downloading"):
+            self.waiting += text
+            return len(text)
+        waiting, self.waiting = self.waiting, ""
+        return self.stream.write(waiting + text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+
+@contextmanager
+def _announce_late() -> Iterator[None]:
+    """Let torch announce a download once its bar appears, and not before it fails."""
+    held = _HeldBack()
+    with redirect_stdout(held), redirect_stderr(held):
+        yield
+
+
 def _build_pretrained(name: str, pretrained: bool | str, num_classes: int) -> nn.Module:
     offered = torchvision.models.get_model_weights(name).__members__
     weights = "DEFAULT" if pretrained is True else pretrained
@@ -86,7 +118,8 @@ def _build_pretrained(name: str, pretrained: bool | str, num_classes: int) -> nn
             f"no pretrained weights {weights!r} of {name!r}; choose from {', '.join(offered)}"
         )
     try:
-        model: nn.Module = torchvision.models.get_model(name, weights=weights)
+        with _announce_late():
+            model: nn.Module = torchvision.models.get_model(name, weights=weights)
     except (OSError, RuntimeError) as error:
         raise UserError(
             f"the pretrained weights of {name!r} cannot be downloaded: {one_line(error)}; start"

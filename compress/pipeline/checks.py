@@ -15,6 +15,7 @@ from compress.distillation.objectives import check_logits, check_method, check_t
 from compress.models.build import build, import_builder, skeleton
 from compress.models.channels import first_convolution, input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
+from compress.pipeline.stage_steps import scale_image_size
 from compress.pipeline.step import Step
 from compress.pruning import unstructured
 from compress.recipe.model_spec import ModelSpec
@@ -183,8 +184,7 @@ def _suggest_image_size(model: nn.Module, steps: Sequence[Step]) -> str:
     for size in COMMON_SIZES:
         # A trained network keeps its size.
         scaled = (
-            max(1, round(size * step.stage.scale)) if step.stage else step.image_size
-            for step in steps
+            scale_image_size(step.stage, size) if step.stage else step.image_size for step in steps
         )
         if all(map(takes, scaled)):
             return f"use larger ones, --image-size {size} or the recipe's key `image_size = {size}`"

@@ -1,19 +1,38 @@
-"""Events of a run: the start and the end of each stage, besides the events of its training."""
+"""Events of a run and of its stages, besides the events of their training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compress.pipeline.run_dir import StageResult
 from compress.runtime.errors import UserError, did_you_mean
 from compress.training.events import Events
+
+if TYPE_CHECKING:
+    from compress.pipeline.run_start import RunStart
 
 T = TypeVar("T")
 
 
 class RunEvents(Events):
     """Receives the events of a run and ignores them; override what you need."""
+
+    @property
+    def width(self) -> int | None:
+        """Most characters in a line of the table of `on_stage_end`; None if any will do."""
+        return None
+
+    def on_run_start(self, run: RunStart) -> None:
+        """Called before the stages that are left, if any are."""
+
+    def on_run_end(self, results: Sequence[StageResult], seconds: float) -> None:
+        """Called when all is done and saved.
+
+        Args:
+            results: the results of all stages, with their accuracy on the test split.
+            seconds: wall time of the run, in all calls together.
+        """
 
     def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         """Called when stage `number` of `total` starts; `about` describes it in a few words."""
@@ -29,7 +48,10 @@ class RunEvents(Events):
 
 
 # The names of all events.
-EVENTS = ("on_stage_start", "on_stage_end", "on_epoch_end", "log", "progress")
+EVENTS = (
+    *("on_run_start", "on_run_end", "on_stage_start", "on_stage_end"),
+    *("on_train_start", "on_epoch_end", "log", "progress"),
+)
 
 
 class Callbacks(RunEvents):
@@ -47,11 +69,25 @@ class Callbacks(RunEvents):
         hello
     """
 
-    def __init__(self, receivers: Iterable[Any]) -> None:
+    def __init__(self, receivers: Sequence[Any]) -> None:
         self._functions: dict[str, list[Callable[..., Any]]] = {name: [] for name in EVENTS}
         for receiver in receivers:
             for name, function in _find_functions(receiver).items():
                 self._functions[name].append(function)
+        widths = [getattr(receiver, "width", None) for receiver in receivers]
+        self._width = min((width for width in widths if isinstance(width, int)), default=None)
+
+    @property
+    def width(self) -> int | None:
+        return self._width
+
+    def on_run_start(self, run: RunStart) -> None:
+        for each in self._functions["on_run_start"]:
+            each(run)
+
+    def on_run_end(self, results: Sequence[StageResult], seconds: float) -> None:
+        for each in self._functions["on_run_end"]:
+            each(results, seconds)
 
     def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         for each in self._functions["on_stage_start"]:
@@ -60,6 +96,10 @@ class Callbacks(RunEvents):
     def on_stage_end(self, result: StageResult, before: StageResult | None, table: str) -> None:
         for each in self._functions["on_stage_end"]:
             each(result, before, table)
+
+    def on_train_start(self, epochs: float, steps: int, done: int) -> None:
+        for each in self._functions["on_train_start"]:
+            each(epochs, steps, done)
 
     def on_epoch_end(self, epochs: float, history: list[dict[str, float]]) -> None:
         for each in self._functions["on_epoch_end"]:

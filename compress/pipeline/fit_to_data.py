@@ -44,9 +44,9 @@ def fit_to_data(
     steps = count_steps(images, recipe.batch_size)
     stages = [_in_epochs(s, steps) if isinstance(s, Train) else s for s in recipe.stages]
     if longest := _longest_epochs(recipe, steps):
-        most = max(stage.length for stage in stages if isinstance(stage, Train))
+        lengths = [stage.epochs or 0.0 for stage in stages if isinstance(stage, Train)]
         stages = [
-            replace(s, epochs=longest if s.length == most else min(s.length, longest))
+            replace(s, epochs=_limit_epochs(s.epochs or 0.0, longest, max(lengths)))
             if isinstance(s, Train)
             else s
             for s in stages
@@ -101,13 +101,23 @@ def _choose_stages(
 
 
 def _in_epochs(stage: Train, steps: int) -> Train:
-    """Return the stage with its length in epochs of `steps` steps."""
+    """Return the stage with its length in epochs of `steps` steps, if it has a length."""
     epochs = max(stage.epochs or (stage.steps or 0) / steps, stage.min_steps / steps)
+    if not epochs:
+        return stage
     # As many digits as a person reads, and still the same number of steps.
     short = float(f"{epochs:.5g}")
     if round(short * steps) == round(epochs * steps):
         epochs = short
     return replace(stage, epochs=int(epochs) if float(epochs).is_integer() else epochs, steps=None)
+
+
+def _limit_epochs(epochs: float, longest: float, most: float) -> float:
+    """Return a stage's length where the recipe sets that of the longest, which had `most` epochs.
+
+    A stage without a length of its own takes the recipe's.
+    """
+    return min(epochs, longest) if 0 < epochs < most else longest
 
 
 def _longest_epochs(recipe: Recipe, steps: int) -> float | None:

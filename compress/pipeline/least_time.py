@@ -15,6 +15,7 @@ from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
+from compress.models.reuse import reusing_networks
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
@@ -51,6 +52,7 @@ class StageSeconds:
     least: list[float]
 
 
+@reusing_networks()
 def measure_stage_seconds(plan: Plan) -> StageSeconds:
     """Estimate how long each stage of a plan takes, and the least in which it learns something.
 

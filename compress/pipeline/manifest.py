@@ -83,6 +83,7 @@ class _Manifest:
     mirrors: bool | None = None
     stage_seconds: list[Amount] = Field(default_factory=list)
     least_seconds: list[Amount] = Field(default_factory=list)
+    seconds: Amount = 0.0
 
 
 def read_results(

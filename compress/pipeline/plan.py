@@ -18,6 +18,7 @@ from compress.deployment.formats import get_format
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.cost import measure_cost
+from compress.models.reuse import reusing_networks
 from compress.pipeline.checks import (
     check_images,
     check_methods,
@@ -162,6 +163,7 @@ class Plan:
         return round(FLOAT_BYTES * FREE * self.max_file_bytes)
 
 
+@reusing_networks()
 def make_plan(
     recipe: Recipe, device: str = "auto", log: Callable[[str], None] = lambda line: None
 ) -> Plan:

@@ -14,6 +14,7 @@ from compress.models import checkpoint
 from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.models.memory_format import note_format, to_channels_last
+from compress.models.reuse import reusing_networks
 from compress.pipeline.step import Step
 from compress.pruning.importance import score_units
 from compress.pruning.structure import Structure
@@ -119,7 +120,8 @@ def _save_and_load(
     builder = import_builder(spec.name) if spec.source == "custom" else None
     images = torch.rand(BATCH, *size, generator=torch.Generator().manual_seed(0))
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        # Built once more: another process will not have this network to copy.
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), reusing_networks(False):
             loaded = checkpoint.from_dict(checkpoint.to_dict(kept), builder).model
             same = torch.allclose(loaded(images), model.eval()(images), atol=1e-5, equal_nan=True)
     except Exception as error:

@@ -5,6 +5,7 @@ Each stage takes a model, gives back a model, and leaves a result.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from compress.data.source import Normalization, fit_channels
 from compress.models import checkpoint
 from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint
+from compress.models.reuse import quiet_builders
 from compress.pipeline.events import RunEvents, to_events
 from compress.pipeline.in_hand import Given, to_recipe
 from compress.pipeline.least_time import measure_stage_seconds
@@ -40,12 +42,14 @@ class RunResult:
         results: the results of all stages.
         warnings: a line on each stage that learned nothing, or did not recover from a cut.
         builder: builds the final network before its cuts, if that was a function or a module.
+        seconds: wall time of the run, in all calls together.
     """
 
     model: Path
     results: tuple[StageResult, ...]
     warnings: tuple[str, ...] = ()
     builder: Callable[..., nn.Module] | None = field(default=None, repr=False)
+    seconds: float = 0.0
 
     def load(self) -> Checkpoint:
         """Load the final weights file."""
@@ -119,10 +123,11 @@ def run(
         raise UserError(
             f"recipe: {type(recipe).__name__} is neither a name, a TOML file, a Recipe, nor a dict"
         )
+    started = time.monotonic()
     name = "recipe" if isinstance(recipe, Recipe | Mapping) else Path(recipe).stem
     receiver = to_events(events, callbacks)
     given = Given(classes, _to_normalization(mean, std), trained)
-    with holding():
+    with holding(), quiet_builders():
         loaded, notes = to_recipe(recipe, overrides, given)
         loaded = loaded.quick() if quick else loaded
         path = Path(out) if out is not None else default_run_dir(name, loaded, quick)
@@ -134,7 +139,7 @@ def run(
         names = tuple(step.name for step in plan.steps)
         redo = find_stage(redo_from, names)
         stages = Stages(names, _find_positions(loaded, plan), redo)
-        return _run(loaded, plan, path, fresh, stages, logits_dir, receiver)
+        return _run(loaded, plan, path, fresh, stages, logits_dir, receiver, started)
 
 
 def _find_positions(recipe: Recipe, plan: Plan) -> tuple[int | None, ...]:
@@ -163,22 +168,24 @@ def _run(
     stages: Stages,
     logits_dir: Path | None,
     events: RunEvents,
+    started: float,
 ) -> RunResult:
     """Run what is left of a plan."""
     # An image that cannot be read ends the run now, and not after an epoch.
     plan.data.load()
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
     if recipe.minutes is not None and (fresh or not (out / MANIFEST).is_file()):
-        seconds = measure_stage_seconds(plan)
-        begun |= {"stage_seconds": seconds.whole, "least_seconds": seconds.least}
-    with open_run(out, begun, fresh, stages) as run_dir:
+        expected = measure_stage_seconds(plan)
+        begun |= {"stage_seconds": expected.whole, "least_seconds": expected.least}
+    with open_run(out, begun, fresh, stages, started) as run_dir:
         if not distributed.broadcast(run_dir.done):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
         warnings = list_warnings(run_dir.results, plan.data.val_labels, plan.task)
         spec = plan.steps[-1].network
         builder = import_builder(spec.name) if spec.source == "custom" else None
         results = tuple(run_dir.results)
-        return RunResult(run_dir.model, results, warnings, builder)
+        seconds = float(run_dir.manifest.get("seconds", 0.0))
+        return RunResult(run_dir.model, results, warnings, builder, seconds)
 
 
 def _identify_data(plan: Plan) -> dict[str, str]:

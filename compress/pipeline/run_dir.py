@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from compress.runtime.errors import UserError
 from compress.runtime.files import PART, make_folder, write_text
 
 MODEL, LOCK = "model.pth", ".lock"
+# What tools that log the run have got so far.
+LOGGED = "logged.json"
 INT8_MODEL = "model.int8.onnx"
 
 
@@ -34,10 +37,13 @@ class RunDirectory:
 
     Args:
         manifest: the content of `run.json`.
+        started: start of this call, as given by time.monotonic; now if left out.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: dict[str, Any], started: float | None = None) -> None:
         self.path, self.manifest = path, manifest
+        self._started = time.monotonic() if started is None else started
+        self._earlier = float(manifest.get("seconds", 0.0))
         # Lines on what is damaged, for the log.
         self.notes: list[str] = []
         results = [StageResult(**entry) for entry in manifest["stages"]]
@@ -86,10 +92,19 @@ class RunDirectory:
             return False
         return True
 
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run so far, in all calls together."""
+        return self._earlier + time.monotonic() - self._started
+
+    def add_seconds(self, seconds: float) -> None:
+        """Count time of an earlier call, which was killed before it could write it."""
+        self._earlier += seconds
+
     def write(self, status: str = "running") -> None:
         """Write the manifest with the results so far."""
         stages = [asdict(result) for result in self.results]
-        self.manifest |= {"status": status, "stages": stages}
+        self.manifest |= {"status": status, "seconds": round(self.seconds, 1), "stages": stages}
         write_text(self.path / MANIFEST, json.dumps(seal_table(self.manifest), indent=2) + "\n")
 
     def forget(self, count: int) -> None:
@@ -104,7 +119,7 @@ class RunDirectory:
         if count < 2:
             # What decided it was trained later.
             self.manifest.pop("mirrors", None)
-        for final in (self.model, self.int8_model):
+        for final in (self.model, self.int8_model, self.path / LOGGED):
             final.unlink(missing_ok=True)
         self.write()
 
@@ -139,7 +154,11 @@ def default_run_dir(name: str, recipe: Recipe, quick: bool = False) -> Path:
 
 @contextmanager
 def open_run(
-    path: Path, begun: dict[str, Any], fresh: bool = False, stages: Stages | None = None
+    path: Path,
+    begun: dict[str, Any],
+    fresh: bool = False,
+    stages: Stages | None = None,
+    started: float | None = None,
 ) -> Iterator[RunDirectory]:
     """Open the run directory `path`, and lock it.
 
@@ -147,6 +166,7 @@ def open_run(
         begun: the run's "recipe", "seed" and "data", as in `run.json`.
         fresh: discard what an earlier run left there.
         stages: of the plan; those from ``stages.redo`` on are discarded.
+        started: as for `RunDirectory`.
 
     Raises:
         UserError: the directory holds something else or another run, another process works in it,
@@ -168,14 +188,14 @@ def open_run(
         # Check again: another process may have written in the meantime.
         manifest = _find_manifest(path, begun, fresh, stages)
         if manifest is None or fresh:
-            run_dir = RunDirectory(path, begun)
+            run_dir = RunDirectory(path, begun, started)
         else:
-            run_dir = RunDirectory(path, resume_manifest(manifest, begun))
+            run_dir = RunDirectory(path, resume_manifest(manifest, begun), started)
             _discard_changed(run_dir, manifest, begun, stages)
         run_dir.tidy(*((path / STAGES, run_dir.logits_dir) if fresh else ()))
         if fresh:
-            run_dir.model.unlink(missing_ok=True)
-            run_dir.int8_model.unlink(missing_ok=True)
+            for final in (run_dir.model, run_dir.int8_model, path / LOGGED):
+                final.unlink(missing_ok=True)
         yield distributed.broadcast(run_dir)
 
 

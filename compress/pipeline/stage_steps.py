@@ -10,7 +10,7 @@ from compress.data.dataset import Dataset
 from compress.pipeline.step import Step
 from compress.recipe.budget import Cost, Limits
 from compress.recipe.load import TRAINED_BY
-from compress.recipe.schema import Recipe
+from compress.recipe.schema import Recipe, Stage, Train
 
 
 def stage_steps(
@@ -31,13 +31,19 @@ def stage_steps(
             kind=stage.kind,
             stage=stage,
             network=recipe.teacher if stage.kind == "teach" else recipe.student,
-            image_size=max(1, round(data.image_size * stage.scale)),
+            image_size=scale_image_size(stage, data.image_size),
             channels=(channels or {}).get("teacher" if stage.kind == "teach" else "student", 3),
             position=position,
         )
         for position, stage in enumerate(recipe.stages)
         if stage.kind not in replaced
     ]
+
+
+def scale_image_size(stage: Stage, image_size: int) -> int:
+    """Return the side of a stage's images in pixels, for the recipe's image size."""
+    least = stage.min_image_size if isinstance(stage, Train) else None
+    return max(1, round(image_size * stage.scale), least or 1)
 
 
 def drop_rounds(steps: list[Step], limits: Limits, cost: Cost) -> list[Step]:

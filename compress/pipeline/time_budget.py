@@ -17,6 +17,7 @@ import torch
 from compress.distillation.objectives import epochs_until_cached
 from compress.models.build import build
 from compress.models.cost import measure_cost
+from compress.models.reuse import reusing_networks
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
 from compress.pipeline.run_dir import RunDirectory
@@ -134,6 +135,7 @@ def continues_training(step: Step, plan: Plan) -> bool:
     return trained and before.image_size == step.image_size
 
 
+@reusing_networks()
 def image_costs(plan: Plan, per_mac: Sequence[float] | None = None) -> list[float]:
     """Return the cost of training on one image in each stage, 0 if it does not train.
 

@@ -25,6 +25,7 @@ from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.provenance import build_checkpoint, describe_origin
 from compress.pipeline.quality import find_warning
 from compress.pipeline.run_dir import RunDirectory, StageResult
+from compress.pipeline.run_start import RunStart
 from compress.pipeline.stages import run_stage
 from compress.pipeline.step import Step
 from compress.pipeline.time_budget import StageTime, stage_seconds
@@ -50,6 +51,8 @@ class UnfinishedRun:
         plan, run_dir = self.plan, self.run_dir
         self._describe_machine()
         run_dir.write()
+        done = tuple(run_dir.results)
+        self.events.on_run_start(RunStart(plan, run_dir.path, done, run_dir.seconds))
         for note in plan.data.notes:
             self.events.log(f"{plan.data.name}: {note}")
         for note in plan.notes:
@@ -71,6 +74,7 @@ class UnfinishedRun:
                 file.write((run_dir.path / plan.steps[-1].int8_file).read_bytes())
         run_dir.write("done")
         run_dir.tidy(run_dir.logits_dir)
+        self.events.on_run_end(run_dir.results, run_dir.manifest["seconds"])
 
     def _describe_machine(self) -> None:
         plan, manifest = self.plan, self.run_dir.manifest
@@ -127,6 +131,8 @@ class UnfinishedRun:
             milliseconds=_milliseconds(output.model, ctx),
             metric=plan.task.metric,
         )
+        # An earlier call has spent some of a resumed stage's time.
+        run_dir.add_seconds(max(result.seconds - (time.monotonic() - started), 0.0))
         before = run_dir.results[-1] if run_dir.results else None
         self._save_result(step, output.model, result)
         if distributed.is_main():
@@ -134,7 +140,8 @@ class UnfinishedRun:
             remove_state(ctx.state)
             if ctx.clock:
                 ctx.clock.kept.clear()
-        table = summary_table(output.model, step.input_size, sparse=step.sparse)
+        width = self.events.width
+        table = summary_table(output.model, step.input_size, sparse=step.sparse, width=width)
         self.events.on_stage_end(run_dir.results[-1], before, table)
         final = step is plan.steps[-1]
         labels = plan.data.val_labels

@@ -22,10 +22,12 @@ from compress.models.checkpoint import Checkpoint, load
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pruning.importance import Loss, score_units
+from compress.pruning.pruner import start_clock
 from compress.pruning.sensitivity import CutEffect, GroupSensitivity, Sensitivity
 from compress.pruning.snapshot import take_snapshot
 from compress.pruning.structure import Structure, UnresolvedGroupError
-from compress.recipe.registry import IMPORTANCES
+from compress.recipe.budget import parse_amount
+from compress.recipe.registry import IMPORTANCES, RUNTIMES
 from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError
 from compress.training.evaluate import measure_accuracy
@@ -49,6 +51,8 @@ def analyze(
     fractions: Sequence[float] = FRACTIONS,
     images: int | None = None,
     importance: str = "taylor",
+    runtime: str | None = None,
+    threads: int = 1,
     builder: Callable[..., nn.Module] | None = None,
     device: str = "auto",
     events: Events | None = None,
@@ -65,6 +69,9 @@ def analyze(
         images: most validation images, spread evenly over the split; if left out, 1,000, or
             fewer, at least 128, for a network that takes long.
         importance: score that ranks the units of a group, as in `compress.prune`.
+        runtime: where to time layers on this machine's CPU, as ``onnx``, to predict the time that
+            each cut saves; no time is measured if left out.
+        threads: number of threads of that runtime.
         builder: as for `compress.load`.
         device: ``auto``, ``cpu`` or ``cuda``.
         events: receive progress.
@@ -83,13 +90,21 @@ def analyze(
     if images is not None and images < 1:
         raise UserError(f"images {images}: at least one is needed")
     IMPORTANCES.check_name(importance)
+    if runtime is not None:
+        RUNTIMES.check_name(runtime)
     known = weights if isinstance(weights, Checkpoint) else load(weights, builder)
     if known.sparse:
         raise UserError("this network is pruned weight by weight; channels cannot be analysed")
     target = pick_device(device)
     opened = open_own_data(known, data).normalized(known.mean, known.std).to(target)
     model = to_channels_last(copy.deepcopy(known.model)).to(target)
-    structure = Structure(model, torch.zeros(1, *known.input_size, device=target))
+    clock = None
+    if runtime is not None:
+        # The limit does not matter.
+        any_time = parse_amount("50%", "latency")
+        clock = start_clock(known.model, known.input_size, any_time, runtime, threads)
+    example = torch.zeros(1, *known.input_size, device=target)
+    structure = Structure(model, example, clock=clock)
     cost = measure_cost(known.model, known.input_size)
     if images is None:
         every_cut = cost.macs * len(structure.groups) * len(fractions)
@@ -117,6 +132,8 @@ def analyze(
         fractions=tuple(fractions),
         groups=tuple(groups),
         uncut_layers=(*structure.uncut_layers, *failed),
+        nanoseconds=None if clock is None else round(clock.full),
+        runtime=f"{runtime}, threads: {threads}" if runtime else "",
     )
 
 
@@ -179,12 +196,12 @@ def _cut(
     saved = structure.predict_cost(structure.unit_counts()) - structure.predict_cost(
         [len(each) for each in kept]
     )
-    if not removed:
-        return CutEffect(fraction, 0, score(structure.model), 0, 0)
-    structure.prune(kept)
+    if removed:
+        structure.prune(kept)
     accuracy = score(structure.model)
     restore()
-    return CutEffect(fraction, removed, accuracy, saved.params, saved.macs)
+    nanoseconds = saved.latency if structure.timed else None
+    return CutEffect(fraction, removed, accuracy, saved.params, saved.macs, nanoseconds)
 
 
 def count_removed(units: int, fraction: float) -> int:

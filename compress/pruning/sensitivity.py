@@ -29,6 +29,8 @@ class CutEffect:
         removed: units removed, those that score lowest.
         accuracy: top-1 accuracy after it, 0 to 1.
         params, macs: parameters and multiply-adds that it saves in the whole network.
+        nanoseconds: of the time for one image that it saves, as predicted; None if no time was
+            measured, negative for widths that processors dislike.
     """
 
     fraction: Fraction
@@ -36,6 +38,7 @@ class CutEffect:
     accuracy: Fraction
     params: Count
     macs: Count
+    nanoseconds: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Sensitivity:
         fractions: of each group's units that are removed, 0 to 1.
         groups: the channel groups, in the order of their layers.
         uncut_layers: names of the layers whose groups cannot be cut.
+        nanoseconds: for one image before any cut, if time was measured.
+        runtime: where time was measured, in a few words.
     """
 
     model: str
@@ -81,6 +86,8 @@ class Sensitivity:
     fractions: tuple[Fraction, ...]
     groups: tuple[GroupSensitivity, ...]
     uncut_layers: tuple[str, ...] = ()
+    nanoseconds: Count | None = None
+    runtime: str = ""
 
     def as_json(self) -> str:
         """Return the analysis as JSON, which `read_sensitivity` reads."""

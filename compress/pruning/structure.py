@@ -44,6 +44,7 @@ class Structure:
 
     Attributes:
         groups: the groups that can be pruned.
+        timed: True if costs include time.
         unresolved_layers: layers that are not pruned because torch-pruning cannot follow their
             channels.
 
@@ -61,6 +62,7 @@ class Structure:
         clock: Clock | None = None,
     ) -> None:
         self.model, self.example = model.eval(), example
+        self.timed = clock is not None
         self.ignored_layers = tuple(ignored_layers)
         self.unresolved_groups = tuple(unresolved_groups)
         check_classifier(model, example)

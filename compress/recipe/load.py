@@ -57,7 +57,22 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         ("recipe", "seeds", "keys", "grid", "rows")
     ):
         raise UserError(f"{path}: is an experiment; run `compress experiment {path}`")
-    return recipe_from_dict(apply_overrides(table, overrides or {}, str(path)), str(path))
+    changed = apply_overrides(table, overrides or {}, str(path))
+    try:
+        return recipe_from_dict(changed, str(path))
+    except UserError as error:
+        # A wrong flag is not blamed on a file that is right.
+        if overrides and _is_valid(table):
+            raise UserError(str(error).removeprefix(f"{path}: ")) from error
+        raise
+
+
+def _is_valid(table: dict[str, Any]) -> bool:
+    try:
+        recipe_from_dict(table)
+    except UserError:
+        return False
+    return True
 
 
 def override_recipe(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
@@ -186,7 +201,10 @@ def _check_stage_order(recipe: Recipe, where: str) -> None:
 
 
 def _check_lengths(recipe: Recipe, where: str) -> None:
-    """Refuse a stage without a length, or with two of them."""
+    """Refuse a stage without a length, or with two of them.
+
+    The recipe's own length is that of stages without one.
+    """
     if recipe.epochs is not None and recipe.steps is not None:
         raise UserError(f"{where}: epochs and steps: both are a length; give one of them")
     for place, stage in enumerate(recipe.stages, start=1):
@@ -195,7 +213,7 @@ def _check_lengths(recipe: Recipe, where: str) -> None:
         key = f"{where}: stages.{place}"
         if stage.epochs and stage.steps:
             raise UserError(f"{key}: epochs and steps: both are its length; give one of them")
-        if not (stage.epochs or stage.steps or stage.min_steps):
+        if not (stage.epochs or stage.steps or stage.min_steps or recipe.epochs or recipe.steps):
             raise UserError(f"{key}.epochs: is missing; set it or steps, greater than 0")
 
 

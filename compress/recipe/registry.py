@@ -2,8 +2,8 @@
 
 Every entry is a ``module:attribute`` string, so that a name can be checked without importing torch.
 Other packages add entries through the entry-point groups ``compress.methods``,
-``compress.importances``, ``compress.data``, ``compress.networks``, ``compress.formats`` and
-``compress.runtimes``.
+``compress.importances``, ``compress.data``, ``compress.networks``, ``compress.formats``,
+``compress.runtimes`` and ``compress.loggers``.
 """
 
 from __future__ import annotations
@@ -259,6 +259,20 @@ RUNTIMES = Registry(
         "torch": "compress.deployment.runtimes:TORCH",
     },
     expected="compress.deployment.runtimes:Runtime",
+)
+
+
+# Tools that log runs; see `compress.reporting.log_tool.LogTool`.
+LOGGERS = Registry(
+    "logger",
+    "compress.loggers",
+    {
+        "tensorboard": "compress.reporting.tensorboard_log:TOOL",
+        "mlflow": "compress.reporting.mlflow_log:TOOL",
+        "wandb": "compress.reporting.wandb_log:TOOL",
+        "trackio": "compress.reporting.trackio_log:TOOL",
+    },
+    expected="compress.reporting.log_tool:LogTool",
 )
 
 

@@ -94,6 +94,9 @@ class Train:
     scale: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Image size in this stage, relative to the recipe's. Small images make the first epochs of a
     big network affordable (progressive resizing)."""
+    min_image_size: Count | None = None
+    """Enlarge images to at least this side, in pixels. A network trained on photos of 224 pixels
+    recognizes little in images of 48. Default: no minimum."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
     """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for
     the rest)."""
@@ -311,10 +314,11 @@ class Recipe:
     """Images in a batch; the processes of a distributed run share them. `auto` is 256, and less for
     small data: a power of two that makes 12 batches an epoch, at least 32."""
     epochs: Epochs | None = None
-    """Epochs of the longest stages, in place of their own length; no other stage is longer."""
+    """Epochs of the longest stages, in place of their own length, and of stages without one; no
+    other stage is longer."""
     steps: Count | None = None
-    """Optimizer steps of the longest stages, in place of their own length; no other stage is
-    longer."""
+    """Optimizer steps of the longest stages, in place of their own length, and of stages without
+    one; no other stage is longer."""
     balance: Balance = False
     """Uneven classes: `loss` adjusts the loss on the labels so that all classes count alike
     (Menon et al. 2020, arXiv:2007.07314), `sampler` draws images of small classes more often, and

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ HALVINGS = 24
 
 def calibrate(
     checkpoint: Checkpoint | str | Path,
-    data: str | None = None,
+    data: Any = None,
     *,
     device: str = "auto",
     builder: Callable[..., nn.Module] | None = None,
@@ -39,7 +40,7 @@ def calibrate(
 
     Args:
         checkpoint: weights file, or its path. It does not change.
-        data: name of a data set; the one that the network was trained on if left out.
+        data: name of a data set, or labelled images in memory, as for `compress.evaluate`.
         device: ``auto``, ``cpu`` or ``cuda``.
         builder: as for `compress.load`.
         skip_broken: leave out image files that cannot be read.

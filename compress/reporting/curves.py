@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 from compress.pipeline.manifest import StageResult
 from compress.runtime.errors import UserError
 from compress.runtime.plain_files import read_text
+from compress.training.events import named_losses
 
-# Of the metrics of an epoch, those that are no loss of their own.
+# Epochs of a curve: of more, only so many could be told apart.
+MOST_POINTS = 300
+# Of the metrics of an epoch, those that every curve needs beside its losses.
 OTHERS = ("epoch", "loss", "val", "seconds")
 
 
@@ -39,6 +43,8 @@ class Curve:
 def read_curves(path: Path, results: Sequence[StageResult]) -> list[Curve]:
     """Read the curves of the stages in the run directory `path` that have any.
 
+    Long ones are thinned evenly; their last epoch stays.
+
     Raises:
         UserError: a file of metrics is damaged.
     """
@@ -62,7 +68,8 @@ def _read_lines(file: Path) -> list[dict[str, float]]:
 
 
 def _make_curve(stage: str, lines: list[dict[str, float]]) -> Curve:
-    names = dict.fromkeys(key for line in lines for key in line if key not in OTHERS)
+    lines = [*lines[: -1 : math.ceil(len(lines) / MOST_POINTS)], lines[-1]]
+    names = dict.fromkeys(key for line in lines for key in named_losses(line))
     missing = float("nan")
     columns = {name: tuple(line.get(name, missing) for line in lines) for name in (*OTHERS, *names)}
     return Curve(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch, plain_batches
 from compress.data.dataset import Dataset
+from compress.data.in_memory import to_scored_source
 from compress.data.scoring import Split, open_scored
+from compress.data.source import fit_channels
 from compress.deployment.load_model import load_model
 from compress.models.checkpoint import Checkpoint, read_seed, require_classifier
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
+from compress.recipe.in_memory import MEMORY, hold, holding
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
@@ -25,7 +30,7 @@ BATCH_SIZE = 500
 
 def evaluate(
     checkpoint: Checkpoint | str | Path,
-    data: str | None = None,
+    data: Any = None,
     *,
     split: Split = "test",
     worst: int = 10,
@@ -38,7 +43,9 @@ def evaluate(
 
     Args:
         checkpoint: weights file or exported file, or its path.
-        data: name of a data set; the one that the network was trained on if left out.
+        data: name of a data set; the one that the network was trained on if left out. Or labelled
+            images in memory: whatever `compress.run` takes as data; of a single split, all are
+            scored.
         split: ``test``; or ``val``, the images that its training held out.
         worst: number of wrongly classified images to name, at most.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -65,7 +72,7 @@ def evaluate(
 
 def compute_logits(
     checkpoint: Checkpoint,
-    data: str | None = None,
+    data: Any = None,
     *,
     split: Split = "test",
     device: str = "auto",
@@ -90,7 +97,7 @@ def compute_logits(
 
 def score_test_split(
     checkpoint: Checkpoint,
-    data: str | None = None,
+    data: Any = None,
     device: str = "auto",
     *,
     whole: bool = False,
@@ -140,7 +147,7 @@ def score_per_class(
 
 def open_split(
     checkpoint: Checkpoint,
-    data: str | None = None,
+    data: Any = None,
     *,
     split: Split = "test",
     device: str = "auto",
@@ -154,25 +161,44 @@ def open_split(
     """
     require_classifier(checkpoint, "scoring a file")
     target = pick_device(device)
-    if not (data or checkpoint.data):
-        raise UserError("the file does not say which data it was trained on; pass --data")
     recipe = checkpoint.origin.get("recipe")
     skipped = isinstance(recipe, dict) and bool(recipe.get("skip_broken"))
-    opened = open_scored(
-        data or checkpoint.data,
-        checkpoint.classes,
-        checkpoint.input_size[-1],
-        trained_on=checkpoint.data,
-        split=split,
-        seed=read_seed(checkpoint.origin),
-        whole=whole,
-        # Which images were held out depends on those that could be read.
-        skip_broken=skip_broken or (split == "val" and skipped),
-        log=log,
-    )
+    with holding():
+        opened = open_scored(
+            _name_data(checkpoint, data),
+            checkpoint.classes,
+            checkpoint.input_size[-1],
+            trained_on=checkpoint.data,
+            split=split,
+            seed=read_seed(checkpoint.origin),
+            whole=whole,
+            # Which images were held out depends on those that could be read.
+            skip_broken=skip_broken or (split == "val" and skipped),
+            log=log,
+        )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)
     opened = opened.framed(checkpoint.crop_ratio, checkpoint.background)
     return opened.for_channels([checkpoint.input_size[0]])
+
+
+def _name_data(checkpoint: Checkpoint, data: Any) -> str:
+    """Return the name of the data to score on; of an object, one under which it is held."""
+    if data is None or (isinstance(data, str) and not data):
+        if not checkpoint.data:
+            raise UserError("the file does not say which data it was trained on; pass --data")
+        return checkpoint.data
+    if isinstance(data, str):
+        return data
+    if isinstance(data, Path):
+        raise UserError(f"data: a folder of images is named 'folder:{data}'")
+    source = to_scored_source(
+        data,
+        image_size=checkpoint.input_size[-1],
+        classes=checkpoint.classes,
+        normalization=(fit_channels(checkpoint.mean, 3), fit_channels(checkpoint.std, 3)),
+    )
+    name = f"{MEMORY}{source.name}"
+    return hold(name, replace(source, name=name))
 
 
 def _make_batches(checkpoint: Checkpoint, opened: Dataset) -> tuple[nn.Module, Iterator[Batch]]:

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from compress.reporting.sensitivity import format_saving
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_bytes, format_duration, format_macs
 from compress.runtime.device import package_versions
@@ -49,5 +50,6 @@ def _environment() -> jinja2.Environment:
         "bytes": format_bytes,
         "duration": format_duration,
         "macs": format_macs,
+        "saving": format_saving,
     }
     return environment

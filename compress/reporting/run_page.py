@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from markupsafe import Markup
 
 from compress.pipeline.manifest import MANIFEST, StageResult, read_results
 from compress.pipeline.quality import compare_with_uncut
 from compress.pipeline.run_dir import MODEL
-from compress.pruning.sensitivity import ANALYSIS, GroupSensitivity, Sensitivity, read_sensitivity
+from compress.pruning.sensitivity import ANALYSIS, GroupSensitivity, read_sensitivity
+from compress.reporting.bench_file import BENCH, read_bench, saved_bench_table
 from compress.reporting.curves import read_curves
 from compress.reporting.facts import (
     Asked,
@@ -25,12 +26,17 @@ from compress.reporting.facts import (
     name_network,
 )
 from compress.reporting.page import as_element, write_page
-from compress.reporting.run_figures import draw_costs, draw_losses, draw_progress
+from compress.reporting.run_figures import draw_costs, draw_front, draw_losses, draw_progress
 from compress.reporting.seen import Seen
 from compress.reporting.sensitivity import describe_group
 from compress.reporting.tables import stages_table
 from compress.reporting.widths import LayerWidths, read_widths
 from compress.runtime.errors import UserError
+
+T = TypeVar("T")
+
+# Layers whose widths are shown.
+MOST_LAYERS = 400
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,17 @@ class SensitivityRows:
     accuracy: float
     images: str
     most: float
+    timed: bool
     rows: list[tuple[GroupSensitivity, str]]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A benchmark as a page shows it: the machine, accuracy against time, and all rows."""
+
+    machine: str
+    figure: Markup | None
+    table: Markup
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,7 @@ class RunPage:
     layers: list[LayerWidths]
     widest: int
     shades: list[str]
+    speed: Speed | None
     sensitivity: SensitivityRows | None
     seen: Seen | None
     command: str
@@ -75,6 +92,7 @@ class RunPage:
         parts: list[tuple[str, str, object]] = [
             ("stages", "Stages", True),
             ("costs", "Accuracy and cost", True),
+            ("speed", "Speed", self.speed),
             ("curves", "Learning", self.progress),
             ("widths", "Widths", self.layers),
             ("sensitivity", "Sensitivity", self.sensitivity),
@@ -120,6 +138,8 @@ def _make_page(
     except UserError as error:
         notes.append(f"Widths are left out: {error}")
         width_stages, layers = [], []
+    if len(layers) > MOST_LAYERS:
+        notes.append(f"Widths are those of the first {MOST_LAYERS} of {len(layers):,} layers.")
     recipe, model = manifest["recipe"], path / MODEL
     progress = [draw_progress(results, curves, wide) for wide in (True, False)] if curves else []
     return RunPage(
@@ -135,9 +155,10 @@ def _make_page(
         progress=tuple(progress),
         losses=[(curve.stage, draw_losses(curve)) for curve in curves],
         width_stages=width_stages,
-        layers=layers,
+        layers=layers[:MOST_LAYERS],
         widest=max([1, *(max(layer.widths) for layer in layers)]),
         shades=_make_shades(len(width_stages)),
+        speed=_read_speed(path, notes),
         sensitivity=_read_analysis(path, notes),
         seen=seen,
         command=f"compress run {shlex.quote(str(path / MANIFEST))} --out runs/again",
@@ -157,13 +178,26 @@ def _make_shades(count: int) -> list[str]:
     return [f"color-mix(in srgb, var(--series-1) {step:.0f}%, var(--paper))" for step in steps]
 
 
-def _read_analysis(path: Path, notes: list[str]) -> SensitivityRows | None:
-    if not (path / ANALYSIS).is_file():
+def _read_speed(path: Path, notes: list[str]) -> Speed | None:
+    bench = _read_extra(path / BENCH, read_bench, notes)
+    if bench is None or not bench.rows:
         return None
-    try:
-        found: Sensitivity = read_sensitivity(path / ANALYSIS)
-    except UserError as error:
-        notes.append(f"Sensitivity is left out: {error}")
+    first = bench.rows[0]
+    alike = [
+        row
+        for row in bench.rows
+        if (row.threads, row.batch_size) == (first.threads, first.batch_size)
+    ]
+    threads = f"{first.threads} thread{'' if first.threads == 1 else 's'}"
+    unit = f"milliseconds, {threads}, batch of {first.batch_size}"
+    points = [(1e3 * row.p50, row.accuracy, row.label) for row in alike if row.accuracy is not None]
+    figure = draw_front(points, unit) if len(points) > 1 else None
+    return Speed(bench.machine, figure, as_element(saved_bench_table(bench)))
+
+
+def _read_analysis(path: Path, notes: list[str]) -> SensitivityRows | None:
+    found = _read_extra(path / ANALYSIS, read_sensitivity, notes)
+    if found is None:
         return None
     lost = [100 * (found.accuracy - cut.accuracy) for group in found.groups for cut in group.cuts]
     return SensitivityRows(
@@ -171,5 +205,17 @@ def _read_analysis(path: Path, notes: list[str]) -> SensitivityRows | None:
         accuracy=found.accuracy,
         images=found.images,
         most=max([1.0, *lost]),
+        timed=found.nanoseconds is not None,
         rows=[(group, describe_group(group)) for group in found.groups],
     )
+
+
+def _read_extra(file: Path, read: Callable[[Path], T], notes: list[str]) -> T | None:
+    """Read a file of another command in a run directory, if it is there; note what is wrong."""
+    if not file.is_file():
+        return None
+    try:
+        return read(file)
+    except UserError as error:
+        notes.append(f"Left out: {error}")
+        return None

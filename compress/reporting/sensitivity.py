@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.pruning.sensitivity import GroupSensitivity, Sensitivity
+from compress.pruning.sensitivity import CutEffect, GroupSensitivity, Sensitivity
 from compress.reporting.plots import save_figure
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_macs
@@ -25,15 +25,17 @@ def sensitivity_table(found: Sensitivity) -> Table:
             *(format_accuracy(cut.accuracy) for cut in group.cuts),
             f"{group.cuts[-1].params:,}",
             format_macs(group.cuts[-1].macs),
+            *([] if found.nanoseconds is None else [format_saving(group.cuts[-1])]),
         ]
         for group in found.groups
     ]
+    timed = [] if found.nanoseconds is None else ["ms"]
     headings = [f"-{_percent(fraction)}" for fraction in found.fractions]
     title = (
         f"accuracy in percent, {format_accuracy(found.accuracy)} before any cut, on {found.images};"
-        f" parameters and multiply-adds that {headings[-1]} saves"
+        f" the rest is what {headings[-1]} saves of {_describe_cost(found)}"
     )
-    columns = ["group", "channels", *headings, "parameters", "multiply-adds"]
+    columns = ["group", "channels", *headings, "parameters", "multiply-adds", *timed]
     return Table(columns, rows, left=1, title=title)
 
 
@@ -44,12 +46,13 @@ def cuts_table(found: Sensitivity) -> Table:
             *(group.name, " ".join(group.layers), str(group.units)),
             *(str(cut.fraction), str(cut.removed), str(cut.accuracy)),
             *(str(cut.params), str(cut.macs)),
+            "" if cut.nanoseconds is None else str(cut.nanoseconds),
         ]
         for group in found.groups
         for cut in group.cuts
     ]
     columns = ["group", "layers", "units", "fraction", "removed", "accuracy", "params", "macs"]
-    return Table(columns, rows)
+    return Table([*columns, "nanoseconds"], rows)
 
 
 def plot_sensitivity(found: Sensitivity) -> Figure:
@@ -96,6 +99,18 @@ def describe_group(group: GroupSensitivity) -> str:
     return (
         f"{group.layers[0] if group.layers else group.name}{f' + {others}' if others > 0 else ''}"
     )
+
+
+def format_saving(cut: CutEffect) -> str:
+    """Format the time that a cut saves, in milliseconds; a dash if it was not measured."""
+    return "-" if cut.nanoseconds is None else f"{cut.nanoseconds / 1e6:.3f}"
+
+
+def _describe_cost(found: Sensitivity) -> str:
+    cost = f"{found.params:,} parameters, {format_macs(found.macs)} multiply-adds"
+    if found.nanoseconds is None:
+        return cost
+    return f"{cost}, {found.nanoseconds / 1e6:.3f} ms ({found.runtime})"
 
 
 def _percent(fraction: float) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import rich.table
+from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from compress.pipeline.run_dir import StageResult
@@ -37,6 +39,8 @@ class Table:
         left: number of columns, from the left, that are aligned left; the others are aligned right.
         title: a line above the table.
         footer: a last row that is set apart, as for totals.
+        drop: headings of the columns that a narrow terminal leaves out, the first one first.
+        stack: headings of columns that a still narrower one shows in one column, below each other.
 
     Example:
         >>> print(Table(["budget", "test %"], [["100k", "94.89"]], left=1).as_markdown())
@@ -50,22 +54,91 @@ class Table:
     left: int = 0
     title: str | None = None
     footer: Sequence[str] | None = None
+    drop: Sequence[str] = ()
+    stack: Sequence[Sequence[str]] = ()
 
-    def as_rich(self) -> rich.table.Table:
+    def as_rich(self, width: int | None = None) -> rich.table.Table:
         """Return the table for a `rich.console.Console`.
 
         Cells are shown without markup; what would control the terminal is escaped.
+
+        Args:
+            width: columns of the terminal; left to rich if left out. The table has as many columns
+                as fit without breaking a cell. If none of its forms fits, text is wrapped at
+                spaces; if that does not do either, each row becomes a block of lines, one a cell.
         """
+        everything, ruler = next(self._layouts()), Console(width=100_000)
+        if width is None:
+            return self._lay_out(everything)
+        for columns in self._layouts():
+            table = self._lay_out(columns, wraps="never")
+            if ruler.measure(table).maximum <= width:
+                return table
+        table = self._lay_out(everything, wraps="at spaces")
+        return table if ruler.measure(table).minimum <= width else self._as_blocks()
+
+    def _layouts(self) -> Iterator[list[list[int]]]:
+        """Yield the forms of the table, widest first: indices of cells for each column."""
+        places = {heading: index for index, heading in enumerate(self.headings)}
+        dropped = [places[heading] for heading in self.drop if heading in places]
+        for count in range(len(dropped) + 1):
+            yield [[index] for index in places.values() if index not in dropped[:count]]
+        stacks = [[places[each] for each in group if each in places] for group in self.stack]
+        if not any(stacks):
+            return
+        stacks = [group for group in stacks if group]
+        alone = set(places.values()) - set(dropped) - {index for each in stacks for index in each}
+        for left_out in ((), dropped):
+            kept = [[index for index in group if index not in left_out] for group in stacks]
+            yield sorted([*filter(None, kept), *([index] for index in alone)])
+        # Of each column that is stacked, the first cell alone.
+        yield sorted([group[0]] for group in stacks[:-1])
+
+    def _lay_out(
+        self,
+        columns: list[list[int]],
+        wraps: Literal["never", "at spaces", "anywhere"] = "anywhere",
+    ) -> rich.table.Table:
         table = rich.table.Table(title=self.title, title_justify="left")
-        for index, heading in enumerate(self.headings):
+        tall = any(len(indices) > 1 for indices in columns)
+        for indices in columns:
+            numeric = self._alignment(indices[0]) == "right"
             table.add_column(
-                Text(safe_line(heading)), justify=self._alignment(index), overflow="fold"
+                self._cell(self.headings, indices),
+                justify=self._alignment(indices[0]),
+                overflow="fold",
+                no_wrap=wraps == "never" or (wraps == "at spaces" and numeric),
+                min_width=self._longest_word(indices) if wraps == "at spaces" else None,
             )
-        for row in self.rows:
-            table.add_row(*(Text(safe_line(cell)) for cell in row))
+        for number, row in enumerate(self.rows):
+            if tall and number:
+                table.add_section()
+            table.add_row(*(self._cell(row, indices) for indices in columns))
         if self.footer:
             table.add_section()
-            table.add_row(*(Text(safe_line(cell)) for cell in self.footer))
+            table.add_row(*(self._cell(self.footer, indices) for indices in columns))
+        return table
+
+    def _cell(self, row: Sequence[str], indices: list[int]) -> Text:
+        return Text("\n".join(safe_line(row[index]) for index in indices))
+
+    def _longest_word(self, indices: list[int]) -> int:
+        """Return the width that a column needs, so that no word of it is broken."""
+        cells = [row[index] for row in (self.headings, *self.rows) for index in indices]
+        return max(
+            (cell_len(word) for cell in cells for word in safe_line(cell).split()), default=1
+        )
+
+    def _as_blocks(self) -> rich.table.Table:
+        """Return a table of two columns: headings and cells, row by row."""
+        table = rich.table.Table(title=self.title, title_justify="left", show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for row in (*self.rows, *([self.footer] if self.footer else [])):
+            table.add_section()
+            for heading, cell in zip(self.headings, row, strict=True):
+                if cell:
+                    table.add_row(Text(safe_line(heading)), Text(safe_line(cell)))
         return table
 
     def as_markdown(self) -> str:
@@ -110,8 +183,21 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(escaped)} |\n"
 
 
-def stages_table(results: Sequence[StageResult]) -> Table:
-    """Return the stages of a run, from the teacher to the final model."""
+# Two lines a stage, for narrow terminals.
+STACKED_STAGES = (
+    ("stage", "network"),
+    ("parameters", "multiply-adds", "ms"),
+    ("test %", "val %", "balanced %"),
+    ("time", "epochs"),
+)
+
+
+def stages_table(results: Sequence[StageResult], seconds: float | None = None) -> Table:
+    """Return the stages of a run, from the teacher to the final model.
+
+    Args:
+        seconds: wall time of the run, for the total; the sum of the stages if left out.
+    """
     timed = any(result.milliseconds is not None for result in results)
     uneven = any(result.test_balanced is not None for result in results)
     metric = results[-1].metric if results else "accuracy"
@@ -142,9 +228,17 @@ def stages_table(results: Sequence[StageResult]) -> Table:
         "epochs",
         "time",
     ]
-    total = format_duration(sum(result.seconds for result in results))
+    total = format_duration(seconds or sum(result.seconds for result in results))
     footer = ["all", *[""] * len(costs), total] if results else None
-    return Table(["stage", "network", *costs], rows, left=2, title="stages", footer=footer)
+    return Table(
+        ["stage", "network", *costs],
+        rows,
+        left=2,
+        title="stages",
+        footer=footer,
+        drop=("images", "epochs", "network"),
+        stack=STACKED_STAGES,
+    )
 
 
 def _format_milliseconds(milliseconds: float | None) -> str:

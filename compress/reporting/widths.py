@@ -41,7 +41,7 @@ def read_widths(path: Path, results: Sequence[StageResult]) -> tuple[list[str], 
     if not cuts:
         return [], []
     stages = [results[cuts[0] - 1], *(results[number] for number in cuts)]
-    tables = [_read_layers(path / stage.checkpoint) for stage in stages]
+    tables = [read_layers(path / stage.checkpoint) for stage in stages]
     layers = [
         LayerWidths(
             name,
@@ -55,7 +55,7 @@ def read_widths(path: Path, results: Sequence[StageResult]) -> tuple[list[str], 
     return [stage.name for stage in stages], layers
 
 
-def _read_layers(file: Path) -> dict[str, tuple[int, int]]:
+def read_layers(file: Path) -> dict[str, tuple[int, int]]:
     """Return the output channels and the parameters of each layer that has a matrix of weights."""
     content = read_tensors(file)
     state = content.get("state_dict") if isinstance(content, dict) else None

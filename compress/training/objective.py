@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compress.data.batches import Batch
 from compress.runtime.errors import UserError
+from compress.training.events import PLAIN_METRICS
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -18,7 +19,7 @@ Forward = Callable[[Tensor], Tensor]
 Losses = dict[str, Tensor]
 
 # Names of the other metrics of an epoch.
-RESERVED = frozenset({"epoch", "loss", "val", "seconds"})
+RESERVED = frozenset(PLAIN_METRICS)
 
 
 class Objective(Protocol):

@@ -34,14 +34,14 @@ from compress.training.divergence import (
     LossWatch,
     check_weights,
 )
-from compress.training.events import Events
+from compress.training.events import Events, format_epoch
 from compress.training.forward import compile_model, freeze_statistics, make_forward
 from compress.training.objective import Losses, Objective, total_loss
 from compress.training.optimizers import build_optimizer, update_average
 from compress.training.schedule import find_phase, learning_rate
 from compress.training.state import read_state, write_state
 
-# Metrics of an epoch: epoch, loss, every named loss, val (0 to 1), seconds since the stage began.
+# Metrics of an epoch, as `Events.on_epoch_end` describes them.
 Metrics = dict[str, float]
 
 # A training step: takes a batch and the progress, returns the loss and its parts.
@@ -128,7 +128,9 @@ class Trainer:
         self.history: list[Metrics] = []
         # How often the learning rate was lowered, because training diverged.
         self.lowered = 0
+        # Of the epoch: sums of the losses, the last learning rate, and the number of images.
         self.sums: Losses = {}
+        self.rate, self.images = 0.0, 0
 
     @property
     def result(self) -> nn.Module:
@@ -148,6 +150,8 @@ class Trainer:
         start = copy.deepcopy(self._content()) if kept is None else kept
         if kept is not None:
             self._resume(kept)
+        done = min(len(self.history) * self.steps_per_epoch, self.total_steps)
+        self.events.on_train_start(self.stage.length, self.total_steps, done)
         started = time.monotonic()
         while len(self.history) < self.epochs:
             epoch, watch = len(self.history), LossWatch()
@@ -169,10 +173,11 @@ class Trainer:
         if start := getattr(self.objective, "on_epoch_start", None):
             start(max((past["val"] for past in self.history), default=0.0))
         self.sums = {"loss": torch.zeros((), device=self.device)}
+        self.images = 0
         first = epoch * self.steps_per_epoch
         count = min(self.steps_per_epoch, self.total_steps - first)
         batches = islice(self.batches(epoch), count)
-        label = f"epoch {epoch + 1}/{self.epochs}"
+        label = f"epoch {format_epoch(epoch + 1, self.stage.length)}"
         for number, batch in enumerate(self.events.progress(batches, count, label), start=first):
             yield self._train_step(batch, number)
 
@@ -184,6 +189,8 @@ class Trainer:
         rate = scale * learning_rate(self.stage.lr, self.stage.warmup, within)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.rate = rate
+        self.images += len(batch.images) + batch.elsewhere
         loss, losses = self._step(batch, progress)
         torch.autograd.backward(loss)
         self.optimizer.step()
@@ -222,6 +229,8 @@ class Trainer:
         count = min(self.steps_per_epoch, self.total_steps - epoch * self.steps_per_epoch)
         sums = distributed.all_reduce_sum(torch.stack(list(self.sums.values())))
         means = (sums / distributed.world_size() / count).tolist()
+        # Reading the sums has waited for a GPU.
+        trained = time.monotonic() - started
         if not all(map(math.isfinite, means)):
             raise DivergedError("the loss is not finite")
         check_weights(self.model, self.result)
@@ -232,7 +241,8 @@ class Trainer:
             (self.history[-1]["seconds"] if self.history else 0.0) + time.monotonic() - started
         )
         metrics = {"epoch": epoch + 1} | dict(zip(self.sums, means, strict=True))
-        self.history.append(metrics | {"val": accuracy, "seconds": seconds})
+        speed = {"lr": self.rate, "images_per_second": self.images / max(trained, 1e-9)}
+        self.history.append(metrics | speed | {"val": accuracy, "seconds": seconds})
         self._save()
         self.events.on_epoch_end(self.stage.length, self.history)
         return self.history[-1]
@@ -281,7 +291,7 @@ class Trainer:
         self._restore(kept)
         # A kill may have come between writing the state and its metrics.
         self._write_metrics()
-        self.events.log(f"  resuming after epoch {len(self.history)} of {self.epochs}")
+        self.events.log(f"  resuming after epoch {len(self.history)} of {self.stage.length:.4g}")
 
     def _go_back(self, why: str, start: dict[str, Any]) -> None:
         """Return to the last saved epoch, or to the `start`, and lower the learning rate.

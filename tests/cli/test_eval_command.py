@@ -60,10 +60,11 @@ def test_tables_fit_the_terminal(width: int, classes: int, matrix: bool) -> None
         assert f" {100 * found.top5:.2f} " in screen.getvalue()
 
 
-def test_json_and_csv_hold_the_evaluation(weights: Path, tmp_path: Path) -> None:
+def test_json_and_csv_hold_the_evaluation(untrained: Path, tmp_path: Path) -> None:
     table = tmp_path / "classes.csv"
-    done = run("-w", weights, "--json", "--csv", table, "--worst", 3)
-    found = compress.evaluate(weights, worst=3)
+    words = ("-w", untrained, "--builder", "tinynets:student", "--csv", table)
+    done = run(*words, "--json", "--worst", 3)
+    found = compress.evaluate(own_model(untrained), worst=3)
     assert json.loads(done.stdout) == json.loads(json.dumps(found.to_dict()))
     rows = list(csv.DictReader(table.open()))
     assert [row["class"] for row in rows] == list(CLASSES)
@@ -73,19 +74,19 @@ def test_json_and_csv_hold_the_evaluation(weights: Path, tmp_path: Path) -> None
         assert [int(row[f"predicted {name}"]) for name in CLASSES] == list(counts)
     # Such a table is replaced; any other file is not.
     table.write_text(table.read_text().splitlines()[0] + "\nold")
-    run("-w", weights, "--csv", table)
+    run(*words)
     assert list(csv.DictReader(table.open())) == rows
 
 
-def test_no_file_of_another_kind_is_replaced(weights: Path, tmp_path: Path) -> None:
-    before = weights.read_bytes()
-    refused = run("-w", weights, "--csv", weights, code=2)
-    assert str(weights) in refused.stderr and weights.read_bytes() == before
+def test_no_file_of_another_kind_is_replaced(untrained: Path, tmp_path: Path) -> None:
+    before = untrained.read_bytes()
+    refused = run("-w", untrained, "--csv", untrained, code=2)
+    assert str(untrained) in refused.stderr and untrained.read_bytes() == before
     taken = tmp_path / "taken.pth"
     taken.write_text("mine")
-    refused = run("-w", weights, "--calibrate", "--out", taken, code=2)
+    refused = run("-w", untrained, "--calibrate", "--out", taken, code=2)
     assert "taken.pth" in refused.stderr and taken.read_text() == "mine"
-    assert "--calibrate" in run("-w", weights, "--out", tmp_path / "new.pth", code=2).stderr
+    assert "--calibrate" in run("-w", untrained, "--out", tmp_path / "new.pth", code=2).stderr
 
 
 def test_calibration_goes_into_the_file_or_another_one(

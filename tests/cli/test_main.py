@@ -103,3 +103,22 @@ def test_a_reader_that_stops_reading_causes_no_traceback() -> None:
     command = f"{sys.executable} -m compress recipes --schema | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_no_tool_that_logs_is_imported_without_its_flag(tmp_path: Path) -> None:
+    code = """
+import sys
+from compress.cli.terminal import Terminal, tracking
+from compress.recipe.registry import LOGGERS
+from compress.reporting.log_tool import get_tool
+
+with tracking(Terminal(), ()):
+    pass
+get_tool("tensorboard")
+[LOGGERS.load(name) for name in LOGGERS.names()]
+heavy = {*LOGGERS.names(), "compress.reporting.tracking"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+    done = run_python("-c", code, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"

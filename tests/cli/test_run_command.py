@@ -19,7 +19,10 @@ from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe
 
 # Arguments that are no keys of a recipe: they say how and where a run is carried out.
-OF_THE_RUN = {"recipe", "budgets", "out", "device", "quick", "fresh", "processes", "redo_from"}
+OF_THE_RUN = {
+    *("recipe", "budgets", "out", "device", "quick", "fresh", "processes", "redo_from"),
+    *("verbose", "tools"),
+}
 
 
 @pytest.fixture

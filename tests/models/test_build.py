@@ -429,3 +429,29 @@ def test_pretrained_weights_are_chosen_by_name(published: Published) -> None:
 def test_pretrained_weights_that_do_not_exist_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"pretrained.*'{name}'"):
         build(ModelSpec(name, pretrained=True), 7)
+
+
+@pytest.mark.parametrize("works", [False, True])
+def test_a_download_is_announced_once_it_has_begun(
+    works: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def download(url: str, file: str, *_: object, **__: object) -> None:
+        if not works:
+            raise urllib.error.URLError("no network")
+        print("0%", file=sys.stderr)
+        torch.save(torchvision.models.resnet18().state_dict(), file)
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    spec = ModelSpec("resnet18", pretrained=True)
+    if works:
+        build(spec, 4)
+    else:
+        with pytest.raises(UserError, match="resnet18"):
+            build(spec, 4)
+    shown = capsys.readouterr()
+    assert shown.out == "" and ("Downloading" in shown.err) == works == ("0%" in shown.err)

@@ -115,6 +115,17 @@ def test_a_length_of_its_own_is_that_of_the_longest_stage() -> None:
     assert lengths(fit_to_data(recipe(steps=7), data(54_000))[0], 54_000) == [7, 7, 7]
 
 
+def test_a_stage_without_a_length_has_that_of_the_recipe() -> None:
+    stages = [{"kind": "distill"}, {"kind": "prune"}, {"kind": "finetune", "steps": 9}]
+    for steps, expected in ((21, [21, 21]), (5, [5, 5])):
+        fitted, _ = fit_to_data(recipe(steps=steps, stages=stages), data(54_000))
+        assert lengths(fitted, 54_000) == expected
+    stages[2]["steps"] = 9
+    both = [*stages, {"kind": "finetune", "steps": 12}]
+    fitted, _ = fit_to_data(recipe(steps=21, stages=both), data(54_000))
+    assert lengths(fitted, 54_000) == [21, 9, 21]
+
+
 @pytest.mark.parametrize(
     ("keys", "word"),
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import NAMES, SIDE, Compress, Tiny
 
+import compress
 from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.pipeline.plan import make_plan
@@ -164,6 +165,13 @@ def test_the_first_round_that_is_left_after_a_given_student_keeps_its_own_size()
     assert len(prunes) == 2 and prunes[0].image_size == 28
 
 
+def test_images_are_enlarged_for_a_stage_that_asks_for_it(tiny: Tiny) -> None:
+    """The tiny recipe has images of 16 pixels, and distills at half their size."""
+    for least, sizes in ((24, (24, 8)), (12, (16, 8)), (16, (16, 8))):
+        plan = make_plan(load_recipe(str(tiny.recipe), {"stages.1.min_image_size": least}))
+        assert tuple(step.image_size for step in plan.steps[:2]) == sizes
+
+
 def test_rounds_that_are_left_out_are_of_the_first_mode(tiny: Tiny) -> None:
     recipe = tiny.variant(
         "both.toml", ('kind = "prune"\nsamples', 'kind = "prune"\nmode = "weights"\nsamples')
@@ -216,3 +224,41 @@ def test_photos_are_decoded_for_the_crops_of_the_stages_that_are_run(tiny: Tiny)
         for small in (None, SmallData(scratch=str(few)))
     ]
     assert least[0] > 0.2 and least[1] == 0.2
+
+
+COUNTED = """
+from tinynets import student as net
+
+calls = []
+
+
+def student(num_classes):
+    calls.append(num_classes)
+    print("Loaded pretrained weights")
+    return net(num_classes)
+"""
+
+
+def test_a_function_is_called_once_for_a_plan_and_once_to_see_that_it_builds_the_same(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny.root / "countednets.py").write_text(COUNTED)
+    import countednets
+
+    named = {"student": "countednets:student", "teacher": "countednets:student"}
+    plan = make_plan(load_recipe(str(tiny.recipe), named), "cpu")
+    assert countednets.calls == [4, 4]
+    assert capsys.readouterr().err.count("Loaded pretrained weights") == 1
+    # The plan's networks were copies: another one has the function's own weights.
+    one, other = (build(plan.recipe.student, 4).state_dict() for _ in range(2))
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_shows_what_a_function_prints_once(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tiny.root / "printingnets.py").write_text(COUNTED)
+    named = {"student": "printingnets:student", "teacher": "printingnets:student"}
+    compress.run(str(tiny.recipe), out=tmp_path / "run", epochs=1, **named)
+    shown = capsys.readouterr()
+    assert shown.err.count("Loaded pretrained weights") == 1 and shown.out == ""

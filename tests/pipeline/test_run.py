@@ -40,13 +40,13 @@ from compress.runtime.errors import UserError
 
 def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "run"
-    done = run("run", tiny.recipe, "--out", out, "--device", "cpu")
+    done = run("run", tiny.recipe, "--out", out, "--device", "cpu", "--verbose")
     assert_same(out, finished)
     assert "\x1b" not in done.out and done.err == ""
     for words in (
         *NAMES,
         "Total params",
-        "epoch   1/3",
+        "epoch 1/3",
         "2,988 parameters",
         f"\n{out / 'model.pth'}\n",
     ):
@@ -295,7 +295,7 @@ def test_pruning_by_weights_leaves_just_the_budget(
         "weights.toml", ("samples = 64", 'samples = 64\nmode = "weights"\nimportance = "magnitude"')
     )
     out = tmp_path / "run"
-    done = run("run", recipe, "--out", out)
+    done = run("run", recipe, "--out", out, "--verbose")
     kept = own_model(out / "model.pth")
     nonzero = sum(
         int(p.count_nonzero()) if p.dim() > 1 else p.numel() for p in kept.model.parameters()

@@ -87,12 +87,25 @@ def test_the_command_writes_what_it_shows(tiny: Tiny, finished: Path, tmp_path: 
     assert "0.0" in again.stdout and " 8 validation images" in again.stdout
 
 
+@pytest.mark.slow
+def test_time_that_is_saved_is_predicted(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    words = ["-w", str(finished / "model.pth"), *BUILDER, "--remove", "75", "--out", str(out)]
+    shown = CliRunner().invoke(main, ["analyze", *words, "--runtime", "torch", "--threads", "1"])
+    assert shown.exit_code == 0 and " ms (torch, threads: 1)" in shown.stdout.replace("\n", "")
+    found = read_sensitivity(out)
+    assert found.nanoseconds and all(
+        cut.nanoseconds is not None for g in found.groups for cut in g.cuts
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--remove", "0"], "'0'.*percentages"),
         (["--remove", "half"], "'half'.*percentages"),
         (["--importance", "talyor"], "'talyor'.*'taylor'"),
+        (["--runtime", "onx"], "'onx'.*'onnx'"),
         (["--out", "analysis.txt"], "analysis.txt.*json"),
         (["--out", __file__ + ".json", "--data", "photos"], "'photos'"),
     ],

@@ -130,6 +130,22 @@ def test_json_that_is_not_of_a_run_is_refused(changes: Table, small: Path, tmp_p
         load_recipe(str(path))
 
 
+@pytest.mark.parametrize(
+    "overrides", [{"epochs": -1}, {"data": "fashion-mnits"}, {"budget": "much"}, {"batch_size": 0}]
+)
+def test_a_wrong_override_is_not_blamed_on_the_file(
+    small: Path, tmp_path: Path, overrides: Table
+) -> None:
+    [key] = overrides
+    with pytest.raises(UserError) as refused:
+        load_recipe(str(small), overrides)
+    assert str(small) not in str(refused.value) and key.rstrip("s") in str(refused.value)
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(f"batch_size = -1\n{small.read_text()}")
+    with pytest.raises(UserError, match=f"{re.escape(str(wrong))}: batch_size"):
+        load_recipe(str(wrong), {"seed": 1})
+
+
 def test_overriding_a_recipe_validates_it_again(small: Path) -> None:
     recipe = load_recipe(str(small))
     assert override_recipe(recipe, {}) is recipe

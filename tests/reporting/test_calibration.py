@@ -86,10 +86,22 @@ def test_a_calibrated_file_gives_calibrated_probabilities(
         named = dict(zip(network.classes, likely, strict=True))
         assert dict(prediction.top) == pytest.approx(named, abs=1e-5)
 
-    onnx = export(loaded, out=tmp_path / "calibrated.onnx").file
-    assert load_model(onnx).temperature == calibrated.temperature
+
+@pytest.mark.slow
+def test_an_exported_file_has_the_temperature(
+    finished: Path, tiny: Tiny, mislabelled: str, tmp_path: Path
+) -> None:
+    known = replace(own_model(finished / "model.pth"), temperature=2.5)
+    onnx = export(known, out=tmp_path / "calibrated.onnx").file
+    assert load_model(onnx).temperature == 2.5
+    images = sorted((tiny.data / "test").rglob("*.png"))[::20]
+    expected = compress.predict(known, images, top=4)
     for ours, theirs in zip(compress.predict(onnx, images, top=4), expected, strict=True):
         assert dict(ours.top) == pytest.approx(dict(theirs.top), abs=1e-4)
+    # It says how its validation images were chosen, and cannot be changed.
+    lines: list[str] = []
+    found = compress.evaluate(onnx, split="val", log=lines.append)
+    assert found.confusion == compress.evaluate(known, split="val").confusion and lines == []
     with pytest.raises(UserError, match="weights file"):
         compress.calibrate(onnx, mislabelled)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import CLASSES, Tiny, own_model
 from toy_classifiers import CORNER, SHADE, corner_image
 
@@ -43,10 +45,10 @@ def test_test_split_is_scored_completely(tiny: Tiny, weights: Path) -> None:
     assert torch.equal(correct, again[0]) and torch.equal(total, again[1])
 
 
-def test_evaluation_agrees_with_the_counts_and_names_the_files(tiny: Tiny, weights: Path) -> None:
-    loaded = checkpoint.load(weights)
+def test_evaluation_agrees_with_the_counts_and_names_the_files(tiny: Tiny, untrained: Path) -> None:
+    loaded = own_model(untrained)
     correct, total = score_test_split(loaded)
-    found = evaluate(weights, worst=80)
+    found = evaluate(loaded, worst=80)
     assert (found.data, found.split, found.classes) == (f"folder:{tiny.data}", "test", CLASSES)
     assert found.images == 80 and found.top1 == int(correct.sum()) / 80
     assert [row[number] for number, row in enumerate(found.confusion)] == correct.tolist()
@@ -72,6 +74,30 @@ def test_validation_split_is_that_of_the_training(finished: Path) -> None:
     # A file that does not say what it held out.
     unknown = evaluate(replace(model, origin={}), split="val", log=lines.append)
     assert unknown.images == 22 and len(lines) == 1 and "validation" in lines[0]
+
+
+def test_data_in_memory_is_scored_as_its_files_are(tiny: Tiny, untrained: Path) -> None:
+    loaded = own_model(untrained)
+    expected = evaluate(loaded)
+    files = sorted((tiny.data / "test").rglob("*.png"))
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    labels = [CLASSES.index(file.parent.name) for file in files]
+    alone = evaluate(loaded, (images, labels))
+    assert alone.images == 80 and alone.confusion == expected.confusion
+    assert alone.log_loss == pytest.approx(expected.log_loss, abs=1e-5)
+    assert alone.worst[0].path is None and alone.worst[0].name == f"image {alone.worst[0].index}"
+    # Normalized images, with names of the classes.
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (loaded.mean, loaded.std))
+    normalized = (images.transpose(0, 3, 1, 2) / 255 - mean) / std
+    names = [CLASSES[label] for label in labels]
+    assert evaluate(loaded, (normalized, names)).confusion == expected.confusion
+    # Splits: training images are not scored.
+    pair = ((images[:60], labels[:60]), (images[60:], labels[60:]))
+    assert evaluate(loaded, pair).images == evaluate(loaded, pair, split="val").images == 20
+    with pytest.raises(UserError, match="none of 4 classes"):
+        evaluate(loaded, (images, [7] * 80))
+    with pytest.raises(UserError, match="folder:"):
+        evaluate(loaded, tiny.data)
 
 
 def test_data_with_other_classes_is_refused(tiny: Tiny) -> None:

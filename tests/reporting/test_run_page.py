@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from report_pages import change_manifest, read_page
@@ -17,9 +18,12 @@ from tiny import CLASSES, NAMES, TRAINED, Tiny
 
 import compress
 from compress.cli.main import main
+from compress.deployment.bench import Timing
 from compress.models import checkpoint
 from compress.models.build import import_builder
 from compress.recipe.load import load_recipe
+from compress.reporting.bench import Contender
+from compress.reporting.bench_file import read_bench, write_bench
 from compress.runtime.errors import UserError
 
 BUILDERS = ["tinynets:teacher", "tinynets:student"]
@@ -163,6 +167,32 @@ def test_a_run_under_way_has_a_page_of_its_stages_so_far(copied: Path, tmp_path:
     change_manifest(copied, stages=[])
     with pytest.raises(UserError, match="no stage is finished"):
         compress.report(copied, tmp_path / "a.html")
+
+
+def test_a_page_stays_small_however_long_the_run(copied: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for file in (copied / "stages").glob("*.jsonl"):
+        lines = [
+            dict(epoch=n, loss=2 * x, labels=x, other=x, val=x, seconds=n)
+            for n, x in enumerate(random.random(20_000), start=1)
+        ]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
+    assert "20,000" in page.text or "20000" in page.text
+
+
+def test_a_benchmark_in_the_directory_is_shown(copied: Path, tmp_path: Path) -> None:
+    rows = [
+        Timing(copied / "model.pth", 1, batch, 0.001 * batch, 0.002, 1.5, 10) for batch in (1, 8)
+    ]
+    contender = Contender(copied / "model.pth", HOSTILE, 0.4321)
+    write_bench(rows, [contender], copied / "bench.json")
+    assert [row.accuracy for row in read_bench(copied / "bench.json").rows] == [0.4321, 0.4321]
+    page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
+    assert "1.50 ×" in page.text and "8.000" in page.text and "43.21" in page.text
+    (copied / "bench.json").write_text('{"rows": 1}')
+    page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
+    assert "bench.json: not a benchmark" in page.text and "1.50 ×" not in page.text
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"epoch": 1}', '{"epoch": "a"}', "1"])

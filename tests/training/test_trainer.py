@@ -160,13 +160,14 @@ def test_named_losses_are_logged_apart_and_add_up(data: Dataset, tmp_path: Path)
     make_trainer(data, tmp_path / "s.state", replace(STAGE, epochs=2), objective=objective).fit()
     for line in metrics(tmp_path / "s.state"):
         assert list(line) == [
-            *("epoch", "loss", "labels", "distillation", "features", "val", "seconds")
+            *("epoch", "loss", "labels", "distillation", "features"),
+            *("lr", "images_per_second", "val", "seconds"),
         ]
         assert line["distillation"] == pytest.approx(line["labels"]) and line["features"] == 0
         assert line["loss"] == pytest.approx(line["labels"] + line["distillation"])
 
 
-@pytest.mark.parametrize("name", ["epoch", "loss", "val", "seconds"])
+@pytest.mark.parametrize("name", ["epoch", "loss", "lr", "val", "seconds"])
 def test_a_loss_named_as_another_metric_is_refused(
     data: Dataset, tmp_path: Path, name: str
 ) -> None:
