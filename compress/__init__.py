@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from compress.quantization.quantize import quantize
     from compress.reporting.calibration import calibrate
     from compress.reporting.evaluation import evaluate
-    from compress.reporting.tracking import track
+    from compress.reporting.loggers.tracking import track
 
 __all__ = [
     "UserError",
@@ -81,7 +81,7 @@ _DEFINITIONS = {
     "run": "compress.pipeline.run:run",
     "save": "compress.models.modules:save",
     "summarize": "compress.models.cost:measure_cost",
-    "track": "compress.reporting.tracking:track",
+    "track": "compress.reporting.loggers.tracking:track",
 }
 
 

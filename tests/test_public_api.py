@@ -29,7 +29,7 @@ def test_every_public_name_resolves_to_its_definition() -> None:
         "run": "compress.pipeline.run",
         "save": "compress.models.modules",
         "summarize": "compress.models.cost",
-        "track": "compress.reporting.tracking",
+        "track": "compress.reporting.loggers.tracking",
     }
 
 

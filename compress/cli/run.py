@@ -52,7 +52,7 @@ def check_tools(names: Iterable[str]) -> None:
         UserError: there is no such tool, or it is not installed.
     """
     if names:
-        from compress.reporting.log_tool import get_tool
+        from compress.reporting.loggers.log_tool import get_tool
 
         for name in names:
             get_tool(name)

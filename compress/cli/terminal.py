@@ -147,7 +147,7 @@ def tracking(terminal: Terminal, tools: Sequence[str]) -> Iterator[RunEvents]:
     if not tools:
         yield terminal
         return
-    from compress.reporting.tracking import track
+    from compress.reporting.loggers.tracking import track
 
     with ExitStack() as stack:
         trackers = [stack.enter_context(each) for each in track(*tools, warn=terminal.log)]

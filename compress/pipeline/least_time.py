@@ -19,8 +19,9 @@ from compress.models.reuse import reusing_networks
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan
+from compress.pipeline.stage_costs import image_costs
 from compress.pipeline.step import Step
-from compress.pipeline.time_budget import RESERVE, image_costs
+from compress.pipeline.time_budget import RESERVE
 from compress.pipeline.train_stage import probe_training
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
@@ -57,7 +58,7 @@ def measure_stage_seconds(plan: Plan) -> StageSeconds:
     """Estimate how long each stage of a plan takes, and the least in which it learns something.
 
     Each network is timed for a few steps, before its first cut; a cut makes it faster as
-    `compress.pipeline.time_budget.image_costs` assumes.
+    `compress.pipeline.stage_costs.image_costs` assumes.
 
     Raises:
         UserError: the recipe's minutes are less than what the stages need together.

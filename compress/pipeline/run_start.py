@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.pipeline.manifest import StageResult
 from compress.pipeline.plan import Plan
-from compress.pipeline.time_budget import image_costs
+from compress.pipeline.stage_costs import image_costs
 from compress.recipe.budget import describe_budgets
 from compress.recipe.load import recipe_to_dict
 from compress.runtime.device import device_name

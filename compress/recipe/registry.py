@@ -262,17 +262,17 @@ RUNTIMES = Registry(
 )
 
 
-# Tools that log runs; see `compress.reporting.log_tool.LogTool`.
+# Tools that log runs; see `compress.reporting.loggers.log_tool.LogTool`.
 LOGGERS = Registry(
     "logger",
     "compress.loggers",
     {
-        "tensorboard": "compress.reporting.tensorboard_log:TOOL",
-        "mlflow": "compress.reporting.mlflow_log:TOOL",
-        "wandb": "compress.reporting.wandb_log:TOOL",
-        "trackio": "compress.reporting.trackio_log:TOOL",
+        "tensorboard": "compress.reporting.loggers.tensorboard_log:TOOL",
+        "mlflow": "compress.reporting.loggers.mlflow_log:TOOL",
+        "wandb": "compress.reporting.loggers.wandb_log:TOOL",
+        "trackio": "compress.reporting.loggers.trackio_log:TOOL",
     },
-    expected="compress.reporting.log_tool:LogTool",
+    expected="compress.reporting.loggers.log_tool:LogTool",
 )
 
 

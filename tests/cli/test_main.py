@@ -110,13 +110,13 @@ def test_no_tool_that_logs_is_imported_without_its_flag(tmp_path: Path) -> None:
 import sys
 from compress.cli.terminal import Terminal, tracking
 from compress.recipe.registry import LOGGERS
-from compress.reporting.log_tool import get_tool
+from compress.reporting.loggers.log_tool import get_tool
 
 with tracking(Terminal(), ()):
     pass
 get_tool("tensorboard")
 [LOGGERS.load(name) for name in LOGGERS.names()]
-heavy = {*LOGGERS.names(), "compress.reporting.tracking"}
+heavy = {*LOGGERS.names(), "compress.reporting.loggers.tracking"}
 print(sorted(heavy & sys.modules.keys()))
 """
     done = run_python("-c", code, folder=tmp_path)

@@ -22,7 +22,7 @@ from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.run_dir import StageResult, read_results
-from compress.pipeline.time_budget import image_costs
+from compress.pipeline.stage_costs import image_costs
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Augment

@@ -20,10 +20,10 @@ from compress.models.cost import measure_cost
 from compress.pipeline.least_time import FITTING_STEPS, VALIDATIONS, measure_stage_seconds
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.run_dir import read_results
+from compress.pipeline.stage_costs import image_costs
 from compress.pipeline.time_budget import (
     MIN_SHARE,
     RESERVE,
-    image_costs,
     round_epochs,
     stage_seconds,
 )

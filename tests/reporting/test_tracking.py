@@ -23,9 +23,9 @@ import compress
 from compress.cli.main import main
 from compress.pipeline.manifest import StageResult, read_results
 from compress.reporting import log_tool
-from compress.reporting.log_tool import LoggedRun, LogTool, get_tool
+from compress.reporting.loggers.log_tool import LoggedRun, LogTool, get_tool
+from compress.reporting.loggers.tracking import Tracker
 from compress.reporting.tables import Table
-from compress.reporting.tracking import Tracker
 from compress.training.events import PLAIN_METRICS
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")

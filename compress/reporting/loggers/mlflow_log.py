@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.reporting.log_tool import PROJECT, LoggedRun, LogTool
+from compress.reporting.loggers.log_tool import PROJECT, LoggedRun, LogTool
 
 if TYPE_CHECKING:
     import numpy as np

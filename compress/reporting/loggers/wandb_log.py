@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.reporting.log_tool import PROJECT, LoggedRun, LogTool
+from compress.reporting.loggers.log_tool import PROJECT, LoggedRun, LogTool
 
 if TYPE_CHECKING:
     import numpy as np
