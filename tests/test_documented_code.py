@@ -20,12 +20,8 @@ from compress.recipe.load import load_recipe, recipe_from_dict
 from compress.runtime.plain_files import read_toml
 
 PAGES = pytest.mark.parametrize("page", find_pages(), ids=lambda page: page.name)
-# Blocks without a language that are not of the shell, by how they start.
-NOT_CODE = {
-    "README.md": ["compress/\n"],
-    "data.md": ["photos/cat/1.jpg", "path,label,split,group\n"],
-    "recipes.md": ['[project.entry-points."compress.methods"]\n'],
-}
+# Blocks without a language that are neither of the shell nor names of files, by how they start.
+NOT_CODE = ("path,label,split,group\n", '[project.entry-points."compress.methods"]\n')
 # They stand for something of the reader's.
 PLACEHOLDERS = ("DIRECTORY/run.json", "runs/bars/run.json")
 
@@ -124,9 +120,10 @@ def test_every_command_between_backticks_parses(page: Path, repository: Path) ->
 @PAGES
 def test_a_block_is_of_a_known_kind(page: Path) -> None:
     for block in read_blocks(page):
-        others = NOT_CODE.get(page.name, [])
-        known = block.is_shell or block.language in ("python", "toml")
-        assert known or block.text.startswith(tuple(others)), f"{block} is of no known kind"
+        is_code = block.is_shell or block.language in ("python", "toml")
+        names_files = "/" in block.text.split()[0]
+        known = is_code or names_files or block.text.startswith(NOT_CODE)
+        assert known, f"{block}: of no known kind; is its first word a program in code_blocks.py?"
 
 
 @pytest.mark.parametrize(
