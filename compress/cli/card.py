@@ -31,7 +31,7 @@ def card(weights: Path, builder: str | None, out: Path | None) -> None:
         require_free(out)
     checkpoint = load_weights(weights, builder)
 
-    from compress.reporting.card import make_card
+    from compress.reporting.model_card.card import make_card
 
     text = make_card(checkpoint, weights, partial(echo_line, err=True))
     if out:

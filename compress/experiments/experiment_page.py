@@ -13,8 +13,8 @@ from markupsafe import Markup
 from compress.experiments.results import experiment_table, read_trials, trials_table
 from compress.experiments.trial import Trial, group_by_row
 from compress.pipeline.manifest import MANIFEST, read_results
-from compress.reporting.facts import describe_recipe, list_origin
-from compress.reporting.page import as_element, write_page
+from compress.reporting.pages.facts import describe_recipe, list_origin
+from compress.reporting.pages.page import as_element, write_page
 from compress.reporting.units import format_mean
 from compress.runtime.errors import UserError
 

@@ -71,8 +71,8 @@ def _report_run(
     device: str,
     log: Callable[[str], None],
 ) -> None:
-    from compress.reporting.run_page import write_run_page
-    from compress.reporting.seen import see_images
+    from compress.reporting.pages.run_page import write_run_page
+    from compress.reporting.pages.seen import see_images
 
     manifest, results = read_results(path)
     seen, notes = None, []

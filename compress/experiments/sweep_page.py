@@ -12,10 +12,10 @@ from compress.experiments.sweep import SweepResult, sweep_table
 from compress.pipeline.manifest import MANIFEST, read_results
 from compress.pipeline.run import RunResult
 from compress.pipeline.run_dir import MODEL
-from compress.reporting.facts import Fact, describe_recipe, list_origin
-from compress.reporting.page import as_element, write_page
+from compress.reporting.pages.facts import Fact, describe_recipe, list_origin
+from compress.reporting.pages.page import as_element, write_page
+from compress.reporting.pages.run_figures import COSTS, draw_front
 from compress.reporting.published import PUBLISHED
-from compress.reporting.run_figures import COSTS, draw_front
 from compress.reporting.tables import stages_table
 from compress.reporting.units import format_accuracy, format_duration
 from compress.runtime.errors import UserError

@@ -22,8 +22,8 @@ from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
 from compress.pruning.prune_file import prune_file
 from compress.recipe.budget import parse_budgets
-from compress.reporting.card import make_card
-from compress.reporting.card_data import describe_data, hub_id, name_data
+from compress.reporting.model_card.card import make_card
+from compress.reporting.model_card.card_data import describe_data, hub_id, name_data
 
 SHIPPED = ROOT / "weights" / "fashion-mnist-100k.pth"
 

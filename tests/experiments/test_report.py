@@ -16,7 +16,7 @@ from small_experiment import shares_trials
 import compress
 from compress.experiments.results import read_trials
 from compress.experiments.trial import Trial
-from compress.reporting.run_figures import find_front
+from compress.reporting.pages.run_figures import find_front
 from compress.runtime.errors import UserError
 from compress.runtime.text import plain_cell, safe_cell
 

@@ -24,8 +24,8 @@ from compress.pipeline.manifest import StageResult
 from compress.pipeline.run_dir import LOGGED
 from compress.pipeline.run_start import RunStart
 from compress.reporting.loggers.log_tool import Log, LoggedRun, LogTool, get_tool
+from compress.reporting.pages.widths import read_layers
 from compress.reporting.tables import stages_table
-from compress.reporting.widths import read_layers
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from compress.pipeline.manifest import StageResult
-from compress.reporting.curves import Curve
+from compress.reporting.pages.curves import Curve
+from compress.reporting.pages.svg import INK, LINE, MUTED, SERIES, draw, plain
 from compress.reporting.published import Published
-from compress.reporting.svg import INK, LINE, MUTED, SERIES, draw, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,10 +15,10 @@ from compress.pipeline.manifest import StageResult
 from compress.pipeline.run_dir import MODEL
 from compress.reporting.evaluation import compute_logits, open_split
 from compress.reporting.evaluation_tables import class_scores_table, confused_table
-from compress.reporting.facts import name_network
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
-from compress.reporting.page import as_element
-from compress.reporting.pictures import Picture, find_different, make_pictures
+from compress.reporting.pages.facts import name_network
+from compress.reporting.pages.page import as_element
+from compress.reporting.pages.pictures import Picture, find_different, make_pictures
 from compress.runtime.errors import UserError
 
 # Pictures in each part of a page, and the most classes whose matrix can be read.

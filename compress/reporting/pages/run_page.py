@@ -15,8 +15,8 @@ from compress.pipeline.quality import compare_with_uncut
 from compress.pipeline.run_dir import MODEL
 from compress.pruning.sensitivity import ANALYSIS, GroupSensitivity, read_sensitivity
 from compress.reporting.bench_file import BENCH, read_bench, saved_bench_table
-from compress.reporting.curves import read_curves
-from compress.reporting.facts import (
+from compress.reporting.pages.curves import read_curves
+from compress.reporting.pages.facts import (
     Asked,
     Fact,
     describe_recipe,
@@ -25,12 +25,12 @@ from compress.reporting.facts import (
     list_origin,
     name_network,
 )
-from compress.reporting.page import as_element, write_page
-from compress.reporting.run_figures import draw_costs, draw_front, draw_losses, draw_progress
-from compress.reporting.seen import Seen
+from compress.reporting.pages.page import as_element, write_page
+from compress.reporting.pages.run_figures import draw_costs, draw_front, draw_losses, draw_progress
+from compress.reporting.pages.seen import Seen
+from compress.reporting.pages.widths import LayerWidths, read_widths
 from compress.reporting.sensitivity import describe_group
 from compress.reporting.tables import stages_table
-from compress.reporting.widths import LayerWidths, read_widths
 from compress.runtime.errors import UserError
 
 T = TypeVar("T")

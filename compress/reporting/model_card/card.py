@@ -21,8 +21,8 @@ from compress.pipeline.manifest import MANIFEST, StageResult, read_results
 from compress.recipe.budget import Cost
 from compress.recipe.in_memory import is_in_memory
 from compress.recipe.model_spec import ModelSpec
-from compress.reporting.card_data import describe_data, hub_id, name_data, place_type
-from compress.reporting.card_origin import (
+from compress.reporting.model_card.card_data import describe_data, hub_id, name_data, place_type
+from compress.reporting.model_card.card_origin import (
     CardStage,
     describe_changes,
     describe_images,
@@ -212,7 +212,7 @@ def _describe_builder(network: ModelSpec) -> str:
 def _template() -> jinja2.Template:
     # Markdown is no HTML: what comes from the file goes through the filter `plain`.
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
