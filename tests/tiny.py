@@ -187,7 +187,7 @@ class Command:
     folder: Path
     keyboard: int = -1
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 180) -> int:
         """The exit status; minus the signal's number if one ended it."""
         self.process.join(timeout)
         if self.process.exitcode is None:
@@ -298,7 +298,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 30) -> None:
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> None:
     """Wait until `what` is so."""
     end = time.monotonic() + seconds
     while not what():

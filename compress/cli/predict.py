@@ -44,6 +44,11 @@ from compress.runtime.files import CSV_HEADER, require_file, require_replaceable
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write CSV to this file.")
 @click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write masks and overlays to this folder, for a network that labels pixels.",
+)
+@click.option(
     "--data",
     help="Without IMAGES: data set whose test split is scored; that of the training if left out.",
 )
@@ -59,6 +64,7 @@ def predict(
     background: str | None,
     as_json: bool,
     csv: Path | None,
+    out: Path | None,
     data: str | None,
     skip_broken: bool,
     classes: str | None,
@@ -67,7 +73,7 @@ def predict(
     image_size: int | None,
     device: str,
 ) -> int:
-    """Classify images.
+    """Classify images, or their pixels.
 
     IMAGES are files, folders, globs, or - for standard input. Without any, the test split of the
     data set is scored class by class; or all of it, if it has no splits and is not that of the
@@ -76,9 +82,10 @@ def predict(
     """
     if images and skip_broken:
         raise UserError("--skip-broken is for --data; images that cannot be read are named anyway")
-    if not images and (as_json or csv or invert or background):
+    if not images and (as_json or csv or out or invert or background):
         raise UserError(
-            "--json, --csv, --invert and --background need IMAGES; name files, folders or globs"
+            "--json, --csv, --out, --invert and --background need IMAGES; name files, folders or"
+            " globs"
         )
     check_data_name(data)
     require_file(weights)
@@ -94,6 +101,7 @@ def predict(
         measure_label_accuracy,
     )
     from compress.deployment.predict import predict
+    from compress.deployment.write_masks import mask_files, write_masks
     from compress.deployment.write_predictions import to_json, write_csv
     from compress.reporting.evaluation import score_test_split
     from compress.reporting.tables import classes_table, predictions_table
@@ -105,8 +113,14 @@ def predict(
         )
         terminal.show(classes_table(checkpoint.classes, correct.tolist(), total.tolist()))
         return 0
-    found = find_labelled_images(images, checkpoint.classes)
+    # The folder of an image says nothing about its pixels.
+    classes_of_images = checkpoint.classes if checkpoint.labels == "images" else ()
+    found = find_labelled_images(images, classes_of_images)
     files, labels = [image for image, _ in found], [label for _, label in found]
+    if out is not None:
+        if checkpoint.labels != "pixels":
+            raise UserError("--out is for networks that label pixels; this one classifies images")
+        mask_files(files, out)
     predictions = add_labels(
         predict(
             checkpoint,
@@ -118,11 +132,14 @@ def predict(
         ),
         labels,
     )
+    if out is not None:
+        for file in write_masks(predictions, out, crop_ratio=checkpoint.crop_ratio):
+            echo_line(str(file))
     if csv:
         write_csv(predictions, csv)
     if as_json:
         click.echo(to_json(predictions))
-    elif not csv:
+    elif not csv and not out:
         terminal.show(predictions_table(predictions))
     accuracy = measure_label_accuracy(predictions)
     if accuracy and not as_json:

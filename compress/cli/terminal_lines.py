@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from compress.pipeline.manifest import StageResult
-from compress.reporting.units import format_accuracy, format_duration, format_macs
+from compress.reporting.units import format_accuracy, format_duration, format_macs, name_score
 from compress.runtime.text import safe_line
 from compress.training.events import format_epoch
 
 if TYPE_CHECKING:
     from compress.pipeline.run_start import RunStart
 
-# Stages in a header's line that are named, before the rest is only counted.
-NAMED_STAGES = 6
+# Stages in a header's line that are named, before the rest is only counted; one is the test.
+NAMED_STAGES = 7
 
 
 def header_lines(run: RunStart) -> Iterator[tuple[str, str]]:
@@ -22,11 +22,12 @@ def header_lines(run: RunStart) -> Iterator[tuple[str, str]]:
     data = run.plan.data
     counts = [f"{count:,} {split}" for split, count in run.images.items()]
     yield "data", f"{data.name}: {_join(counts)} images of {data.image_size}×{data.image_size}"
-    yield "classes", _describe_classes(run.classes)
+    yield "classes", _describe_classes(run.classes, run.labelled)
     yield "networks", run.networks
     if run.budget:
         yield "budget", run.budget
-    yield "stages", _describe_stages([name.replace(" ", "\u00a0") for name in run.stages])
+    names = [*run.stages, "test"]
+    yield "stages", _describe_stages([name.replace(" ", "\u00a0") for name in names])
     yield "device", run.device
     yield "time", _describe_time(run)
     yield "directory", str(run.out)
@@ -36,13 +37,13 @@ def _join(words: list[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _describe_classes(classes: dict[str, int]) -> str:
+def _describe_classes(classes: dict[str, int], labelled: str) -> str:
     smallest, largest = min(classes.items(), key=_count), max(classes.items(), key=_count)
     if smallest[1] == largest[1]:
-        return f"{len(classes):,}, of {smallest[1]:,} training images each"
+        return f"{len(classes):,}, of {smallest[1]:,} training {labelled} each"
     return (
         f"{len(classes):,}, of {smallest[1]:,} ({safe_line(smallest[0])})"
-        f" to {largest[1]:,} ({safe_line(largest[0])}) training images"
+        f" to {largest[1]:,} ({safe_line(largest[0])}) training {labelled}"
     )
 
 
@@ -66,7 +67,8 @@ def _describe_time(run: RunStart) -> str:
 
 def stage_lines(result: StageResult, before: StageResult | None) -> Iterator[str]:
     """Yield one line or two about a finished stage: what it changed."""
-    val = f"val {format_accuracy(result.val)} %"
+    name = name_score("val", result.metric)
+    val = f"{name} {format_accuracy(result.val)} %"
     done = format_duration(result.seconds)
     if before is None or before.network != result.network:
         yield f"{result.params:,} parameters, {format_macs(result.macs)} multiply-adds{_at(result)}"
@@ -79,7 +81,7 @@ def stage_lines(result: StageResult, before: StageResult | None) -> Iterator[str
             f" {_format_macs_change(before, result)}"
         )
     points = 100 * (result.val - before.val)
-    val = f"val {format_accuracy(before.val)} → {format_accuracy(result.val)} %"
+    val = f"{name} {format_accuracy(before.val)} → {format_accuracy(result.val)} %"
     yield f"{val} ({points:+.2f} points), {done}"
 
 

@@ -9,7 +9,8 @@ from torchvision.ops import roi_align
 from torchvision.transforms import v2
 
 from compress.data.dataset import Dataset
-from compress.data.photo_view import draw_photo_view
+from compress.data.masks import crop_masks
+from compress.data.photo_view import draw_photo_view, make_recolor
 from compress.data.pool import MemoryPool, Pool
 from compress.data.random_views import (
     derive_seed,
@@ -18,6 +19,7 @@ from compress.data.random_views import (
     draw_holes,
     draw_order,
 )
+from compress.data.source import IGNORE
 from compress.recipe.schema import Augment
 from compress.runtime.device import to_device
 
@@ -27,8 +29,8 @@ class Batch(NamedTuple):
 
     Args:
         images: float32 (B, C, S, S), normalized, channels last; C is 3, or 1 for grey networks.
-        targets: class numbers, int64 (B,); in training batches the task's encoding of them, float32
-            (B, classes).
+        targets: class numbers, int64 (B,), or masks, int64 (B, S, S); in training batches the
+            task's encoding of them, as float32 (B, classes).
         rows: the images' rows in their pool, int64 (B,).
         start: position of the first image in the order of the view, or in the pool.
         view: number of the view; -1 for images without augmentation.
@@ -102,12 +104,13 @@ def training_batches(
     ]
     start = 0
     cropped = _crop_and_flip(data, augment, shards, seed, view)
-    for number, (rows, images) in enumerate(zip(shards, cropped, strict=True)):
+    for number, (rows, (images, labels)) in enumerate(zip(shards, cropped, strict=True)):
         images = _normalize(images, data)
         if holes is not None:
-            images = _erase(images, holes[rows])
+            images = _erase(images, holes[rows], 0.0)
+            labels = _erase(labels, holes[rows], IGNORE) if labels.dim() > 1 else labels
         rows = to_device(rows, images.device)
-        targets = encode_targets(data.train.targets[rows])
+        targets = encode_targets(labels)
         if mixers:
             mix_seed = derive_seed("mix", seed, view, number)
             images, targets = _mix(images, targets, mixers, augment.mix_prob, mix_seed)
@@ -120,22 +123,32 @@ def training_batches(
 
 def _crop_and_flip(
     data: Dataset, augment: Augment, shards: list[Tensor], seed: int, view: int
-) -> Iterator[Tensor]:
-    """Yield images: float32 (B, C, S, S), values from 0 to 255, for each shard's rows."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images, float32 (B, C, S, S), values from 0 to 255, and labels of each shard's rows.
+
+    Masks move with their images; colours change in images alone.
+    """
     pool, count, size = data.train, len(data.train), data.image_size
     flips = draw_flips(count, seed, view) if augment.flip else None
-    if isinstance(pool, MemoryPool) and not augment.operates:
+    if isinstance(pool, MemoryPool) and (pool.masks is not None or not augment.operates):
         # Small images of one size are cropped a whole batch at a time, after they are mirrored.
         boxes = None if augment.crop is None else draw_crops(count, size, augment.crop, seed, view)
+        recolor = make_recolor(augment, data.background, seed, view)
         for rows, pixels in zip(shards, pool.batches(shards), strict=True):
+            labels = pool.labels(to_device(rows, pixels.device))
             if flips is not None:
                 pixels = _flip(pixels, flips[rows])
-            yield pixels.float() if boxes is None else _crop(pixels, boxes[rows])
+                labels = _flip(labels, flips[rows]) if labels.dim() > 1 else labels
+            images = pixels.float() if boxes is None else _crop(pixels, boxes[rows])
+            if boxes is not None and labels.dim() > 1:
+                labels = crop_masks(labels, boxes[rows], (size, size))
+            yield (images if recolor is None else recolor(images, rows)), labels
         return
     photos = pool.as_photos() if isinstance(pool, MemoryPool) else pool
     drawn = draw_photo_view(photos.framing, count, augment, data.background, seed, view)
     for rows, pixels in zip(shards, photos.views(shards, drawn), strict=True):
-        yield (pixels if flips is None else _flip(pixels, flips[rows])).float()
+        images = (pixels if flips is None else _flip(pixels, flips[rows])).float()
+        yield images, pool.labels(to_device(rows, images.device))
 
 
 def plain_batches(
@@ -155,13 +168,14 @@ def plain_batches(
     for rows, pixels in zip(order, pool.batches(order), strict=True):
         images = _normalize(pixels.float(), data)
         rows = to_device(rows, images.device)
-        yield Batch(_widen(images, data.channels), pool.targets[rows], rows, start)
+        yield Batch(_widen(images, data.channels), pool.labels(rows), rows, start)
         start += len(rows)
 
 
 def _flip(pixels: Tensor, flips: Tensor) -> Tensor:
-    chosen = to_device(flips, pixels.device)[:, None, None, None]
-    return torch.where(chosen, pixels.flip(3), pixels)
+    """Mirror the chosen images (B, C, S, S) or masks (B, S, S)."""
+    chosen = to_device(flips, pixels.device).view(-1, *(1,) * (pixels.dim() - 1))
+    return torch.where(chosen, pixels.flip(-1), pixels)
 
 
 def _crop(pixels: Tensor, boxes: Tensor) -> Tensor:
@@ -187,12 +201,17 @@ def _normalize(images: Tensor, data: Dataset) -> Tensor:
     return images.mul_(to_device(gain, images.device)).add_(to_device(shift, images.device))
 
 
-def _erase(images: Tensor, holes: Tensor) -> Tensor:
-    """Set the inside of boxes (B, 4), in whole pixels, to 0, which is the mean, in place."""
+def _erase(images: Tensor, holes: Tensor, value: float) -> Tensor:
+    """Set the inside of boxes (B, 4), in whole pixels, to a value, in place.
+
+    Args:
+        images: (B, C, S, S), whose mean is 0, or masks (B, S, S).
+    """
     holes = to_device(holes, images.device)
     pixel = torch.arange(images.shape[-1], device=images.device)
     across, down = ((pixel >= holes[:, i, None]) & (pixel < holes[:, i + 2, None]) for i in (0, 1))
-    return images.masked_fill_(down[:, None, :, None] & across[:, None, None, :], 0.0)
+    inside = down[:, :, None] & across[:, None, :]
+    return images.masked_fill_(inside if images.dim() == 3 else inside[:, None], value)
 
 
 def _make_mixers(augment: Augment) -> list[v2.Transform]:

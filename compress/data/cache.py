@@ -31,6 +31,9 @@ DATA_FOLDERS = {
     "imagewoof-320": "imagewoof2-320",
     "imagewoof-160": "imagewoof2-160",
     "imagenet": "imagenet",
+    "fashion-scenes": "fashion-scenes",
+    "oxford-pets": "oxford-iiit-pet",
+    "voc2012": "VOCdevkit",
 }
 # What is made again when it is needed, by its name in the cache.
 LATENCY, VERIFIED, TABLE_IMAGES = "latency", "verified-images.sqlite3", "hugging-face"

@@ -23,12 +23,19 @@ def _checksum_pixels(images: Pixels) -> str:
     digest = hashlib.sha256(repr(tuple(images.pixels.shape)).encode())
     digest.update(images.pixels.cpu().contiguous().numpy().data)
     digest.update(images.targets.cpu().contiguous().numpy().data)
+    if images.masks is not None:
+        digest.update(images.masks.cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 
 def _checksum_files(images: Files) -> str:
     digest = hashlib.sha256()
     listed = sorted(zip(images.names, images.targets.tolist(), strict=True))
+    if images.masks is not None:
+        # Their numbers stand in place of targets.
+        numbers = repr(images.masks.numbers)
+        digest.update(numbers.encode())
+        listed += [(name, 0) for name in sorted(images.masks.names)]
     sizes = [(images.root / name).stat().st_size for name, _ in listed]
     contents = sum(sizes) <= CONTENT_LIMIT_BYTES
     for (name, target), size in zip(listed, sizes, strict=True):

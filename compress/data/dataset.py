@@ -12,11 +12,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from compress.data.balance import is_uneven
 from compress.data.checksum import checksum_images
 from compress.data.measure import choose_crop_ratio, measure_normalization
 from compress.data.photo import Framing
-from compress.data.pool import Pool, open_pool
-from compress.data.source import Images, Normalization, Source, fit_channels
+from compress.data.pool import MemoryPool, Pool, open_pool
+from compress.data.source import IGNORE, Images, Normalization, Source, fit_channels
 from compress.data.sources import open_source
 from compress.data.splits import split_groups, split_rows
 from compress.data.verify import verify_source
@@ -71,6 +72,26 @@ class Dataset:
     test_count: int | None = None
 
     @property
+    def has_masks(self) -> bool:
+        """True if the labels are masks, with a class for each pixel, and not one for each image."""
+        return self.train_images.masks is not None
+
+    @property
+    def uneven(self) -> bool:
+        """True if images have one class each, and classes have very different numbers of images."""
+        return not self.has_masks and is_uneven(self.train_images.targets, len(self.classes))
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of training images of each class, or of their pixels where there are masks."""
+        labels = self.train_images.targets
+        if self.has_masks:
+            assert isinstance(self.train, MemoryPool) and self.train.masks is not None
+            labels = self.train.masks[self.train.masks != IGNORE]
+        counts = labels.bincount(minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    @property
     def train_count(self) -> int:
         """Number of training images."""
         return len(self.train_images.targets)
@@ -108,6 +129,9 @@ class Dataset:
         """
         if self.own_crop_ratio is not None:
             return self.own_crop_ratio
+        if self.has_masks:
+            # What is cut off has no label.
+            return 1.0
         return choose_crop_ratio(self.train_images, self.image_size)
 
     @cached_property
@@ -118,6 +142,14 @@ class Dataset:
             UserError: an image file cannot be read.
         """
         return self._open(self.val_images).to(self.device)
+
+    @property
+    def val_labels(self) -> Tensor:
+        """Labels of the validation images: class numbers, int64 (N,), or masks, uint8 (N, S, S)."""
+        if not self.has_masks:
+            return self.val_images.targets
+        assert isinstance(self.val, MemoryPool) and self.val.masks is not None
+        return self.val.masks
 
     def load(self) -> None:
         """Open the training and validation pools now.
@@ -201,7 +233,8 @@ def open_dataset(
     on `seed` alone. Image files are listed, and not read unless `verify` is set.
 
     Args:
-        name: a data source's name, ``folder:PATH``, ``csv:FILE`` or ``hf:NAME-OR-PATH``.
+        name: a data source's name, ``folder:PATH``, ``masks:PATH``, ``csv:FILE`` or
+            ``hf:NAME-OR-PATH``.
         image_size: side in pixels to which images are resized; the source's own if left out.
         max_images: limit on the number of training images.
         data_fraction: fraction of the training images to use, above 0 and at most 1.

@@ -96,21 +96,39 @@ def fit_photo(photo: Photo, size: tuple[int, int], crop_ratio: float) -> Tensor:
         uint8 (C, height, width).
     """
     (height, width), (rows, columns) = photo.size, size
-    down, across = resized_side(rows, crop_ratio), resized_side(columns, crop_ratio)
-    if width * down < height * across:
-        down = across * height // width
-    else:
-        across = down * width // height
+    down, across = _cover(photo.size, size, crop_ratio)
     short, long = min(height, width), max(height, width)
     if photo.scale == 1 and long <= LONGEST * short and min(size) > 1:
         resized = F.resize(photo.pixels, [down, across], antialias=True)
         fitted: Tensor = F.center_crop(resized, [rows, columns])
         return fitted
     # The same grid of pixels, of which only those of the centre are computed.
+    return _resample(photo, center_box(photo.size, size, crop_ratio), size)
+
+
+def center_box(
+    image: tuple[int, int], size: tuple[int, int], crop_ratio: float
+) -> tuple[float, float, float, float]:
+    """Return the part of an image that `fit_photo` shows: left, top, right, bottom, in its pixels.
+
+    Args:
+        image: height and width of the image.
+        size: height and width of the result.
+    """
+    (height, width), (rows, columns) = image, size
+    down, across = _cover(image, size, crop_ratio)
     top, left = round((down - rows) / 2), round((across - columns) / 2)
     x, y = width / across, height / down
-    box = (left * x, top * y, (left + columns) * x, (top + rows) * y)
-    return _resample(photo, box, size)
+    return (left * x, top * y, (left + columns) * x, (top + rows) * y)
+
+
+def _cover(image: tuple[int, int], size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
+    """Return height and width to which an image is resized before its centre is cropped."""
+    height, width = image
+    down, across = (resized_side(side, crop_ratio) for side in size)
+    if width * down < height * across:
+        return across * height // width, across
+    return down, down * width // height
 
 
 def _resample(photo: Photo, box: Sequence[float], size: tuple[int, int]) -> Tensor:

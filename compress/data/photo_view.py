@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,12 +49,13 @@ class PhotoView:
             ]
         if self.operation is not None:
             squares = [
-                self._operate(square, row)
+                self.operate(square, row)
                 for square, row in zip(squares, rows.tolist(), strict=True)
             ]
         return torch.stack(squares)
 
-    def _operate(self, square: Tensor, row: int) -> Tensor:
+    def operate(self, square: Tensor, row: int) -> Tensor:
+        """Return the square of the photo at `row`, uint8 (C, S, S), after the view's operation."""
         # torchvision draws from the CPU's global generator.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("operation", self.seed, self.view, row))
@@ -74,6 +75,27 @@ def draw_photo_view(
     numbers = None if augment.crop is None else draw_numbers(count, seed, view)
     operation = make_operation(augment, background)
     return PhotoView(framing, augment.crop, numbers, operation, seed, view)
+
+
+def make_recolor(
+    augment: Augment, background: str, seed: int, view: int
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return a function that changes the colours of a view's images, or None if they stay.
+
+    The function takes images, float32 (B, C, S, S), values from 0 to 255, and their rows, int64
+    (B,), and returns such images.
+    """
+    operation = make_operation(augment, background)
+    if operation is None:
+        return None
+    drawn = PhotoView(Framing(1), operation=operation, seed=seed, view=view)
+
+    def recolor(images: Tensor, rows: Tensor) -> Tensor:
+        pixels = images.round().clamp(0, 255).to(torch.uint8)
+        pairs = zip(pixels, rows.tolist(), strict=True)
+        return torch.stack([drawn.operate(square, row) for square, row in pairs]).float()
+
+    return recolor
 
 
 def make_operation(augment: Augment, background: str) -> v2.Transform | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import functional as F
 
+from compress.data.masks import crop_masks, load_masks, whole_boxes
 from compress.data.photo import Framing, is_grey, to_luma
 from compress.data.photo_view import PhotoView
 from compress.data.photos import FilePhotos, Photos, PixelPhotos, decode_photos
@@ -35,18 +36,28 @@ class MemoryPool:
         pixels: uint8 (N, C, H, H).
         targets: class numbers, int64 (N,).
         image_size: side of the images in batches, in pixels; at least H.
+        masks: class numbers of the pixels, or `IGNORE`, uint8 (N, H, H), of data with masks.
     """
 
     pixels: Tensor
     targets: Tensor
     image_size: int
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def to(self, device: torch.device | str) -> MemoryPool:
         """Return the pool with its batches and targets on `device`."""
-        return MemoryPool(self.pixels.to(device), self.targets.to(device), self.image_size)
+        masks = None if self.masks is None else self.masks.to(device)
+        return MemoryPool(self.pixels.to(device), self.targets.to(device), self.image_size, masks)
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """Return the labels of `rows`, int64: class numbers (B,), or masks (B, S, S)."""
+        if self.masks is None:
+            return self.targets[rows]
+        masks = self.masks[rows]
+        return crop_masks(masks, whole_boxes(masks), (self.image_size,) * 2).long()
 
     def batches(self, order: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield images: uint8 (B, C, S, S), C = 1 or 3, for each int64 (B,) of rows in `order`."""
@@ -90,6 +101,10 @@ class PhotoPool:
             UserError: an image file cannot be read; the message names it.
         """
         return self.views(order, PhotoView(self.framing))
+
+    def labels(self, rows: Tensor) -> Tensor:
+        """Return the class numbers of `rows`, int64 (B,)."""
+        return self.targets[rows]
 
     def views(self, order: Iterable[Tensor], view: PhotoView) -> Iterator[Tensor]:
         """Yield the squares of a view; otherwise as `batches`."""
@@ -165,6 +180,24 @@ def open_pool(
     Raises:
         UserError: an image file cannot be read.
     """
+    if images.masks is not None:
+        # Masks are small, and move with images of one size a whole batch at a time.
+        plain = replace(images, masks=None)
+        squares_alone = open_pool(
+            plain,
+            framing,
+            background=background,
+            grey=grey,
+            memory_limit_bytes=memory_limit_bytes,
+            workers=workers,
+        )
+        if not isinstance(squares_alone, MemoryPool):
+            raise UserError(
+                f"{len(images.targets):,} images with masks, {framing.side}×{framing.side} pixels"
+                " each, do not fit into memory; lower image_size, or pass --max-images"
+            )
+        side = squares_alone.pixels.shape[-1]
+        return replace(squares_alone, masks=load_masks(images, side, framing.crop_ratio))
     if isinstance(images, Pixels):
         pixels = _to_luma(images.pixels) if grey else images.pixels
         height, width = pixels.shape[2:]

@@ -51,6 +51,8 @@ def open_scored(
         UserError: the data cannot be opened, or has a class that the network does not have.
     """
     source = open_source(name)
+    if source.train.masks is not None:
+        raise UserError(f"{name} has masks; only data with one class for each image can be scored")
     if skip_broken:
         source = verify_source(source, skip_broken=True, log=log)
     numbers = _number_classes(source, classes, trained_on)

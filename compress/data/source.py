@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from compress.runtime.errors import UserError, one_line
 # those of grey images repeated.
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
+# The value of pixels in masks that belong to no class.
+IGNORE = 255
+
 IMAGENET_NORMALIZATION: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -24,15 +27,32 @@ class Pixels:
 
     Args:
         pixels: uint8 (N, C, H, W), C = 1 or 3.
-        targets: class numbers, int64 (N,).
+        targets: class numbers, int64 (N,); all 0 where there are masks.
+        masks: class number of each pixel, or `IGNORE`, uint8 (N, H, W), of data with masks.
     """
 
     pixels: Tensor
     targets: Tensor
+    masks: Tensor | None = None
 
     def take(self, rows: Tensor) -> Pixels:
         """Return the images at `rows`, int64 (n,)."""
-        return Pixels(self.pixels[rows], self.targets[rows])
+        masks = None if self.masks is None else self.masks[rows]
+        return Pixels(self.pixels[rows], self.targets[rows], masks)
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """The masks of image files, one for each, as PNG or another format without loss.
+
+    Args:
+        names: relative to the root of the images.
+        numbers: the class number, or `IGNORE`, that each value in the files stands for; larger
+            values, and all if this is empty, stand for themselves.
+    """
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,16 +62,22 @@ class Files:
     Args:
         root: the folder that the names are relative to.
         names: one for each image.
-        targets: class numbers, int64 (N,).
+        targets: class numbers, int64 (N,); all 0 where there are masks.
+        masks: the files of their masks, of data with masks.
     """
 
     root: Path
     names: tuple[str, ...]
     targets: Tensor
+    masks: MaskFiles | None = None
 
     def take(self, rows: Tensor) -> Files:
         """Return the images at `rows`, int64 (n,)."""
-        return Files(self.root, tuple(self.names[row] for row in rows.tolist()), self.targets[rows])
+        chosen, masks = rows.tolist(), self.masks
+        if masks is not None:
+            masks = replace(masks, names=tuple(masks.names[row] for row in chosen))
+        names = tuple(self.names[row] for row in chosen)
+        return Files(self.root, names, self.targets[rows], masks)
 
 
 Images = Pixels | Files

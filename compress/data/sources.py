@@ -26,6 +26,7 @@ from compress.data.cache import (
     unpack_fashion_mnist,
 )
 from compress.data.folders import check_classes, list_images, list_split, to_files
+from compress.data.masks import check_numbers
 from compress.data.source import (
     IMAGENET_NORMALIZATION,
     Files,
@@ -113,6 +114,8 @@ def _check_labels(name: str, classes: int, split: str, images: Images) -> Images
             f"{name}: {len(wrong):,} labels of {split} images{where}, as {int(wrong[0])}, are none"
             f" of the {classes} classes: a file is damaged; replace it"
         )
+    if isinstance(images, Pixels) and images.masks is not None:
+        check_numbers(images.masks, classes, f"{name}: masks of {split} images")
     return images
 
 

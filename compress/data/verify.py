@@ -18,6 +18,7 @@ from PIL import Image
 from compress.data.cache import VERIFIED, cache_root
 from compress.data.decode import check_sides, describe_error, open_regular
 from compress.data.formats import FORMATS
+from compress.data.masks import find_mask_faults
 from compress.data.source import Files, Images, Source
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
@@ -67,7 +68,10 @@ def verify_source(
         return source
     test = source.test()
     splits = [each for each in (source.train, source.val, test) if isinstance(each, Files)]
-    found = find_broken(splits, log) if distributed.is_main() else []
+    found: list[Broken] = []
+    if distributed.is_main():
+        # A mask is compared with its image, which must be readable.
+        found = find_broken(splits, log) or _find_broken_masks(source, splits)
     broken = distributed.broadcast(found)
     if not broken:
         return replace(source, test_count=len(test.targets))
@@ -118,6 +122,18 @@ def find_broken(splits: Iterable[Files], log: Callable[[str], None]) -> list[Bro
                     if fault is not None
                 ]
     return broken
+
+
+def _find_broken_masks(source: Source, splits: Iterable[Files]) -> list[Broken]:
+    """Decode all masks, and return those that do not fit their image or the classes.
+
+    A broken mask stands for its image.
+    """
+    return [
+        Broken(files.root / name, fault)
+        for files in splits
+        for name, fault in find_mask_faults(files, len(source.classes))
+    ]
 
 
 def _chunks(items: list[T]) -> Iterator[list[T]]:
@@ -212,6 +228,8 @@ def _without(images: Images, bad: set[Path]) -> Images:
 
 
 def _check_classes(source: Source) -> None:
+    if source.train.masks is not None:
+        return
     counts = torch.bincount(source.train.targets, minlength=len(source.classes)).tolist()
     for name, count in zip(source.classes, counts, strict=True):
         if count == 0:

@@ -38,6 +38,7 @@ class Description:
         uint8: True if the file takes pixels as they are, 0 to 255.
         int8: True if the network computes with 8-bit integers.
         temperature: probabilities are of the logits divided by it.
+        labels: what has a class: ``images``, or ``pixels``.
         data: name of the data set that the network was trained on.
         network: name of the network that it was pruned from.
         params, macs: torchinfo's count of the network.
@@ -53,11 +54,17 @@ class Description:
     uint8: bool = False
     int8: bool = False
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    labels: Literal["images", "pixels"] = "images"
     data: str = ""
     network: str = ""
     params: int = 0
     macs: int = 0
     origin: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Shape of the logits of one image: (classes,) or (classes, H, W)."""
+        return (len(self.classes), *(self.input_size[1:] if self.labels == "pixels" else ()))
 
     def to_json(self) -> str:
         """Return the description as JSON in one line."""
@@ -65,6 +72,8 @@ class Description:
         # Releases without calibration read files that are not calibrated.
         if self.temperature == 1:
             del content["temperature"]
+        if self.labels == "images":
+            del content["labels"]
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 

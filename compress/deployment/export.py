@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -29,6 +30,8 @@ from compress.runtime.files import staged_files
 
 # Images on which a file is compared with the network; of random pixels, where there is no data.
 CHECK_IMAGES, RANDOM_IMAGES = 1000, 64
+# Logits that are compared at most.
+CHECK_LOGITS = 2**26
 # Largest difference of logits in float32; relative to the largest logit, where that is more.
 TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-5
 # Images that go through a network at once.
@@ -172,7 +175,9 @@ def check_samples(checkpoint: Checkpoint, data: str | None = None) -> Samples:
         data: another name of the data set; it must be available.
     """
     try:
-        return take_samples(open_own_data(checkpoint, data), "val", CHECK_IMAGES)
+        # Logits of pixels are many.
+        count = min(CHECK_IMAGES, max(1, CHECK_LOGITS // math.prod(checkpoint.logits_shape)))
+        return take_samples(open_own_data(checkpoint, data), "val", count)
     except UserError:
         if data is not None:
             raise

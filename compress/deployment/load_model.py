@@ -114,6 +114,7 @@ def load_model(
         crop_ratio=known.crop_ratio,
         background=known.background,
         temperature=known.temperature,
+        labels=known.labels,
     )
 
 
@@ -168,7 +169,7 @@ def _check_logits(model: RuntimeModel, known: Description) -> RuntimeModel:
         answer = model(torch.full((2, *known.input_size), 0.5))
     except Exception as error:  # a runtime may raise anything
         raise UserError(f"does not run on images {known.input_size} ({one_line(error)})") from error
-    if answer.shape != (2, len(known.classes)) or not bool(torch.isfinite(answer).all()):
+    if answer.shape != (2, *known.logits_shape) or not bool(torch.isfinite(answer).all()):
         raise UserError(
             f"gives {tuple(answer.shape)} for two images; expected {len(known.classes)} finite"
             " logits for each"

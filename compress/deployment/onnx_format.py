@@ -130,11 +130,12 @@ def open_file(path: Path, threads: int = 0) -> Runner:
     sides = [side if isinstance(side, int) else 0 for side in inputs[0].shape]
     last = sides[1] not in (1, 3) and sides[3] in (1, 3)
     size = (sides[3], sides[1], sides[2]) if last else (sides[1] or 3, sides[2], sides[3])
-    output = next((each for each in outputs if _may_be_logits(each)), None)
+    pixels = description is not None and description.labels == "pixels"
+    output = next((each for each in outputs if pixels or _may_be_logits(each)), None)
     if size[0] not in (1, 3) or output is None:
         gives = f"gives {', '.join(f'{o.name} {o.shape} {o.type}' for o in outputs)}"
         raise UserError(f"not a classifier of images: {takes} and {gives}")
-    infer = _make_infer(session, output.name, sides[0], last)
+    infer = _make_infer(session, output.name, sides[0], last, pixels)
     classes = output.shape[1] if isinstance(output.shape[1], int) else 0
     return Runner(infer, description, size, classes, inputs[0].type == "tensor(uint8)")
 
@@ -163,20 +164,23 @@ def open_session(path: Path, threads: int = 0) -> Any:
         raise UserError(f"onnxruntime cannot read it ({one_line(error)})") from error
 
 
-def _make_infer(session: Any, output: str, batch_size: int, channels_last: bool) -> Infer:
-    """Return a function from images (B, C, H, W) to logits.
+def _make_infer(
+    session: Any, output: str, batch_size: int, channels_last: bool, pixels: bool = False
+) -> Infer:
+    """Return a function from images (B, C, H, W) to logits (B, classes).
 
     Args:
         output: name of the logits.
         batch_size: the only one that the file takes; 0 if it takes any.
         channels_last: the file takes (B, H, W, C).
+        pixels: the logits are those of pixels, (B, classes, H, W).
     """
     given = session.get_inputs()[0]
     dtype = TYPES[given.type]
 
     def run(images: NDArray[Any]) -> NDArray[np.float32]:
         logits: NDArray[np.float32] = session.run([output], {given.name: images})[0]
-        return logits.reshape(logits.shape[:2]) if logits.ndim > 2 else logits
+        return logits if pixels or logits.ndim == 2 else logits.reshape(logits.shape[:2])
 
     def infer(images: NDArray[Any]) -> NDArray[np.float32]:
         if channels_last:

@@ -1,14 +1,15 @@
-"""Predictions: images in, classes and probabilities out."""
+"""Predictions: images in, classes and probabilities out, or masks."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,15 +34,19 @@ class Prediction:
 
     Args:
         image: path of the image; "-" for standard input, and for an image without a name.
-        top: (class, probability), most likely first.
+        top: (class, probability), most likely first; of a network that labels pixels, the classes
+            with the largest parts of the image, and these parts.
         error: one line, if the image cannot be read; `top` is empty then.
         label: the image's true class, if it is known.
+        mask: class number of each pixel of the square that the network sees, uint8 (S, S), of a
+            network that labels pixels.
     """
 
     image: str
     top: tuple[tuple[str, float], ...]
     error: str | None = None
     label: str | None = None
+    mask: Tensor | None = field(default=None, repr=False, compare=False)
 
     @property
     def correct(self) -> bool | None:
@@ -106,7 +111,7 @@ def predict(
     device: str = "auto",
     batch_size: int = 256,
 ) -> Iterator[Prediction]:
-    """Classify images in their order, reading at most one batch ahead.
+    """Classify images, or their pixels, in their order, reading at most one batch ahead.
 
     An image that cannot be read gives a `Prediction` with an error.
 
@@ -152,10 +157,11 @@ def predict(
                 network = fuse_conv_bn(model)
             inputs = [_prepare_source(source, checkpoint, invert, background) for source in sources]
             readable = [each for each in inputs if isinstance(each, Tensor)]
-            results = iter(_classify(network, readable, checkpoint, top, target))
+            results = iter(_run(network, readable, checkpoint, top, target))
             for source, each in zip(sources, inputs, strict=True):
                 if isinstance(each, Tensor):
-                    yield Prediction(_source_name(source), next(results))
+                    classes, mask = next(results)
+                    yield Prediction(_source_name(source), classes, mask=mask)
                 else:
                     yield Prediction(_source_name(source), (), error=each)
 
@@ -189,21 +195,28 @@ def _source_name(source: ImageSource) -> str:
 
 
 @torch.inference_mode()
-def _classify(
+def _run(
     model: nn.Module,
     inputs: list[Tensor],
     checkpoint: Checkpoint,
     top: int,
     device: torch.device,
-) -> list[tuple[tuple[str, float], ...]]:
+) -> list[tuple[tuple[tuple[str, float], ...], Tensor | None]]:
+    """Return classes with their probabilities, or their parts of the image and its mask."""
     if not inputs:
         return []
     with full_precision():
         logits = model(torch.cat(inputs).to(device)).float()
-    probabilities = (logits / checkpoint.temperature).softmax(1).cpu()
     classes = checkpoint.classes
+    probabilities = (logits / checkpoint.temperature).softmax(1).cpu()
+    masks: list[Tensor | None] = [None] * len(inputs)
+    if checkpoint.labels == "pixels":
+        found = probabilities.argmax(1)
+        probabilities = F.one_hot(found, len(classes)).float().mean((1, 2))
+        masks = list(found.to(torch.uint8))
     best = probabilities.topk(min(top, len(classes)))
-    return [
+    tops = [
         tuple((classes[index], value) for index, value in zip(indices, values, strict=True))
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     ]
+    return list(zip(tops, masks, strict=True))

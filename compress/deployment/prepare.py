@@ -63,6 +63,7 @@ def prepare_network(
         background=checkpoint.background,
         crop_ratio=checkpoint.crop_ratio,
         temperature=checkpoint.temperature,
+        labels=checkpoint.labels,
         uint8=uint8,
         data=checkpoint.data,
         network=checkpoint.network.name,

@@ -13,6 +13,8 @@ from compress.models.channels import input_channels
 from compress.models.head import find_head
 from compress.runtime.errors import UserError, did_you_mean
 
+# What networks that label pixels call their encoder.
+ENCODERS = ("encoder", "backbone")
 # The stages of torchvision's ResNet, ResNeXt and Wide ResNet.
 RESIDUAL_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -105,15 +107,19 @@ def pair_taps(
 
 
 def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
-    """Return the stages of a residual network; of any other, the last module at each resolution.
+    """Return the stages of a residual network, or encoder; else the last module at each resolution.
 
     Only modules that run one after another count: none inside a block, none of the head, and none
     that only pools.
     """
-    if all(hasattr(network, name) for name in RESIDUAL_STAGES):
-        return tuple(
-            name for name in RESIDUAL_STAGES if not isinstance(getattr(network, name), nn.Identity)
-        )
+    for part in ("", *ENCODERS):
+        encoder = getattr(network, part, None) if part else network
+        if all(hasattr(encoder, name) for name in RESIDUAL_STAGES):
+            return tuple(
+                f"{part}.{name}" if part else name
+                for name in RESIDUAL_STAGES
+                if not isinstance(getattr(encoder, name), nn.Identity)
+            )
     head = find_head(network)
     trunk = {
         path: module
@@ -137,7 +143,7 @@ def default_taps(network: nn.Module, image_size: int) -> tuple[str, ...]:
 def _iter_trunk(network: nn.Module, at: str = "") -> Iterator[tuple[str, nn.Module]]:
     for name, module in network.named_children():
         yield at + name, module
-        if isinstance(module, nn.Sequential | nn.ModuleList):
+        if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             yield from _iter_trunk(module, f"{at}{name}.")
 
 

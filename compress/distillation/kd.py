@@ -10,14 +10,15 @@ from torch import Tensor
 from compress.data.batches import Batch
 from compress.distillation.method import Logits, Method
 from compress.training.objective import Forward, Losses
-from compress.training.task import Classification
+from compress.training.task import Task
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Return T² times the mean over samples of KL(softmax(teacher / T) ‖ softmax(student / T)).
 
     Args:
-        student, teacher: logits (B, classes), float32.
+        student, teacher: logits (B, classes), float32; or (B, classes, H, W), whose pixels are
+            the samples.
         temperature: T. The factor T² keeps the size of the gradients independent of T (section 2
             of the paper).
 
@@ -25,6 +26,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         >>> kd_loss(torch.randn(8, 10), torch.randn(8, 10), temperature=4.0).shape
         torch.Size([])
     """
+    student, teacher = (logits.movedim(1, -1).flatten(0, -2) for logits in (student, teacher))
     log_student = F.log_softmax(student / temperature, dim=1)
     log_teacher = F.log_softmax(teacher / temperature, dim=1)
     divergence = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
@@ -44,7 +46,7 @@ class KD:
         label_smoothing: smoothing of the targets, 0 to 1.
     """
 
-    task: Classification
+    task: Task
     logits: Logits
     temperature: float
     alpha: float

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from compress.data.batches import Batch
 from compress.distillation.method import Method
 from compress.training.objective import Forward, Losses
-from compress.training.task import Classification
+from compress.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Labels:
         label_smoothing: smoothing of the targets, 0 to 1.
     """
 
-    task: Classification
+    task: Task
     label_smoothing: float = 0.0
 
     def __call__(self, student: Forward, batch: Batch, progress: float) -> Losses:

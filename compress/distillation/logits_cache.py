@@ -26,8 +26,9 @@ from compress.runtime.files import PART, atomic_write
 
 # Bytes that all cached logits of a run may take up.
 CAPACITY = 4 * 2**30
-# Batches whose logits are written together. If a stage ends within a block, it is computed again.
-BLOCK = 16
+# Batches whose logits are written together, or fewer, of so many bytes. If a stage ends within a
+# block, it is computed again.
+BLOCK, BLOCK_BYTES = 16, 64 * 2**20
 
 
 class LogitsCache:
@@ -55,11 +56,11 @@ class LogitsCache:
         teacher: Callable[[Tensor], Tensor],
         folder: Path,
         samples: int,
-        classes: int,
+        *shape: int,
         capacity: int = CAPACITY,
     ) -> None:
         self.teacher, self.folder, self.capacity = teacher, folder, capacity
-        self.samples, self.classes = samples, classes
+        self.samples, self.shape = samples, shape
         # The current block: its file, and its logits if they are cached.
         self._path: Path | None = None
         self._cached: np.ndarray | None = None
@@ -82,11 +83,12 @@ class LogitsCache:
 
     def _get_logits(self, batch: Batch) -> Tensor:
         whole = len(batch.images) + batch.elsewhere
-        block, start = divmod(batch.start, BLOCK * whole)
+        together = max(1, min(BLOCK, BLOCK_BYTES // (2 * whole * math.prod(self.shape))))
+        block, start = divmod(batch.start, together * whole)
         path = self.folder / f"view-{batch.view}-{block}.npy"
         if path != self._path:
             left = self.samples - (batch.start - start)
-            shape = (min(BLOCK * whole, left), self.classes)
+            shape = (min(together * whole, left), *self.shape)
             self._open_block(path, shape, batch.images.device)
         rows = slice(start, start + len(batch.images))
         if self._cached is not None:
@@ -106,7 +108,7 @@ class LogitsCache:
                 self._write_block(path, self._computed)
         return logits.float()
 
-    def _open_block(self, path: Path, shape: tuple[int, int], device: torch.device) -> None:
+    def _open_block(self, path: Path, shape: tuple[int, ...], device: torch.device) -> None:
         self._path, self._next, self._computed = path, -1, None
         self._cached = _read_block(path, shape)
         hits = distributed.all_reduce_sum(torch.tensor(int(self._cached is not None)))
@@ -166,12 +168,12 @@ class LogitsCache:
         self._path = None
 
 
-def fits_cache(views: int, samples: int, classes: int) -> bool:
-    """Return True if the logits of `views` views fit into the default capacity."""
-    return views * 2 * samples * classes <= CAPACITY
+def fits_cache(views: int, samples: int, *shape: int) -> bool:
+    """Return True if the logits of `views` views, of `shape` each, fit into the capacity."""
+    return views * 2 * samples * math.prod(shape) <= CAPACITY
 
 
-def _read_block(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+def _read_block(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the logits in a file, or None if they are missing or damaged."""
     if path.is_file():
         try:

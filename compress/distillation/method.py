@@ -11,7 +11,7 @@ from compress.data.batches import Batch
 from compress.distillation.features import Tapped
 from compress.runtime.errors import UserError
 from compress.training.objective import Objective
-from compress.training.task import Classification
+from compress.training.task import Task
 
 # Maps a batch to the teacher's logits, (B, classes).
 Logits = Callable[[Batch], Tensor]
@@ -42,7 +42,7 @@ class LogitsInputs:
         beta: weight of the method's own loss.
     """
 
-    task: Classification
+    task: Task
     logits: Logits
     base: Objective
     beta: float

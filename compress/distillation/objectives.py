@@ -22,7 +22,7 @@ from compress.recipe.schema import Train
 from compress.runtime.errors import UserError, one_line
 from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import Objective, total_loss
-from compress.training.task import Classification
+from compress.training.task import Task
 
 
 def load_method(stage: Train) -> Method:
@@ -33,7 +33,7 @@ def load_method(stage: Train) -> Method:
 
 def build_objective(
     stage: Train,
-    task: Classification,
+    task: Task,
     teacher: Teacher,
     student: tuple[nn.Module, int],
     open_logits: Callable[[], Logits],
@@ -83,14 +83,14 @@ def needs_features(stage: Train) -> bool:
     return load_method(stage).on_features is not None
 
 
-def epochs_until_cached(stage: Train, samples: int, classes: int) -> float:
+def epochs_until_cached(stage: Train, samples: int, *shape: int) -> float:
     """Return the number of epochs after which the teacher need not run any more.
 
     It is infinite if no view is repeated, if there is no room for the logits of `samples` images,
-    or if feature maps are compared too.
+    each of `shape`, or if feature maps are compared too.
     """
     cacheable = stage.views and uses_logits(stage) and not needs_features(stage)
-    return stage.views if cacheable and fits_cache(stage.views, samples, classes) else math.inf
+    return stage.views if cacheable and fits_cache(stage.views, samples, *shape) else math.inf
 
 
 def check_method(stage: Train, has_teacher: bool) -> None:
@@ -120,7 +120,7 @@ def check_method(stage: Train, has_teacher: bool) -> None:
         raise UserError(f"{named} needs a teacher: add a 'teach' stage, or set teacher.weights")
 
 
-def check_logits(stage: Train, task: Classification) -> None:
+def check_logits(stage: Train, task: Task) -> None:
     """Compute the objective of a method on logits once, for a batch of two random images.
 
     Raises:
@@ -129,10 +129,12 @@ def check_logits(stage: Train, task: Classification) -> None:
     if load_method(stage).on_logits is None:
         return
     with torch.random.fork_rng(devices=[]):
-        images, logits = torch.randn(2, 3, 2, 2), torch.randn(2, task.classes)
-    targets = task.encode_targets(torch.tensor([0, task.classes - 1]))
+        shape = task.output_shape(2, 2)
+        images, logits = torch.randn(2, 3, 2, 2), torch.randn(shape)
+    targets = task.encode_targets(task.example_labels(2, 2))
     batch = Batch(images, targets, torch.arange(2), 0)
-    student = nn.Sequential(nn.Flatten(), nn.LazyLinear(task.classes))
+    values = nn.LazyLinear(math.prod(shape[1:]))
+    student = nn.Sequential(nn.Flatten(), values, nn.Unflatten(1, shape[1:]))
     try:
         student(images)
         objective = build_objective(
@@ -146,7 +148,7 @@ def check_logits(stage: Train, task: Classification) -> None:
 
 def check_taps(
     stage: Train,
-    task: Classification,
+    task: Task,
     teacher: tuple[nn.Module, int],
     student: tuple[nn.Module, int],
 ) -> None:

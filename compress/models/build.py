@@ -19,12 +19,13 @@ from compress.models.head import replace_head, reset_classifier
 from compress.models.memory_format import note_format
 from compress.models.outputs import return_logits
 from compress.models.reuse import call_builder, is_reusing
+from compress.models.smp_networks import build_smp
 from compress.models.stem import has_stem, replace_stem
 from compress.models.timm_networks import build_timm, timm_config, timm_names
 from compress.models.torchvision_networks import (
-    IMAGENET_CLASSES,
     OWN_NORMALIZATION,
     build_torchvision,
+    count_published_classes,
     torchvision_names,
     weights_normalization,
 )
@@ -51,7 +52,7 @@ def build(
     builder: Builder | None = None,
     input_size: tuple[int, int, int] | None = None,
 ) -> nn.Module:
-    """Build a network: images (B, 3, H, W) to logits (B, classes).
+    """Build a network: images (B, 3, H, W) to logits (B, classes), or (B, classes, H, W) of pixels.
 
     The classifier has random weights, unless `has_pretrained_head` returns True. A network that
     returns more than logits, as auxiliary ones in training, returns the logits alone.
@@ -158,7 +159,7 @@ def has_pretrained_head(spec: ModelSpec, classes: int) -> bool:
     if spec.source == "timm":
         return bool(timm_config(spec.name, spec.pretrained).num_classes == classes)
     original = spec.source == "torchvision" and spec.name not in OWN_NORMALIZATION
-    return original and classes == IMAGENET_CLASSES
+    return original and classes == count_published_classes(spec.name)
 
 
 def pretrained_normalization(spec: ModelSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -207,13 +208,18 @@ def _build_torchvision(spec: ModelSpec, classes: int, builder: Builder | None) -
     if spec.name not in torchvision_names():
         raise UserError(
             f"unknown network {spec.name!r}{_suggest_name(spec.name)};"
-            " any torchvision classification model will do, and timm:NAME"
+            " any torchvision model that classifies images or labels pixels will do, timm:NAME, and"
+            " smp:ARCHITECTURE/ENCODER"
         )
     return _replace_ends(build_torchvision(spec.name, classes, spec.pretrained), spec, classes)
 
 
 def _build_timm(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
     return _replace_ends(build_timm(spec.name, classes, spec.pretrained), spec, classes)
+
+
+def _build_smp(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
+    return _replace_ends(build_smp(spec.name, classes, spec.pretrained), spec, classes)
 
 
 def _build_zoo(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.Module:
@@ -268,6 +274,7 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
 SOURCES: dict[str, Callable[[ModelSpec, int, Builder | None], nn.Module]] = {
     "torchvision": _build_torchvision,
     "timm": _build_timm,
+    "smp": _build_smp,
     "zoo": _build_zoo,
     "custom": _build_custom,
 }

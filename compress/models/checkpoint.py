@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pydantic.dataclasses
 import torch
@@ -42,12 +42,17 @@ FORMAT, VERSION, READ_VERSIONS = "compress.weights", 3, (2, 3)
 VERSION_2 = {"crop_ratio": 1.0, "background": "#000000"}
 
 
+# What a network names the class of.
+Labels = Literal["images", "pixels"]
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained classifier and everything needed to use it.
+    """A trained network and everything needed to use it.
 
     Args:
-        model: normalized images (B, C, H, W) to logits (B, classes).
+        model: normalized images (B, C, H, W) to logits (B, classes); (B, classes, H, W) if it
+            labels pixels.
         network: the specification that the model was built from.
         classes: names of the classes, in the order of the logits.
         input_size: (C, H, W); C is 3, or 1 for a network of grey images.
@@ -60,6 +65,7 @@ class Checkpoint:
             divided by this, and the centre is cropped.
         background: colour behind transparent parts of images, ``#rrggbb`` or a name.
         temperature: probabilities are of the logits divided by it; see `compress.calibrate`.
+        labels: what has a class: ``images``, or ``pixels``.
     """
 
     model: nn.Module
@@ -74,6 +80,12 @@ class Checkpoint:
     crop_ratio: float = 1.0
     background: str = "#ffffff"
     temperature: float = 1.0
+    labels: Labels = "images"
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Shape of the logits of one image: (classes,) or (classes, H, W)."""
+        return (len(self.classes), *(self.input_size[1:] if self.labels == "pixels" else ()))
 
 
 def _check_distinct(values: list[str]) -> list[str]:
@@ -113,6 +125,7 @@ class _Content:
     crop_ratio: Annotated[float, Field(ge=0.1, le=1)]
     background: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
+    labels: Labels = "images"
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -173,8 +186,12 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return `checkpoint` as plain data and contiguous tensors on the CPU, for `from_dict`."""
     spec = {key: value for key, value in asdict(checkpoint.network).items() if key != "weights"}
     tensors = checkpoint.model.state_dict()
-    # Releases without calibration read files that are not calibrated.
-    calibrated = checkpoint.temperature != 1
+    # Earlier releases read files that are not calibrated, and classify images.
+    added: dict[str, Any] = {}
+    if checkpoint.temperature != 1:
+        added["temperature"] = float(checkpoint.temperature)
+    if checkpoint.labels != "images":
+        added["labels"] = checkpoint.labels
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -190,7 +207,7 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
         "sparse": checkpoint.sparse,
         "crop_ratio": float(checkpoint.crop_ratio),
         "background": parse_color(checkpoint.background),
-    } | ({"temperature": float(checkpoint.temperature)} if calibrated else {})
+    } | added
 
 
 def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Checkpoint:
@@ -227,9 +244,7 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         logits = model.eval()(torch.zeros(1, *content.input_size))
     if spec.source != "torchvision":
         note_format(model, (channels, height, width))
-    if logits.shape != (1, len(content.classes)) or not bool(torch.isfinite(logits).all()):
-        raise UserError(f"the network does not output {len(content.classes)} finite logits")
-    return Checkpoint(
+    found = Checkpoint(
         model=model,
         network=spec,
         classes=tuple(content.classes),
@@ -242,7 +257,25 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         crop_ratio=content.crop_ratio,
         background=content.background,
         temperature=content.temperature,
+        labels=content.labels,
     )
+    if logits.shape != (1, *found.logits_shape) or not bool(torch.isfinite(logits).all()):
+        each = " for each pixel" if found.labels == "pixels" else ""
+        raise UserError(f"the network does not output {len(content.classes)} finite logits{each}")
+    return found
+
+
+def require_classifier(checkpoint: Checkpoint, what: str) -> None:
+    """Check that a network classifies images.
+
+    Args:
+        what: what needs it, for the message.
+
+    Raises:
+        UserError: it labels pixels.
+    """
+    if checkpoint.labels != "images":
+        raise UserError(f"{what} needs a network that classifies images; this one labels pixels")
 
 
 def read_seed(origin: dict[str, Any]) -> int | None:

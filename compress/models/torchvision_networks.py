@@ -13,26 +13,41 @@ from torch import nn
 from torchvision.models import GoogLeNet, Inception3
 
 from compress.models.head import reset_classifier
+from compress.models.outputs import return_logits
 from compress.runtime.errors import UserError, one_line
 
 # The number of classes that pretrained classifiers distinguish.
 IMAGENET_CLASSES = 1000
+# The number of classes of networks that label pixels: those of PASCAL VOC, on photos of COCO.
+VOC_CLASSES = 21
 
 # Networks that normalize their input themselves where they are pretrained; here they do not.
 OWN_NORMALIZATION = ("googlenet", "inception_v3")
 
 
 def torchvision_names() -> list[str]:
-    """Return the names of torchvision's classification networks."""
-    return list(torchvision.models.list_models(module=torchvision.models))
+    """Return the names of torchvision's networks that classify images or label pixels."""
+    return [*torchvision.models.list_models(module=torchvision.models), *pixel_names()]
+
+
+def pixel_names() -> list[str]:
+    """Return the names of torchvision's networks that label pixels."""
+    return list(torchvision.models.list_models(module=torchvision.models.segmentation))
+
+
+def count_published_classes(name: str) -> int:
+    """Return the number of classes that a network's published weights distinguish."""
+    return VOC_CLASSES if name in pixel_names() else IMAGENET_CLASSES
 
 
 def build_torchvision(name: str, num_classes: int, pretrained: bool | str = False) -> nn.Module:
     """Build a network of torchvision: images (B, 3, H, W) to logits (B, num_classes).
 
+    Networks that label pixels return (B, num_classes, H, W).
+
     Args:
         pretrained: load the best weights, or those of this name. The classifier is replaced unless
-            there are 1,000 classes.
+            there are 1,000 classes, or 21 of pixels.
 
     Raises:
         UserError: there are no such weights, or they cannot be downloaded.
@@ -45,9 +60,13 @@ def build_torchvision(name: str, num_classes: int, pretrained: bool | str = Fals
     elif name.startswith(("resnet", "resnext", "wide_resnet")):
         # Goyal et al. 2017, arXiv:1706.02677: steadier first epochs.
         options = {"zero_init_residual": True}
+    elif name in pixel_names():
+        options = {"weights_backbone": None, "aux_loss": None}
+        if name.startswith("lraspp"):
+            del options["aux_loss"]
     builder = torchvision.models.get_model_builder(name)
     model: nn.Module = builder(num_classes=num_classes, weights=None, **options)
-    return model
+    return return_logits(model) if name in pixel_names() else model
 
 
 def weights_normalization(
@@ -111,6 +130,19 @@ def _build_pretrained(name: str, pretrained: bool | str, num_classes: int) -> nn
         # Logits alone, of images normalized by the data set, as in a fresh network.
         model.transform_input = model.aux_logits = False
         model.AuxLogits = None
+    if name in pixel_names():
+        if hasattr(model, "aux_classifier"):
+            model.register_module("aux_classifier", None)
+        _reset_pixel_classifiers(model, num_classes)
+        return return_logits(model)
     if num_classes != IMAGENET_CLASSES:
         reset_classifier(model, num_classes)
     return model
+
+
+def _reset_pixel_classifiers(model: nn.Module, num_classes: int) -> None:
+    """Replace the layers that output logits of pixels, of which LR-ASPP has two, in place."""
+    for path, layer in list(model.named_modules()):
+        last = isinstance(layer, nn.Conv2d) and layer.out_channels == VOC_CLASSES
+        if last and num_classes != VOC_CLASSES:
+            model.set_submodule(path, nn.Conv2d(layer.in_channels, num_classes, 1))

@@ -34,7 +34,7 @@ from compress.pipeline.provenance import make_checkpoint
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.training.evaluate import measure_accuracy
-from compress.training.task import Classification
+from compress.training.task import make_task
 
 # Sides of images that are tried if none is given, in pixels, and the held-out images that are
 # scored at each.
@@ -117,6 +117,8 @@ def adopt(
         skip_broken=skip_broken,
         log=log,
     )
+    if data_set.has_masks:
+        raise UserError(f"{data} has masks; only networks that classify images can be adopted")
     for note in data_set.notes:
         log(f"{data_set.name}: {note}")
     data_set = data_set.normalized(tuple(mean), tuple(std))
@@ -268,7 +270,7 @@ def _to_checkpoint(model: nn.Module, spec: ModelSpec, data: Dataset) -> Checkpoi
 
 def _score(model: nn.Module, data: Dataset) -> float:
     batches = plain_batches(data, data.val, batch_size=100)
-    return measure_accuracy(model, batches, Classification(len(data.classes)))
+    return measure_accuracy(model, batches, make_task(data))
 
 
 def _best(loaded: Sequence[_Loaded], scores: Sequence[float]) -> int:

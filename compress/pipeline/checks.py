@@ -22,7 +22,7 @@ from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import IMPORTANCES
 from compress.recipe.schema import Prune, Recipe
 from compress.runtime.errors import UserError, one_line
-from compress.training.task import Classification
+from compress.training.task import Task
 
 # Sides of the images that networks are made for, in pixels.
 COMMON_SIZES = (32, 64, 96, 128, 224)
@@ -50,7 +50,7 @@ def check_networks(recipe: Recipe) -> None:
             unstructured.check_weight_importance(stage.importance)
 
 
-def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
+def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset, task: Task) -> None:
     """Run each network on one image of every size that its steps use.
 
     Raises:
@@ -58,11 +58,11 @@ def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
             task's.
     """
     for spec, own in _by_network(recipe, steps):
-        _check_image_sizes(spec, own, data)
+        _check_image_sizes(spec, own, task)
         _check_single_images(spec, own, recipe, data)
 
 
-def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
+def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset, task: Task) -> None:
     """Check that the networks can be distilled as the stages say.
 
     Raises:
@@ -73,11 +73,10 @@ def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> None:
         assert step.train is not None
         check_method(step.train, has_teacher=step.teacher is not None)
         if step.teacher is not None:
-            check_logits(step.train, Classification(len(data.classes)))
+            check_logits(step.train, task)
     tapping = [step for step in students if step.train and needs_features(step.train)]
     if not tapping:
         return
-    task = Classification(len(data.classes))
     specs = (replace(spec, pretrained=False) for spec in (recipe.teacher, recipe.student))
     teacher, student = (
         _take_color(build(spec, len(data.classes)), own)
@@ -122,13 +121,14 @@ def _by_network(recipe: Recipe, steps: Sequence[Step]) -> Iterable[tuple[ModelSp
     yield recipe.student, [step for step in steps if step.kind != "teach"]
 
 
-def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) -> None:
-    classes = len(data.classes)
-    sizes, expected = {step.image_size for step in steps}, Classification(classes).output_shape(1)
+def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], task: Task) -> None:
+    classes, sizes = task.classes, {step.image_size for step in steps}
     # Computing shapes alone saves a second; only some networks need real numbers.
     with suppress(Exception):
         shapes = _take_color(skeleton(spec, classes), steps)
-        if spec.source != "custom" and all(_run_once(shapes, s) == expected for s in sizes):
+        if spec.source != "custom" and all(
+            _run_once(shapes, size) == task.output_shape(1, size) for size in sizes
+        ):
             return
     model = _take_color(build(replace(spec, pretrained=False), classes), steps)
     for size in sorted(sizes):
@@ -142,6 +142,7 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], data: Dataset) ->
             raise UserError(
                 f"network {spec.name!r} does not take images of {size}×{size} pixels: {remedy}"
             ) from error
+        expected = task.output_shape(1, size)
         if answer != expected:
             raise UserError(
                 f"network {spec.name!r} returns {answer} for one image; expected logits {expected}"

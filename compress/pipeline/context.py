@@ -89,12 +89,12 @@ class StageContext:
         return self.plan.device
 
     def validate(self, model: nn.Module, every: int = 1) -> float:
-        """Return the top-1 accuracy of `model` on one validation image of `every`, 0 to 1.
+        """Return the task's score of `model` on one validation image of `every`, 0 to 1.
 
         It is NaN if a logit is not finite.
         """
         scores = self.score(model, every)
-        return scores.top1 if scores.finite else math.nan
+        return scores.main if scores.finite else math.nan
 
     def estimate(self, model: nn.Module) -> float:
         """Return an estimate of the validation accuracy of `model`, 0 to 1, for every epoch.
@@ -106,7 +106,7 @@ class StageContext:
         return self.validate(model, every=math.ceil(self.data.val_count / most))
 
     def score(self, model: nn.Module, every: int = 1) -> Scores:
-        """Return the accuracies of `model` on the validation split, or one image of `every`."""
+        """Return the scores of `model` on the validation split, or one image of `every`."""
         batches = plain_batches(
             self.data, self.data.val, batch_size=500, shard=distributed.shard(), every=every
         )

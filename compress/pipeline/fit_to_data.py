@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from compress.data.balance import is_uneven
 from compress.data.dataset import Dataset
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec, settle_stem
@@ -67,9 +66,9 @@ def choose_batch_size(images: int) -> int:
 
 
 def _settle_balance(recipe: Recipe, data: Dataset, notes: list[str]) -> Recipe:
-    targets = data.train_images.targets
-    if not is_uneven(targets, len(data.classes)):
+    if not data.uneven:
         return replace(recipe, balance=False) if recipe.balance == "auto" else recipe
+    targets = data.train_images.targets
     counts = targets.bincount(minlength=len(data.classes)).tolist()
     uneven = f"classes of {min(counts):,} to {max(counts):,} images"
     if recipe.balance is False:

@@ -30,7 +30,8 @@ class StageResult:
     Args:
         name: the stage's name in tables, as ``prune 2``.
         params, macs: torchinfo's count of the stage's model.
-        val, test: top-1 accuracy, 0 to 1; `test` is None until the end of the run.
+        val, test: top-1 accuracy, or another score, 0 to 1; `test` is None until the end of the
+            run.
         seconds: duration, without interruptions.
         checkpoint: its weights file, relative to the run directory: ``stages/01-teach.pth``.
         image_size: side of the images that the model takes, in pixels; `macs` are for one such
@@ -39,6 +40,7 @@ class StageResult:
         bytes: size of the weights file; of the int8 file if the stage quantizes.
         val_balanced, test_balanced: balanced accuracy, 0 to 1; None if the classes are even.
         milliseconds: median time for one image in the recipe's runtime, if the recipe limits it.
+        metric: name of the score.
     """
 
     name: str
@@ -56,6 +58,7 @@ class StageResult:
     val_balanced: Fraction | None = None
     test_balanced: Fraction | None = None
     milliseconds: Amount | None = None
+    metric: str = "accuracy"
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="allow"))

@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from compress.data.balance import draw_chances, is_uneven, log_priors
+from compress.data.balance import draw_chances
 from compress.data.dataset import Dataset, open_dataset
 from compress.deployment.formats import get_format
 from compress.distillation.objectives import uses_teacher
@@ -55,7 +55,7 @@ from compress.recipe.schema import Recipe, Train
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError
-from compress.training.task import Classification
+from compress.training.task import Task, make_task
 
 # Bytes of a file kept free: a run may end on another machine, whose name and versions are longer.
 SPARE_BYTES = 256
@@ -92,18 +92,14 @@ class Plan:
         return self.recipe.batch_size
 
     @cached_property
-    def task(self) -> Classification:
+    def task(self) -> Task:
         """The task: what targets, losses and metrics are."""
-        classes = len(self.data.classes)
-        if self.recipe.balance != "loss":
-            return Classification(classes)
-        priors = log_priors(self.data.train_images.targets, classes)
-        return Classification(classes, tuple(priors.tolist()))
+        return make_task(self.data, self.recipe)
 
     @property
     def uneven(self) -> bool:
         """True if classes differ so much in size that balanced accuracy says more than top-1."""
-        return is_uneven(self.data.train_images.targets, len(self.data.classes))
+        return self.data.uneven
 
     @cached_property
     def chances(self) -> Tensor | None:
@@ -197,6 +193,8 @@ def make_plan(
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
     recipe, notes = fit_to_data(recipe, data, trained)
+    task = make_task(data, recipe)
+    task.check_recipe(recipe)
     # The stages are settled only now.
     data = data.for_crops(_least_area(recipe))
     _check_world_size(recipe, data)
@@ -205,10 +203,10 @@ def make_plan(
     }
     steps = [*trained_steps(recipe, trained), *stage_steps(recipe, data, trained, channels)]
     data = data.for_channels({step.channels for step in steps})
-    check_images(recipe, steps, data)
+    check_images(recipe, steps, data, task)
     size = steps[-1].input_size
     student = student_model(recipe, trained.get("student"), len(data.classes), size)
-    check_methods(recipe, number_steps(steps), data)
+    check_methods(recipe, number_steps(steps), data, task)
     time = recipe.budgets().get("latency")
     if time is not None:
         log(f"timing {recipe.student.name} in {recipe.runtime}, once on this machine")
@@ -219,11 +217,11 @@ def make_plan(
     limits, max_file_bytes = _resolve_budgets(recipe, number_steps(steps), data, student, cost)
     steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))
     check_something_to_prune(recipe, steps, limits, cost)
-    rehearse_training(steps, data)
+    rehearse_training(steps, data, task)
     least = 0 if clock is None else round(clock.least / MOST)
     cut = check_reachable(recipe, steps, student, torch.zeros(1, *size), least)
     if cut is not None:
-        rehearse_cut(steps, data, student, cut)
+        rehearse_cut(steps, data, student, cut, task)
     return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes, clock)
 
 

@@ -22,13 +22,13 @@ from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import IMPORTANCES
 from compress.runtime.errors import UserError, one_line
 from compress.training.forward import make_forward
-from compress.training.task import Classification
+from compress.training.task import Task
 
 # Images of a rehearsal. A batch norm cannot be trained on fewer.
 BATCH = 2
 
 
-def rehearse_training(steps: Sequence[Step], data: Dataset) -> None:
+def rehearse_training(steps: Sequence[Step], data: Dataset, task: Task) -> None:
     """Train each network for one step at each image size that its stages use.
 
     torchvision's networks are known to train.
@@ -42,10 +42,12 @@ def rehearse_training(steps: Sequence[Step], data: Dataset) -> None:
             spec = replace(step.network, pretrained=False)
             with torch.random.fork_rng(devices=[]):
                 model = build(spec, len(data.classes), input_size=step.input_size)
-            _train_once(model, step.input_size, f"network {spec.name!r}")
+            _train_once(model, step.input_size, f"network {spec.name!r}", task)
 
 
-def rehearse_cut(steps: Sequence[Step], data: Dataset, student: nn.Module, cut: nn.Module) -> None:
+def rehearse_cut(
+    steps: Sequence[Step], data: Dataset, student: nn.Module, cut: nn.Module, task: Task
+) -> None:
     """Score the channels of the student; train, save and load a copy that is cut already.
 
     Args:
@@ -60,16 +62,16 @@ def rehearse_cut(steps: Sequence[Step], data: Dataset, student: nn.Module, cut: 
     named = f"network {spec.name!r}"
     # torch-pruning scores by magnitude, without gradients, whenever it traces.
     if last.prune and IMPORTANCES.load(last.prune.importance).gradients != "none":
-        _score(student, size, last.prune.importance, named)
+        _score(student, size, last.prune.importance, named, task)
     _save_and_load(cut, spec, size, data)
     if spec.source != "torchvision":
         note_format(cut, size)
-        _train_once(cut, size, f"{named}, once it is cut,")
+        _train_once(cut, size, f"{named}, once it is cut,", task)
 
 
-def _train_once(model: nn.Module, size: tuple[int, int, int], named: str) -> None:
+def _train_once(model: nn.Module, size: tuple[int, int, int], named: str, task: Task) -> None:
     """Run a training step without an update, as the trainer does, and a step of evaluation."""
-    loss = _make_loss(size)
+    loss = _make_loss(size, task)
     try:
         with torch.random.fork_rng(devices=[]):
             model = to_channels_last(model).requires_grad_(True)
@@ -85,11 +87,13 @@ def _train_once(model: nn.Module, size: tuple[int, int, int], named: str) -> Non
         model.zero_grad(set_to_none=True)
 
 
-def _score(model: nn.Module, size: tuple[int, int, int], importance: str, named: str) -> None:
+def _score(
+    model: nn.Module, size: tuple[int, int, int], importance: str, named: str, task: Task
+) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             structure = Structure(copy.deepcopy(model), torch.zeros(1, *size))
-            score_units(importance, structure, [_make_loss(size)])
+            score_units(importance, structure, [_make_loss(size, task)])
     except UserError:
         raise
     except Exception as error:
@@ -111,6 +115,7 @@ def _save_and_load(
         (0.0,) * channels,
         (1.0,) * channels,
         data.name,
+        labels="pixels" if data.has_masks else "images",
     )
     builder = import_builder(spec.name) if spec.source == "custom" else None
     images = torch.rand(BATCH, *size, generator=torch.Generator().manual_seed(0))
@@ -130,14 +135,12 @@ def _save_and_load(
         )
 
 
-def _make_loss(size: tuple[int, int, int]) -> Callable[[nn.Module], Tensor]:
+def _make_loss(size: tuple[int, int, int], task: Task) -> Callable[[nn.Module], Tensor]:
     """Return a function from a model to its loss on two random images."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(BATCH, *size, generator=generator)
 
     def loss(model: nn.Module) -> Tensor:
-        logits = make_forward(model)(images)
-        task = Classification(logits.shape[1])
-        return task.label_loss(logits, torch.arange(BATCH) % task.classes)
+        return task.label_loss(make_forward(model)(images), task.example_labels(BATCH, size[1]))
 
     return loss

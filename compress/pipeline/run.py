@@ -180,7 +180,7 @@ def _run(
     with open_run(out, begun, fresh, stages, started) as run_dir:
         if not distributed.broadcast(run_dir.done):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
-        warnings = list_warnings(run_dir.results, plan.data.val_images.targets)
+        warnings = list_warnings(run_dir.results, plan.data.val_labels, plan.task)
         spec = plan.steps[-1].network
         builder = import_builder(spec.name) if spec.source == "custom" else None
         results = tuple(run_dir.results)

@@ -55,10 +55,13 @@ class RunStart:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Number of training images of each class, by its name, in the order of the logits."""
-        data = self.plan.data
-        counts = data.train_images.targets.bincount(minlength=len(data.classes)).tolist()
-        return dict(zip(data.classes, counts, strict=True))
+        """Number of training images, or pixels, of each class, in the order of the logits."""
+        return self.plan.data.class_counts
+
+    @property
+    def labelled(self) -> str:
+        """What has a class: ``images`` or ``pixels``."""
+        return "pixels" if self.plan.data.has_masks else "images"
 
     @property
     def networks(self) -> str:

@@ -16,7 +16,7 @@ from compress.data.dataset import Dataset
 from compress.data.source import IMAGENET_NORMALIZATION, Normalization
 from compress.models.channels import input_channels
 from compress.training.evaluate import measure_accuracy
-from compress.training.task import Classification
+from compress.training.task import make_task
 
 # Validation images on which a module is tried.
 SCORED_IMAGES = 500
@@ -46,7 +46,7 @@ def choose_normalization(
     count = min(SCORED_IMAGES, data.val_count)
     rows = torch.linspace(0, data.val_count - 1, count).round().long()
     sample = replace(data, val_images=data.val_images.take(rows))
-    largest = float(data.val_images.targets[rows].bincount().max()) / count
+    largest = make_task(data).chance(sample.val_labels)
     chance = largest + SIGNIFICANT * math.sqrt(largest * (1 - largest) / count)
     if choices is None:
         choices = (*USUAL, (data.mean, data.std))
@@ -61,11 +61,11 @@ def choose_normalization(
 
 
 def _score(module: nn.Module, data: Dataset) -> float:
-    own, task = copy.deepcopy(module).eval(), Classification(len(data.classes))
+    own, task = copy.deepcopy(module).eval(), make_task(data)
     data = data.for_channels([input_channels(own, data.image_size)])
     with torch.inference_mode():
         shape = own(torch.zeros(2, data.channels, data.image_size, data.image_size)).shape
-    if tuple(shape) != task.output_shape(2):
+    if tuple(shape) != task.output_shape(2, data.image_size):
         return 0.0
     batches = plain_batches(data, data.val, batch_size=100)
     return measure_accuracy(own, batches, task)

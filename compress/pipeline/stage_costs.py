@@ -63,7 +63,8 @@ def image_costs(plan: Plan, per_mac: Sequence[float] | None = None) -> list[floa
             cost = network[step.index]
             teacher = plan.teacher_of(step)
             if teacher and not step.train.stop_at_teacher:
-                uncached = epochs_until_cached(step.train, data.train_count, len(data.classes))
+                shape = plan.task.output_shape(1, data.image_size)[1:]
+                uncached = epochs_until_cached(step.train, data.train_count, *shape)
                 asked = min(uncached / step.train.length, 1)
                 cost += asked * network[teacher.index] / 3
         costs.append(cost)

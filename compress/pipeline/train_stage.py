@@ -19,7 +19,7 @@ from torch import nn
 from compress.data.batches import Batch, training_batches
 from compress.distillation.early_stop import EarlyStoppedKD
 from compress.distillation.labels import Labels
-from compress.distillation.logits_cache import LogitsCache
+from compress.distillation.logits_cache import CAPACITY, LogitsCache, fits_cache
 from compress.distillation.method import Teacher
 from compress.distillation.objectives import (
     build_objective,
@@ -139,7 +139,7 @@ def _without_teacher(stage: Train) -> Train:
 def _epochs_until_cached(stage: Train, ctx: StageContext) -> float:
     if ctx.teacher is None:
         return math.inf
-    return epochs_until_cached(stage, _samples_per_view(ctx), len(ctx.data.classes))
+    return epochs_until_cached(stage, _samples_per_view(ctx), *_logits_shape(ctx))
 
 
 def _build_objective(student: nn.Module, stage: Train, ctx: StageContext) -> Objective:
@@ -176,7 +176,18 @@ def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> Log
     key = distributed.broadcast([*views, *network, *arithmetic])
     folder = ctx.logits_dir / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     forward = make_teacher(fuse_conv_bn(teacher.model), teacher.image_size)
-    return LogitsCache(forward, folder, _samples_per_view(ctx), len(data.classes))
+    samples, shape = _samples_per_view(ctx), _logits_shape(ctx)
+    if stage.views and not fits_cache(stage.views, samples, *shape):
+        ctx.events.log(
+            f"  the logits of {stage.views} views are more than the {CAPACITY / 2**30:g} GiB of the"
+            " cache: for the rest, the teacher runs in every epoch"
+        )
+    return LogitsCache(forward, folder, samples, *shape)
+
+
+def _logits_shape(ctx: StageContext) -> tuple[int, ...]:
+    """Return the shape of the logits of one image, at the size of the batches."""
+    return ctx.plan.task.output_shape(1, ctx.data.image_size)[1:]
 
 
 def _samples_per_view(ctx: StageContext) -> int:

@@ -122,13 +122,14 @@ class UnfinishedRun:
             network=step.network.name,
             params=cost.params,
             macs=cost.macs,
-            val=scores.top1,
-            val_balanced=scores.balanced if plan.uneven else None,
+            val=scores.main,
+            val_balanced=scores.second if plan.uneven else None,
             seconds=round(max(time.monotonic() - started, output.seconds), 1),
             checkpoint=step.file,
             image_size=step.image_size,
             epochs=output.epochs,
             milliseconds=_milliseconds(output.model, ctx),
+            metric=plan.task.metric,
         )
         # An earlier call has spent some of a resumed stage's time.
         run_dir.add_seconds(max(result.seconds - (time.monotonic() - started), 0.0))
@@ -143,7 +144,8 @@ class UnfinishedRun:
         table = summary_table(output.model, step.input_size, sparse=step.sparse, width=width)
         self.events.on_stage_end(run_dir.results[-1], before, table)
         final = step is plan.steps[-1]
-        if warning := find_warning(run_dir.results, plan.data.val_images.targets, final):
+        labels = plan.data.val_labels
+        if warning := find_warning(run_dir.results, labels, final, plan.task):
             self.events.log(f"  warning: {warning}")
 
     def _stage_seconds(self, step: Step) -> float | None:
@@ -269,8 +271,8 @@ class UnfinishedRun:
                 # The final model is scored in float32, as it will be used.
                 exact=all(later.quantize for later in plan.steps[step.index + 1 :]),
             )
-            balanced = scores.balanced if plan.uneven else None
-            scored.append(replace(result, test=scores.top1, test_balanced=balanced))
+            balanced = scores.second if plan.uneven else None
+            scored.append(replace(result, test=scores.main, test_balanced=balanced))
         run_dir.results = scored
 
 

@@ -32,7 +32,7 @@ from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError
 from compress.training.evaluate import measure_accuracy
 from compress.training.events import Events
-from compress.training.task import Classification
+from compress.training.task import Task, make_task
 
 FRACTIONS = (0.1, 0.25, 0.5, 0.75)
 # Validation images: fewer for networks whose cuts would take more multiply-adds than these in all.
@@ -109,7 +109,7 @@ def analyze(
     if images is None:
         every_cut = cost.macs * len(structure.groups) * len(fractions)
         images = min(MOST_IMAGES, max(LEAST_IMAGES, round(AFFORDABLE_MACS / max(every_cut, 1))))
-    task = Classification(len(known.classes))
+    task = make_task(opened)
     batches = _take_batches(opened, images)
     score = partial(measure_accuracy, batches=batches, task=task)
     groups, failed = analyze_groups(
@@ -226,7 +226,7 @@ def _take_batches(data: Dataset, images: int) -> list[Batch]:
     return list(plain_batches(data, data.val, batch_size=250, every=every))
 
 
-def _make_losses(data: Dataset, task: Classification, batch_size: int | None) -> Iterator[Loss]:
+def _make_losses(data: Dataset, task: Task, batch_size: int | None) -> Iterator[Loss]:
     """Yield the loss on the labels of batches of training images, for importances that need it."""
     every = max(1, data.train_count // SCORING_IMAGES)
     for batch in plain_batches(data, data.train, batch_size=batch_size or 256, every=every):

@@ -17,7 +17,9 @@ TOLERANCE = 0.002
 
 
 def check_classifier(model: nn.Module, example: Tensor) -> None:
-    """Check that `model` maps `example` (B, C, H, W) to finite logits (B, classes).
+    """Check that `model` maps `example` to finite logits, (B, classes) or (B, classes, H, W).
+
+    The example is (B, C, H, W).
 
     Raises:
         UserError: it does not.
@@ -29,11 +31,11 @@ def check_classifier(model: nn.Module, example: Tensor) -> None:
         raise UserError(
             f"the model does not run on images of shape {tuple(example.shape)}: {one_line(error)}"
         ) from error
-    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(example):
+    if not isinstance(logits, Tensor) or logits.dim() not in (2, 4) or len(logits) != len(example):
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(
             f"the model is not a classifier: it returns {found}, not logits of shape"
-            f" ({len(example)}, classes)"
+            f" ({len(example)}, classes), or ({len(example)}, classes, height, width) for pixels"
         )
     if not bool(torch.isfinite(logits).all()):
         raise UserError("the logits of the model are not finite; check its weights for NaN")

@@ -28,7 +28,7 @@ from compress.deployment.load_model import RuntimeModel
 from compress.deployment.onnx_format import open_file, set_description, slim, to_onnx
 from compress.deployment.prepare import prepare_network
 from compress.deployment.samples import Samples, normalize, open_own_data, take_samples
-from compress.models.checkpoint import Checkpoint
+from compress.models.checkpoint import Checkpoint, require_classifier
 from compress.quantization.finetune import STEPS, finetune_for_int8
 from compress.quantization.ranges import measure_ranges
 from compress.quantization.static import quantize_static
@@ -124,6 +124,7 @@ def quantize(
     """
     form = get_format("onnx")
     loaded, origin = load_source(checkpoint, builder)
+    require_classifier(loaded, "int8")
     out = default_out(checkpoint, ".int8.onnx") if out is None else out
     dataset = open_own_data(loaded, data)
     made = quantize_network(

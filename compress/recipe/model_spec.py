@@ -11,10 +11,12 @@ from pydantic.dataclasses import dataclass
 from compress.recipe.registry import NETWORKS, Stem
 from compress.runtime.errors import UserError
 
-Source = Literal["torchvision", "timm", "zoo", "custom"]
+Source = Literal["torchvision", "timm", "smp", "zoo", "custom"]
 
 # The beginnings of names of timm's networks: its own, and those on the Hugging Face Hub.
 TIMM_PREFIX, HUB_PREFIX = "timm:", "hf-hub:"
+# The beginning of names of segmentation-models-pytorch's networks.
+SMP_PREFIX = "smp:"
 
 # Stems by the side of the largest images, in pixels, for which `auto` takes them.
 AUTO_STEMS: dict[Stem, int] = {"small": 40, "pool": 112}
@@ -38,7 +40,8 @@ class ModelSpec:
     """
 
     name: str
-    """Name of the network: `resnet50`, `timm:NAME` or `hf-hub:OWNER/NAME` for one of timm's, or
+    """Name of the network: `resnet50`, `timm:NAME` or `hf-hub:OWNER/NAME` for one of timm's,
+    `smp:ARCHITECTURE/ENCODER` for one of segmentation-models-pytorch's, or
     `package.module:function` for one of yours."""
     stem: Stem = "imagenet"
     """First layers of a ResNet, ResNeXt or EfficientNet: `imagenet` (7×7 stride 2 and max-pool),
@@ -53,9 +56,9 @@ class ModelSpec:
     head: tuple[int, ...] | None = None
     """Hidden widths of a perceptron in place of the classifier; `[]` is one linear layer."""
     source: Source | None = None
-    """`torchvision`; `timm`; `zoo`, the networks of this package and of plug-ins; or `custom`, a
-    function of yours, called with `num_classes`; if no linear layer of its network has as many
-    outputs, the last one is replaced. Default: inferred from the name."""
+    """`torchvision`; `timm`; `smp`; `zoo`, the networks of this package and of plug-ins; or
+    `custom`, a function of yours, called with `num_classes`; if no linear layer of its network has
+    as many outputs, the last one is replaced. Default: inferred from the name."""
     weights: str | None = None
     """Weights file of a trained network. The stage that would train it is skipped."""
 
@@ -94,6 +97,8 @@ def infer_source(name: str) -> Source:
     """
     if name.startswith((TIMM_PREFIX, HUB_PREFIX)):
         return "timm"
+    if name.startswith(SMP_PREFIX):
+        return "smp"
     if ":" in name:
         return "custom"
     return "zoo" if name in NETWORKS else "torchvision"

@@ -22,6 +22,7 @@ from compress.runtime.errors import UserError, did_you_mean, one_line
 # Data that is named by its place, as ``folder:PATH``: what follows the prefix, and what opens it.
 DATA_PLACES = {
     "folder": ("PATH", "compress.data.folders:open_folder"),
+    "masks": ("PATH", "compress.data.mask_folders:open_masks"),
     "csv": ("FILE", "compress.data.csv_files:open_csv"),
     "hf": ("NAME-OR-PATH", "compress.data.hugging_face:open_hugging_face"),
 }
@@ -164,6 +165,7 @@ METHODS = Registry(
         "labels": "compress.distillation.labels:METHOD",
         "kd": "compress.distillation.kd:METHOD",
         "dkd": "compress.distillation.dkd:METHOD",
+        "channelwise": "compress.distillation.channelwise:METHOD",
         "simultaneous": "compress.distillation.simultaneous:METHOD",
         "stagewise": "compress.distillation.stagewise:METHOD",
         "fitnets": "compress.distillation.fitnets:METHOD",
@@ -203,6 +205,9 @@ DATA_SOURCES = Registry(
         "imagewoof-320": "compress.data.sources:imagewoof_320",
         "imagewoof-160": "compress.data.sources:imagewoof_160",
         "imagenet": "compress.data.sources:imagenet",
+        "fashion-scenes": "compress.data.scenes:fashion_scenes",
+        "oxford-pets": "compress.data.mask_sources:oxford_pets",
+        "voc2012": "compress.data.mask_sources:voc2012",
     },
 )
 
@@ -283,12 +288,12 @@ def split_data_name(data: str) -> tuple[str, str] | None:
 
 
 def check_data_name(data: str | None) -> Path | None:
-    """Check that `data` is a registered data set, ``folder:PATH``, ``csv:FILE`` or ``hf:NAME``.
+    """Check that `data` is a registered data set, or a place, as ``folder:PATH`` or ``hf:NAME``.
 
     None is accepted.
 
     Returns:
-        The folder for ``folder:PATH``, the file for ``csv:FILE``, else None.
+        The folder for ``folder:PATH`` and ``masks:PATH``, the file for ``csv:FILE``, else None.
 
     Raises:
         UserError: there is no such data set, folder or file.
@@ -297,7 +302,7 @@ def check_data_name(data: str | None) -> Path | None:
         return None
     prefix, place = split_data_name(data) or (None, data)
     path = Path(place).expanduser()
-    if prefix == "folder":
+    if prefix in ("folder", "masks"):
         if not path.is_dir():
             raise UserError(f"{data}: there is no folder {path}" + _suggest_place(path))
         return path

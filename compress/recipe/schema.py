@@ -141,7 +141,7 @@ class Train:
     """Distillation method. Each adds a loss of its own to the base, which is the cross-entropy
     with the labels and, by `alpha`, Hinton's KD."""
     temperature: Positive = 4.0
-    """Temperature of the softmax in KD and DKD."""
+    """Temperature of the softmax in KD, DKD and channel-wise distillation."""
     alpha: Fraction | None = None
     """Weight of KD in the base, against the labels. Default: 0.5 for `kd` and `fitnets`, 0 for the
     other methods."""
@@ -272,7 +272,8 @@ class Recipe:
     title: str = ""
     """One line for `compress recipes`."""
     data: DataName = "fashion-mnist"
-    """Data set: a name; or your own images, as `folder:PATH`, `csv:FILE` or `hf:NAME-OR-PATH`."""
+    """Data set: a name; or your own images, as `folder:PATH`, `csv:FILE` or `hf:NAME-OR-PATH`, or
+    `masks:PATH` with the class of each pixel: a network then labels pixels."""
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
     """Side in pixels to which images are resized. Default: the data set's own; for
     files the median of their shorter sides, at most 224."""
@@ -323,6 +324,9 @@ class Recipe:
     (Menon et al. 2020, arXiv:2007.07314), `sampler` draws images of small classes more often, and
     `auto` is `loss` if the largest class has at least three times as many images as the smallest.
     Balanced accuracy rises, top-1 accuracy falls."""
+    dice: NotNegative = 0.0
+    """Weight of the soft Dice loss (Milletari et al. 2016, arXiv:1606.04797) beside the
+    cross-entropy of pixels, for data with masks."""
     minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
     """Time budget for training and pruning together. Epochs are fitted to it; those of the recipe
     only say how the stages share it. Each stage gets at least a fiftieth of the time left. A stage

@@ -16,7 +16,7 @@ from compress.data.in_memory import to_scored_source
 from compress.data.scoring import Split, open_scored
 from compress.data.source import fit_channels
 from compress.deployment.load_model import load_model
-from compress.models.checkpoint import Checkpoint, read_seed
+from compress.models.checkpoint import Checkpoint, read_seed, require_classifier
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 from compress.recipe.in_memory import MEMORY, hold, holding
@@ -159,6 +159,7 @@ def open_split(
 
     Arguments and errors are those of `score_test_split`.
     """
+    require_classifier(checkpoint, "scoring a file")
     target = pick_device(device)
     recipe = checkpoint.origin.get("recipe")
     skipped = isinstance(recipe, dict) and bool(recipe.get("skip_broken"))
@@ -171,8 +172,8 @@ def open_split(
             split=split,
             seed=read_seed(checkpoint.origin),
             whole=whole,
-            # Which images were held out depends on those that could be read.
-            skip_broken=skip_broken or (split == "val" and skipped),
+            # As in training; also, which images were held out depends on those that could be read.
+            skip_broken=skip_broken or (skipped and (split == "val" or data is None)),
             log=log,
         )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)

@@ -15,7 +15,13 @@ from rich.console import Console
 from rich.text import Text
 
 from compress.pipeline.run_dir import StageResult
-from compress.reporting.units import format_accuracy, format_bytes, format_duration, format_macs
+from compress.reporting.units import (
+    format_accuracy,
+    format_bytes,
+    format_duration,
+    format_macs,
+    name_score,
+)
 from compress.runtime.text import safe_cell, safe_line
 
 if TYPE_CHECKING:
@@ -198,6 +204,7 @@ def stages_table(results: Sequence[StageResult], seconds: float | None = None) -
     """
     timed = any(result.milliseconds is not None for result in results)
     uneven = any(result.test_balanced is not None for result in results)
+    metric = results[-1].metric if results else "accuracy"
     rows = [
         [
             result.name,
@@ -220,8 +227,7 @@ def stages_table(results: Sequence[StageResult], seconds: float | None = None) -
         "parameters",
         "multiply-adds",
         *(["ms"] if timed else []),
-        "val %",
-        "test %",
+        *(f"{name_score(split, metric)} %" for split in ("val", "test")),
         *balanced,
         "epochs",
         "time",
@@ -269,7 +275,7 @@ def _cost_cells(report: ModelReport) -> tuple[str, str]:
 
 
 def predictions_table(predictions: Iterable[Prediction]) -> Table:
-    """Return the most likely classes of each image, with their probabilities.
+    """Return the most likely classes of each image, with their probabilities; or the largest parts.
 
     If images have labels, these stand beside them, with a mark if the most likely class is another.
     """
@@ -283,7 +289,8 @@ def predictions_table(predictions: Iterable[Prediction]) -> Table:
         label = [f"{prediction.label or '-'}{mark}"] if labelled else []
         rows.append([prediction.image, *label, shown])
     label = ["label"] if labelled else []
-    header = ["image", *label, "classes, most likely first"]
+    parts = any(prediction.mask is not None for prediction in predictions)
+    header = ["image", *label, "classes, largest first" if parts else "classes, most likely first"]
     return Table(header, rows, left=len(header))
 
 

@@ -31,6 +31,16 @@ def format_bytes(size: int) -> str:
     return f"{size / 1e3:,.0f} KB"
 
 
+def name_score(split: str, metric: str = "accuracy") -> str:
+    """Return what a score is called in tables.
+
+    Example:
+        >>> name_score("val"), name_score("val", "mIoU")
+        ('val', 'val mIoU')
+    """
+    return split if metric == "accuracy" else f"{split} {metric}"
+
+
 def format_accuracy(accuracy: float | None) -> str:
     """Format an accuracy, 0 to 1, in percent without the sign; None is a dash."""
     return "-" if accuracy is None else f"{100 * accuracy:.2f}"

@@ -12,21 +12,22 @@ from compress.data.batches import Batch
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.runtime import distributed
 from compress.training.forward import make_forward
-from compress.training.task import Classification
+from compress.training.task import Task
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies of a model, 0 to 1.
+    """Scores of a model, 0 to 1.
 
     Args:
-        top1: fraction of the images that are classified correctly.
-        balanced: mean over the classes of the fraction of each that is classified correctly.
+        main: the task's score: top-1 accuracy, or the mean IoU of masks.
+        second: balanced accuracy, the mean over the classes of the fraction of each that is
+            classified correctly; or the fraction of pixels that are.
         finite: False if a logit is infinite, or no number.
     """
 
-    top1: float
-    balanced: float
+    main: float
+    second: float
     finite: bool = True
 
 
@@ -34,15 +35,15 @@ class Scores:
 def measure_scores(
     model: nn.Module,
     batches: Iterable[Batch],
-    task: Classification,
+    task: Task,
     *,
     image_size: int | None = None,
     exact: bool = True,
 ) -> Scores:
-    """Return the accuracies of `model` in evaluation mode.
+    """Return the scores of `model` in evaluation mode.
 
-    In a distributed run each process gets its shard of the batches, and all return the accuracies
-    on the whole.
+    In a distributed run each process gets its shard of the batches, and all return the scores on
+    the whole.
 
     Args:
         image_size, exact: as for `compress.training.forward.make_forward`.
@@ -51,33 +52,28 @@ def measure_scores(
     broken: Tensor | int = 0
     forward = make_forward(fuse_conv_bn(model), image_size, exact)
     for batch in batches:
-        targets = task.class_numbers(batch.targets)
         logits = forward(batch.images)
-        correct = task.correct(logits, targets)
+        counted = task.count(logits, batch.targets)
         broken = broken + logits.isfinite().logical_not().sum()
-        if counts is None:
-            # The counts stay on the device: reading them would wait for a GPU.
-            counts = torch.zeros(2, task.classes, dtype=torch.int64, device=targets.device)
-        counts[0].scatter_add_(0, targets, correct.long())
-        counts[1].scatter_add_(0, targets, torch.ones_like(targets))
-    counts = torch.zeros(2, task.classes, dtype=torch.int64) if counts is None else counts.cpu()
+        # The counts stay on the device: reading them would wait for a GPU.
+        counts = counted if counts is None else counts + counted
+    if counts is None:
+        side = image_size or 1
+        counts = torch.zeros_like(
+            task.count(torch.zeros(task.output_shape(1, side)), task.example_labels(1, side))
+        )
     lost = distributed.all_reduce_sum(torch.tensor(int(broken)))
-    right, seen = distributed.all_reduce_sum(counts)
-    shown = seen > 0
-    return Scores(
-        int(right.sum()) / max(int(seen.sum()), 1),
-        float((right[shown] / seen[shown]).mean()) if bool(shown.any()) else 0.0,
-        finite=not int(lost),
-    )
+    main, second = task.score(distributed.all_reduce_sum(counts.cpu()))
+    return Scores(main, second, finite=not int(lost))
 
 
 def measure_accuracy(
     model: nn.Module,
     batches: Iterable[Batch],
-    task: Classification,
+    task: Task,
     *,
     image_size: int | None = None,
     exact: bool = True,
 ) -> float:
-    """Return the top-1 accuracy of `model`, 0 to 1; see `measure_scores`."""
-    return measure_scores(model, batches, task, image_size=image_size, exact=exact).top1
+    """Return the task's score of `model`, 0 to 1; see `measure_scores`."""
+    return measure_scores(model, batches, task, image_size=image_size, exact=exact).main

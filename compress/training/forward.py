@@ -21,6 +21,8 @@ def make_forward(
 ) -> Forward:
     """Return the forward pass of `model`: images (B, 3, H, W) to float32 logits (B, classes).
 
+    Logits of pixels get the size of the images before they were resized.
+
     Args:
         image_size: side to which images are resized first, in pixels.
         exact: compute in float32, even where bfloat16 is faster.
@@ -29,6 +31,7 @@ def make_forward(
     layout = images_format(model)
 
     def forward(images: Tensor) -> Tensor:
+        size = images.shape[2:]
         if image_size is not None and images.shape[-1] != image_size:
             images = F.interpolate(
                 images,
@@ -41,7 +44,10 @@ def make_forward(
         pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
         digits = full_precision() if exact else nullcontext()
         with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels, digits:
-            return model(images).float()
+            logits = model(images).float()
+        if logits.dim() == 4 and logits.shape[2:] != size:
+            logits = F.interpolate(logits, size=size, mode="bilinear")
+        return logits
 
     return forward
 

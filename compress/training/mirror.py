@@ -13,7 +13,7 @@ from torch import nn
 from compress.data.batches import Batch
 from compress.runtime import distributed
 from compress.training.forward import make_forward
-from compress.training.task import Classification
+from compress.training.task import Task
 
 # Standard errors by which a difference is taken for real.
 SIGNIFICANT = 2.0
@@ -63,7 +63,7 @@ class MirrorTest:
 def measure_mirroring(
     model: nn.Module,
     batches: Iterable[Batch],
-    task: Classification,
+    task: Task,
     *,
     image_size: int | None = None,
 ) -> MirrorTest:
@@ -82,7 +82,7 @@ def measure_mirroring(
         answers = [forward(images) for images in (batch.images, batch.images.flip(3))]
         plain, mirrored = (F.cross_entropy(a, targets, reduction="none") for a in answers)
         gaps = (mirrored - plain).double()
-        right = [task.correct(answer, targets).sum() for answer in answers]
+        right = [(task.predict(answer) == targets).sum() for answer in answers]
         sums += torch.stack([*right, gaps.sum(), gaps.square().sum(), plain.sum()]).double().cpu()
         classes += torch.bincount(targets, minlength=task.classes).cpu()
     sums, classes = distributed.all_reduce_sum(sums), distributed.all_reduce_sum(classes)

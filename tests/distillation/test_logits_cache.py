@@ -243,7 +243,7 @@ def test_the_beginning_of_a_view_is_cached_where_capacity_ends_inside_it(
     capacity = block * (blocks + blocks // 2)
 
     def compute(teacher: CountingTeacher) -> list[Tensor]:
-        cache = LogitsCache(teacher, tmp_path / "a", samples(data), CLASSES, capacity)
+        cache = LogitsCache(teacher, tmp_path / "a", samples(data), CLASSES, capacity=capacity)
         return [read_view(cache, data, view) for view in (0, 1)]
 
     first, later = compute(CountingTeacher()), CountingTeacher()

@@ -50,7 +50,7 @@ def recipe_of(tiny: Tiny, file: Path, method: str) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS.builtin)
+@pytest.mark.parametrize("method", [m for m in METHODS.builtin if m != "channelwise"])
 def test_a_run_with_every_method(tiny: Tiny, tmp_path: Path, method: str) -> None:
     """Projections are trained for the student's widths before and after pruning, and none is left
     in the final model."""

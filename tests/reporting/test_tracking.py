@@ -22,7 +22,7 @@ from tiny import Interrupted, InterruptIn, Tiny
 import compress
 from compress.cli.main import main
 from compress.pipeline.manifest import StageResult, read_results
-from compress.reporting import log_tool
+from compress.reporting.loggers import log_tool
 from compress.reporting.loggers.log_tool import LoggedRun, LogTool, get_tool
 from compress.reporting.loggers.tracking import Tracker
 from compress.reporting.tables import Table

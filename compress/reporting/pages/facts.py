@@ -54,7 +54,7 @@ def list_facts(results: Sequence[StageResult], file_bytes: int | None) -> list[F
     other = name_network(first) if first is not last else ""
     facts = [
         Fact(
-            "test accuracy" if test else "validation accuracy",
+            f"{'test' if test else 'validation'} {last.metric}",
             f"{format_accuracy(accuracy)} %",
             f"{100 * (accuracy - before):+.2f} points from {other}" if other else "",
         ),

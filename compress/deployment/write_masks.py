@@ -1,0 +1,109 @@
+"""Predicted masks as files: PNG with a palette, and overlays on the images."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from compress.data.decode import read_photo
+from compress.data.masks import uncrop_mask
+from compress.deployment.predict import Prediction
+from compress.runtime.errors import UserError, one_line
+from compress.runtime.files import atomic_write, make_folder
+
+# Weight of the mask's colours in an overlay.
+OPACITY = 0.5
+OVERLAY = "-overlay"
+
+
+def make_palette() -> list[int]:
+    """Return the red, green and blue of 256 classes: the colour map of PASCAL VOC.
+
+    The bits of a class number, from the lowest on, go to the three colours in turn, from their
+    highest bits on. Class 0 is black.
+    """
+    palette = []
+    for number in range(256):
+        color = [0, 0, 0]
+        for bit in range(8):
+            color[bit % 3] |= (number >> bit & 1) << (7 - bit // 3)
+        palette += color
+    return palette
+
+
+def mask_files(images: Iterable[str], out: Path) -> list[Path]:
+    """Return the file of the mask of each image.
+
+    Raises:
+        UserError: two images have the same name.
+    """
+    names = ["stdin" if image == "-" else Path(image).stem for image in images]
+    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    if count > 1:
+        raise UserError(f"--out: {count} images are called {name!r}; pass them one by one")
+    return [out / f"{name}.png" for name in names]
+
+
+def write_masks(
+    predictions: Sequence[Prediction], out: str | Path, *, crop_ratio: float = 1.0
+) -> list[Path]:
+    """Write the masks of predictions, and overlays of the masks on the images.
+
+    A mask has the size of its image; pixels outside of the square that the network sees are 255.
+    ``NAME.png`` holds class numbers, with a palette; ``NAME-overlay.png`` the image in the colours
+    of the classes. Images that could not be read have none.
+
+    Args:
+        crop_ratio: the network's.
+
+    Returns:
+        The files of the masks.
+
+    Raises:
+        UserError: the folder cannot be written, or two images have the same name.
+    """
+    shown = [each for each in predictions if each.mask is not None]
+    files = mask_files((each.image for each in shown), Path(out))
+    try:
+        make_folder(Path(out))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({one_line(error)})") from error
+    for prediction, file in zip(shown, files, strict=True):
+        _write_mask(prediction, file, crop_ratio)
+    return files
+
+
+def _write_mask(prediction: Prediction, file: Path, crop_ratio: float) -> None:
+    assert prediction.mask is not None
+    palette = make_palette()
+    if prediction.image == "-":
+        # Standard input cannot be read again.
+        mask = Image.fromarray(prediction.mask.numpy(), "P")
+        mask.putpalette(palette)
+        _save(mask, file)
+        return
+    photo = read_photo(prediction.image)
+    values = uncrop_mask(prediction.mask, photo.size, crop_ratio)
+    mask = Image.fromarray(values.numpy(), "P")
+    mask.putpalette(palette)
+    _save(mask, file)
+    colors = torch.tensor(palette).view(256, 3)[values.long()]
+    pixels = photo.pixels.permute(1, 2, 0)
+    # The ground of class 0, and what the network does not see, stay as they are.
+    known = ((values > 0) & (values < 255))[..., None]
+    mixed = torch.where(known, OPACITY * colors + (1 - OPACITY) * pixels, pixels.float())
+    overlay = Image.fromarray(mixed.numpy().astype(np.uint8))
+    _save(overlay, file.with_name(f"{file.stem}{OVERLAY}.png"))
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    with atomic_write(path) as file:
+        file.write(content.getvalue())
