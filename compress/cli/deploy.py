@@ -86,7 +86,9 @@ def export(
 
     from compress.deployment.export import default_out, export
     from compress.deployment.formats import count_bytes, files_of, get_format
+    from compress.models.tensor_file import require_weights
 
+    require_weights(weights)
     outs = [out or default_out(weights, get_format(name).suffix) for name in names]
     for file in (file for path in outs for file in files_of(path)):
         require_free(file)

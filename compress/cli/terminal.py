@@ -87,7 +87,7 @@ class Terminal(RunEvents):
 
     def on_stage_start(self, number: int, total: int, name: str, about: str) -> None:
         self.bars.stop()
-        self.bars.start_stage(number - 1, name)
+        self.bars.start_stage(number - 1, total, name)
         heading = Text(f"{number}/{total} {name}", style="bold")
         self._print(Text("\n").append_text(heading).append(f": {safe_line(about)}"))
 

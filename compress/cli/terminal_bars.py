@@ -30,7 +30,8 @@ class Bars:
         self._expected: float | None = None
         self._run_started = time.monotonic()
         # Of the training, or of another loop: steps, those that are done, and those done before.
-        self._index, self._steps, self._done, self._before = 0, 0, 0, 0
+        self._index, self._total = 0, 0
+        self._steps, self._done, self._before = 0, 0, 0
         self._trains = False
         self._started = self._epoch_started = self._run_started
         self._images = 0
@@ -46,9 +47,9 @@ class Bars:
         self._costs, self._expected = costs, expected
         self._run_started = time.monotonic() - spent
 
-    def start_stage(self, index: int, name: str) -> None:
-        """Begin the stage at an index, counted from 0."""
-        self._index, self._name = index, name
+    def start_stage(self, index: int, total: int, name: str) -> None:
+        """Begin the stage at an index, counted from 0, of so many with the final test."""
+        self._index, self._total, self._name = index, total, name
 
     def start_training(self, steps: int, done: int) -> None:
         """Begin a training of so many steps, some of which may be done already."""
@@ -130,7 +131,7 @@ class Bars:
             total = (before + done * self._costs[self._index]) / sum(self._costs)
         else:
             total = min(elapsed / self._expected, 1.0)
-        info = f"stage {self._index + 1}/{len(self._costs)}"
+        info = f"stage {self._index + 1}/{self._total}"
         left = _describe_left(elapsed, total, 1 - total)
         self._progress.update(self._all, completed=total, info=info, left=left, visible=True)
 

@@ -13,8 +13,8 @@ from compress.training.events import format_epoch
 if TYPE_CHECKING:
     from compress.pipeline.run_start import RunStart
 
-# Stages in a header's line that are named, before the rest is only counted.
-NAMED_STAGES = 6
+# Stages in a header's line that are named, before the rest is only counted; one is the test.
+NAMED_STAGES = 7
 
 
 def header_lines(run: RunStart) -> Iterator[tuple[str, str]]:
@@ -26,7 +26,8 @@ def header_lines(run: RunStart) -> Iterator[tuple[str, str]]:
     yield "networks", run.networks
     if run.budget:
         yield "budget", run.budget
-    yield "stages", _describe_stages([name.replace(" ", "\u00a0") for name in run.stages])
+    names = [*run.stages, "test"]
+    yield "stages", _describe_stages([name.replace(" ", "\u00a0") for name in names])
     yield "device", run.device
     yield "time", _describe_time(run)
     yield "directory", str(run.out)

@@ -148,14 +148,19 @@ def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
             str(root), numbers, is_valid_file=is_visible, allow_empty=True
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {name} under {root}: {one_line(error)}") from error
+        raise UserError(f"cannot read {_where(name, root)}: {one_line(error)}") from error
     empty = set(range(len(classes))) - {number for _, number in samples}
     if empty:
         folder = classes[min(empty)]
         held = _count_endings([root / folder])
         what = f"no images in {folder}/" + (f", which holds {_describe(held)}" if held else "")
-        raise UserError(f"cannot read {name} under {root}: {what}; remove it or add images")
+        raise UserError(f"cannot read {_where(name, root)}: {what}; remove it or add images")
     return classes, _to_files(samples, root)
+
+
+def _where(name: str, root: Path) -> str:
+    """Return the name of data, with the folder that is meant if the name lacks it."""
+    return name if name == f"folder:{root}" else f"{name} under {root}"
 
 
 def list_split(name: str, root: Path, classes: tuple[str, ...]) -> Files:

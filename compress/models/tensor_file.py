@@ -27,6 +27,22 @@ from compress.runtime.files import atomic_write, is_file_name, require_file
 from compress.runtime.plain_files import check_plain, read_json
 
 SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
+# Files of `compress export`, from which no weights are read.
+EXPORTED = (".onnx", ".pt2", ".xml", ".pte", ".tflite")
+
+
+def require_weights(path: str | Path) -> Path:
+    """Return `path` as a Path.
+
+    Raises:
+        UserError: `path` is not a file, or is an exported one by its name.
+    """
+    path = require_file(path)
+    if path.suffix.lower() in EXPORTED:
+        raise UserError(
+            f"{path}: an exported file; pass the weights file that it was made from, as model.pth"
+        )
+    return path
 
 
 def write_tensors(data: Any, path: str | Path) -> None:
@@ -61,11 +77,11 @@ def read_tensors(path: str | Path) -> Any:
     """Read tensors and plain data, on the CPU. Code in the file is refused.
 
     Raises:
-        UserError: there is no such file, it is cut short or damaged (see
+        UserError: there is no such file, it is an exported one, it is cut short or damaged (see
             `compress.runtime.checksum`), it holds pickled code, or its parts are out of proportion
             (see `compress.models.archive`).
     """
-    path = require_file(path)
+    path = require_weights(path)
     try:
         check_sizes(path)
     except UserError as error:

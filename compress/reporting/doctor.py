@@ -26,6 +26,7 @@ from compress.reporting.tables import Table
 from compress.runtime.device import (
     can_compile,
     count_cores,
+    count_threads,
     count_usable_cores,
     device_name,
     free_memory,
@@ -172,8 +173,8 @@ def _processor_problems() -> list[str]:
     # By itself, torch leaves out the second thread of each core.
     if threads < cores and "OMP_NUM_THREADS" in os.environ:
         found.append(
-            f"torch has {threads} threads for {cores} cores; unset OMP_NUM_THREADS, or set it to"
-            f" {cores}"
+            f"torch has {count_threads(threads)} for {cores} cores; unset OMP_NUM_THREADS, or set"
+            f" it to {cores}"
         )
     if threads > cores:
         found.append(

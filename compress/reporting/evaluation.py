@@ -172,8 +172,8 @@ def open_split(
             split=split,
             seed=read_seed(checkpoint.origin),
             whole=whole,
-            # Which images were held out depends on those that could be read.
-            skip_broken=skip_broken or (split == "val" and skipped),
+            # As in training; also, which images were held out depends on those that could be read.
+            skip_broken=skip_broken or (skipped and (split == "val" or data is None)),
             log=log,
         )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)

@@ -99,7 +99,12 @@ def device_name(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     name = has.get("cpu_name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {count_threads(torch.get_num_threads())}"
+
+
+def count_threads(threads: int) -> str:
+    """Return a number of threads in words: 1 thread, 2 threads."""
+    return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 
 def count_cores() -> int:

@@ -56,6 +56,15 @@ def test_prune_refuses(weights: Path, words: list[str], message: str) -> None:
     assert refused.exit_code == 2 and re.match(f"error: .*{message}.*\n$", refused.stderr)
 
 
+@pytest.mark.parametrize("command", ["export", "quantize", "card", "summary"])
+def test_an_exported_file_is_refused_as_weights(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"x")
+    refused = CliRunner().invoke(main, [command, "-w", str(file)])
+    assert refused.exit_code == 2
+    assert re.match("error: .*an exported file; pass the weights file.*\n$", refused.stderr)
+
+
 def test_adopt_passes_on_how_images_were_normalized(
     run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:

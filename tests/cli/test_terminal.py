@@ -149,6 +149,15 @@ def test_progress_is_a_bar_in_a_terminal_and_nothing_in_a_pipe() -> None:
         assert ("epoch 1/3" in stream.getvalue()) == tty
 
 
+def test_the_bar_of_a_run_counts_stages_as_their_headings_do() -> None:
+    terminal, stream = make_terminal(tty=True, width=120)
+    terminal.bars.start_run((1.0, 2.0), None, 0)
+    terminal.on_stage_start(2, 3, "distill", "resnet10")
+    for _ in terminal.progress(range(2), 2, "epoch 1/1"):
+        pass
+    assert "2/3 distill" in stream.getvalue() and "stage 2/3" in stream.getvalue()
+
+
 @pytest.mark.parametrize("reason", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_leaves_no_bar(reason: type[BaseException]) -> None:
     terminal, stream = make_terminal(tty=True, width=80)
@@ -225,6 +234,7 @@ def test_a_run_on_a_real_terminal(run: Compress, tiny: Tiny, tmp_path: Path, col
         "budget 3000 parameters",
     ):
         assert words_of_header in text
+    assert "stages teach, distill, prune 1" in text and ", test device" in text
     # Bars are gone, and neither epochs nor tables of layers are left.
     assert not any(word in text for word in ("images/s", "epoch 1/1", "in all"))
     for number, name in enumerate(("teach", "distill", "prune 1"), start=1):

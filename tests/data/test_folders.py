@@ -139,6 +139,7 @@ def test_a_folder_with_no_or_one_image_is_refused(tmp_path: Path, classes: list[
     with pytest.raises(UserError, match=f"folder:{tmp_path}") as error:
         open_folder(tmp_path)
     assert "\n" not in str(error.value)
+    assert str(error.value).count(str(tmp_path)) == 1
 
 
 def test_an_empty_class_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from compress.models.tensor_file import read_tensors, read_training_file
+from compress.models.tensor_file import EXPORTED, read_tensors, read_training_file
 from compress.runtime.errors import UserError
 
 BESIDE: dict[str, Any] = {
@@ -116,6 +116,14 @@ def test_torchscript_and_pickles_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"a": Evil()}))
     with pytest.raises(UserError):
         read_training_file(tmp_path / "a.pkl")
+
+
+@pytest.mark.parametrize("suffix", EXPORTED)
+def test_an_exported_file_is_refused_by_its_name(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"model{suffix}"
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="an exported file; pass the weights file"):
+        read_tensors(file)
 
 
 def test_safetensors(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -74,6 +75,21 @@ def test_validation_split_is_that_of_the_training(finished: Path) -> None:
     # A file that does not say what it held out.
     unknown = evaluate(replace(model, origin={}), split="val", log=lines.append)
     assert unknown.images == 22 and len(lines) == 1 and "validation" in lines[0]
+
+
+def test_what_training_left_out_is_left_out_of_its_own_data(
+    tiny: Tiny, weights: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny.data, tmp_path / "images")
+    broken = sorted((tmp_path / "images" / "test").rglob("*.*"))[0]
+    broken.write_bytes(b"<html>404</html>")
+    origin = {"recipe": {"skip_broken": True}}
+    known = replace(checkpoint.load(weights), data=f"folder:{tmp_path / 'images'}", origin=origin)
+    lines: list[str] = []
+    assert evaluate(known, log=lines.append).images == 79
+    assert "left out" in lines[-1]
+    with pytest.raises(UserError, match=broken.name):
+        evaluate(replace(known, origin={}))
 
 
 def test_data_in_memory_is_scored_as_its_files_are(tiny: Tiny, untrained: Path) -> None:

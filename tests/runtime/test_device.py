@@ -77,7 +77,10 @@ def test_bfloat16_is_fast_where_the_processor_multiplies_it(
 def test_an_older_torch_knows_no_abilities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert not device.has_fast_bfloat16(CPU)
-    assert device.device_name(CPU).endswith(f", {torch.get_num_threads()} threads")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert device.device_name(CPU).endswith(", 2 threads")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert device.device_name(CPU).endswith(", 1 thread")
 
 
 @pytest.mark.parametrize(
