@@ -66,7 +66,10 @@ def measure_stage_seconds(plan: Plan) -> StageSeconds:
     started = time.monotonic()
     costs = image_costs(plan, _measure_networks(plan))
     steps_per_epoch = count_steps(plan.data.train_count, plan.batch_size)
-    lengths = [round(s.train.length * steps_per_epoch) if s.train else 0 for s in plan.steps]
+    # Training takes a step at least.
+    lengths = [
+        max(1, round(s.train.length * steps_per_epoch)) if s.train else 0 for s in plan.steps
+    ]
     # A forward pass is a third of a step.
     validation = plan.data.val_count / plan.batch_size / 3
     whole, least = [], []

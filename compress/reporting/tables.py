@@ -99,7 +99,7 @@ class Table:
         columns: list[list[int]],
         wraps: Literal["never", "at spaces", "anywhere"] = "anywhere",
     ) -> rich.table.Table:
-        table = rich.table.Table(title=self.title, title_justify="left")
+        table = rich.table.Table(title=self._rich_title(), title_justify="left")
         tall = any(len(indices) > 1 for indices in columns)
         for indices in columns:
             numeric = self._alignment(indices[0]) == "right"
@@ -119,6 +119,10 @@ class Table:
             table.add_row(*(self._cell(self.footer, indices) for indices in columns))
         return table
 
+    def _rich_title(self) -> Text | None:
+        # A title may name data, and rich reads markup in a string.
+        return Text(safe_line(self.title), style="table.title") if self.title else None
+
     def _cell(self, row: Sequence[str], indices: list[int]) -> Text:
         return Text("\n".join(safe_line(row[index]) for index in indices))
 
@@ -131,7 +135,7 @@ class Table:
 
     def _as_blocks(self) -> rich.table.Table:
         """Return a table of two columns: headings and cells, row by row."""
-        table = rich.table.Table(title=self.title, title_justify="left", show_header=False)
+        table = rich.table.Table(title=self._rich_title(), title_justify="left", show_header=False)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for row in (*self.rows, *([self.footer] if self.footer else [])):

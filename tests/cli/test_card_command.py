@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from commands import ROOT
 from huggingface_hub import ModelCard
 from small_checkpoints import small_checkpoint
-from tiny import Tiny
+from tiny import Tiny, own_model
 
 from compress.cli.main import main
 from compress.models import checkpoint
@@ -92,6 +92,16 @@ def test_a_run_gives_its_balanced_accuracy_and_no_path(
     assert "balanced" not in other.stdout and "another run" in other.stderr
 
 
+def test_a_stage_of_a_run_under_way_has_no_test_accuracy(finished: Path, tmp_path: Path) -> None:
+    known = own_model(finished / "model.pth")
+    [*others, last] = known.origin["stages"]
+    stages = [*others, last | {"test": None}]
+    text = card_of(replace(known, origin=known.origin | {"stages": stages}), tmp_path)
+    assert "model-index" not in yaml.safe_load(text.split("---")[1])
+    assert "read once" not in text and f"{100 * last['val']:.2f}" in text
+    assert "read once" in card_of(known, tmp_path)
+
+
 def test_a_network_that_was_changed_has_no_accuracy_of_its_training(tmp_path: Path) -> None:
     file, budgets = tmp_path / "cut.pth", parse_budgets({"budget": "50k"})
     prune_file(checkpoint.load(SHIPPED), budgets, file, mode="weights")
@@ -109,6 +119,7 @@ def test_a_network_that_was_changed_has_no_accuracy_of_its_training(tmp_path: Pa
         {
             "stages": [
                 {"name": "a|b\n# c", "params": 1, "macs": 1, "val": 2.0, "seconds": 1, "epochs": 1},
+                {"name": "<i>*c*", "params": 1, "macs": 1, "val": 1, "seconds": 1, "epochs": 1},
                 {"name": "x", "params": 10**5000, "macs": 1, "val": float("nan"), "seconds": 1},
             ],
             "recipe": {"title": "---\n<script>alert(1)</script>", "budget": "*"},
@@ -122,7 +133,12 @@ def test_an_origin_of_any_kind_makes_a_card(origin: dict[str, Any], tmp_path: Pa
     text = card_of(known, tmp_path)
     front = yaml.safe_load(text.split("\n---\n")[0].removeprefix("---"))
     assert front["library_name"] == "compress" and "model-index" not in front
-    assert "/home/me" not in text and "<script>" not in text and "\x1b" not in text
+    assert (
+        "/home/me" not in text
+        and "<script>" not in text
+        and "*c*" not in text
+        and "\x1b" not in text
+    )
     lines = text.split("\n")
     assert lines.count("---") == 2
     headings = ["Data", "Training", "Metrics", "Limits", "Use"]
@@ -145,4 +161,5 @@ def test_data_sets_are_named_for_others(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert [hub_id(f"hf:{place}") for place in ("local", "/a/b", "./a", "a/b/c")] == [None] * 4
     assert name_data("csv:/home/me/labels.csv") == "labels.csv"
+    assert name_data(f"hf:{'x' * 5000}") == "x" * 5000
     assert "60,000" in describe_data("mnist") and "/home" not in describe_data("hf:/home/me/set")

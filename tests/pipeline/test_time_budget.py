@@ -215,6 +215,16 @@ def test_a_network_whose_steps_are_slow_gets_more_time(
     assert trained == pytest.approx(18 + 12 / 3)
 
 
+def test_a_stage_of_less_than_a_step_has_a_cost(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "fastest_step", lambda trainer, steps: 1.0)
+    plan = make_plan(load_recipe(str(tiny.recipe), {"minutes": 60, "finetune.epochs": 0.01}))
+    whole = measure_stage_seconds(plan).whole
+    assert [seconds > 0 for seconds in whole] == [step.train is not None for step in plan.steps]
+    assert 0 < stage_seconds(60, whole[-1:]) < 60
+
+
 @pytest.mark.slow
 def test_too_few_minutes_are_refused_with_the_least_that_works(
     run: Compress, tiny: Tiny, tmp_path: Path

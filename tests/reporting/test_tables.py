@@ -48,6 +48,16 @@ def test_a_terminal_shows_cells_as_they_are() -> None:
     assert "│    22 │" in show(TABLE)
 
 
+@pytest.mark.parametrize("width", [100, 8, None])
+def test_a_terminal_shows_a_title_as_it_is(width: int | None) -> None:
+    console = Console(width=100, file=io.StringIO(), force_terminal=True, no_color=True)
+    table = Table(["a long heading", "b"], [["1" * 20, "2"]], title="[red]a [/b] \x1b[2J")
+    console.print(table.as_rich(width))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "[red]" in shown and "[/b]" in shown and "\x1b[2J" not in shown
+
+
 def test_a_narrow_terminal_folds_cells() -> None:
     shown = show(Table(["file"], [["abcdefghijkl" * 3]], left=1), width=20)
     assert "…" not in shown and shown.count("l") == 3 + 1

@@ -76,6 +76,7 @@ def make_card(
         stages_table=_stages_table(stages).as_markdown() if stages else "",
         changes=describe_changes(origin),
         metrics_table=_metrics_table(last, result).as_markdown() if last else "",
+        tested=last is not None and last.test is not None,
         limits=_list_limits(checkpoint, last),
         file=json.dumps(file.name),
         builder=_describe_builder(network),

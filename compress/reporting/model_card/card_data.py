@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from pathlib import Path
 
 from compress.recipe.in_memory import is_in_memory
@@ -32,8 +33,15 @@ def hub_id(data: str) -> str | None:
     if place is None:
         return HUB_IDS.get(data.removesuffix("-320").removesuffix("-160"))
     prefix, name = place
-    is_path = name.startswith((".", "/", "~")) or "\\" in name or Path(name).exists()
+    is_path = name.startswith((".", "/", "~")) or "\\" in name or _exists(name)
     return name if prefix == "hf" and not is_path and name.count("/") <= 1 else None
+
+
+def _exists(name: str) -> bool:
+    # A name may be too long for a path.
+    with suppress(OSError, ValueError):
+        return Path(name).exists()
+    return False
 
 
 def name_data(data: str) -> str:

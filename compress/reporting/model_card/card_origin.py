@@ -46,7 +46,10 @@ def list_stages(origin: Mapping[str, Any]) -> list[CardStage]:
     stages = origin.get("stages")
     found = []
     for stage in stages if isinstance(stages, list) else []:
-        if not isinstance(stage, dict) or not isinstance(name := stage.get("name"), str):
+        if not isinstance(stage, dict):
+            continue
+        name = str(stage.get("name"))
+        if not re.fullmatch(r"[a-z]+( [0-9]+)?", name):
             continue
         if all(_is_number(stage.get(key)) for key in NUMBERS):
             numbers = {key: stage[key] for key in NUMBERS}

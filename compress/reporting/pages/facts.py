@@ -131,4 +131,6 @@ def _ratio(before: int, after: int, other: str) -> str:
     if not other or not after or before == after:
         return ""
     ratio = before / after
+    if ratio < 1:
+        return f"{after / before:.3g} × {other}"
     return f"1/{ratio:,.0f} of {other}" if ratio >= 10 else f"1/{ratio:.1f} of {other}"
