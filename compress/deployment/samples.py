@@ -45,7 +45,9 @@ def open_own_data(checkpoint: Checkpoint, data: str | None = None) -> Dataset:
     """
     recipe: Any = checkpoint.origin.get("recipe")
     recipe = recipe if isinstance(recipe, dict) else {}
-    keys = {key: recipe[key] for key in ("seed", "max_images", "data_fraction") if key in recipe}
+    # All that decides which images its training held out.
+    decisive = ("seed", "max_images", "data_fraction", "skip_broken")
+    keys = {key: recipe[key] for key in decisive if key in recipe}
     size = checkpoint.input_size[-1]
     opened = open_dataset(data or checkpoint.data, image_size=size, **keys)
     if opened.classes != checkpoint.classes:

@@ -21,9 +21,11 @@ from compress.cli.main import main
 from compress.deployment.bench import Timing
 from compress.models import checkpoint
 from compress.models.build import import_builder
+from compress.pipeline.manifest import read_results
 from compress.recipe.load import load_recipe
 from compress.reporting.bench import Contender
 from compress.reporting.bench_file import read_bench, write_bench
+from compress.reporting.pages.facts import list_facts
 from compress.runtime.errors import UserError
 
 BUILDERS = ["tinynets:teacher", "tinynets:student"]
@@ -229,3 +231,19 @@ def test_the_recipe_in_it_is_that_of_the_run(finished: Path, tmp_path: Path) -> 
     [text] = re.findall(r"<pre>(data = .*?)</pre>", page.read_text(), re.DOTALL)
     (tmp_path / "again.toml").write_text(text.replace("&#34;", '"'))
     assert load_recipe(str(tmp_path / "again.toml")) == load_recipe(str(finished / "run.json"))
+
+
+def test_multiply_adds_of_other_images_are_not_compared(finished: Path) -> None:
+    _, results = read_results(finished)
+    last = replace(results[-1], image_size=16)
+    for size, about in ((16, "1/10 of"), (8, "")):
+        first = replace(results[0], macs=10 * last.macs, image_size=size)
+        facts = {fact.name: fact.about for fact in list_facts([first, last], None)}
+        assert facts["multiply-adds"][:7] == about
+
+
+def test_the_time_is_that_of_the_run(copied: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(copied)
+    change_manifest(copied, seconds=7384)
+    text = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False)).text
+    assert manifest["seconds"] != 7384 and text.count("2:03:04 h") == 2

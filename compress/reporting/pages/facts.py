@@ -41,17 +41,23 @@ class Asked:
     fraction: float
 
 
-def list_facts(results: Sequence[StageResult], file_bytes: int | None) -> list[Fact]:
+def list_facts(
+    results: Sequence[StageResult], file_bytes: int | None, seconds: float | None = None
+) -> list[Fact]:
     """Return what came out of a run: the numbers that matter, compared with its first network.
 
     Args:
         file_bytes: size of the final weights file, if there is one.
+        seconds: wall time of the run; the sum of the stages if left out.
     """
     first, last = results[0], results[-1]
     test = last.test is not None
     accuracy = last.test if last.test is not None else last.val
     before = first.test if test and first.test is not None else first.val
     other = name_network(first) if first is not last else ""
+    # Of other images, multiply-adds are those of another network.
+    same_images = first.image_size == last.image_size
+    macs = _ratio(first.macs, last.macs, other) if same_images else ""
     facts = [
         Fact(
             f"{'test' if test else 'validation'} {last.metric}",
@@ -59,7 +65,7 @@ def list_facts(results: Sequence[StageResult], file_bytes: int | None) -> list[F
             f"{100 * (accuracy - before):+.2f} points from {other}" if other else "",
         ),
         Fact("parameters", f"{last.params:,}", _ratio(first.params, last.params, other)),
-        Fact("multiply-adds", format_macs(last.macs), _ratio(first.macs, last.macs, other)),
+        Fact("multiply-adds", format_macs(last.macs), macs),
     ]
     balanced = last.test_balanced if test else last.val_balanced
     if balanced is not None:
@@ -68,8 +74,10 @@ def list_facts(results: Sequence[StageResult], file_bytes: int | None) -> list[F
         facts.append(Fact("one image", f"{last.milliseconds:.3f} ms"))
     if file_bytes is not None:
         facts.append(Fact("weights file", format_bytes(file_bytes)))
-    seconds = sum(result.seconds for result in results)
-    return [*facts, Fact("all stages took", format_duration(seconds))]
+    if seconds is not None:
+        return [*facts, Fact("the run took", format_duration(seconds))]
+    stages = sum(result.seconds for result in results)
+    return [*facts, Fact("all stages took", format_duration(stages))]
 
 
 def name_network(result: StageResult) -> str:

@@ -145,12 +145,14 @@ def _make_page(
     return RunPage(
         about=", ".join(filter(None, [str(recipe.get("data")), _describe_networks(results)])),
         notes=notes,
-        facts=list_facts(results, model.stat().st_size if model.is_file() else None),
+        facts=list_facts(
+            results, model.stat().st_size if model.is_file() else None, manifest.get("seconds")
+        ),
         asked=list_asked(manifest, results[-1]),
         compared=compare_with_uncut(results) or "",
         split="Test" if results[-1].test is not None else "Validation",
         first=name_network(results[0]),
-        stages=as_element(stages_table(results)),
+        stages=as_element(stages_table(results, manifest.get("seconds"))),
         costs=draw_costs(results),
         progress=tuple(progress),
         losses=[(curve.stage, draw_losses(curve)) for curve in curves],

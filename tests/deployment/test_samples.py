@@ -1,0 +1,42 @@
+"""Images of a network's own data: the splits are those of its training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import nn
+
+from compress.data.dataset import open_dataset
+from compress.data.source import Files
+from compress.deployment.samples import open_own_data
+from compress.models.checkpoint import Checkpoint
+from compress.recipe.model_spec import ModelSpec
+
+
+def test_broken_images_that_training_left_out_change_no_split(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / ("cat", "dog")[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    (tmp_path / "cat" / "broken.png").write_bytes(b"")
+    name, keys = f"folder:{tmp_path}", {"seed": 3, "skip_broken": True}
+    trained = open_dataset(name, seed=3, skip_broken=True)
+    known = Checkpoint(
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 2)),
+        ModelSpec("tinynets:student"),
+        trained.classes,
+        (3, 8, 8),
+        (0.5, 0.5, 0.5),
+        (0.25, 0.25, 0.25),
+        data=name,
+        origin={"recipe": keys},
+    )
+    opened = open_own_data(known)
+    for ours, theirs in (
+        (opened.val_images, trained.val_images),
+        (opened.train_images, trained.train_images),
+    ):
+        assert isinstance(ours, Files) and isinstance(theirs, Files)
+        assert ours.names == theirs.names and torch.equal(ours.targets, theirs.targets)
