@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from compress.pipeline.events import RunEvents
+from compress.pipeline.history import read_history
 from compress.pipeline.manifest import StageResult
 from compress.pipeline.run_dir import LOGGED
 from compress.pipeline.run_start import RunStart
@@ -119,7 +120,7 @@ class Tracker(RunEvents):
         """Log what is not logged yet of a finished stage: its epochs, its result and its widths."""
         assert self._run is not None
         file = self._run.out / result.checkpoint
-        self._write_epochs(_slug(result), _read_history(file.with_suffix(".jsonl")))
+        self._write_epochs(_slug(result), read_history(file.with_suffix(".jsonl")))
         step = self._before + math.ceil(result.epochs) + 1
         figures = {f"stage/{key}": value for key, value in _figures(result).items()}
         if step > self._logged and result.kind in ("distill", "prune"):
@@ -199,13 +200,6 @@ def _read_logged(out: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return kept if isinstance(kept, dict) else {}
-
-
-def _read_history(file: Path) -> list[dict[str, float]]:
-    """Return the metrics of each epoch that a stage has left."""
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
 def _to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from compress.pipeline.history import KEYS, read_history
 from compress.pipeline.manifest import StageResult
-from compress.runtime.errors import UserError
-from compress.runtime.plain_files import read_text
 from compress.training.events import named_losses
 
 # Epochs of a curve: of more, only so many could be told apart.
 MOST_POINTS = 300
-# Of the metrics of an epoch, those that every curve needs beside its losses.
-OTHERS = ("epoch", "loss", "val", "seconds")
 
 
 @dataclass(frozen=True)
@@ -51,27 +47,16 @@ def read_curves(path: Path, results: Sequence[StageResult]) -> list[Curve]:
     curves = []
     for result in results:
         file = (path / result.checkpoint).with_suffix(".jsonl")
-        if file.is_file() and (lines := _read_lines(file)):
+        if lines := read_history(file):
             curves.append(_make_curve(result.name, lines))
     return curves
-
-
-def _read_lines(file: Path) -> list[dict[str, float]]:
-    try:
-        lines = [json.loads(line) for line in read_text(file).splitlines()]
-        found = [{str(key): float(value) for key, value in line.items()} for line in lines]
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file}: damaged, not the metrics of a stage") from error
-    if any(key not in line for line in found for key in OTHERS):
-        raise UserError(f"{file}: damaged, lacks {', '.join(OTHERS)} of an epoch")
-    return found
 
 
 def _make_curve(stage: str, lines: list[dict[str, float]]) -> Curve:
     lines = [*lines[: -1 : math.ceil(len(lines) / MOST_POINTS)], lines[-1]]
     names = dict.fromkeys(key for line in lines for key in named_losses(line))
     missing = float("nan")
-    columns = {name: tuple(line.get(name, missing) for line in lines) for name in (*OTHERS, *names)}
+    columns = {name: tuple(line.get(name, missing) for line in lines) for name in (*KEYS, *names)}
     return Curve(
         stage=stage,
         epochs=columns["epoch"],
