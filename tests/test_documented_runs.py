@@ -32,7 +32,7 @@ NOT_RUN = {
     "compress bench": "takes minutes; test_tutorial.py has one",
     "compress analyze -w weights": "takes a minute; others are run",
     "compress prune -w trained.pth --speedup": "measures the machine; tests/pruning",
-    "compress predict photos/ --weights runs/…": "labels pixels; tests/pipeline/test_segmentation.py",
+    "compress predict photos/ --weights runs/…": "labels pixels; tests/pipeline",
     "compress to-grey": "needs a network of grey images; tests/models/test_grey.py",
     "compress adopt": "needs a network of another script; tests/pipeline/test_adopt.py",
     "compress predict -w other.onnx": "needs a file of another program; tests/deployment",
