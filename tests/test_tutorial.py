@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from code_blocks import read_blocks, read_commands
+from code_blocks import join_lines, read_blocks, read_commands
 from torchvision.io import write_png
 
 from compress.cli.main import main
@@ -20,8 +20,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def commands() -> list[list[str]]:
     """Return the words of every command in the tutorial."""
-    blocks = read_blocks(DOCS / "tutorial.md")
-    return [words for block in blocks for words in read_commands(block.text.replace("\n", ";"))]
+    lines = (line for block in read_blocks(DOCS / "tutorial.md") for line in join_lines(block.text))
+    return [words for line in lines for words in read_commands(line)]
 
 
 def draw_theme(folder: Path, names: int) -> None:
