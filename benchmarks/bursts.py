@@ -28,7 +28,7 @@ from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.pretrained import load_checkpoint
-from compress.pipeline.train_stage import build_trainer
+from compress.pipeline.train_stage import ENDLESS, build_trainer
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe, Train
 
@@ -130,7 +130,8 @@ class Setting:
                 logits_dir = self.folder if cached else Path(aside)
                 ctx = self._context(stage, Path(aside) / "state", logits_dir)
                 model = to_channels_last(self._model(stage.kind, student)).to(self.device)
-                trainer = build_trainer(model, stage, ctx, stage.compile is True)
+                endless = replace(stage, epochs=ENDLESS, steps=None)
+                trainer = build_trainer(model, endless, ctx, stage.compile is True)
                 for epoch in count():
                     for _ in trainer.steps(epoch):
                         yield min(self.recipe.batch_size, self.plan.data.train_count)

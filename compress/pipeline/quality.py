@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from compress.pipeline.run_dir import StageResult
-from compress.training.task import Classification, Task
+from compress.training.classification import Classification
+from compress.training.task import Task
 
 # Fraction of what a network knew beyond the largest class that it must have again after a cut and
 # the stage that follows.

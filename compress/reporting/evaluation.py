@@ -23,7 +23,7 @@ from compress.recipe.in_memory import MEMORY, hold, holding
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 BATCH_SIZE = 500
 

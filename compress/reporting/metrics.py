@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compress.data.source import Files, Images
 from compress.runtime.errors import UserError
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 # Bins of the expected calibration error, as in Guo et al. 2017 (arXiv:1706.04599).
 CALIBRATION_BINS = 15

@@ -5,18 +5,15 @@ The data decides: it has a class for each image, or masks, with a class for each
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data.balance import log_priors
 from compress.data.dataset import Dataset
-from compress.data.source import IGNORE
-from compress.recipe.schema import Prune, Recipe, Train
-from compress.runtime.errors import UserError
+from compress.recipe.schema import Recipe
+from compress.training.classification import Classification
+from compress.training.segmentation import Segmentation
 
 
 class Task(Protocol):
@@ -82,198 +79,6 @@ class Task(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Classification:
-    """Single-label classification.
-
-    Targets are class numbers, int64 (B,), or distributions over classes, float32 (B, classes), as
-    mixup and CutMix make them.
-
-    Args:
-        classes: the number of classes.
-        log_priors: logarithm of the frequency of each class, for the logit-adjusted loss (Menon et
-            al. 2020, arXiv:2007.07314); the loss is the plain one if left out.
-    """
-
-    classes: int
-    log_priors: tuple[float, ...] | None = None
-
-    metric = "accuracy"
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse what only masks have a use for."""
-        if recipe.dice:
-            raise UserError(f"dice = {recipe.dice:g}: {recipe.data} has no masks; remove it")
-
-    def encode_targets(self, targets: Tensor) -> Tensor:
-        """Encode class numbers, int64 (B,), as targets that can be mixed, float32 (B, classes)."""
-        return F.one_hot(targets, self.classes).float()
-
-    def class_numbers(self, targets: Tensor) -> Tensor:
-        """Return the class of each target, int64 (B,); of a mixed one, the class it has most of."""
-        return targets.argmax(1) if targets.is_floating_point() else targets
-
-    def label_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean cross-entropy of logits (B, classes) with the targets.
-
-        The logit-adjusted loss adds the logarithms of the classes' frequencies to the logits. The
-        logits themselves then treat all classes as equally frequent.
-        """
-        if self.log_priors is not None:
-            logits = logits + logits.new_tensor(self.log_priors)
-        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """Return the most likely class of each image, int64 (B,), of logits (B, classes)."""
-        return logits.argmax(1)
-
-    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a mask of the correct predictions: bool (B,)."""
-        return self.predict(logits) == self.class_numbers(targets)
-
-    def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the correct predictions, and the images, of each class: int64 (2, classes)."""
-        numbers = self.class_numbers(targets)
-        # The counts stay on the device: reading them would wait for a GPU.
-        counts = torch.zeros(2, self.classes, dtype=torch.int64, device=numbers.device)
-        counts[0].scatter_add_(0, numbers, self.correct(logits, targets).long())
-        counts[1].scatter_add_(0, numbers, torch.ones_like(numbers))
-        return counts
-
-    def score(self, counts: Tensor) -> tuple[float, float]:
-        """Return the top-1 accuracy, and the mean of the accuracies of the classes that occur."""
-        right, seen = counts
-        shown = seen > 0
-        return (
-            int(right.sum()) / max(int(seen.sum()), 1),
-            float((right[shown] / seen[shown]).mean()) if bool(shown.any()) else 0.0,
-        )
-
-    def chance(self, labels: Tensor) -> float:
-        """Return the fraction of the images, int64 (N,), that are of the largest class."""
-        return float(labels.bincount().max()) / len(labels)
-
-    def describe(self, score: float, images: str) -> str:
-        """Describe an accuracy: ``20.1% of the 158 validation images``."""
-        return f"{score:.1%} of {images}"
-
-    def output_shape(self, batch: int, side: int) -> tuple[int, ...]:
-        """Return the shape that the network's output must have for a batch of images."""
-        return (batch, self.classes)
-
-    def example_labels(self, batch: int, side: int) -> Tensor:
-        """Return class numbers, int64 (B,)."""
-        return torch.arange(batch) % self.classes
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """Semantic segmentation: the class of each pixel.
-
-    Targets are masks of class numbers, int64 (B, H, W); pixels that are 255 do not count.
-
-    Args:
-        classes: the number of classes.
-        dice: weight of the soft Dice loss beside the cross-entropy.
-    """
-
-    classes: int
-    dice: float = 0.0
-
-    metric = "mIoU"
-
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse what only images with one class each have a use for."""
-        if recipe.balance is not False:
-            raise UserError(f"balance = {recipe.balance!r}: {recipe.data} has masks; remove it")
-        for stage in recipe.stages:
-            if isinstance(stage, Train):
-                _check_augmentation(stage, recipe.data)
-            elif not isinstance(stage, Prune):
-                raise UserError(f"{stage.kind}: not for networks of masks yet; remove the stage")
-
-    def encode_targets(self, targets: Tensor) -> Tensor:
-        """Return the masks, int64 (B, H, W), as they are."""
-        return targets
-
-    def class_numbers(self, targets: Tensor) -> Tensor:
-        """Return the class of each pixel, int64 (B, H, W)."""
-        return targets
-
-    def label_loss(self, logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """Return the mean cross-entropy of the pixels, plus `dice` times `dice_loss`.
-
-        Args:
-            logits: (B, classes, H, W).
-        """
-        total = F.cross_entropy(
-            logits,
-            targets,
-            ignore_index=IGNORE,
-            label_smoothing=label_smoothing,
-            reduction="sum",
-        )
-        # A batch of which no pixel counts has a loss of 0.
-        loss = total / (targets != IGNORE).sum().clamp(min=1)
-        return loss + self.dice * dice_loss(logits, targets) if self.dice else loss
-
-    def predict(self, logits: Tensor) -> Tensor:
-        """Return the most likely class of each pixel, int64 (B, H, W)."""
-        return logits.argmax(1)
-
-    def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return, of each class, the pixels found, of the class, and taken for it.
-
-        Returns:
-            int64 (3, classes).
-        """
-        known = targets != IGNORE
-        # Pixels that do not count go into a class of their own.
-        truth = torch.where(known, targets, self.classes).flatten()
-        found = torch.where(known, self.predict(logits), self.classes).flatten()
-        hits = torch.where(truth == found, truth, self.classes)
-        kinds = torch.stack([hits, truth, found])
-        counts = torch.zeros(3, self.classes + 1, dtype=torch.int64, device=kinds.device)
-        return counts.scatter_add_(1, kinds, torch.ones_like(kinds))[:, :-1]
-
-    def score(self, counts: Tensor) -> tuple[float, float]:
-        """Return the mean IoU of the classes that occur or are named, and the pixel accuracy."""
-        hits, truth, _ = counts
-        ious = self.class_ious(counts)
-        shown = ~ious.isnan()
-        mean = float(ious[shown].mean()) if bool(shown.any()) else 0.0
-        return mean, int(hits.sum()) / max(int(truth.sum()), 1)
-
-    def class_ious(self, counts: Tensor) -> Tensor:
-        """Return the IoU of each class, float64 (classes,): NaN if it neither occurs nor is named.
-
-        It is the intersection of the pixels of a class and those taken for it, divided by their
-        union.
-        """
-        hits, truth, found = counts.double()
-        ious: Tensor = hits / (truth + found - hits)
-        return ious
-
-    def chance(self, labels: Tensor) -> float:
-        """Return the mean IoU of taking all pixels of masks (N, H, W) for the largest class."""
-        counts = labels[labels != IGNORE].long().bincount(minlength=self.classes)
-        present = max(int((counts > 0).sum()), 1)
-        return float(counts.max()) / max(int(counts.sum()), 1) / present
-
-    def describe(self, score: float, images: str) -> str:
-        """Describe a mean IoU: ``an mIoU of 20.1% on the 158 validation images``."""
-        return f"an mIoU of {score:.1%} on {images}"
-
-    def output_shape(self, batch: int, side: int) -> tuple[int, ...]:
-        """Return the shape that the network's output must have for a batch of images."""
-        return (batch, self.classes, side, side)
-
-    def example_labels(self, batch: int, side: int) -> Tensor:
-        """Return masks of one class each, int64 (B, side, side)."""
-        numbers = torch.arange(batch) % self.classes
-        return numbers[:, None, None].repeat(1, side, side)
-
-
 def make_task(data: Dataset, recipe: Recipe | None = None) -> Task:
     """Return the task of a data set, with the loss that a recipe asks for."""
     classes = len(data.classes)
@@ -283,39 +88,3 @@ def make_task(data: Dataset, recipe: Recipe | None = None) -> Task:
         return Classification(classes)
     priors = log_priors(data.train_images.targets, classes)
     return Classification(classes, tuple(priors.tolist()))
-
-
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return 1 minus the mean soft Dice coefficient of the classes that occur in a batch.
-
-    Milletari et al. 2016, arXiv:1606.04797, with sums in place of sums of squares. Pixels of a
-    target of 255 do not count.
-
-    Args:
-        logits: (B, classes, H, W).
-        targets: int64 (B, H, W).
-    """
-    known = (targets != IGNORE)[:, None]
-    probabilities = logits.softmax(1) * known
-    truth = F.one_hot(torch.where(known[:, 0], targets, 0), logits.shape[1]).movedim(-1, 1) * known
-    both = (probabilities * truth).sum((0, 2, 3))
-    sizes = truth.sum((0, 2, 3))
-    coefficients = 2 * both / (probabilities.sum((0, 2, 3)) + sizes).clamp(min=1e-6)
-    occurs = (sizes > 0).float()
-    loss: Tensor = 1 - (coefficients * occurs).sum() / occurs.sum().clamp(min=1)
-    return loss
-
-
-def _check_augmentation(stage: Train, data: str) -> None:
-    """Refuse augmentation that changes what an image shows where, but not its mask."""
-    for key in ("mixup", "cutmix", "auto_augment"):
-        if value := getattr(stage, key):
-            raise UserError(
-                f"{stage.kind}: {key} = {value!r} does not move the masks of {data}; remove it, and"
-                " use crop, flip, erase_prob and color_jitter"
-            )
-    if stage.method == "dkd":
-        raise UserError(
-            f"{stage.kind}: method 'dkd' is for images with one class each, and {data} has masks;"
-            " use 'kd' or 'channelwise'"
-        )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from compress.data.balance import draw_chances, is_uneven, log_priors
 from compress.data.random_views import draw_order
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 TARGETS = torch.tensor([0] * 900 + [1] * 100)
 

@@ -19,7 +19,7 @@ from compress.data.dataset import Dataset
 from compress.data.random_views import draw_holes
 from compress.data.source import Pixels
 from compress.recipe.schema import Augment
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 CLASSES = 5
 PLAIN = Augment(crop=None, flip=False)

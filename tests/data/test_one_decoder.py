@@ -20,8 +20,8 @@ from compress.pipeline.adopt import adopt
 from compress.recipe.model_spec import ModelSpec
 from compress.reporting.evaluation import score_test_split
 from compress.runtime.errors import UserError
+from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
-from compress.training.task import Classification
 
 SIDE = 64
 CLASSES = ("bottom", "top")

@@ -27,7 +27,7 @@ from compress.data.pool import PhotoPool, open_pool
 from compress.data.random_views import draw_numbers, place_crops
 from compress.data.source import Files, Images, Pixels
 from compress.recipe.schema import Augment
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 SIDE = 48
 # Photos that are decoded whole, at a half, a quarter and an eighth.

@@ -10,8 +10,8 @@ from torch import Tensor
 from compress.data.batches import Batch
 from compress.distillation.kd import KD, kd_loss
 from compress.distillation.labels import Labels
+from compress.training.classification import Classification
 from compress.training.objective import Objective, total_loss
-from compress.training.task import Classification
 
 TASK = Classification(5)
 GENERATOR = torch.Generator().manual_seed(7)

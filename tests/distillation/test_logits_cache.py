@@ -32,8 +32,8 @@ from compress.recipe.load import load_recipe
 from compress.recipe.schema import Augment, Train
 from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.runtime.files import PART
+from compress.training.classification import Classification
 from compress.training.forward import make_forward
-from compress.training.task import Classification
 
 CLASSES, BATCH = 4, 32
 TASK = Classification(CLASSES)

@@ -22,8 +22,8 @@ from compress.distillation.objectives import (
 )
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
+from compress.training.classification import Classification
 from compress.training.objective import total_loss
-from compress.training.task import Classification
 
 CLASSES = 4
 BATCH = Batch(torch.randn(3, CLASSES), torch.eye(CLASSES)[:3], torch.arange(3), 0)

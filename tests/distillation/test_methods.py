@@ -24,9 +24,9 @@ from compress.distillation.stagewise import Stagewise, split_blocks
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
+from compress.training.classification import Classification
 from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import Forward, Losses, Objective, total_loss
-from compress.training.task import Classification
 
 
 def block(inner: int, outer: int, stride: int) -> nn.Module:

@@ -18,9 +18,9 @@ from compress.distillation.method import Teacher
 from compress.distillation.objectives import build_objective
 from compress.recipe.registry import METHODS
 from compress.recipe.schema import Train
+from compress.training.classification import Classification
 from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import total_loss
-from compress.training.task import Classification
 
 # Of the three blocks, each (B, C, H, W).
 Maps = list[np.ndarray]

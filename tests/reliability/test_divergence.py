@@ -19,13 +19,13 @@ from compress.models.build import import_builder
 from compress.models.tensor_file import read_tensors
 from compress.recipe.schema import Augment, Train
 from compress.runtime.errors import UserError
+from compress.training.classification import Classification
 from compress.training.divergence import LOWER, MAX_RETRIES
 from compress.training.evaluate import measure_scores
 from compress.training.events import Events
 from compress.training.objective import Forward, Losses
 from compress.training.schedule import count_steps
 from compress.training.state import previous_state
-from compress.training.task import Classification
 from compress.training.trainer import Trainer, TrainResult
 
 TASK = Classification(4)

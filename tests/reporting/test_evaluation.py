@@ -20,7 +20,7 @@ from compress.deployment.predict import predict, prepare
 from compress.models import checkpoint
 from compress.reporting.evaluation import evaluate, score_per_class, score_test_split
 from compress.runtime.errors import UserError
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 
 def test_scores_are_counted_by_class() -> None:

@@ -16,9 +16,9 @@ from compress.data.batches import Batch
 from compress.models.build import build
 from compress.models.memory_format import to_channels_last
 from compress.recipe.model_spec import ModelSpec
+from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
 from compress.training.forward import make_forward, make_teacher
-from compress.training.task import Classification
 from compress.training.trainer import Trainer
 
 IMAGES = torch.ones(8, 3, 16, 16)

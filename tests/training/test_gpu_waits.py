@@ -27,10 +27,10 @@ from compress.recipe.registry import METHODS
 from compress.recipe.schema import Augment, Train
 from compress.runtime import distributed
 from compress.training import ddp
+from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
 from compress.training.forward import make_teacher
 from compress.training.objective import Forward, Losses, Objective
-from compress.training.task import Classification
 from compress.training.trainer import Trainer
 
 STEPS = 6

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
+from compress.training.classification import Classification
 from compress.training.mirror import MirrorTest, measure_mirroring
-from compress.training.task import Classification
 
 
 class LeftOrRight(nn.Module):

@@ -16,7 +16,7 @@ from compress.distillation.channelwise import channelwise_loss
 from compress.distillation.kd import kd_loss
 from compress.training.evaluate import measure_scores
 from compress.training.forward import make_forward
-from compress.training.task import Segmentation, dice_loss
+from compress.training.segmentation import Segmentation, dice_loss
 
 TASK = Segmentation(3)
 

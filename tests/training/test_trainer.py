@@ -17,12 +17,12 @@ from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.labels import Labels
 from compress.recipe.schema import Augment, Train
 from compress.runtime.errors import UserError
+from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
 from compress.training.events import Events
 from compress.training.forward import make_forward
 from compress.training.objective import Forward, Losses, Objective
 from compress.training.schedule import count_steps, find_phase, learning_rate
-from compress.training.task import Classification
 from compress.training.trainer import Trainer, TrainResult
 
 STAGE = Train(kind="finetune", epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25)

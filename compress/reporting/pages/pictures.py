@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compress.data.dataset import Dataset
 from compress.reporting.metrics import SplitLogits
-from compress.training.task import Classification
+from compress.training.classification import Classification
 
 # Side of a picture in pixels, at most; smaller images keep theirs, pixel by pixel.
 SIDE, EXACT_SIDE = 112, 48
