@@ -18,6 +18,7 @@ from compress.pipeline.stage_steps import stage_steps
 from compress.pipeline.step import number_steps
 from compress.recipe.schema import Train
 from compress.runtime.errors import UserError
+from compress.training.task import make_task
 
 EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
 
@@ -42,7 +43,7 @@ def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
         distinct[recipe.teacher, recipe.student, stages] = replace(recipe, stages=stages)
     data = open_dataset(f"folder:{tiny.data}", image_size=32)
     for recipe in distinct.values():
-        check_methods(recipe, number_steps(stage_steps(recipe, data)), data)
+        check_methods(recipe, number_steps(stage_steps(recipe, data)), data, make_task(data))
     return len(distinct)
 
 
