@@ -17,7 +17,7 @@ from compress.pipeline.plan import make_plan
 from compress.recipe.load import load_recipe, shipped_recipes
 
 # Recipes for Fashion-MNIST are run by other tests.
-OWN = ("photos",)
+OWN = ("photos", "segment")
 TABLES = [
     name
     for name in shipped_recipes()

@@ -131,9 +131,7 @@ def test_network_of_another_source_is_unknown(name: str, source: Any) -> None:
         build(ModelSpec(name, source=source), 7)
 
 
-@pytest.mark.parametrize(
-    "name", ["fcn_resnet50", "raft_small", "fasterrcnn_resnet50_fpn", "quantized_resnet18"]
-)
+@pytest.mark.parametrize("name", ["raft_small", "fasterrcnn_resnet50_fpn", "quantized_resnet18"])
 def test_networks_that_do_not_classify_are_unknown(name: str) -> None:
     with pytest.raises(UserError, match=f"unknown network '{name}'"):
         build(ModelSpec(name), 7)

@@ -66,7 +66,7 @@ def fit(
 
     def validate(network: nn.Module) -> float:
         scores = measure_scores(network, plain_batches(data, data.val, batch_size=500), TASK)
-        return scores.top1 if scores.finite else math.nan
+        return scores.main if scores.finite else math.nan
 
     def batches(epoch: int) -> Iterator[Batch]:
         return training_batches(
