@@ -277,7 +277,8 @@ def test_two_runs_at_once_in_one_directory(
     for flags in ([], ["--fresh"]):
         second = run("run", long_recipe(tiny), "--out", out, *flags, code=2)
         assert "another run is working" in second.err and second.err.count("\n") == 1
-    assert first.process.is_alive() and (out / "stages" / "01-teach.state").exists()
+    # Between two epochs, the newest state becomes the previous one before there is another.
+    assert first.process.is_alive() and list(out.glob("stages/01-teach*.state"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -290,4 +291,4 @@ def test_a_signal_ends_it_in_one_line(
     command.send(number)
     assert command.wait() == code
     assert command.err == "stopped; the same command resumes after the last finished epoch\n"
-    assert (out / "stages" / "01-teach.state").exists() and not list(out.rglob(".*.part"))
+    assert list(out.glob("stages/01-teach*.state")) and not list(out.rglob(".*.part"))
