@@ -9,6 +9,7 @@ import click
 from compress.cli.command import Command
 from compress.cli.options import (
     device_option,
+    json_option,
     load_builder,
     require_free,
     weights_options,
@@ -73,7 +74,7 @@ def parse_fractions(ctx: click.Context, parameter: click.Parameter, text: str) -
     help="File to write, by its ending: .json, .csv, or a heat map as .svg or .png; repeat it for"
     " several.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @device_option
 def analyze(
     weights: Path,

@@ -9,6 +9,7 @@ import click
 
 from compress.cli.command import Command
 from compress.cli.options import (
+    builders_option,
     foreign_options,
     load_builder,
     make_foreign,
@@ -187,13 +188,7 @@ def quantize(
 )
 @click.option("--score", is_flag=True, help="Score files on their test split, which takes longer.")
 @click.option("--data", help="With --score: data of files that do not name theirs, or if it moved.")
-@click.option(
-    "--builder",
-    "builders",
-    multiple=True,
-    metavar="PACKAGE.MODULE:FUNCTION",
-    help="Function that builds a custom network; once for each, if there are several.",
-)
+@builders_option
 @foreign_options
 def bench(
     files: tuple[Path, ...],

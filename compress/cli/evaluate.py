@@ -14,6 +14,7 @@ from compress.cli.command import Command
 from compress.cli.options import (
     device_option,
     foreign_options,
+    json_option,
     load_any_model,
     make_foreign,
     require_free,
@@ -56,7 +57,7 @@ MAX_MATRIX = 20
     show_default=True,
     help="Wrongly classified images to name, at most.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option(
     "--csv",
     type=click.Path(path_type=Path),

@@ -193,6 +193,16 @@ budget_options = combine_options(
     ),
 )
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+builders_option = click.option(
+    "--builder",
+    "builders",
+    multiple=True,
+    metavar="PACKAGE.MODULE:FUNCTION",
+    help="Function that builds a custom network; once for each, if there are several.",
+)
+
 device_option = click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),

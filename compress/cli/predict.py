@@ -10,6 +10,7 @@ from compress.cli.command import Command
 from compress.cli.options import (
     device_option,
     foreign_options,
+    json_option,
     load_any_model,
     make_foreign,
     skip_broken_option,
@@ -41,7 +42,7 @@ from compress.runtime.files import CSV_HEADER, require_file, require_replaceable
     metavar="COLOR",
     help="Behind transparent parts: white, #rrggbb, …; as in training if left out.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--csv", type=click.Path(path_type=Path), help="Write CSV to this file.")
 @click.option(
     "--out",

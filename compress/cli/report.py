@@ -7,7 +7,10 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import device_option
+from compress.cli.options import (
+    builders_option,
+    device_option,
+)
 from compress.cli.output import echo_line
 from compress.recipe.registry import check_data_name
 
@@ -29,13 +32,7 @@ from compress.recipe.registry import check_data_name
     help="Of a run: score its networks on the test split, for the confusion and the pictures.",
 )
 @click.option("--data", help="Data of the run, if it has moved.")
-@click.option(
-    "--builder",
-    "builders",
-    multiple=True,
-    metavar="PACKAGE.MODULE:FUNCTION",
-    help="Function that builds a custom network; once for each, if there are several.",
-)
+@builders_option
 @device_option
 def report(
     directory: Path,
