@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.data.batches import Batch, plain_batches
+from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.data.in_memory import to_scored_source
 from compress.data.scoring import Split, open_scored
@@ -23,7 +23,6 @@ from compress.recipe.in_memory import MEMORY, hold, holding
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
-from compress.training.classification import Classification
 
 BATCH_SIZE = 500
 
@@ -84,13 +83,18 @@ def compute_logits(
     opened = open_split(
         checkpoint, data, split=split, device=device, whole=whole, skip_broken=skip_broken, log=log
     )
-    pairs = list(_iterate_logits(*_make_batches(checkpoint, opened)))
+    model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(opened.device)
+    logits, targets = [], []
+    for batch in plain_batches(opened, opened.test(), batch_size=BATCH_SIZE):
+        with torch.inference_mode(), full_precision():
+            logits.append(model(batch.images.to(opened.device)).float().cpu())
+        targets.append(batch.targets.cpu())
     return SplitLogits(
         data=opened.name,
         split=split,
         classes=checkpoint.classes,
-        logits=torch.cat([logits.float().cpu() for logits, _ in pairs]),
-        targets=torch.cat([targets.cpu() for _, targets in pairs]),
+        logits=torch.cat(logits),
+        targets=torch.cat(targets),
         images=opened.test_images(),
     )
 
@@ -115,34 +119,17 @@ def score_test_split(
         log: called with a line on what is scored, if it is not a test split.
 
     Returns:
-        As `score_per_class`.
+        Correct predictions and images of each class, both int64 (classes,).
 
     Raises:
         UserError: the data is not available, or has a class that the weights file does not have.
     """
-    opened = open_split(
+    found = compute_logits(
         checkpoint, data, device=device, whole=whole, skip_broken=skip_broken, log=log
     )
-    model, batches = _make_batches(checkpoint, opened)
-    return score_per_class(model, batches, Classification(len(checkpoint.classes)))
-
-
-def score_per_class(
-    model: nn.Module, batches: Iterable[Batch], task: Classification
-) -> tuple[Tensor, Tensor]:
-    """Count correct predictions of `model`, in evaluation mode, by class.
-
-    Returns:
-        Correct predictions and images of each class, both int64 (classes,) on the CPU.
-    """
-    device = next(model.parameters()).device
-    correct, total = torch.zeros(2, task.classes, dtype=torch.int64, device=device)
-    for logits, encoded in _iterate_logits(model, batches):
-        targets = task.class_numbers(encoded)
-        hits = task.correct(logits, targets)
-        correct += torch.bincount(targets[hits], minlength=task.classes)
-        total += torch.bincount(targets, minlength=task.classes)
-    return correct.cpu(), total.cpu()
+    classes, targets = len(found.classes), found.targets
+    correct = targets[found.logits.argmax(1) == targets]
+    return correct.bincount(minlength=classes), targets.bincount(minlength=classes)
 
 
 def open_split(
@@ -199,18 +186,3 @@ def _name_data(checkpoint: Checkpoint, data: Any) -> str:
     )
     name = f"{MEMORY}{source.name}"
     return hold(name, replace(source, name=name))
-
-
-def _make_batches(checkpoint: Checkpoint, opened: Dataset) -> tuple[nn.Module, Iterator[Batch]]:
-    """Return the network, ready to compute, and the batches of a split that is open."""
-    model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(opened.device)
-    return model, plain_batches(opened, opened.test(), batch_size=BATCH_SIZE)
-
-
-def _iterate_logits(model: nn.Module, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the logits (B, classes) and targets of each batch, on the network's device."""
-    device = next(model.parameters()).device
-    for batch in batches:
-        with torch.inference_mode(), full_precision():
-            logits = model(batch.images.to(device))
-        yield logits, batch.targets.to(device)
