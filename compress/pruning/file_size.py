@@ -154,7 +154,7 @@ def search_bytes(
     """
     low, high, tried = 0, full_bytes, min(estimate, full_bytes - 1)
     best: tuple[nn.Module, list[str], int] | None = None
-    for _ in range(MAX_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         model, lines = prune_to_bytes(tried)
         free = free_bytes(model)
         if free >= 0:
@@ -163,6 +163,8 @@ def search_bytes(
                 break
         else:
             high = tried
+            # Widths go in steps: a slightly lower limit may leave the same network.
+            free *= 2**attempt
         following = tried + free
         if not low < following < high:
             following = (low + high) // 2

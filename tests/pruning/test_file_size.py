@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from pruning_networks import build_network, count_bytes, count_params
 from torch import nn
 
 from compress.models import checkpoint
 from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
-from compress.pruning.file_size import prune_to_file_size, resolve_file_limits
+from compress.pruning.file_size import prune_to_file_size, resolve_file_limits, search_bytes
 from compress.pruning.pruner import PruneOptions, prune_to_limits, prune_to_minimum
 from compress.recipe.budget import Limits, parse_amount
 from compress.recipe.model_spec import ModelSpec
@@ -144,3 +146,19 @@ def test_only_the_lines_of_the_result_are_logged() -> None:
     assert len(attempts) > 2
     assert count_bytes(pruned) > room * 3 // 4
     assert sum("channel groups: a" in line for line in lines) == 1
+
+
+@given(st.integers(50, 4_000), st.integers(8_000, 60_000), st.integers(-4_000, 4_000))
+def test_a_network_is_found_although_widths_go_in_steps(step: int, budget: int, off: int) -> None:
+    """A limit on tensors leaves whole steps; the first estimate is off."""
+    full = 100_000
+
+    def prune_to_bytes(limit: int) -> tuple[nn.Module, list[str]]:
+        return nn.Threshold(limit // step * step, 0), []
+
+    def free_bytes(model: nn.Module) -> int:
+        assert isinstance(model, nn.Threshold)
+        return int(budget - model.threshold)
+
+    found, _, _ = search_bytes(budget + off, full, prune_to_bytes, free_bytes, budget // 10)
+    assert free_bytes(found) >= 0
