@@ -15,6 +15,7 @@ from compress.pipeline.run_dir import read_results
 from compress.quantization.quantize import Int8Network
 from compress.recipe.load import load_recipe
 from compress.reporting.evaluation import score_test_split
+from compress.reporting.pages.seen import see_images
 from compress.runtime.errors import UserError
 
 STAGE = '\n[[stages]]\nkind = "quantize"\nfinetune = false\n'
@@ -42,6 +43,9 @@ def test_file_budget_is_that_of_the_int8_file(tiny: Tiny, tmp_path: Path, size: 
     correct, total = score_test_split(scored)
     assert last.test == pytest.approx(float(correct.sum() / total.sum()))
     assert scored.network.name == "tinynets:student"
+    # A report shows what the delivered file does.
+    seen = see_images(tmp_path / "run", result.results)
+    assert seen.evaluation.top1 == pytest.approx(last.test)
     assert own_model(tmp_path / "run" / "model.pth").input_size == scored.input_size
     # The same command does nothing more.
     assert compress.run(str(recipe), out=tmp_path / "run").results == result.results

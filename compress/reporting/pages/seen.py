@@ -12,7 +12,7 @@ from markupsafe import Markup
 from compress.deployment.load_model import choose_builder, load_model
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.manifest import StageResult
-from compress.pipeline.run_dir import MODEL
+from compress.pipeline.run_dir import INT8_MODEL, MODEL
 from compress.reporting.evaluation import compute_logits, open_split
 from compress.reporting.evaluation_tables import class_scores_table, confused_table
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
@@ -81,7 +81,9 @@ def see_images(
         found = compute_logits(known, data, device=device)
         return known, replace(found, logits=found.logits / known.temperature)
 
-    known, found = answer(path / MODEL, "the final network")
+    # The scores of a run that quantizes are those of its int8 file.
+    final = INT8_MODEL if results[-1].kind == "quantize" else MODEL
+    known, found = answer(path / final, "the final network")
     evaluation = evaluate_logits(found, worst=PICTURES)
     opened = open_split(known, data)
     worst = make_pictures(opened, [image.index for image in evaluation.worst], [found])
