@@ -40,7 +40,8 @@ def calibrate(
 
     Args:
         checkpoint: weights file, or its path. It does not change.
-        data: name of a data set, or labelled images in memory, as for `compress.evaluate`.
+        data: name of a data set, or labelled images in memory, as for `compress.evaluate`; of a
+            single split, all are used, so pass images that the network was not trained on.
         device: ``auto``, ``cpu`` or ``cuda``.
         builder: as for `compress.load`.
         skip_broken: leave out image files that cannot be read.

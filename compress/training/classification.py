@@ -57,16 +57,12 @@ class Classification:
         """Return the most likely class of each image, int64 (B,), of logits (B, classes)."""
         return logits.argmax(1)
 
-    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return a mask of the correct predictions: bool (B,)."""
-        return self.predict(logits) == self.class_numbers(targets)
-
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the correct predictions, and the images, of each class: int64 (2, classes)."""
         numbers = self.class_numbers(targets)
         # The counts stay on the device: reading them would wait for a GPU.
         counts = torch.zeros(2, self.classes, dtype=torch.int64, device=numbers.device)
-        counts[0].scatter_add_(0, numbers, self.correct(logits, targets).long())
+        counts[0].scatter_add_(0, numbers, (self.predict(logits) == numbers).long())
         counts[1].scatter_add_(0, numbers, torch.ones_like(numbers))
         return counts
 
