@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from tiny import Interrupted, InterruptIn, Tiny
 import compress
 from compress.cli.main import main
 from compress.pipeline.manifest import StageResult, read_results
+from compress.pipeline.run_dir import LOGGED
 from compress.reporting.loggers import log_tool
 from compress.reporting.loggers.log_tool import LoggedRun, LogTool, get_tool
 from compress.reporting.loggers.tracking import Tracker
@@ -220,6 +222,24 @@ def play(
         tracker.on_stage_end(result, None, "")
     tracker.on_run_end(results, 9.0)
     return results
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "[" * 5000, '{"recorder": 1}', '{"recorder": {"id": "x", "step": "many"}}'],
+)
+def test_a_damaged_record_of_what_was_logged_begins_a_new_log(
+    text: str, logged: tuple[Path, Recorder], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(logged[0], out)
+    (out / LOGGED).write_text(text)
+    recorder = Recorder()
+    with Tracker(LogTool("recorder", "re", recorder.open)) as tracker:
+        plan = SimpleNamespace(data=None)
+        start = SimpleNamespace(out=out, recipe={}, results=(), plan=plan)
+        tracker.on_run_start(start)  # type: ignore[arg-type]
+    assert recorder.runs[0].id == "" and recorder.runs[0].step == 0
 
 
 def test_a_tool_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:

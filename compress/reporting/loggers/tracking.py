@@ -29,6 +29,7 @@ from compress.reporting.pages.widths import read_layers
 from compress.reporting.tables import stages_table
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
+from compress.runtime.plain_files import read_text
 
 T = TypeVar("T")
 
@@ -195,11 +196,17 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _read_logged(out: Path) -> dict[str, Any]:
+    """Return what each tool has logged; a new log begins for one whose entry is damaged."""
     try:
-        kept = json.loads((out / LOGGED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        kept = json.loads(read_text(out / LOGGED))
+    except (UserError, ValueError, RecursionError):
         return {}
-    return kept if isinstance(kept, dict) else {}
+    entries = kept.items() if isinstance(kept, dict) else ()
+    return {name: each for name, each in entries if _is_entry(each)}
+
+
+def _is_entry(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("step")) is int and "id" in value
 
 
 def _to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
