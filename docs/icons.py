@@ -1,4 +1,4 @@
-"""Make a small data set of colour images: freedesktop icons in eight classes.
+"""Make a small data set of colour images: freedesktop icons in seven classes.
 
     python docs/icons.py icons      # on Debian or Ubuntu; installs nothing
 
@@ -19,7 +19,8 @@ from tempfile import TemporaryDirectory
 PACKAGES = ("elementary-xfce", "faenza", "gnome", "mate", "oxygen", "tango")
 CLASSES = ("actions", "apps", "devices", "emblems", "mimetypes", "places", "status")
 SIDES = ("48", "64", "128", "256")
-# Most images of a class; and one name in so many is held out as test images.
+# Most images of a class to choose from; and one name in so many is held out for test images, of
+# which all are taken: the more there are, the less their accuracy depends on chance.
 MOST, HELD_OUT = 300, 5
 
 
@@ -51,9 +52,12 @@ def find_icons(themes: Path) -> dict[str, dict[bytes, Path]]:
 def write_icons(themes: Path, out: Path) -> None:
     """Copy the icons of all classes to `out`."""
     for label, icons in find_icons(themes).items():
-        for number, file in sorted(icons.items())[:MOST]:
+        for place, (number, file) in enumerate(sorted(icons.items())):
             name = int(hashlib.sha256(file.stem.encode()).hexdigest(), 16)
-            folder = out / ("test" if name % HELD_OUT == 0 else "train") / label
+            test = name % HELD_OUT == 0
+            if place >= MOST and not test:
+                continue
+            folder = out / ("test" if test else "train") / label
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, folder / f"{file.stem}-{number.hex()[:6]}.png")
 
