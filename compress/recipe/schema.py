@@ -207,6 +207,10 @@ class Prune:
     round_to: Count = 1
     """Keep widths multiples of this where the budget allows it; processors are faster at 8 or
     16."""
+    depth: bool = False
+    """Let residual blocks go as a whole where that costs less: a block goes if the network without
+    it, cut to the same target, has the lower loss on the `samples`. Every block is tried, so a cut
+    takes several times as long. Not for `weights`."""
 
 
 @dataclass(
