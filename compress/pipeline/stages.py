@@ -232,7 +232,7 @@ def _prune_channels(
         return statistics.mean(float(each(pruned.eval())) for each in losses)
 
     if stage.depth:
-        model = choose_blocks(model, example, partial(cut, limits=target), loss, log)
+        model = choose_blocks(model, example, partial(cut, limits=target), loss, ctx.events)
     return prune_to_latency(model, target, measured, partial(cut, model), log)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.models.layers import remove_blocks, removed_blocks
 from compress.runtime.errors import UserError
+from compress.training.events import Events
 
 
 def choose_blocks(
@@ -22,7 +23,7 @@ def choose_blocks(
     example: Tensor,
     cut: Callable[[nn.Module], nn.Module],
     loss: Callable[[nn.Module], float],
-    log: Callable[[str], None] = lambda line: None,
+    events: Events | None = None,
 ) -> nn.Module:
     """Return a copy of `model` without the blocks that are not worth their cost, before its cut.
 
@@ -34,15 +35,16 @@ def choose_blocks(
         example: one batch of input, (B, C, H, W).
         cut: returns a network pruned to the target.
         loss: of a pruned network.
-        log: called with a line for each block that goes.
+        events: receive progress, and a line for each block that goes.
 
     Raises:
         UserError: `model` cannot be cut to the target.
     """
-    lowest = loss(cut(model))
+    events, lowest = events or Events(), loss(cut(model))
     while True:
         found: list[tuple[float, str, nn.Module]] = []
-        for name in find_blocks(model, example):
+        names = find_blocks(model, example)
+        for name in events.progress(names, len(names), "blocks"):
             shorter = without_blocks(model, [name])
             # Without it, the rest may be out of reach.
             try:

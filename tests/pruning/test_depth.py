@@ -26,6 +26,7 @@ from compress.pruning.depth import (
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
+from compress.training.events import Events
 
 BLOCKS = ["layer1.0", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]
 EXAMPLE = torch.zeros(1, 3, 32, 32)
@@ -103,7 +104,8 @@ def test_blocks_go_as_long_as_the_loss_falls(resnet18: nn.Module) -> None:
 
     Without layer4.1 it would be lowest, but the rest cannot be cut to the target.
     """
-    lines: list[str] = []
+    lines, events = list[str](), Events()
+    events.log = lines.append  # type: ignore[method-assign]
     worth = {"layer3.1": -2.0, "layer1.0": -1.0, "layer4.1": -9.0}
 
     def cut(model: nn.Module) -> nn.Module:
@@ -114,7 +116,7 @@ def test_blocks_go_as_long_as_the_loss_falls(resnet18: nn.Module) -> None:
     def loss(model: nn.Module) -> float:
         return 5 + sum(worth.get(name, 1.0) for name in removed_blocks(model))
 
-    chosen = choose_blocks(resnet18, EXAMPLE, cut, loss, lines.append)
+    chosen = choose_blocks(resnet18, EXAMPLE, cut, loss, events)
     assert removed_blocks(chosen) == ["layer1.0", "layer3.1"]
     assert ["layer3.1" in lines[0], "layer1.0" in lines[1], len(lines)] == [True, True, 2]
     assert removed_blocks(resnet18) == []
