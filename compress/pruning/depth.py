@@ -54,9 +54,8 @@ def choose_blocks(
         best = min(found, key=lambda each: each[0], default=None)
         if best is None or best[0] >= lowest:
             return model
-        log(
-            f"block {best[1]} goes: after the cut, a loss of {best[0]:.3f} in place of {lowest:.3f}"
-        )
+        reached, name, _ = best
+        events.log(f"  block {name} goes: a loss of {reached:.3f} after the cut, not {lowest:.3f}")
         lowest, _, model = best
 
 
