@@ -231,7 +231,7 @@ def _prune_channels(
         _reestimate(pruned, ctx)
         return statistics.mean(float(each(pruned.eval())) for each in losses)
 
-    if stage.depth:
+    if ctx.recipe.depth:
         model = choose_blocks(model, example, partial(cut, limits=target), loss, ctx.events)
     return prune_to_latency(model, target, measured, partial(cut, model), log)
 

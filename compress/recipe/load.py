@@ -109,8 +109,6 @@ def recipe_from_dict(table: dict[str, Any], where: str = "recipe") -> Recipe:
     modes = [stage.mode for stage in recipe.stages if isinstance(stage, Prune)]
     if modes != sorted(modes):
         raise UserError(f"{where}: stages: mode 'channels' must come before mode 'weights'")
-    if any(s.depth and s.mode == "weights" for s in recipe.stages if isinstance(s, Prune)):
-        raise UserError(f"{where}: stages: depth needs mode 'channels'")
     try:
         budgets = recipe.budgets()
     except UserError as error:

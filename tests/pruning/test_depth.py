@@ -23,7 +23,6 @@ from compress.pruning.depth import (
     remove_the_same,
     without_blocks,
 )
-from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 from compress.training.events import Events
@@ -131,13 +130,14 @@ def test_a_run_that_is_cut_short_removes_the_same_blocks(tiny: Tiny, tmp_path: P
         "data": f"folder:{tiny.data}",
         "image_size": 16,
         "budget": "5%",
+        "depth": True,
         "teacher": {"name": "resnet18"},
         "student": {"name": "resnet18"},
         "stages": [
             {"kind": "distill", "steps": 4},
-            {"kind": "prune", "depth": True},
+            {"kind": "prune"},
             {"kind": "finetune", "steps": 8},
-            {"kind": "prune", "depth": True},
+            {"kind": "prune"},
         ],
     }
     whole = compress.run(recipe, out=tmp_path / "whole")
@@ -149,8 +149,3 @@ def test_a_run_that_is_cut_short_removes_the_same_blocks(tiny: Tiny, tmp_path: P
     assert whole.results[-1].params == measure_cost(found, (3, 16, 16)).params <= 559_000
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(found(images), again(images))
-
-
-def test_depth_needs_channels() -> None:
-    with pytest.raises(UserError, match="depth"):
-        load_recipe("default", {"prune.depth": True, "prune.mode": "weights"})
