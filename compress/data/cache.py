@@ -34,6 +34,7 @@ DATA_FOLDERS = {
     "fashion-scenes": "fashion-scenes",
     "oxford-pets": "oxford-iiit-pet",
     "voc2012": "VOCdevkit",
+    "camvid": "CamVid",
 }
 # What is made again when it is needed, by its name in the cache.
 LATENCY, VERIFIED, TABLE_IMAGES = "latency", "verified-images.sqlite3", "hugging-face"
