@@ -88,12 +88,16 @@ def _make_picture(pixels: Tensor, row: int, answers: Sequence[SplitLogits]) -> P
     )
 
 
-def encode_picture(pixels: Tensor) -> str:
-    """Return pixels, uint8 (C, H, W), as a small picture in a data URI."""
+def encode_picture(pixels: Tensor, panels: int = 1) -> str:
+    """Return pixels, uint8 (C, H, W), as a small picture in a data URI.
+
+    Args:
+        panels: squares side by side in it.
+    """
     array = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    exact = max(image.size) <= EXACT_SIDE
-    image.thumbnail((SIDE, SIDE))
+    exact = max(image.size) <= EXACT_SIDE * panels
+    image.thumbnail((SIDE * panels, SIDE))
     file = io.BytesIO()
     if exact:
         image.save(file, "PNG", optimize=True)
