@@ -64,11 +64,15 @@ def make_pictures(
     """
     if not rows:
         return []
-    # Of many files, only these are read.
-    chosen = data.test_images().take(torch.tensor(rows))
-    pool = replace(data, test_images=lambda: chosen).test()
+    pool = take_test_images(data, rows).test()
     pixels = torch.cat(list(pool.batches([torch.arange(len(rows))]))).cpu()
     return [_make_picture(image, row, answers) for image, row in zip(pixels, rows, strict=True)]
+
+
+def take_test_images(data: Dataset, rows: Sequence[int]) -> Dataset:
+    """Return the data with these test images alone: of many files, only these are read."""
+    chosen = data.test_images().take(torch.tensor(rows))
+    return replace(data, test_images=lambda: chosen)
 
 
 def _make_picture(pixels: Tensor, row: int, answers: Sequence[SplitLogits]) -> Picture:

@@ -21,7 +21,12 @@ from compress.reporting.mask_tables import (
     pixel_scores_table,
 )
 from compress.reporting.pages.page import as_element
-from compress.reporting.pages.pictures import EXACT_SIDE, Picture, encode_picture
+from compress.reporting.pages.pictures import (
+    EXACT_SIDE,
+    Picture,
+    encode_picture,
+    take_test_images,
+)
 from compress.reporting.pages.seen_parts import MATRIX_CLASSES, PICTURES, Seen, name_split
 from compress.reporting.units import format_accuracy
 from compress.training.task import make_plain_task
@@ -99,10 +104,7 @@ def side_by_side(networks: Sequence[Checkpoint], rows: Sequence[int], data: Any 
     colors = torch.tensor(make_palette(), dtype=torch.uint8).view(256, 3)
     panels: list[Tensor] = []
     for network in networks:
-        opened = open_split(network, data)
-        # Of many files, only these are read.
-        chosen = opened.test_images().take(torch.tensor(rows))
-        opened = replace(opened, test_images=lambda chosen=chosen: chosen)
+        opened = take_test_images(open_split(network, data), rows)
         task = make_plain_task(network.labels, len(network.classes))
         answers = [(task.predict(logits), masks) for logits, masks in iter_answers(network, opened)]
         predicted, truth = (torch.cat(each) for each in zip(*answers, strict=True))
