@@ -15,7 +15,7 @@ from compress.pipeline.run_dir import StageResult, read_results
 from compress.recipe.load import recipe_from_dict
 from compress.reporting.plots import plot_rows, save_figure
 from compress.reporting.tables import Table
-from compress.reporting.units import format_macs, format_mean
+from compress.reporting.units import format_macs, format_mean, name_score
 from compress.runtime.errors import UserError
 from compress.runtime.files import write_text
 from compress.runtime.plain_files import read_text
@@ -31,7 +31,8 @@ def experiment_table(trials: list[Trial]) -> Table:
     deviation over the finished seeds. Costs and seconds are means; the teacher's time is left out.
     """
     keys = list(trials[0].label)
-    headings = [*keys, "parameters", "multiply-adds", "val %", "test %", "seeds", "seconds"]
+    scores = [f"{name_score(split, _name_metric(trials))} %" for split in ("val", "test")]
+    headings = [*keys, "parameters", "multiply-adds", *scores, "seeds", "seconds"]
     rows = [[*values, *_summarize_row(row)] for values, row in group_by_row(trials)]
     return Table(headings, rows, left=len(keys))
 
@@ -108,7 +109,13 @@ def write_plot(trials: list[Trial], folder: Path) -> None:
         (values, [trial.results[-1].test or 0.0 for trial in row if trial.results])
         for values, row in group_by_row(trials)
     ]
-    save_figure(plot_rows(list(trials[0].label), rows), folder / PLOT)
+    figure = plot_rows(list(trials[0].label), rows, _name_metric(trials))
+    save_figure(figure, folder / PLOT)
+
+
+def _name_metric(trials: list[Trial]) -> str:
+    """Return the name of the score of the trials that are finished."""
+    return next((each.results[-1].metric for each in trials if each.results), "accuracy")
 
 
 def _summarize_row(trials: list[Trial]) -> list[str]:

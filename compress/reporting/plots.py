@@ -43,16 +43,19 @@ def plot_sweep(results: Sequence[StageResult], published: Sequence[Published] = 
 
 
 def plot_rows(
-    columns: Sequence[str], rows: Sequence[tuple[Sequence[str], Sequence[float]]]
+    columns: Sequence[str],
+    rows: Sequence[tuple[Sequence[str], Sequence[float]]],
+    metric: str = "accuracy",
 ) -> Figure:
-    """Plot a point for each row of an experiment: mean test accuracy and its sample deviation.
+    """Plot a point for each row of an experiment: mean test score and its sample deviation.
 
     If there are several columns, colors stand for the last one and places on the axis for the
     others.
 
     Args:
         columns: names of the keys that tell the rows apart.
-        rows: the values of these keys, and the accuracies, 0 to 1, of the seeds that are finished.
+        rows: the values of these keys, and the scores, 0 to 1, of the seeds that are finished.
+        metric: name of the score.
     """
     from matplotlib.figure import Figure
 
@@ -80,7 +83,7 @@ def plot_rows(
         figure.legend(loc="outside right upper")
     axes.set_yticks(range(len(places)), places)
     axes.set(
-        xlabel="test accuracy, %, mean ± sample deviation over seeds",
+        xlabel=f"test {metric}, %, mean ± sample deviation over seeds",
         ylabel=", ".join(columns[:on_axis]),
     )
     axes.set_ylim(len(places) - 0.5, -0.5)
