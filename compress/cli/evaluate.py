@@ -111,7 +111,7 @@ def evaluate(
     log = partial(echo_line, err=as_json)
     checkpoint = load_any_model(weights, builder, make_foreign(classes, mean, std, image_size))
 
-    from compress.reporting.evaluation import compute_logits
+    from compress.reporting.evaluation import compute_logits, name_images
     from compress.reporting.evaluation_tables import evaluation_csv_table
     from compress.reporting.metrics import evaluate_logits
 
@@ -124,8 +124,8 @@ def evaluate(
     found = evaluate_logits(logits, temperature=checkpoint.temperature, worst=worst)
     if calibrate:
         error = evaluate_logits(logits, temperature=before, worst=0).calibration_error
-        name = {"test": "test", "val": "validation"}[split]
-        log(f"calibration error on {name} images: {error:.2%} to {found.calibration_error:.2%}")
+        images = name_images(checkpoint, data, len(logits.targets), split)
+        log(f"calibration error on {images}: {error:.2%} to {found.calibration_error:.2%}")
     if table:
         with atomic_write(table) as file:
             # Names of folders may be bytes that are not UTF-8.

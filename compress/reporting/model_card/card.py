@@ -133,7 +133,9 @@ def _front_matter(
         scored = {
             "task": {"type": "image-classification"},
             "dataset": data | {"split": "test"},
-            "metrics": [{"type": "accuracy", "name": "Top-1 accuracy", "value": last.test}],
+            "metrics": [
+                {"type": "accuracy", "name": "Top-1 accuracy", "value": round(last.test, 4)}
+            ],
         }
         front["model-index"] = [{"name": title, "results": [scored]}]
     return str(yaml.safe_dump(front, sort_keys=False, allow_unicode=True))
