@@ -1,7 +1,9 @@
 """Budgets on time: do they hold, and what do they bring over multiply-adds at equal time?
 
 python benchmarks/latency.py hold -w weights/fashion-mnist-1m.pth  # five cuts, timed together
-python benchmarks/latency.py accuracy --speedup 8x --minutes 25 --seeds 0,1,2
+python benchmarks/latency.py accuracy --recipe adopted --max-images 6000 --speedup 3x \
+    -w weights/fashion-mnist-300k.pth                          # cut by time, and by multiply-adds
+python benchmarks/latency.py accuracy --speedup 8x --minutes 25
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ Size = tuple[int, int, int]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("mode", choices=("hold", "accuracy"))
-    parser.add_argument("-w", "--weights", type=Path, help="network to cut (hold)")
+    parser.add_argument("-w", "--weights", type=Path, help="network to cut")
     parser.add_argument("--recipe", default="default", help="recipe to run (accuracy)")
     parser.add_argument("--speedup", default="8x", help="budget of the runs (accuracy)")
+    parser.add_argument("--max-images", type=int, help="training images (accuracy)")
     parser.add_argument("--minutes", type=float, help="time of each run (accuracy)")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of the runs (accuracy)")
     parser.add_argument("--out", type=Path, default=Path("runs/latency"), help="run directories")
@@ -75,19 +78,24 @@ def check_budgets(weights: Path, runtime: str, threads: int) -> None:
 
 
 def compare_accuracy(arguments: argparse.Namespace) -> None:
-    """Run a recipe with a budget on time and with one on multiply-adds that takes as long."""
+    """Run a recipe with a budget on time and with one on multiply-adds that takes as long.
+
+    With `--weights`, that network is cut, and teaches itself.
+    """
     watch = open_stopwatch(arguments.runtime, arguments.threads)
     print("| seed | budget | multiply-adds | parameters | ms | val % | test % |")
     print("|--:|:--|--:|--:|--:|--:|--:|")
     for seed in map(int, arguments.seeds.split(",")):
-        common = {"seed": seed, "minutes": arguments.minutes}
+        common = {"seed": seed, "minutes": arguments.minutes, "max_images": arguments.max_images}
+        if arguments.weights is not None:
+            common |= {"student": str(arguments.weights), "teacher": str(arguments.weights)}
         runtime = {"runtime": arguments.runtime, "threads": arguments.threads}
         out = arguments.out / f"speedup-{seed}"
         timed = compress.run(
             arguments.recipe, out=out, speedup=arguments.speedup, **common, **runtime
         )
         fast, size = timed.load().model, timed.load().input_size
-        macs = find_equal_macs(watch, arguments.recipe, fast, size)
+        macs = find_equal_macs(watch, arguments, fast, size)
         counted = compress.run(
             arguments.recipe, out=arguments.out / f"macs-{seed}", macs=macs, **common
         )
@@ -105,11 +113,11 @@ def compare_accuracy(arguments: argparse.Namespace) -> None:
             )
 
 
-def find_equal_macs(watch: Stopwatch, recipe: str, fast: nn.Module, size: Size) -> int:
+def find_equal_macs(
+    watch: Stopwatch, arguments: argparse.Namespace, fast: nn.Module, size: Size
+) -> int:
     """Return the multiply-adds at which a cut of the recipe's student takes as long as `fast`."""
-    spec = load_recipe(recipe).student
-    classes = next(m for m in reversed(list(fast.modules())) if isinstance(m, nn.Linear))
-    student = build(spec, classes.out_features, input_size=size).eval()
+    student = load_student(arguments, fast, size)
     example = torch.zeros(1, *size)
     low, high = 0, measure_cost(student, size).macs
     for _ in range(HALVINGS):
@@ -120,6 +128,15 @@ def find_equal_macs(watch: Stopwatch, recipe: str, fast: nn.Module, size: Size) 
         ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
         low, high = (middle, high) if ratio <= 1 else (low, middle)
     return low or high
+
+
+def load_student(arguments: argparse.Namespace, fast: nn.Module, size: Size) -> nn.Module:
+    """Return the network that is cut, with its own weights or random ones."""
+    if arguments.weights is not None:
+        return checkpoint.load(arguments.weights).model.eval()
+    spec = load_recipe(arguments.recipe).student
+    classes = next(m for m in reversed(list(fast.modules())) if isinstance(m, nn.Linear))
+    return build(spec, classes.out_features, input_size=size).eval()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of what a CPU computes, to the bit
+# As many processes run tests as there are cores: those that they start have one thread, too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

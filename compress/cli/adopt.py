@@ -106,6 +106,7 @@ def adopt(
     from compress.models.checkpoint import save
     from compress.pipeline.adopt import adopt
     from compress.recipe.model_spec import ModelSpec
+    from compress.training.task import make_plain_task
 
     given = {key: values for key, values in normalization.items() if values}
     checkpoint, accuracy = adopt(
@@ -123,5 +124,6 @@ def adopt(
     )
     save(checkpoint, out)
     held_out = f"images held out of the training data of {checkpoint.data}"
-    echo_line(f"{out}: {100 * accuracy:.2f} % accuracy on {held_out}")
+    metric = make_plain_task(checkpoint.labels, len(checkpoint.classes)).metric
+    echo_line(f"{out}: {100 * accuracy:.2f} % {metric} on {held_out}")
     echo_line("if that is too low, check --image-size, --mean, --std and the order of the classes")

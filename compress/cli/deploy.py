@@ -113,7 +113,7 @@ def export(
     "--max-drop",
     type=click.FloatRange(min=0),
     metavar="POINTS",
-    help="Write nothing if more points of validation accuracy are lost.",
+    help="Write nothing if more points of validation accuracy, or mIoU, are lost.",
 )
 @click.option(
     "--finetune/--no-finetune",

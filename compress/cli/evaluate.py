@@ -26,6 +26,7 @@ from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import (
     CLASSES_CSV_HEADER,
+    PIXELS_CSV_HEADER,
     atomic_write,
     require_file,
     require_replaceable,
@@ -34,6 +35,7 @@ from compress.runtime.files import (
 if TYPE_CHECKING:
     from compress.cli.terminal import Terminal
     from compress.models.checkpoint import Checkpoint
+    from compress.reporting.mask_metrics import MaskEvaluation
     from compress.reporting.metrics import Evaluation
 
 # Classes of which the whole confusion matrix is shown, if the terminal is wide enough.
@@ -55,7 +57,7 @@ MAX_MATRIX = 20
     type=click.IntRange(0),
     default=10,
     show_default=True,
-    help="Wrongly classified images to name, at most.",
+    help="Images to name that are most wrong, at most.",
 )
 @json_option
 @click.option(
@@ -97,8 +99,9 @@ def evaluate(
     """Measure a model on labelled images.
 
     Shows top-1 and top-5 accuracy, balanced accuracy, macro F1, calibration error, the scores of
-    each class, the classes that are confused, and the images that are most wrong. Takes weights
-    files and exported files.
+    each class, the classes that are confused, and the images that are most wrong; of a network that
+    labels pixels, mean IoU and pixel accuracy, and the IoU of each class. Takes weights files and
+    exported files.
     """
     check_data_name(data)
     require_file(weights)
@@ -106,30 +109,33 @@ def evaluate(
         raise UserError("--out is for --calibrate, which writes a weights file")
     if out:
         require_free(out)
-    table = require_replaceable(csv, CLASSES_CSV_HEADER) if csv else None
+    table = require_replaceable(csv, CLASSES_CSV_HEADER, PIXELS_CSV_HEADER) if csv else None
     # JSON alone is for other programs.
     log = partial(echo_line, err=as_json)
     checkpoint = load_any_model(weights, builder, make_foreign(classes, mean, std, image_size))
 
-    from compress.reporting.evaluation import compute_logits, name_images
-    from compress.reporting.evaluation_tables import evaluation_csv_table
-    from compress.reporting.metrics import evaluate_logits
+    from compress.reporting.evaluation import collect_answers, name_images, open_split
+    from compress.reporting.evaluation_tables import TABLES
 
     options: dict[str, Any] = {"device": device, "skip_broken": skip_broken, "log": log}
     before = checkpoint.temperature
     if calibrate:
         # A link stays one, and its target is replaced.
         checkpoint = _calibrate(checkpoint, data, out or weights.resolve(), options)
-    logits = compute_logits(checkpoint, data, split=split, whole=True, **options)
-    found = evaluate_logits(logits, temperature=checkpoint.temperature, worst=worst)
+    opened = open_split(checkpoint, data, split=split, whole=True, **options)
+    answers = collect_answers(checkpoint, opened, split)
+    found = answers.evaluate(temperature=checkpoint.temperature, worst=worst)
     if calibrate:
-        error = evaluate_logits(logits, temperature=before, worst=0).calibration_error
-        images = name_images(checkpoint, data, len(logits.targets), split)
-        log(f"calibration error on {images}: {error:.2%} to {found.calibration_error:.2%}")
+        error, now = (
+            answers.evaluate(temperature=each, worst=0).to_dict()["calibration_error"]
+            for each in (before, checkpoint.temperature)
+        )
+        images = name_images(checkpoint, data, len(opened.test_images().targets), split)
+        log(f"calibration error on {images}: {error:.2%} to {now:.2%}")
     if table:
         with atomic_write(table) as file:
             # Names of folders may be bytes that are not UTF-8.
-            file.write(evaluation_csv_table(found).as_csv().encode("utf-8", "surrogateescape"))
+            file.write(TABLES[type(found)].csv(found).as_csv().encode("utf-8", "surrogateescape"))
     if as_json:
         click.echo(_to_json(found))
     else:
@@ -152,26 +158,21 @@ def _calibrate(
     return calibrated
 
 
-def _to_json(found: Evaluation) -> str:
+def _to_json(found: Evaluation | MaskEvaluation) -> str:
     """Return JSON with a line for each metric: a confusion matrix may have a million cells."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in found.to_dict().items()]
     return "{\n" + ",\n".join(lines) + "\n}"
 
 
-def show_evaluation(found: Evaluation, terminal: Terminal) -> None:
+def show_evaluation(found: Evaluation | MaskEvaluation, terminal: Terminal) -> None:
     """Show an evaluation; the confusion matrix only if the terminal is wide enough."""
-    from compress.reporting.evaluation_tables import (
-        class_scores_table,
-        confused_table,
-        confusion_table,
-        metrics_table,
-        worst_table,
-    )
+    from compress.reporting.evaluation_tables import TABLES
 
-    terminal.show(metrics_table(found))
-    terminal.show(class_scores_table(found))
-    if len(found.classes) <= MAX_MATRIX and terminal.fits(matrix := confusion_table(found)):
+    tables = TABLES[type(found)]
+    terminal.show(tables.metrics(found))
+    terminal.show(tables.classes(found))
+    if len(found.classes) <= MAX_MATRIX and terminal.fits(matrix := tables.confusion(found)):
         terminal.show(matrix)
-    for table in (confused_table(found), worst_table(found)):
+    for table in (tables.confused(found), tables.worst(found)):
         if table:
             terminal.show(table)

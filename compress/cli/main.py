@@ -8,6 +8,7 @@ from compress.cli.adopt import adopt
 from compress.cli.analyze import analyze
 from compress.cli.card import card
 from compress.cli.command import CONTEXT_SETTINGS, CommandGroup
+from compress.cli.demo import demo
 from compress.cli.deploy import bench, export, quantize
 from compress.cli.doctor import doctor
 from compress.cli.evaluate import evaluate
@@ -46,6 +47,6 @@ for _command in (
     *(run, sweep, experiment, report),
     *(recipes, stages, doctor),
     *(summary, card, analyze, compare, prune, adopt, to_grey),
-    *(predict, evaluate, export, quantize, bench),
+    *(predict, evaluate, export, quantize, bench, demo),
 ):
     main.add_command(_command)

@@ -266,6 +266,11 @@ recipe_options = combine_options(
         type=click.Choice(["auto", "loss", "sampler"]),
         help="Make uneven classes count alike: in the loss, or in how often images are drawn.",
     ),
+    click.option(
+        "--depth/--no-depth",
+        default=None,
+        help="Let residual blocks go as a whole, where that costs less than narrower layers.",
+    ),
     click.option("--epochs", type=float, help="Epochs of the longest stage; no other is longer."),
     click.option(
         "--steps", type=int, help="Optimizer steps of the longest stage; no other is longer."

@@ -108,13 +108,15 @@ def predict(
     from compress.deployment.write_predictions import to_json, write_csv
     from compress.reporting.evaluation import score_test_split
     from compress.reporting.tables import classes_table, predictions_table
+    from compress.training.task import make_plain_task
 
     terminal = Terminal()
     if not images:
-        correct, total = score_test_split(
+        counts = score_test_split(
             checkpoint, data, device, whole=True, skip_broken=skip_broken, log=terminal.show
         )
-        terminal.show(classes_table(checkpoint.classes, correct.tolist(), total.tolist()))
+        task = make_plain_task(checkpoint.labels, len(checkpoint.classes))
+        terminal.show(classes_table(task, checkpoint.classes, counts))
         return 0
     if out is not None and checkpoint.labels != "pixels":
         raise UserError("--out is for networks that label pixels; this one classifies images")

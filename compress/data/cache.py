@@ -35,13 +35,16 @@ DATA_FOLDERS = {
     "fashion-scenes": "fashion-scenes",
     "oxford-pets": "oxford-iiit-pet",
     "voc2012": "VOCdevkit",
+    "camvid": "CamVid",
 }
 # What is made again when it is needed, by its name in the cache.
 LATENCY, VERIFIED, TABLE_IMAGES = "latency", "verified-images.sqlite3", "hugging-face"
+WEB_RUNTIME = "onnxruntime-web"
 REMADE = {
     LATENCY: "times of layers",
     VERIFIED: "checks of image files",
     TABLE_IMAGES: "images from Hugging Face tables",
+    WEB_RUNTIME: "runtime of demo pages",
 }
 
 SYSTEM_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

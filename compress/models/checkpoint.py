@@ -1,8 +1,9 @@
 """Weights files: save a network of any widths, and load it without running code from the file.
 
 A pruned network no longer fits the class that it came from, so its ``state_dict`` alone cannot be
-loaded. A weights file therefore also holds the model specification and the widths of the pruned
-layers. To load it, the network is built by name, its layers are narrowed, and the tensors are set.
+loaded. A weights file therefore also holds the model specification, the widths of the pruned layers
+and the blocks that were removed. To load it, the network is built by name, blocks are taken out of
+it, its layers are narrowed, and the tensors are set.
 The result is a plain torchvision module with contiguous tensors.
 """
 
@@ -25,6 +26,8 @@ from compress.models.layers import (
     contiguous_copy,
     layer_widths,
     pruned_widths,
+    remove_blocks,
+    removed_blocks,
     set_tensors,
     set_widths,
 )
@@ -129,6 +132,7 @@ class _Content:
     background: Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
     labels: Labels = "images"
+    removed: list[str] = field(default_factory=list)
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -191,12 +195,14 @@ def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
     if architecture := known_architecture(checkpoint.network.name):
         spec[ARCHITECTURE] = architecture
     tensors = checkpoint.model.state_dict()
-    # Earlier releases read files that are not calibrated, and classify images.
+    # Earlier releases read files that are not calibrated, classify images and have all blocks.
     added: dict[str, Any] = {}
     if checkpoint.temperature != 1:
         added["temperature"] = float(checkpoint.temperature)
     if checkpoint.labels != "images":
         added["labels"] = checkpoint.labels
+    if removed := removed_blocks(checkpoint.model):
+        added["removed"] = removed
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -247,6 +253,7 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
         )
     channels, height, width = content.input_size
     model = skeleton(spec, len(content.classes), builder, (channels, height, width))
+    remove_blocks(model, content.removed)
     set_widths(model, content.widths)
     _check_bytes(content.state_dict)
     set_tensors(model, content.state_dict)

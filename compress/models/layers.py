@@ -1,4 +1,4 @@
-"""Layers of pruned networks: reading widths, and filling a skeleton with widths and tensors.
+"""Layers of pruned networks: widths, removed blocks, and filling a skeleton with both and tensors.
 
 Files are not trusted: they may only make a network smaller than the one that they name.
 """
@@ -6,7 +6,7 @@ Files are not trusted: they may only make a network smaller than the one that th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -91,6 +91,34 @@ def _set_width(module: nn.Module, path: str, name: str, value: Any) -> None:
     if not fits:
         raise UserError(f"widths: {path}.{name} = {value!r} is not a width of the network")
     setattr(module, name, value)
+
+
+def remove_blocks(model: nn.Module, paths: Iterable[str]) -> None:
+    """Replace modules by ones that give back their input, in place.
+
+    Raises:
+        UserError: there is no such module.
+
+    Example:
+        >>> model = torchvision.models.resnet18()
+        >>> remove_blocks(model, ["layer3.1"])
+        >>> removed_blocks(model)
+        ['layer3.1']
+    """
+    modules = dict(model.named_modules())
+    for path in paths:
+        if not path or path not in modules:
+            raise UserError(f"removed: {path!r} is not a block of the network")
+        skip = nn.Identity()
+        # Tells it from an identity of the network's own.
+        skip.removed = True  # type: ignore[assignment]
+        parent, _, name = path.rpartition(".")
+        model.get_submodule(parent).register_module(name, skip)
+
+
+def removed_blocks(model: nn.Module) -> list[str]:
+    """Return the paths of the modules that `remove_blocks` replaced."""
+    return [path for path, module in model.named_modules() if vars(module).get("removed") is True]
 
 
 def set_tensors(model: nn.Module, tensors: Mapping[str, Any]) -> None:

@@ -90,9 +90,9 @@ def adopt(
         log: called with each line worth showing.
 
     Returns:
-        The checkpoint; and its top-1 accuracy, 0 to 1, on images held out of the training data. The
-        network may have seen them: the figure only shows that the tensors were read correctly. The
-        test split is not read.
+        The checkpoint; and its top-1 accuracy, or the mean IoU of masks, 0 to 1, on images held out
+        of the training data. The network may have seen them: the figure only shows that the tensors
+        were read correctly. The test split is not read.
 
     Raises:
         UserError: the file cannot be read, the tensors are not the network's, or the data is
@@ -117,8 +117,6 @@ def adopt(
         skip_broken=skip_broken,
         log=log,
     )
-    if data_set.has_masks:
-        raise UserError(f"{data} has masks; only networks that classify images can be adopted")
     for note in data_set.notes:
         log(f"{data_set.name}: {note}")
     data_set = data_set.normalized(tuple(mean), tuple(std))
@@ -136,7 +134,7 @@ def adopt(
     if len(loaded) > 1:
         log(_describe_candidates(loaded, scores))
     best = _best(loaded, scores)
-    if scores[best] <= _share_of_largest_class(data_set):
+    if scores[best] <= make_task(data_set).chance(data_set.val_labels):
         log(
             f"warning: {100 * scores[best]:.2f} % is no better than always naming the largest"
             " class: the network was trained on other images, or sees them differently"
@@ -251,7 +249,7 @@ def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]
     if data.image_size in scores and scores[best] < scores[data.image_size] + margin:
         best = data.image_size
     tried = ", ".join(f"{size} px {100 * score:.0f} %" for size, score in scores.items())
-    log(f"image size {best} px; accuracy on {count} held-out images: {tried}")
+    log(f"image size {best} px; {make_task(data).metric} on {count} held-out images: {tried}")
     return replace(data, image_size=best)
 
 
@@ -289,8 +287,3 @@ def _describe_candidates(loaded: Sequence[_Loaded], scores: Sequence[float]) -> 
         f"several networks in the file: {', '.join(found)}; took"
         f" {loaded[best].prefix.rstrip('.') or 'the top level'}; choose by --key"
     )
-
-
-def _share_of_largest_class(data: Dataset) -> float:
-    counts = torch.bincount(data.val_images.targets)
-    return float(counts.max() / counts.sum())

@@ -76,7 +76,7 @@ def make_checkpoint(
         data=data.name,
         crop_ratio=data.crop_ratio,
         background=data.background,
-        labels="pixels" if data.has_masks else "images",
+        labels=data.labels,
     )
 
 

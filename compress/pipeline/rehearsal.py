@@ -115,7 +115,7 @@ def _save_and_load(
         (0.0,) * channels,
         (1.0,) * channels,
         data.name,
-        labels="pixels" if data.has_masks else "images",
+        labels=data.labels,
     )
     builder = import_builder(spec.name) if spec.source == "custom" else None
     images = torch.rand(BATCH, *size, generator=torch.Generator().manual_seed(0))

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from compress.data.near_duplicates import note_near_duplicates
 from compress.data.source import Normalization, fit_channels
 from compress.models import checkpoint
 from compress.models.build import import_builder
@@ -173,6 +174,7 @@ def _run(
     """Run what is left of a plan."""
     # An image that cannot be read ends the run now, and not after an epoch.
     plan.data.load()
+    plan = replace(plan, notes=(*plan.notes, *note_near_duplicates(plan.data)))
     begun = {"recipe": recipe_to_dict(recipe), "seed": recipe.seed, "data": _identify_data(plan)}
     if recipe.minutes is not None and (fresh or not (out / MANIFEST).is_file()):
         expected = measure_stage_seconds(plan)

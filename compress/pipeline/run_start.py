@@ -61,7 +61,7 @@ class RunStart:
     @property
     def labelled(self) -> str:
         """What has a class: ``images`` or ``pixels``."""
-        return "pixels" if self.plan.data.has_masks else "images"
+        return self.plan.data.labels
 
     @property
     def networks(self) -> str:

@@ -7,8 +7,10 @@ value of `Train.kind`), and a function in `STAGES` below.
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +28,11 @@ from compress.pipeline.context import StageContext
 from compress.pipeline.provenance import build_checkpoint
 from compress.pipeline.train_stage import train_model
 from compress.pruning.batch_norm import reestimate_batchnorm
+from compress.pruning.clock import Clock
+from compress.pruning.depth import choose_blocks, remove_the_same
 from compress.pruning.file_size import prune_to_file_size
-from compress.pruning.latency import prune_to_latency
+from compress.pruning.importance import Loss
+from compress.pruning.latency import Log, prune_to_latency
 from compress.pruning.pruner import PruneOptions
 from compress.pruning.structure import add_latency
 from compress.pruning.unstructured import hold_zeros, prune_weights, release_zeros
@@ -191,20 +196,51 @@ def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:
         )
         pruned = to_channels_last(pruned).to(ctx.device)
     else:
-        options = PruneOptions(stage.importance, losses, ctx.original, stage.round_to, clock=clock)
-
-        def cut(limits: Limits, log: Callable[[str], None]) -> nn.Module:
-            example = torch.zeros(1, *size, device=ctx.device)
-            free, enough = ctx.plan.free_bytes(step), ctx.plan.enough_bytes
-            return prune_to_file_size(model, example, limits, free, options, log, enough)
-
-        pruned = prune_to_latency(
-            model, target, clock if last else None, cut, lambda line: ctx.events.log(f"  {line}")
-        )
-    batches = ctx.sample_batches(stage.samples, ctx.plan.batch_size)
-    forward = make_forward(pruned, step.image_size)
-    reestimate_batchnorm(pruned, forward, (batch.images for batch in batches))
+        pruned = _prune_channels(model, target, size, losses, clock if last else None, ctx)
+    _reestimate(pruned, ctx)
     return pruned.eval()
+
+
+def _prune_channels(
+    model: nn.Module,
+    target: Limits,
+    size: tuple[int, int, int],
+    losses: list[Loss],
+    measured: Clock | None,
+    ctx: StageContext,
+) -> nn.Module:
+    """Prune to the target, whose time is measured if there is a clock to measure it with."""
+    step, stage = ctx.step, ctx.step.prune
+    assert stage is not None
+    example = torch.zeros(1, *size, device=ctx.device)
+
+    def cut(model: nn.Module, limits: Limits, log: Log = lambda line: None) -> nn.Module:
+        if limits.fits(add_latency(measure_cost(model, size), model, ctx.clock)):
+            # What is left of a network without some of its blocks.
+            return model
+        original = None if ctx.original is None else remove_the_same(ctx.original, model)
+        options = PruneOptions(stage.importance, losses, original, stage.round_to, clock=ctx.clock)
+        free, enough = ctx.plan.free_bytes(step), ctx.plan.enough_bytes
+        return prune_to_file_size(model, example, limits, free, options, log, enough)
+
+    def log(line: str) -> None:
+        ctx.events.log(f"  {line}")
+
+    @torch.no_grad()
+    def loss(pruned: nn.Module) -> float:
+        _reestimate(pruned, ctx)
+        return statistics.mean(float(each(pruned.eval())) for each in losses)
+
+    if ctx.recipe.depth:
+        model = choose_blocks(model, example, partial(cut, limits=target), loss, ctx.events)
+    return prune_to_latency(model, target, measured, partial(cut, model), log)
+
+
+def _reestimate(model: nn.Module, ctx: StageContext) -> None:
+    assert ctx.step.prune is not None
+    batches = ctx.sample_batches(ctx.step.prune.samples, ctx.plan.batch_size)
+    forward = make_forward(model, ctx.step.image_size)
+    reestimate_batchnorm(model, forward, (batch.images for batch in batches))
 
 
 def _loss_on(batch: Batch, ctx: StageContext) -> Callable[[nn.Module], Tensor]:

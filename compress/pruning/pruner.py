@@ -25,8 +25,8 @@ from compress.pruning.clock import BLOCK, Clock
 from compress.pruning.importance import Loss, score_units
 from compress.pruning.latency import make_clock, prune_to_latency
 from compress.pruning.limits import parse_limits
-from compress.pruning.snapshot import take_snapshot
-from compress.pruning.structure import Structure, UnresolvedGroupError, add_latency
+from compress.pruning.structure import Structure, add_latency
+from compress.pruning.verified_cut import cut_verified
 from compress.pruning.verify import check_classifier
 from compress.recipe.budget import Amount, Cost, Limits, parse_budgets
 from compress.runtime.errors import UserError
@@ -146,7 +146,7 @@ def prune_to_limits(
     options = options or PruneOptions()
     full = add_latency(_measure_classifier(model, example), model, options.clock)
     _check_limits(limits, full)
-    structure, kept, verified = _prune_verified(
+    structure, kept, verified = cut_verified(
         model,
         example,
         lambda structure: _choose_units(structure, limits, options),
@@ -203,7 +203,7 @@ def prune_to_minimum(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost
     Raises:
         UserError: the model cannot be pruned.
     """
-    structure, kept, _ = _prune_verified(
+    structure, kept, _ = cut_verified(
         model,
         example,
         lambda structure: [torch.arange(units) for units in get_floors(structure, MIN_UNITS)],
@@ -237,86 +237,6 @@ def _choose_units(structure: Structure, limits: Limits, options: PruneOptions) -
         score.argsort(descending=True, stable=True)[:keep]
         for score, keep in zip(scores, kept, strict=True)
     ]
-
-
-def _prune_verified(
-    model: nn.Module,
-    example: Tensor,
-    choose_units: Callable[[Structure], list[Tensor]],
-    ignored_layers: tuple[str, ...] = (),
-    clock: Clock | None = None,
-) -> tuple[Structure, list[int], bool]:
-    """Prune a copy of `model` to the units that `choose_units` returns.
-
-    Groups that turn out to be unresolved are excluded, and units are chosen again.
-
-    Returns:
-        The structure of the pruned copy, the number of units that each group keeps, and True if the
-        logits were verified.
-    """
-    unresolved: list[str] = []
-    while True:
-        structure = Structure(copy.deepcopy(model), example, ignored_layers, unresolved, clock)
-        chosen = choose_units(structure)
-        try:
-            return structure, [len(units) for units in chosen], structure.prune(chosen)
-        except UnresolvedGroupError:
-            unresolved += _find_unresolved_groups(model, structure, chosen)
-
-
-def _find_unresolved_groups(model: nn.Module, failed: Structure, chosen: list[Tensor]) -> list[str]:
-    """Find the groups that torch-pruning gets wrong, as where channels are shuffled.
-
-    The failed cut is bisected: each half of the groups is pruned alone, down to single groups.
-
-    Args:
-        model: the unpruned model.
-        failed: its structure, whose cut to `chosen` failed.
-        chosen: units that each group keeps; see `Structure.prune`.
-
-    Returns:
-        Names of the groups.
-
-    Raises:
-        UserError: every group is wrong, or only several together are.
-    """
-
-    structure = Structure(
-        copy.deepcopy(model), failed.example, failed.ignored_layers, failed.unresolved_groups
-    )
-    restore = take_snapshot(structure.model, structure.graph)
-
-    def find_among(suspects: list[str]) -> list[str]:
-        kept = [
-            units if group.name in suspects else torch.arange(len(group))
-            for group, units in zip(structure.groups, chosen, strict=True)
-        ]
-        try:
-            structure.prune(kept)
-            return []
-        except UnresolvedGroupError as failure:
-            error = failure
-        finally:
-            restore()
-        if len(suspects) == 1:
-            return suspects
-        half = len(suspects) // 2
-        found = [*find_among(suspects[:half]), *find_among(suspects[half:])]
-        if not found:
-            raise UserError(
-                "this network cannot be pruned: layers"
-                f" {', '.join(suspects)} fail only together ({error})"
-            ) from error
-        return found
-
-    names = [group.name for group in failed.groups]
-    found = find_among(names)
-    if len(found) == len(names):
-        raise UserError(
-            "this network cannot be pruned: torch-pruning cannot resolve the channel groups of"
-            f" {', '.join(names[:3])}"
-        )
-    return found
 
 
 def _log_result(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from compress.data.dataset import Dataset
 from compress.deployment.description import Description
 from compress.deployment.export import (
+    BATCH_SIZE,
     default_out,
     describe_versions,
     load_source,
@@ -28,13 +31,14 @@ from compress.deployment.load_model import RuntimeModel
 from compress.deployment.onnx_format import open_file, set_description, slim, to_onnx
 from compress.deployment.prepare import prepare_network
 from compress.deployment.samples import Samples, normalize, open_own_data, take_samples
-from compress.models.checkpoint import Checkpoint, require_classifier
+from compress.models.checkpoint import Checkpoint
 from compress.quantization.finetune import STEPS, finetune_for_int8
 from compress.quantization.ranges import measure_ranges
 from compress.quantization.static import quantize_static
 from compress.runtime.checksum import ENTRY_BYTES, seal_file
 from compress.runtime.errors import UserError
 from compress.runtime.files import staged_files
+from compress.training.task import Task, make_plain_task
 
 if TYPE_CHECKING:
     import onnx
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
 CALIBRATION_IMAGES, CHOICE_IMAGES = 1024, 512
 # Points of validation accuracy that may be lost before the network is fine-tuned, and how often.
 TOLERATED_DROP, ROUNDS = 0.3, 3
+# Most logits of images that choose; those of pixels are many.
+CHOICE_LOGITS = 2**27
 # Most validation images that are compared.
 VALIDATION_IMAGES = 20_000
 # Images by which both networks are timed.
@@ -56,11 +62,12 @@ class Int8Network:
 
     Args:
         model: the ONNX model with its description.
-        val, float_val: top-1 accuracy on the validation images, 0 to 1.
+        val, float_val: the task's score on the validation images, 0 to 1.
         seconds, float_seconds: median time for one image in onnxruntime, on one core.
         ranges: how ranges of activations were found: ``extremes``, ``average`` or a percentile.
         images: the validation images, in a few words.
         steps: of fine-tuning; 0 if the float32 network's own weights are rounded.
+        metric: name of the score.
     """
 
     model: onnx.ModelProto
@@ -71,6 +78,7 @@ class Int8Network:
     ranges: str
     images: str
     steps: int = 0
+    metric: str = "accuracy"
 
     @property
     def drop(self) -> float:
@@ -82,8 +90,9 @@ class Int8Network:
         ratio = self.float_seconds / self.seconds
         slower = "" if ratio >= 1 else "; SLOWER than float32 here: export to float32 instead"
         tuned = f", fine-tuned for int8 in {self.steps} steps" if self.steps else ""
+        named = "" if self.metric == "accuracy" else f"{self.metric} "
         return (
-            f"{100 * self.val:.2f} % on {self.images}, float32 {100 * self.float_val:.2f} %"
+            f"{named}{100 * self.val:.2f} % on {self.images}, float32 {100 * self.float_val:.2f} %"
             f" ({-self.drop:+z.2f} points){tuned}; one image {1e3 * self.seconds:.2f} ms on one"
             f" core, {ratio:.2f} times as fast as float32 in onnxruntime{slower}"
         )
@@ -124,7 +133,6 @@ def quantize(
     """
     form = get_format("onnx")
     loaded, origin = load_source(checkpoint, builder)
-    require_classifier(loaded, "int8")
     out = default_out(checkpoint, ".int8.onnx") if out is None else out
     dataset = open_own_data(loaded, data)
     made = quantize_network(
@@ -183,18 +191,22 @@ def quantize_network(
         UserError: an image cannot be read, or ONNX cannot express the network.
     """
     size = checkpoint.input_size
-    training = take_samples(dataset, "train", CALIBRATION_IMAGES + CHOICE_IMAGES, size)
+    task = make_plain_task(checkpoint.labels, len(checkpoint.classes))
+    # A third of these chooses.
+    most = 3 * max(CHOICE_LOGITS // math.prod(checkpoint.logits_shape), 1)
+    training = take_samples(dataset, "train", min(CALIBRATION_IMAGES + CHOICE_IMAGES, most), size)
     validation = take_samples(dataset, "val", VALIDATION_IMAGES, size)
     _, description = prepare_network(checkpoint, uint8=uint8, grey=training.grey)
     described = replace(description, int8=True, origin=origin or {})
-    float_val = _accuracy(network_logits(checkpoint, validation), validation)
+    float_val = _score(partial(network_logits, checkpoint), validation, task)
     expected = network_logits(checkpoint, _choice(training))
 
     def calibrated(network: Checkpoint, steps: int) -> Int8Network:
         model, ranges = _calibrate(network, training, expected, described)
         runner = _open(model)
-        val = _accuracy(runner_logits(runner, checkpoint, validation), validation)
-        return Int8Network(model, val, float_val, 0, 0, ranges, validation.source, steps)
+        val = _score(partial(runner_logits, runner, checkpoint), validation, task)
+        source, metric = validation.source, task.metric
+        return Int8Network(model, val, float_val, 0, 0, ranges, source, steps, metric)
 
     tuned = checkpoint
 
@@ -205,6 +217,8 @@ def quantize_network(
 
     made = finetune_while_worse(calibrated(checkpoint, 0), finetuned, finetune, log)
     full = to_onnx(prepare_network(checkpoint, uint8=uint8, grey=training.grey)[0], description)
+    # Else only classifiers are opened.
+    set_description(full, description)
     ours, theirs = measure_latencies(
         [
             (RuntimeModel(_open(each).infer, description, uint8), description.input_size)
@@ -304,5 +318,10 @@ def _as_taken(samples: Samples, checkpoint: Checkpoint, description: Description
     return (pixels if description.uint8 else normalize(pixels, checkpoint)).numpy()
 
 
-def _accuracy(logits: Tensor, samples: Samples) -> float:
-    return float((logits.argmax(1) == samples.targets).float().mean())
+def _score(answer: Callable[[Samples], Tensor], samples: Samples, task: Task) -> float:
+    """Return the score of logits, batch by batch: those of pixels are many."""
+    parts = torch.split(torch.arange(len(samples)), BATCH_SIZE)
+    batches = [_select(samples, rows) for rows in parts]
+    counts = torch.stack([task.count(answer(each), each.targets) for each in batches])
+    # As exact as a mean of float32.
+    return torch.tensor(task.score(counts.sum(0))[0]).item()

@@ -208,6 +208,7 @@ DATA_SOURCES = Registry(
         "fashion-scenes": "compress.data.scenes:fashion_scenes",
         "oxford-pets": "compress.data.mask_sources:oxford_pets",
         "voc2012": "compress.data.mask_sources:voc2012",
+        "camvid": "compress.data.mask_sources:camvid",
     },
 )
 

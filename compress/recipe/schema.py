@@ -324,6 +324,10 @@ class Recipe:
     (Menon et al. 2020, arXiv:2007.07314), `sampler` draws images of small classes more often, and
     `auto` is `loss` if the largest class has at least three times as many images as the smallest.
     Balanced accuracy rises, top-1 accuracy falls."""
+    depth: bool = False
+    """Let residual blocks go as a whole in `prune` stages that remove channels. A block goes if the
+    network without it, cut to the same target, has the lower loss on the stage's `samples`; every
+    block is tried, so that a cut takes several times as long."""
     dice: NotNegative = 0.0
     """Weight of the soft Dice loss (Milletari et al. 2016, arXiv:1606.04797) beside the
     cross-entropy of pixels, for data with masks."""

@@ -25,7 +25,7 @@ class Contender:
     Args:
         file: the file that is timed.
         label: its name in the table.
-        accuracy: top-1 accuracy on the test split, 0 to 1, if a run has scored it.
+        accuracy: the task's score on the test split, 0 to 1, if a run has scored it.
     """
 
     file: Path
@@ -118,14 +118,13 @@ def score_contender(
         UserError: its data is not available.
     """
     from compress.deployment.load_model import choose_builder, load_model
-    from compress.reporting.evaluation import score_test_split
+    from compress.reporting.evaluation import measure_test_score
 
     if contender.accuracy is not None:
         return contender
     builder = choose_builder(contender.file, builders)
     model = load_model(contender.file, builder, foreign)
-    correct, total = score_test_split(model, data)
-    return replace(contender, accuracy=int(correct.sum()) / max(int(total.sum()), 1))
+    return replace(contender, accuracy=measure_test_score(model, data))
 
 
 def bench_table(timings: Sequence[Timing], contenders: Sequence[Contender]) -> Table:

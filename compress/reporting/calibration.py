@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.deployment.load_model import RuntimeModel, load_model
-from compress.models.checkpoint import Checkpoint
+from compress.models.checkpoint import Checkpoint, require_classifier
 from compress.reporting.evaluation import compute_logits, name_images
 from compress.runtime.errors import UserError
 
@@ -60,6 +60,7 @@ def calibrate(
         checkpoint = load_model(checkpoint, builder)
     if isinstance(checkpoint.model, RuntimeModel):
         raise UserError("an exported file cannot be calibrated; calibrate its weights file first")
+    require_classifier(checkpoint, "a temperature")
     found = compute_logits(
         checkpoint, data, split="val", device=device, skip_broken=skip_broken, log=log
     )

@@ -14,7 +14,7 @@ from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.recipe.budget import Cost
-from compress.reporting.evaluation import score_test_split
+from compress.reporting.evaluation import measure_test_score
 from compress.runtime.device import pick_device
 
 
@@ -27,7 +27,7 @@ class ModelReport:
             of the multiply-adds: they are computed too.
         file_bytes: size of the file.
         latency: median seconds for one image; of a weights file in float32.
-        test: top-1 accuracy on the test split, 0 to 1.
+        test: the task's score on the test split, 0 to 1.
     """
 
     file: Path
@@ -60,7 +60,7 @@ def compare_models(
     function = import_builder(builder) if builder else None
     paths = [Path(file) for file in files]
     checkpoints = [load_model(path, function, foreign) for path in paths]
-    scores = [score_test_split(checkpoint, data, device) for checkpoint in checkpoints]
+    scores = [measure_test_score(checkpoint, data, device) for checkpoint in checkpoints]
     latencies = measure_latencies(
         [
             (to_channels_last(each.model).to(pick_device(device)), each.input_size)
@@ -75,9 +75,9 @@ def compare_models(
             cost=_measure_model_cost(checkpoint),
             file_bytes=count_bytes(path),
             latency=latency,
-            test=int(correct.sum()) / max(int(total.sum()), 1),
+            test=score,
         )
-        for path, checkpoint, (correct, total), latency in zip(
+        for path, checkpoint, score, latency in zip(
             paths, checkpoints, scores, latencies, strict=True
         )
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,18 @@ from compress.data.in_memory import to_scored_source
 from compress.data.scoring import Split, open_scored, same_data
 from compress.data.source import fit_channels
 from compress.deployment.load_model import load_model
-from compress.models.checkpoint import Checkpoint, read_seed, require_classifier
+from compress.models.checkpoint import Checkpoint, read_seed
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.memory_format import to_channels_last
 from compress.recipe.in_memory import MEMORY, hold, holding
-from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
+from compress.reporting.mask_metrics import MaskEvaluation, SplitMasks, count_masks
+from compress.reporting.metrics import Evaluation, SplitLogits
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
+from compress.training.task import make_plain_task
 
-BATCH_SIZE = 500
+# Images in a batch, at most, and the logits of a batch.
+BATCH_SIZE, MOST_LOGITS = 500, 2**26
 
 
 def evaluate(
@@ -37,7 +41,7 @@ def evaluate(
     builder: Callable[..., nn.Module] | None = None,
     skip_broken: bool = False,
     log: Callable[[str], None] = lambda line: None,
-) -> Evaluation:
+) -> Evaluation | MaskEvaluation:
     """Measure a network on a labelled split of a data set.
 
     Args:
@@ -52,6 +56,9 @@ def evaluate(
         skip_broken: leave out image files that cannot be read.
         log: called with a line on what is scored, if it is not a split of the data.
 
+    Returns:
+        Accuracies and what belongs to them; of a network that labels pixels, IoUs.
+
     Raises:
         UserError: the file cannot be loaded, the data is not available, or it has a class that the
             network does not have.
@@ -63,10 +70,22 @@ def evaluate(
     """
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load_model(checkpoint, builder)
-    found = compute_logits(
+    opened = open_split(
         checkpoint, data, split=split, device=device, whole=True, skip_broken=skip_broken, log=log
     )
-    return evaluate_logits(found, temperature=checkpoint.temperature, worst=worst)
+    answers = collect_answers(checkpoint, opened, split)
+    return answers.evaluate(temperature=checkpoint.temperature, worst=worst)
+
+
+def collect_answers(
+    checkpoint: Checkpoint, opened: Dataset, split: Split = "test"
+) -> SplitLogits | SplitMasks:
+    """Return what a network says to each image of a split, opened by `open_split`.
+
+    These are its logits; of a network that labels pixels, whose logits would not fit into memory,
+    the counts of pixels.
+    """
+    return COLLECT[checkpoint.labels](checkpoint, opened, split)
 
 
 def compute_logits(
@@ -83,12 +102,11 @@ def compute_logits(
     opened = open_split(
         checkpoint, data, split=split, device=device, whole=whole, skip_broken=skip_broken, log=log
     )
-    model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(opened.device)
-    logits, targets = [], []
-    for batch in plain_batches(opened, opened.test(), batch_size=BATCH_SIZE):
-        with torch.inference_mode(), full_precision():
-            logits.append(model(batch.images.to(opened.device)).float().cpu())
-        targets.append(batch.targets.cpu())
+    return _collect_logits(checkpoint, opened, split)
+
+
+def _collect_logits(checkpoint: Checkpoint, opened: Dataset, split: Split) -> SplitLogits:
+    logits, targets = zip(*iter_answers(checkpoint, opened), strict=True)
     return SplitLogits(
         data=opened.name,
         split=split,
@@ -97,6 +115,42 @@ def compute_logits(
         targets=torch.cat(targets),
         images=opened.test_images(),
     )
+
+
+def _collect_masks(checkpoint: Checkpoint, opened: Dataset, split: Split) -> SplitMasks:
+    confusion, counts = count_masks(iter_answers(checkpoint, opened), checkpoint.classes)
+    return SplitMasks(
+        data=opened.name,
+        split=split,
+        classes=checkpoint.classes,
+        confusion=confusion,
+        counts=counts,
+        images=opened.test_images(),
+    )
+
+
+COLLECT: dict[str, Callable[[Checkpoint, Dataset, Split], SplitLogits | SplitMasks]] = {
+    "images": _collect_logits,
+    "pixels": _collect_masks,
+}
+
+
+def iter_answers(checkpoint: Checkpoint, opened: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits of a network and the labels of a split, opened by `open_split`, by batch."""
+    model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(opened.device)
+    batch_size = min(BATCH_SIZE, max(MOST_LOGITS // math.prod(checkpoint.logits_shape), 1))
+    for batch in plain_batches(opened, opened.test(), batch_size=batch_size):
+        with torch.inference_mode(), full_precision():
+            logits = model(batch.images.to(opened.device)).float().cpu()
+        yield logits, batch.targets.cpu()
+
+
+def measure_test_score(
+    checkpoint: Checkpoint, data: Any = None, device: str = "auto", **options: Any
+) -> float:
+    """Return the score of a network on a test split, 0 to 1; arguments as `score_test_split`."""
+    counts = score_test_split(checkpoint, data, device, **options)
+    return make_plain_task(checkpoint.labels, len(checkpoint.classes)).score(counts)[0]
 
 
 def name_images(checkpoint: Checkpoint, data: Any, count: int, split: Split) -> str:
@@ -119,7 +173,7 @@ def score_test_split(
     whole: bool = False,
     skip_broken: bool = False,
     log: Callable[[str], None] = lambda line: None,
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     """Count correct predictions on a test split, by class.
 
     Args:
@@ -131,17 +185,18 @@ def score_test_split(
         log: called with a line on what is scored, if it is not a test split.
 
     Returns:
-        Correct predictions and images of each class, both int64 (classes,).
+        Correct predictions and images, or pixels, of each class, and what else the task's score is
+        made of: int64 (n, classes).
 
     Raises:
         UserError: the data is not available, or has a class that the weights file does not have.
     """
-    found = compute_logits(
+    opened = open_split(
         checkpoint, data, device=device, whole=whole, skip_broken=skip_broken, log=log
     )
-    classes, targets = len(found.classes), found.targets
-    correct = targets[found.logits.argmax(1) == targets]
-    return correct.bincount(minlength=classes), targets.bincount(minlength=classes)
+    task = make_plain_task(checkpoint.labels, len(checkpoint.classes))
+    counts = [task.count(*answers) for answers in iter_answers(checkpoint, opened)]
+    return torch.stack(counts).sum(0)
 
 
 def open_split(
@@ -158,7 +213,6 @@ def open_split(
 
     Arguments and errors are those of `score_test_split`.
     """
-    require_classifier(checkpoint, "scoring a file")
     target = pick_device(device)
     recipe = checkpoint.origin.get("recipe")
     skipped = isinstance(recipe, dict) and bool(recipe.get("skip_broken"))
@@ -168,6 +222,7 @@ def open_split(
             checkpoint.classes,
             checkpoint.input_size[-1],
             trained_on=checkpoint.data,
+            labels=checkpoint.labels,
             split=split,
             seed=read_seed(checkpoint.origin),
             whole=whole,

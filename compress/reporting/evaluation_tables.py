@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from compress.reporting.mask_metrics import MaskEvaluation
+from compress.reporting.mask_tables import (
+    confused_pixels_table,
+    mask_metrics_table,
+    pixel_confusion_table,
+    pixel_csv_table,
+    pixel_scores_table,
+    worst_masks_table,
+)
 from compress.reporting.metrics import ClassScores, Evaluation
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy
@@ -105,3 +118,44 @@ def evaluation_csv_table(found: Evaluation) -> Table:
         for row, counts in zip(found.per_class, found.confusion, strict=True)
     ]
     return Table(headings, rows, left=1)
+
+
+@dataclass(frozen=True)
+class EvaluationTables:
+    """The functions that make the tables of an evaluation, in the order in which they are shown.
+
+    Args:
+        metrics: of the whole split.
+        classes: of each class.
+        confusion: of each pair of classes.
+        confused: of the pairs that are confused most; None if there are none.
+        worst: of the images that are most wrong; None if there are none.
+        csv: all of the classes, as numbers.
+    """
+
+    metrics: Callable[[Any], Table]
+    classes: Callable[[Any], Table]
+    confusion: Callable[[Any], Table]
+    confused: Callable[[Any], Table | None]
+    worst: Callable[[Any], Table | None]
+    csv: Callable[[Any], Table]
+
+
+TABLES = {
+    Evaluation: EvaluationTables(
+        metrics_table,
+        class_scores_table,
+        confusion_table,
+        confused_table,
+        worst_table,
+        evaluation_csv_table,
+    ),
+    MaskEvaluation: EvaluationTables(
+        mask_metrics_table,
+        pixel_scores_table,
+        pixel_confusion_table,
+        confused_pixels_table,
+        worst_masks_table,
+        pixel_csv_table,
+    ),
+}

@@ -38,9 +38,16 @@ class SplitLogits:
 
     def path(self, row: int) -> str | None:
         """Return the path of an image; None if it is not in a file of its own."""
-        if isinstance(self.images, Files):
-            return str(self.images.root / self.images.names[row])
-        return None
+        return find_path(self.images, row)
+
+    def evaluate(self, *, temperature: float = 1.0, worst: int = 10) -> Evaluation:
+        """Compute the metrics: see `evaluate_logits`."""
+        return evaluate_logits(self, temperature=temperature, worst=worst)
+
+
+def find_path(images: Images, row: int) -> str | None:
+    """Return the path of an image; None if it is not in a file of its own."""
+    return str(images.root / images.names[row]) if isinstance(images, Files) else None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -25,8 +26,11 @@ from compress.reporting.units import (
 from compress.runtime.text import safe_cell, safe_line
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from compress.deployment.predict import Prediction
     from compress.reporting.compare import ModelReport
+    from compress.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -294,17 +298,20 @@ def predictions_table(predictions: Iterable[Prediction]) -> Table:
     return Table(header, rows, left=len(header))
 
 
-def classes_table(classes: Sequence[str], correct: Sequence[int], total: Sequence[int]) -> Table:
-    """Return the top-1 accuracy of each class and of all images.
+def classes_table(task: Task, classes: Sequence[str], counts: Tensor) -> Table:
+    """Return the score of each class and of all images: the accuracy, or the IoU of masks.
 
     Args:
         classes: names, in the order of the logits.
-        correct, total: number of correct predictions, and of images, of each class.
+        counts: what the score is made of, int64 (n, classes); see `Task.count`.
     """
 
-    def row(name: str, right: int, images: int) -> list[str]:
-        return [name, str(right), str(images), f"{right / images:.2%}" if images else "-"]
+    def row(name: str, right: int, total: int, score: float) -> list[str]:
+        return [name, str(right), str(total), "-" if math.isnan(score) else f"{score:.2%}"]
 
-    rows = [row(*counts) for counts in zip(classes, correct, total, strict=True)]
-    footer = row("all", sum(correct), sum(total))
-    return Table(["class", "correct", "images", "accuracy"], rows, left=1, footer=footer)
+    correct, total, scores = counts[0], counts[1], task.class_scores(counts)
+    listed = zip(classes, correct.tolist(), total.tolist(), scores.tolist(), strict=True)
+    rows = [row(*each) for each in listed]
+    all_of = int(total.sum())
+    footer = row("all", int(correct.sum()), all_of, task.score(counts)[0] if all_of else math.nan)
+    return Table(["class", "correct", task.labels, task.class_metric], rows, left=1, footer=footer)

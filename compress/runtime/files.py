@@ -22,6 +22,7 @@ LITTLE = 2**16
 # The columns of a table of predictions, and the first ones of a table of classes.
 CSV_HEADER = "image,rank,class,probability,error"
 CLASSES_CSV_HEADER = "class,images,precision,recall,f1"
+PIXELS_CSV_HEADER = "class,pixels,iou,precision,recall"
 # By this, a page of this package is known.
 PAGE_MARK = b'<meta name="generator" content="compress">'
 
@@ -42,11 +43,12 @@ def is_file_name(name: object) -> bool:
     return isinstance(name, str) and name == Path(name).name not in ("", "..") and "\0" not in name
 
 
-def require_replaceable(path: str | Path, header: str) -> Path:
+def require_replaceable(path: str | Path, *headers: str) -> Path:
     """Check that a table can be written to `path`, and return it with its links resolved.
 
     Args:
-        header: the beginning of its first line, by which an older such table is known.
+        headers: the beginning of its first line, by which an older such table is known; or several
+            that it may have.
 
     Raises:
         UserError: it is a file of another kind, such as weights or an image, or in no folder.
@@ -56,8 +58,8 @@ def require_replaceable(path: str | Path, header: str) -> Path:
         raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
     if target.exists():
         with target.open("rb") as file:
-            begins = file.read(len(header.encode()))
-        if begins not in (b"", header.encode()):
+            begins = file.read(max(map(len, headers)))
+        if begins and not begins.startswith(tuple(header.encode() for header in headers)):
             raise UserError(f"{path}: exists, and is not such a table; choose another")
     return target
 

@@ -28,7 +28,9 @@ class Classification:
     classes: int
     log_priors: tuple[float, ...] | None = None
 
+    labels = "images"
     metric = "accuracy"
+    class_metric = "accuracy"
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuse what only masks have a use for."""
@@ -65,6 +67,12 @@ class Classification:
         counts[0].scatter_add_(0, numbers, (self.predict(logits) == numbers).long())
         counts[1].scatter_add_(0, numbers, torch.ones_like(numbers))
         return counts
+
+    def class_scores(self, counts: Tensor) -> Tensor:
+        """Return the accuracy of each class, float64 (classes,): NaN if it has no images."""
+        right, seen = counts.double()
+        scores: Tensor = right / seen
+        return scores
 
     def score(self, counts: Tensor) -> tuple[float, float]:
         """Return the top-1 accuracy, and the mean of the accuracies of the classes that occur."""

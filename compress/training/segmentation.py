@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data.source import IGNORE
-from compress.recipe.schema import Prune, Recipe, Train
+from compress.recipe.schema import Recipe, Train
 from compress.runtime.errors import UserError
 
 
@@ -27,7 +27,9 @@ class Segmentation:
     classes: int
     dice: float = 0.0
 
+    labels = "pixels"
     metric = "mIoU"
+    class_metric = "IoU"
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuse what only images with one class each have a use for."""
@@ -36,8 +38,6 @@ class Segmentation:
         for stage in recipe.stages:
             if isinstance(stage, Train):
                 _check_augmentation(stage, recipe.data)
-            elif not isinstance(stage, Prune):
-                raise UserError(f"{stage.kind}: not for networks of masks yet; remove the stage")
 
     def encode_targets(self, targets: Tensor) -> Tensor:
         """Return the masks, int64 (B, H, W), as they are."""
@@ -86,12 +86,12 @@ class Segmentation:
     def score(self, counts: Tensor) -> tuple[float, float]:
         """Return the mean IoU of the classes that occur or are named, and the pixel accuracy."""
         hits, truth, _ = counts
-        ious = self.class_ious(counts)
+        ious = self.class_scores(counts)
         shown = ~ious.isnan()
         mean = float(ious[shown].mean()) if bool(shown.any()) else 0.0
         return mean, int(hits.sum()) / max(int(truth.sum()), 1)
 
-    def class_ious(self, counts: Tensor) -> Tensor:
+    def class_scores(self, counts: Tensor) -> Tensor:
         """Return the IoU of each class, float64 (classes,): NaN if it neither occurs nor is named.
 
         It is the intersection of the pixels of a class and those taken for it, divided by their

@@ -5,6 +5,7 @@ The data decides: it has a class for each image, or masks, with a class for each
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -21,14 +22,22 @@ class Task(Protocol):
 
     Attributes:
         classes: the number of classes.
+        labels: what has a class: ``images``, or ``pixels``.
         metric: name of the score in tables.
+        class_metric: name of the score of one class.
     """
 
     @property
     def classes(self) -> int: ...
 
     @property
+    def labels(self) -> str: ...
+
+    @property
     def metric(self) -> str: ...
+
+    @property
+    def class_metric(self) -> str: ...
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Check that a recipe has no key that makes no sense for the task.
@@ -55,7 +64,14 @@ class Task(Protocol):
         ...
 
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return what the score is made of, int64 (n, classes); counts of batches are added."""
+        """Return what the score is made of, int64 (n, classes); counts of batches are added.
+
+        The first two rows are what is right, and all there is, of each class.
+        """
+        ...
+
+    def class_scores(self, counts: Tensor) -> Tensor:
+        """Return the score of each class, float64 (classes,): NaN of classes that do not occur."""
         ...
 
     def score(self, counts: Tensor) -> tuple[float, float]:
@@ -77,6 +93,16 @@ class Task(Protocol):
     def example_labels(self, batch: int, side: int) -> Tensor:
         """Return labels, class after class, for a batch of images of `side` pixels."""
         ...
+
+
+def make_plain_task(labels: str, classes: int) -> Task:
+    """Return the task of a trained network, with the plain loss.
+
+    Args:
+        labels: what has a class, ``images`` or ``pixels``, as weights files say.
+    """
+    kinds: dict[str, Callable[[int], Task]] = {"images": Classification, "pixels": Segmentation}
+    return kinds[labels](classes)
 
 
 def make_task(data: Dataset, recipe: Recipe | None = None) -> Task:

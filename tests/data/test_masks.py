@@ -209,6 +209,26 @@ def test_voc(cache: Path, tmp_path: Path) -> None:
     assert 255 in masks_of(data).unique() and int(masks_of(data).unique()[-2]) == 20
 
 
+def test_camvid(cache: Path) -> None:
+    root = cache / "CamVid"
+    with pytest.raises(UserError, match=r"no camvid data: .*CamVid.*not downloaded"):
+        open_dataset("camvid")
+    for split, count in (("train", 12), ("val", 3), ("test", 4)):
+        (root / split).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (48, 36)).save(root / split / f"0001TP_{number:06}.png")
+            mask = np.full((36, 48), number % 11, np.uint8)
+            mask[:3] = 11
+            save_mask(mask, root / f"{split}annot" / f"0001TP_{number:06}.png", palette=False)
+    data = open_dataset("camvid", image_size=36, verify=True)
+    assert len(data.classes) == 11 and data.classes[8] == "car"
+    assert (data.train_count, data.val_count, len(data.test())) == (12, 3, 4)
+    assert (masks_of(data)[:, :3] == 255).all() and int(masks_of(data)[:, 3:].max()) == 10
+    shutil.rmtree(root / "valannot")
+    with pytest.raises(UserError, match=r"camvid: .*valannot is missing"):
+        open_dataset("camvid")
+
+
 def test_oxford_pets(cache: Path) -> None:
     root = cache / "oxford-iiit-pet"
     (root / "images").mkdir(parents=True)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from mask_files import write_masks
 from tiny import Tiny
 
 from compress.data.dataset import open_dataset
@@ -41,8 +42,11 @@ def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
         trained = recipe.teacher.weights and all(s.kind != "teach" for s in recipe.stages)
         stages = (Train(kind="teach", epochs=1), *recipe.stages) if trained else recipe.stages
         distinct[recipe.teacher, recipe.student, stages] = replace(recipe, stages=stages)
-    data = open_dataset(f"folder:{tiny.data}", image_size=32)
+    images = f"folder:{tiny.data}"
+    masks = f"masks:{write_masks(tiny.root / file.stem, 8, 2)}"
     for recipe in distinct.values():
+        name = masks if recipe.data == "fashion-scenes" else images
+        data = open_dataset(name, image_size=32)
         check_methods(recipe, number_steps(stage_steps(recipe, data)), data, make_task(data))
     return len(distinct)
 

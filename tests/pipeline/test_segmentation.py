@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,17 +12,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from mask_files import CLASSES, NETWORKS, RECIPE, SIDE, write_masks
 from PIL import Image
-from tiny import Tiny
+from tiny import Interrupted, InterruptIn, Tiny
 
 import compress
 from compress.cli.main import main
+from compress.models.build import import_builder
+from compress.models.checkpoint import load
+from compress.models.smp_networks import build_smp
 from compress.pipeline.plan import make_plan
 from compress.pipeline.run import RunResult
+from compress.quantization.finetune import finetune_for_int8
 from compress.recipe.load import load_recipe
-from compress.recipe.schema import Recipe
+from compress.recipe.schema import Quantize, Recipe
 from compress.runtime.errors import UserError
 
 
@@ -72,25 +78,126 @@ def test_masks_and_overlays_are_written(done: RunResult, recipe: Path, tmp_path:
     assert found.top[0] == ("ground", pytest.approx(float((mask == 0).mean())))
 
 
-@pytest.mark.slow
-def test_an_exported_file_labels_the_same_pixels(done: RunResult, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(done: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime")
-    exported = compress.export(done.load(), "onnx", tmp_path / "unet.onnx", uint8=True)
-    assert exported.agreement > 0.999
+    out = tmp_path_factory.mktemp("exported") / "unet.onnx"
+    assert compress.export(done.load(), "onnx", out, uint8=True).agreement > 0.999
+    return out
+
+
+@pytest.fixture(scope="module")
+def rounded(done: RunResult, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network as int8, fine-tuned for it for a few steps."""
+    pytest.importorskip("onnxruntime")
+    out, lines = tmp_path_factory.mktemp("rounded") / "unet.int8.onnx", list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune_for_int8, "__kwdefaults__", {"steps": 10})
+        made = compress.quantize(done.load(), out, finetune=True, log=lines.append)
+    assert "mIoU" in made.describe() and made.drop < 5 and "fine-tuning" in lines[0]
+    return out
+
+
+@pytest.mark.slow
+def test_an_exported_file_labels_the_same_pixels(done: RunResult, exported: Path) -> None:
     random = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
     masks = [
-        next(iter(compress.predict(model, [random]))).mask
-        for model in (done.load(), tmp_path / "unet.onnx")
+        next(iter(compress.predict(model, [random]))).mask for model in (done.load(), exported)
     ]
     assert masks[0] is not None and masks[1] is not None
     assert (masks[0] == masks[1]).float().mean() > 0.99
 
 
+def call(*words: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, list(map(str, words)))
+    assert result.exit_code == code, result.output
+    return result
+
+
 @pytest.mark.slow
-def test_what_needs_a_classifier_says_so(done: RunResult) -> None:
-    for refused in (compress.evaluate, compress.quantize):
-        with pytest.raises(UserError, match="classifies images; this one labels pixels"):
-            refused(done.load())  # type: ignore[operator]
+def test_eval_measures_ious_of_any_file(
+    done: RunResult, exported: Path, rounded: Path, tmp_path: Path
+) -> None:
+    builder, table = ("--builder", "tinyunets:student"), tmp_path / "classes.csv"
+    found = json.loads(call("eval", "-w", done.model, *builder, "--csv", table, "--json").stdout)
+    assert found["miou"] == pytest.approx(done.results[-1].test, abs=1e-5)
+    assert [row["name"] for row in found["per_class"]] == list(CLASSES) and found["images"] == 24
+    assert table.read_text().startswith("class,pixels,iou,precision,recall,predicted ground")
+    names = [Path(image["path"]).name for image in found["worst"]]
+    shown = call("eval", "-w", done.model, *builder).output
+    assert "mIoU %" in shown and f"{100 * found['miou']:.2f}" in shown and names[0] in shown
+    for file, allowed in ((exported, 0.002), (rounded, 0.1)):
+        assert abs(compress.evaluate(file).to_dict()["miou"] - found["miou"]) < allowed
+    listed = call("predict", "-w", rounded).output
+    assert "IoU" in listed and "disc" in listed
+    refused = call("eval", "-w", done.model, *builder, "--calibrate", code=2).stderr
+    assert "classifies images; this one labels pixels" in refused
+    assert done.load().temperature == 1
+
+
+@pytest.mark.slow
+def test_reports_and_cards_speak_of_masks(done: RunResult, tmp_path: Path) -> None:
+    builders = ("tinyunets:teacher", "tinyunets:student")
+    page = compress.report(done.model.parent, tmp_path / "page.html", builders=builders).read_text()
+    assert "validation mIoU" in page and "IoU %" in page and "For the teacher, the mIoU is" in page
+    assert page.count('<ul class="pictures masks">') == 1 and "data:image/png" in page
+    card = call("card", "-w", done.model, "--builder", "tinyunets:student").output
+    assert "pipeline_tag: image-segmentation" in card and "mean_iou" in card
+    assert "accuracy" not in card.replace("less accurately", "")
+
+
+@pytest.mark.slow
+def test_a_network_from_elsewhere_is_adopted(done: RunResult, recipe: Path, tmp_path: Path) -> None:
+    trained, file = done.load(), tmp_path / "mine.pt"
+    teacher_network = import_builder("tinyunets:teacher")
+    teacher = load(done.model.parent / done.results[0].checkpoint, teacher_network)
+    torch.save({"model": teacher.model.state_dict()}, file)
+    words = ("--data", trained.data, "--image-size", SIDE, "--out", tmp_path / "adopted.pth")
+    for key, values in (("--mean", teacher.mean), ("--std", teacher.std)):
+        words += (key, ",".join(f"{value:.6f}" for value in values))
+    shown = call("adopt", file, "--builder", "tinyunets:teacher", *words).output
+    [score] = re.findall(r"([\d.]+) % mIoU", shown)
+    assert float(score) == pytest.approx(100 * done.results[0].val, abs=0.2)
+    adopted = load(tmp_path / "adopted.pth", teacher_network)
+    assert adopted.labels == "pixels" and adopted.classes == CLASSES
+    wrong = call("adopt", file, "--network", "smp:unet/resnet10", *words[:2], code=2).stderr
+    assert "smp:unet/resnet10" in wrong
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_the_same(done: RunResult, recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for stage in ("distill", "finetune"):
+        with pytest.raises(Interrupted):
+            compress.run(recipe, out=out, device="cpu", events=InterruptIn(stage, 2))
+    again = compress.run(recipe, out=out, device="cpu")
+    theirs = done.load().model.state_dict()
+    for key, tensor in again.load().model.state_dict().items():
+        assert torch.equal(tensor, theirs[key]), key
+    assert [(r.val, r.test) for r in again.results] == [(r.val, r.test) for r in done.results]
+
+
+@pytest.mark.slow
+def test_minutes_and_a_quantize_stage(recipe: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    asked = load_recipe(str(recipe))
+    stages = (*asked.stages, Quantize(max_drop=50.0))
+    made = compress.run(replace(asked, minutes=0.2, stages=stages), out=tmp_path / "run")
+    last = made.results[-1]
+    assert last.kind == "quantize" and last.metric == "mIoU" and last.bytes
+    scored = compress.evaluate(tmp_path / "run" / "model.int8.onnx").to_dict()["miou"]
+    assert scored == pytest.approx(last.test, abs=1e-5)
+
+
+def test_weights_of_an_encoder_need_the_network(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"'smp:unet/resnet18'.*cannot be downloaded") as caught:
+        build_smp("smp:unet/resnet18", 3, pretrained=True)
+    assert "\n" not in str(caught.value)
 
 
 def with_stage(recipe: Recipe, **keys: object) -> Recipe:

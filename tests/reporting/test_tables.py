@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from rich.console import Console
 
 from compress.deployment.predict import Prediction
@@ -22,6 +23,7 @@ from compress.reporting.tables import (
     stages_table,
 )
 from compress.reporting.units import format_duration, format_mean
+from compress.training.classification import Classification
 
 HOSTILE = '[bold]a|b[/bold] <i>&"quoted", :smile:'
 TABLE = Table(
@@ -144,14 +146,16 @@ def test_an_unreadable_image_has_its_reason() -> None:
 
 
 def test_classes_have_a_row_each_and_a_total() -> None:
-    table = classes_table(["coat", "bag", "boot"], [3, 0, 0], [4, 2, 0])
+    counts = torch.tensor([[3, 0, 0], [4, 2, 0]])
+    table = classes_table(Classification(3), ["coat", "bag", "boot"], counts)
     assert [*table.rows] == [
         ["coat", "3", "4", "75.00%"],
         ["bag", "0", "2", "0.00%"],
         ["boot", "0", "0", "-"],
     ]
     assert table.footer == ["all", "3", "6", "50.00%"]
-    assert classes_table([], [], []).footer == ["all", "0", "0", "-"]
+    nothing = classes_table(Classification(0), [], torch.zeros(2, 0, dtype=torch.int64))
+    assert nothing.footer == ["all", "0", "0", "-"]
 
 
 @pytest.mark.parametrize(

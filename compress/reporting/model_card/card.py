@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,51 @@ from compress.runtime.text import safe_block, safe_line
 
 # Classes that a card lists.
 SHOWN_CLASSES = 50
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a card calls a network that labels images, or pixels.
+
+    Args:
+        kind: the network, after an article.
+        task: as the Hub knows it.
+        metric: as the Hub knows it, and its name there.
+        row: the metric in a table.
+        tells: the beginning of the list of classes.
+        limit: what it does with anything that is none of its classes.
+        prediction: the expression that the example prints.
+    """
+
+    kind: str
+    task: str
+    metric: tuple[str, str]
+    row: str
+    tells: str
+    limit: str
+    prediction: str
+
+
+WORDS = {
+    "images": Words(
+        "An image classifier",
+        "image-classification",
+        ("accuracy", "Top-1 accuracy"),
+        "top-1 accuracy",
+        "It tells",
+        "Every image gets one of the {count} classes, also an image that shows none of them.",
+        "prediction.top",
+    ),
+    "pixels": Words(
+        "A network that labels the pixels of images",
+        "image-segmentation",
+        ("mean_iou", "mIoU"),
+        "mIoU",
+        "For each pixel, it tells",
+        "Every pixel gets one of the {count} classes, also one that shows none of them.",
+        "prediction.mask",
+    ),
+}
 # What stages do to a network, in a card's words.
 DONE = {"distill": "distilled", "prune": "pruned", "finetune": "fine-tuned"}
 
@@ -52,7 +98,7 @@ def make_card(
         file: its path. If it lies in a run directory, the run's manifest is read too.
         log: called with a line if that manifest is not used.
     """
-    origin, network = checkpoint.origin, checkpoint.network
+    origin, network, words = checkpoint.origin, checkpoint.network, WORDS[checkpoint.labels]
     cost = measure_cost(checkpoint.model, checkpoint.input_size, checkpoint.sparse)
     stages = list_stages(origin)
     # A network that was changed since has another accuracy.
@@ -67,6 +113,7 @@ def make_card(
         network=network.name,
         made=_describe_making(checkpoint, stages),
         version=find_version(origin),
+        words=words,
         model_table=_model_table(checkpoint, file, cost).as_markdown(),
         classes=len(checkpoint.classes),
         shown=checkpoint.classes[:SHOWN_CLASSES],
@@ -75,7 +122,7 @@ def make_card(
         training=describe_training(origin),
         stages_table=_stages_table(stages).as_markdown() if stages else "",
         changes=describe_changes(origin),
-        metrics_table=_metrics_table(last, result).as_markdown() if last else "",
+        metrics_table=_metrics_table(last, result, words).as_markdown() if last else "",
         tested=last is not None and last.test is not None,
         limits=_list_limits(checkpoint, last),
         file=json.dumps(file.name),
@@ -111,9 +158,9 @@ def _front_matter(
     checkpoint: Checkpoint, title: str, stages: list[CardStage], last: CardStage | None
 ) -> str:
     """Return the metadata that the Hub reads, as YAML."""
-    kinds = {stage.kind for stage in stages}
+    kinds, words = {stage.kind for stage in stages}, WORDS[checkpoint.labels]
     tags = {
-        "image-classification": True,
+        words.task: True,
         "pytorch": True,
         checkpoint.network.name: checkpoint.network.source != "custom",
         "knowledge-distillation": "distill" in kinds,
@@ -122,20 +169,19 @@ def _front_matter(
     known = hub_id(checkpoint.data)
     front: dict[str, Any] = {
         "library_name": "compress",
-        "pipeline_tag": "image-classification",
+        "pipeline_tag": words.task,
         "tags": [name for name, holds in tags.items() if holds],
     }
     if known:
         front["datasets"] = [known]
     if last and last.test is not None:
-        front["metrics"] = ["accuracy"]
+        kind, name = words.metric
+        front["metrics"] = [kind]
         data = {"name": name_data(checkpoint.data), "type": known or place_type(checkpoint.data)}
         scored = {
-            "task": {"type": "image-classification"},
+            "task": {"type": words.task},
             "dataset": data | {"split": "test"},
-            "metrics": [
-                {"type": "accuracy", "name": "Top-1 accuracy", "value": round(last.test, 4)}
-            ],
+            "metrics": [{"type": kind, "name": name, "value": round(last.test, 4)}],
         }
         front["model-index"] = [{"name": title, "results": [scored]}]
     return str(yaml.safe_dump(front, sort_keys=False, allow_unicode=True))
@@ -177,8 +223,8 @@ def _stages_table(stages: list[CardStage]) -> Table:
     return Table(["stage", *costs], rows, left=1)
 
 
-def _metrics_table(last: CardStage, result: StageResult | None) -> Table:
-    rows = [["top-1 accuracy", format_accuracy(last.test), format_accuracy(last.val)]]
+def _metrics_table(last: CardStage, result: StageResult | None, words: Words) -> Table:
+    rows = [[words.row, format_accuracy(last.test), format_accuracy(last.val)]]
     if result and result.test_balanced is not None:
         balanced = (result.test_balanced, result.val_balanced)
         rows.append(["balanced accuracy", *map(format_accuracy, balanced)])
@@ -187,7 +233,7 @@ def _metrics_table(last: CardStage, result: StageResult | None) -> Table:
 
 def _list_limits(checkpoint: Checkpoint, last: CardStage | None) -> list[str]:
     count = len(checkpoint.classes)
-    lines = [f"Every image gets one of the {count} classes, also an image that shows none of them."]
+    lines = [WORDS[checkpoint.labels].limit.format(count=count)]
     if last:
         lines += [
             "Images unlike those of its training may be classified less accurately than that.",

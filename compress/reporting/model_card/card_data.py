@@ -73,6 +73,7 @@ def describe_data(data: str) -> str:
         return inspect.cleandoc(DATA_SOURCES.load(data).__doc__ or data)
     kinds = {
         "folder": "A folder of images",
+        "masks": "A folder of images and masks",
         "csv": "Images listed in a table",
         "hf": "A data set of Hugging Face",
     }

@@ -64,11 +64,15 @@ def make_pictures(
     """
     if not rows:
         return []
-    # Of many files, only these are read.
-    chosen = data.test_images().take(torch.tensor(rows))
-    pool = replace(data, test_images=lambda: chosen).test()
+    pool = take_test_images(data, rows).test()
     pixels = torch.cat(list(pool.batches([torch.arange(len(rows))]))).cpu()
     return [_make_picture(image, row, answers) for image, row in zip(pixels, rows, strict=True)]
+
+
+def take_test_images(data: Dataset, rows: Sequence[int]) -> Dataset:
+    """Return the data with these test images alone: of many files, only these are read."""
+    chosen = data.test_images().take(torch.tensor(rows))
+    return replace(data, test_images=lambda: chosen)
 
 
 def _make_picture(pixels: Tensor, row: int, answers: Sequence[SplitLogits]) -> Picture:
@@ -88,12 +92,16 @@ def _make_picture(pixels: Tensor, row: int, answers: Sequence[SplitLogits]) -> P
     )
 
 
-def encode_picture(pixels: Tensor) -> str:
-    """Return pixels, uint8 (C, H, W), as a small picture in a data URI."""
+def encode_picture(pixels: Tensor, panels: int = 1) -> str:
+    """Return pixels, uint8 (C, H, W), as a small picture in a data URI.
+
+    Args:
+        panels: squares side by side in it.
+    """
     array = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    exact = max(image.size) <= EXACT_SIDE
-    image.thumbnail((SIDE, SIDE))
+    exact = max(image.size) <= EXACT_SIDE * panels
+    image.thumbnail((SIDE * panels, SIDE))
     file = io.BytesIO()
     if exact:
         image.save(file, "PNG", optimize=True)

@@ -30,13 +30,12 @@ def draw_costs(results: Sequence[StageResult]) -> list[Markup]:
     Networks that were just cut, and have not been trained since, are left out.
     """
     shown = [each for each in results if each.kind != "prune" or each is results[-1]]
-    figures = []
+    metric, figures = results[-1].metric, []
     for name, cost in COSTS.items():
         points = [(cost(each) or 0, _accuracy(each), each.name) for each in shown if cost(each)]
         if points:
-            figures.append(
-                draw(partial(_paint_costs, points=points, cost=name), f"accuracy, {name}")
-            )
+            paint = partial(_paint_costs, points=points, cost=name, metric=metric)
+            figures.append(draw(paint, f"{metric}, {name}"))
     return figures
 
 
@@ -57,11 +56,11 @@ def draw_progress(
                 axes.plot(minutes, [100 * each for each in curve.val], dots, color=SERIES[0])
                 axes.lines[-1].set_linestyle("-")
             started += result.seconds
-        axes.set(xlabel="minutes", ylabel="validation accuracy, %")
+        axes.set(xlabel="minutes", ylabel=f"validation {results[-1].metric}, %")
         axes.set_xlim(0, max(started / 60, 1e-3))
 
     width, height = (9.4, 2.9) if wide else (4.6, 3)
-    return draw(paint, "validation accuracy over the run", width, height)
+    return draw(paint, f"validation {results[-1].metric} over the run", width, height)
 
 
 def draw_losses(curve: Curve) -> Markup:
@@ -124,7 +123,9 @@ def find_front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, 
     return front
 
 
-def _paint_costs(axes: Axes, points: Sequence[tuple[float, float, str]], cost: str) -> None:
+def _paint_costs(
+    axes: Axes, points: Sequence[tuple[float, float, str]], cost: str, metric: str
+) -> None:
     xs, ys = [x for x, _, _ in points], [100 * y for _, y, _ in points]
     axes.plot(xs, ys, "-", color=LINE, linewidth=1.2)
     # Names of all stages would cover one another.
@@ -132,7 +133,7 @@ def _paint_costs(axes: Axes, points: Sequence[tuple[float, float, str]], cost: s
     for number, (x, y) in enumerate(zip(xs[:-1], ys[:-1], strict=True)):
         _mark(axes, x, y, plain(points[number][2]) if number in named else "", MUTED, "o")
     _mark(axes, xs[-1], ys[-1], "final", SERIES[0], "o", beside=True)
-    _finish_costs(axes, cost)
+    _finish_costs(axes, cost, metric)
 
 
 def _mark(
@@ -152,7 +153,7 @@ def _mark(
     )
 
 
-def _finish_costs(axes: Axes, cost: str) -> None:
+def _finish_costs(axes: Axes, cost: str, metric: str = "accuracy") -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.set_xscale("log")
@@ -160,7 +161,7 @@ def _finish_costs(axes: Axes, cost: str) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set(xlabel=cost, ylabel="accuracy, %")
+    axes.set(xlabel=cost, ylabel=f"{metric}, %")
     axes.margins(x=0.15, y=0.2)
 
 

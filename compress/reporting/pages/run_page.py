@@ -27,7 +27,7 @@ from compress.reporting.pages.facts import (
 )
 from compress.reporting.pages.page import as_element, write_page
 from compress.reporting.pages.run_figures import draw_costs, draw_front, draw_losses, draw_progress
-from compress.reporting.pages.seen import Seen
+from compress.reporting.pages.seen_parts import Seen
 from compress.reporting.pages.widths import LayerWidths, read_widths
 from compress.reporting.sensitivity import describe_group
 from compress.reporting.tables import stages_table
@@ -69,7 +69,7 @@ class RunPage:
     facts: list[Fact]
     asked: list[Asked]
     compared: str
-    split: str
+    score: str
     first: str
     stages: Markup
     costs: list[Markup]
@@ -140,7 +140,7 @@ def _make_page(
         width_stages, layers = [], []
     if len(layers) > MOST_LAYERS:
         notes.append(f"Widths are those of the first {MOST_LAYERS} of {len(layers):,} layers.")
-    recipe, model = manifest["recipe"], path / MODEL
+    recipe, model, last = manifest["recipe"], path / MODEL, results[-1]
     progress = [draw_progress(results, curves, wide) for wide in (True, False)] if curves else []
     return RunPage(
         about=", ".join(filter(None, [str(recipe.get("data")), _describe_networks(results)])),
@@ -148,9 +148,9 @@ def _make_page(
         facts=list_facts(
             results, model.stat().st_size if model.is_file() else None, manifest.get("seconds")
         ),
-        asked=list_asked(manifest, results[-1]),
+        asked=list_asked(manifest, last),
         compared=compare_with_uncut(results) or "",
-        split="Test" if results[-1].test is not None else "Validation",
+        score=f"{'Test' if last.test is not None else 'Validation'} {last.metric}",
         first=name_network(results[0]),
         stages=as_element(stages_table(results, manifest.get("seconds"))),
         costs=draw_costs(results),

@@ -1,0 +1,166 @@
+"""A demo that this machine computes and serves: a page of gradio."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import os
+import statistics
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compress.demo.models import DemoModel
+from compress.deployment.latency import time_in_turns
+from compress.deployment.predict import predict, prepare
+from compress.runtime.errors import UserError, one_line
+from compress.runtime.files import format_size
+
+TOP = 5
+# Images that are timed, for the time of one.
+RUNS = 15
+# Fonts of the system: the theme's own would come from another server.
+FONTS = ("system-ui", "sans-serif")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network makes of an image.
+
+    Args:
+        classes: probabilities by class, of the most likely ones.
+        seen: the image as the network sees it.
+        seconds: time for one image.
+    """
+
+    classes: dict[str, float]
+    seen: Image.Image
+    seconds: float
+
+
+def require_gradio() -> None:
+    """Check that gradio is installed.
+
+    Raises:
+        UserError: it is not; the message names the extra.
+    """
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("the demo needs gradio, not installed here: pip install 'compress[demo]'")
+
+
+def serve(
+    models: Sequence[DemoModel], host: str, port: int | None, started: Callable[[str], object]
+) -> None:
+    """Serve a page until the process is stopped.
+
+    Args:
+        port: the first free one from 7860 on, if left out.
+        started: called with the page's address.
+
+    Raises:
+        UserError: gradio is not installed, or the port is taken.
+    """
+    page = build_page(models)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            inbrowser=False,
+            prevent_thread_lock=True,
+        )
+    except (OSError, ValueError) as error:
+        where = f"{host}:{port}" if port else host
+        raise UserError(
+            f"{where}: cannot be served ({one_line(error)}); choose another --port or --host"
+        ) from error
+    try:
+        started(address)
+        threading.Event().wait()
+    finally:
+        page.close(verbose=False)
+
+
+def build_page(models: Sequence[DemoModel]) -> Any:
+    """Return gradio's page: an image or a drawing goes in, and every network answers beside it."""
+    require_gradio()
+    # Read when gradio is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio
+
+    def show(path: str | None, drawing: dict[str, Any] | None, invert: bool) -> list[Any]:
+        source = path or (drawing or {}).get("composite")
+        if source is None:
+            return [None] * (3 * len(models))
+        try:
+            answers = [classify(model, source, invert) for model in models]
+        except UserError as error:
+            raise gradio.Error(f"the image cannot be used: {error}") from error
+        return [
+            part
+            for model, each in zip(models, answers, strict=True)
+            for part in (each.classes, each.seen, describe(model, each.seconds))
+        ]
+
+    title = "Two networks, side by side" if len(models) > 1 else "What is in the picture?"
+    with gradio.Blocks(title=title, analytics_enabled=False) as page:
+        gradio.Markdown(f"# {title}")
+        with gradio.Tab("Image"):
+            # As it is in the file: predict decodes it.
+            image = gradio.Image(
+                type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image"
+            )
+        with gradio.Tab("Drawing"):
+            drawing = gradio.Sketchpad(type="pil", label="Drawing")
+        invert = gradio.Checkbox(label="swap light and dark")
+        results: list[Any] = []
+        with gradio.Row():
+            for model in models:
+                with gradio.Column():
+                    gradio.HTML(f"<h2>{html.escape(model.name)}</h2>")
+                    results += [
+                        gradio.Label(num_top_classes=TOP, label="Classes"),
+                        gradio.Image(label="As the network sees it", height=180, format="png"),
+                        gradio.HTML(),
+                    ]
+        asked: dict[str, Any] = {"inputs": [image, drawing, invert], "outputs": results}
+        gradio.Button("Classify", variant="primary").click(show, **asked, api_name="classify")
+        image.change(show, **asked, api_name=False)
+    page.theme = gradio.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
+    return page
+
+
+def classify(model: DemoModel, source: str | Path | Image.Image, invert: bool = False) -> Answer:
+    """Classify an image, and measure how long the network takes for it.
+
+    Raises:
+        UserError: the image cannot be read.
+    """
+    checkpoint = model.checkpoint
+    prepared = prepare(source, checkpoint, invert=invert)
+    [found] = predict(checkpoint, [source], top=TOP, invert=invert, device="cpu")
+    network = checkpoint.model.cpu().eval()
+    with torch.inference_mode():
+        [times] = time_in_turns([lambda: network(prepared)], RUNS)
+    seen = _as_picture(prepared, checkpoint.mean, checkpoint.std)
+    return Answer(dict(found.top), seen, statistics.median(times))
+
+
+def _as_picture(prepared: Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
+    """Return a prepared image (1, C, H, W) as a picture."""
+    means, stds = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    pixels = ((prepared[0] * stds + means) * 255).round().clamp(0, 255).to(torch.uint8)
+    values = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(values)
+
+
+def describe(model: DemoModel, seconds: float) -> str:
+    """Return a line of HTML: time, size of the file, and parameters."""
+    return f"<p><b>{1000 * seconds:.2f} ms</b> an image, <b>{format_size(model.bytes)}</b></p>"

@@ -1,0 +1,64 @@
+"""The page that gradio serves, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from code_blocks import ROOT
+from tiny import Tiny
+
+from compress.cli.main import main
+from compress.deployment.predict import predict
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
+    networks: tuple[Path, Path], tiny: Tiny, tmp_path: Path
+) -> None:
+    pytest.importorskip("gradio")
+    client = pytest.importorskip("gradio_client")
+    port, image = free_port(), tiny.data / "test" / "cross" / "001.png"
+    words = ["-w", networks[0], "-w", networks[1], "--builder", "tinynets:student"]
+    command = [sys.executable, "-m", "compress", "demo", *map(str, words), "--port", str(port)]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tiny.root)])}
+    with (tmp_path / "out").open("w+") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env, cwd=tmp_path)
+        try:
+            until = time.monotonic() + 120
+            while "serving at" not in (tmp_path / "out").read_text():
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.2)
+            asked = client.Client(f"http://127.0.0.1:{port}", verbose=False)
+            found = asked.predict(client.handle_file(image), None, False, api_name="/classify")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 143, (tmp_path / "out").read_text()
+        finally:
+            process.kill()
+    assert "Traceback" not in (tmp_path / "out").read_text()
+    [expected] = predict(networks[1], image, top=4)
+    shown = {each["label"]: each["confidence"] for each in found[3]["confidences"]}
+    assert shown == pytest.approx(dict(expected.top), abs=1e-5)
+    assert found[0]["label"] in ("a", "b", "c", "d") and re.search(r"\d ms.*KB", found[2])
+
+
+def test_a_missing_gradio_names_the_extra(
+    networks: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    done = CliRunner().invoke(main, ["demo", "-w", str(networks[1])])
+    assert done.exit_code == 2 and "pip install 'compress[demo]'" in done.output
