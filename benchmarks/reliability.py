@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,10 +29,16 @@ import click
 import torch
 
 import compress
+from compress.deployment.formats import files_of
+from compress.experiments.ledger import LEDGER, Entry, read_ledger, write_entry, write_rows
+from compress.models.build import import_builder
 from compress.models.tensor_file import read_tensors, read_training_file
 from compress.pipeline.events import RunEvents
+from compress.pipeline.history import read_history
 from compress.pipeline.manifest import read_results
+from compress.recipe.registry import EXPORT_FORMATS
 from compress.reporting.tables import Table
+from compress.runtime.checksum import check_file
 from compress.runtime.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -42,7 +49,13 @@ ENDS, BETWEEN = 64, 200
 READERS: dict[str, Callable[[Path], Any]] = {
     ".pth": read_tensors,
     ".state": read_training_file,
-    ".json": lambda path: read_results(path.parent),
+    ".json": lambda path: (read_ledger if path.name == LEDGER else read_results)(path.parent),
+    ".jsonl": read_history,
+    **dict.fromkeys(
+        (".onnx", ".pt2", ".xml", ".pte", ".tflite"),
+        lambda path: check_file(path, files_of(path)[1:]),
+    ),
+    ".bin": lambda path: check_file(path.with_suffix(".xml"), [path]),
 }
 
 
@@ -86,6 +99,18 @@ def count_kills(recipe: Path, straight: Path, seconds: float, kills: int) -> Ite
     yield ["kills", f"{done} in {runs} runs", f"{runs} of {runs} end bit for bit the same"]
 
 
+def write_others(run: Path, out: Path) -> None:
+    """Export a run's network to every format that is installed, and write a ledger."""
+    for name in EXPORT_FORMATS.names():
+        form = EXPORT_FORMATS.load(name)
+        if all(map(find_spec, form.packages)):
+            builder = import_builder("tinynets:student")
+            compress.export(run / "model.pth", name, out / f"net{form.suffix}", builder=builder)
+    recipe = read_results(run)[0]["recipe"]
+    write_rows(out / "experiment", {"lr=0.1,seed=0": {"lr": "0.1"}})
+    write_entry(out / "experiment", "lr=0.1,seed=0", Entry(recipe))
+
+
 def change_bytes(run: Path, what: str) -> Iterator[list[str]]:
     """Change single bits in every file of a run; yield a row for each kind of file."""
     places = random.Random(0)
@@ -108,7 +133,7 @@ def change_bytes(run: Path, what: str) -> Iterator[list[str]]:
                     noticed += 1
             path.write_bytes(whole)
         if files:
-            name = f"{len(files)} *{suffix} of a {what} run"
+            name = f"{len(files)} *{suffix} of {what}"
             yield ["changed bits", f"{changed:,} in {name}", f"{noticed:,} noticed"]
 
 
@@ -164,10 +189,12 @@ def main(kills: int) -> None:
         while not list(half.glob("stages/*.state")):
             shutil.rmtree(half, ignore_errors=True)
             run_process(recipe, half, moments.uniform(0.2, 0.8) * seconds)
+        write_others(straight, others := recipe.parent / "others")
         rows = [
             *count_kills(recipe, straight, seconds, kills),
-            *change_bytes(straight, "finished"),
-            *change_bytes(half, "killed"),
+            *change_bytes(straight, "a finished run"),
+            *change_bytes(half, "a killed run"),
+            *change_bytes(others, "exports and an experiment"),
             *measure_growth(write_recipe(recipe.parent, "longer.toml", longer)),
         ]
     print(Table(["what", "how many", "what came of it"], rows, left=3).as_markdown())

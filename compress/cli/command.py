@@ -53,15 +53,10 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if any(word == "" or re.fullmatch(r"--[\w-]+=", word) for word in args):
             # As a path, it would be the current folder.
-            raise click.UsageError(
-                "an argument is empty; leave it out, or quote what it stands for"
-            )
+            raise CommandError("an argument is empty; leave it out, or quote what it stands for")
         ctx.meta[WORDS] = tuple(args)
-        try:
+        with _usage_in_one_line(ctx):
             return super().parse_args(ctx, args)
-        except click.UsageError as error:
-            message = safe_line(error.format_message())
-            raise click.UsageError(message, ctx=error.ctx) from error
 
     def invoke(self, ctx: click.Context) -> None:
         escape_unprintable()
@@ -86,6 +81,34 @@ class Command(click.Command):
             echo_line(f"stopped; {RESUME_HINT}" if self.resumes else "stopped", err=True)
             ctx.exit(143 if isinstance(stop, _Terminated) else 130)
         ctx.exit(code or 0)
+
+
+class CommandGroup(click.Group):
+    """A group whose usage errors are one line, as those of its commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _usage_in_one_line(ctx):
+            return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        with _usage_in_one_line(ctx):
+            return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _usage_in_one_line(ctx: click.Context) -> Iterator[None]:
+    """Turn an error of usage, which click shows in four lines, into a `CommandError`."""
+    try:
+        yield
+    except click.UsageError as error:
+        # The whole help, because nothing was asked for.
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+            raise
+        message = safe_line(error.format_message()).rstrip(".")
+        path = (error.ctx or ctx).command_path
+        raise CommandError(f"{message}; see {path} --help") from error
 
 
 class _Terminated(KeyboardInterrupt):

@@ -114,7 +114,7 @@ def evaluate(
     log = partial(echo_line, err=as_json)
     checkpoint = load_any_model(weights, builder, make_foreign(classes, mean, std, image_size))
 
-    from compress.reporting.evaluation import collect_answers, open_split
+    from compress.reporting.evaluation import collect_answers, name_images, open_split
     from compress.reporting.evaluation_tables import TABLES
 
     options: dict[str, Any] = {"device": device, "skip_broken": skip_broken, "log": log}
@@ -130,8 +130,8 @@ def evaluate(
             answers.evaluate(temperature=each, worst=0).to_dict()["calibration_error"]
             for each in (before, checkpoint.temperature)
         )
-        name = {"test": "test", "val": "validation"}[split]
-        log(f"calibration error on {name} images: {error:.2%} to {now:.2%}")
+        images = name_images(checkpoint, data, len(opened.test_images().targets), split)
+        log(f"calibration error on {images}: {error:.2%} to {now:.2%}")
     if table:
         with atomic_write(table) as file:
             # Names of folders may be bytes that are not UTF-8.

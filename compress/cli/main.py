@@ -7,7 +7,7 @@ import click
 from compress.cli.adopt import adopt
 from compress.cli.analyze import analyze
 from compress.cli.card import card
-from compress.cli.command import CONTEXT_SETTINGS
+from compress.cli.command import CONTEXT_SETTINGS, CommandGroup
 from compress.cli.demo import demo
 from compress.cli.deploy import bench, export, quantize
 from compress.cli.doctor import doctor
@@ -30,7 +30,7 @@ def show_version(ctx: click.Context, parameter: click.Parameter, value: bool) ->
         ctx.exit()
 
 
-@click.group(context_settings=CONTEXT_SETTINGS)
+@click.group(cls=CommandGroup, context_settings=CONTEXT_SETTINGS)
 @click.option(
     "--version",
     is_flag=True,

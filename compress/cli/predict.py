@@ -19,7 +19,7 @@ from compress.cli.options import (
 from compress.cli.output import echo_line
 from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError
-from compress.runtime.files import CSV_HEADER, require_file, require_replaceable
+from compress.runtime.files import CSV_HEADER, require_file, require_folder, require_replaceable
 
 
 @click.command(cls=Command)
@@ -92,6 +92,8 @@ def predict(
     require_file(weights)
     if csv:
         require_replaceable(csv, CSV_HEADER)
+    if out:
+        require_folder(out)
     foreign = make_foreign(classes, mean, std, image_size)
     checkpoint = load_any_model(weights, builder, foreign)
 
@@ -116,13 +118,16 @@ def predict(
         task = make_plain_task(checkpoint.labels, len(checkpoint.classes))
         terminal.show(classes_table(task, checkpoint.classes, counts))
         return 0
+    if out is not None and checkpoint.labels != "pixels":
+        raise UserError("--out is for networks that label pixels; this one classifies images")
     # The folder of an image says nothing about its pixels.
     classes_of_images = checkpoint.classes if checkpoint.labels == "images" else ()
     found = find_labelled_images(images, classes_of_images)
     files, labels = [image for image, _ in found], [label for _, label in found]
+    # A folder stands for itself where it holds no image.
+    if empty := next((file for file in files if file in images and Path(file).is_dir()), None):
+        raise UserError(f"{empty}: holds no images; name a folder that does, files or globs")
     if out is not None:
-        if checkpoint.labels != "pixels":
-            raise UserError("--out is for networks that label pixels; this one classifies images")
         mask_files(files, out)
     predictions = add_labels(
         predict(

@@ -15,6 +15,7 @@ from pathlib import Path
 import platformdirs
 from filelock import FileLock
 
+from compress.data.folder_checksums import check_folder, seal_folder
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import PART
 
@@ -111,11 +112,12 @@ def ensure_folder(name: str, folder: str, fill: Callable[[Path], object], hint: 
         hint: another remedy, for the message.
 
     Raises:
-        UserError: the folder is missing and `fill` failed.
+        UserError: the folder is missing and `fill` failed, or a file in it is damaged.
     """
     root = cache_root()
     target = root / folder
     if target.exists():
+        check_folder(target)
         return root
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -133,7 +135,8 @@ def create_folder(target: Path, fill: Callable[[Path], object]) -> None:
     """Create a folder completely or not at all, unless it exists.
 
     `fill` is called with an empty staging folder beside `target` and creates ``target.name`` in it;
-    the result is moved to its place. A second process waits for the first.
+    the result is moved to its place, with checksums of its files. A second process waits for the
+    first.
     """
     staging = target.with_name(f".{target.name}{PART}")
     with FileLock(target.with_name(f".{target.name}.lock")):
@@ -150,6 +153,7 @@ def create_folder(target: Path, fill: Callable[[Path], object]) -> None:
                 _safe_archives(),
             ):
                 fill(staging)
+            seal_folder(staging / target.name)
             (staging / target.name).replace(target)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

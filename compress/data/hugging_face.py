@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.data.cache import TABLE_IMAGES, cache_root, create_folder
+from compress.data.folder_checksums import check_folder
 from compress.data.labelled_files import make_source, to_numbers
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
@@ -199,6 +200,7 @@ def _write_files(name: str, raw: Any, image: str) -> tuple[Path, tuple[str, ...]
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         create_folder(root, fill)
+        check_folder(root)
     except (OSError, TypeError) as error:
         raise UserError(
             f"{name}: its images cannot be written to {root} ({one_line(error)}); name another"

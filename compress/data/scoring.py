@@ -30,6 +30,7 @@ def open_scored(
     seed: int | None = None,
     whole: bool = False,
     skip_broken: bool = False,
+    run_size: int | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Dataset:
     """Open a data set to score a network on its test images, or its validation images.
@@ -47,6 +48,8 @@ def open_scored(
         whole: of ``test``, score all images of data without a test split that the network was not
             trained on; otherwise a part that is held out here.
         skip_broken: leave out files that cannot be read.
+        run_size: side of the images of the network's training, if that scaled them for some of its
+            stages; 0 is the data's own.
         log: called with a line on what is scored, if that is not a test split, and on what is not.
 
     Raises:
@@ -60,11 +63,18 @@ def open_scored(
     numbers = _number_classes(source, classes, trained_on)
     test = _choose_val(source, seed, log) if split == "val" else source.test()
     if source.held_out and whole and split == "test":
-        if _same_data(name, trained_on):
+        if same_data(name, trained_on):
             log(f"{name} has no test split: scoring the images held out of training")
         else:
             test = _join(source.train, test)
             log(f"{name} has no test split: scoring all of its {len(test.targets):,} images")
+    scaled = run_size is not None and image_size < (run_size or source.image_size)
+    if scaled and same_data(name, trained_on):
+        log(
+            f"{name}: images are resized to {image_size} pixels at once, as for predictions; the"
+            f" run scaled its images of {run_size or source.image_size} pixels, so that accuracies"
+            " in its table differ a little"
+        )
     for note in source.notes:
         log(f"{name}: {note}")
     test = _renumber(test, numbers)
@@ -127,7 +137,7 @@ def _renumber(images: Images, numbers: torch.Tensor) -> Images:
     return replace(images, masks=masks)
 
 
-def _same_data(name: str, other: str) -> bool:
+def same_data(name: str, other: str) -> bool:
     """Return True if two names stand for the same data: paths may be written in several ways."""
     places = [split_data_name(each) for each in (name, other)]
     if places[0] is None or places[1] is None:

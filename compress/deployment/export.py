@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.deployment.formats import ExportFormat, Runner, get_format
+from compress.deployment.formats import ExportFormat, Runner, files_of, get_format
 from compress.deployment.prepare import prepare_network
 from compress.deployment.samples import (
     Samples,
@@ -102,7 +102,7 @@ def export(
     allowed = max(TOLERANCE, RELATIVE_TOLERANCE * float(expected.abs().max()))
     with staged_files(out) as path:
         form.write(network, replace(description, origin=origin), path)
-        seal_file(path)
+        seal_file(path, files_of(path)[1:])
         found = _run_exported(form, path, loaded, samples)
         difference = float((expected - found).abs().max())
         # A number that is no number is not within the tolerance either.

@@ -154,8 +154,10 @@ def open_exported(path: str | Path, threads: int = 0) -> Runner:
     if found is None:
         raise UserError(f"{path}: of no known format; known: {', '.join(EXPORT_FORMATS.names())}")
     found.require_packages()
-    check_file(Path(path))
+    path, *beside = files_of(path)
+    if all(each.is_file() for each in beside):
+        check_file(path, beside)
     try:
-        return found.open(Path(path), threads)
+        return found.open(path, threads)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ class Measurements:
     """Numbers above zero by key. A number that is kept never changes.
 
     Each is appended to the file as it comes, so that a killed process loses none. Lines that do not
-    hold a key and a number are passed over.
+    hold a key and a number, or not those that were written, are passed over.
 
     Args:
         path: the file; None keeps the numbers in memory. So does a folder that cannot be written.
@@ -41,7 +42,8 @@ class Measurements:
         if self.path is None:
             return
         # The line before may be half a line of a process that was killed.
-        line = f"\n{json.dumps([key, self._known[key]])}\n"
+        number = self._known[key]
+        line = f"\n{json.dumps([key, number, _checksum(key, number)])}\n"
         with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
@@ -56,6 +58,13 @@ def _read(path: Path) -> Iterator[tuple[str, float]]:
     # Of two processes that measured the same, the first counts.
     for line in reversed(lines):
         with suppress(ValueError, TypeError):
-            key, number = json.loads(line)
-            if isinstance(key, str) and isinstance(number, float) and 0 < number < math.inf:
+            # Lines of earlier releases have no checksum.
+            key, number, *seal = json.loads(line)
+            intact = not seal or seal == [_checksum(key, number)]
+            known = isinstance(key, str) and isinstance(number, float)
+            if known and intact and 0 < number < math.inf:
                 yield key, number
+
+
+def _checksum(key: str, number: float) -> str:
+    return f"{zlib.crc32(json.dumps([key, number]).encode()):08x}"

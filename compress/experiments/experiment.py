@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.experiments.grid import describe_row, expand_rows, load_experiment
-from compress.experiments.ledger import Entry, read_ledger, write_entry
+from compress.experiments.ledger import Entry, read_ledger, write_entry, write_rows
 from compress.experiments.results import read_finished, write_plot, write_tables
 from compress.experiments.trial import Trial
 from compress.pipeline.events import RunEvents
@@ -100,18 +100,18 @@ def run_experiment(
     events = events or RunEvents()
     trials = plan_experiment(file, out=out, quick=quick)
     folder = trials[0].folder.parent
-    if not all(trial.results for trial in trials):
-        _check_rows(trials, device)
-        with locked(folder):
-            # Again: another process may have written until now.
-            trials = plan_experiment(file, out=out, quick=quick)
-            unfinished = [index for index, trial in enumerate(trials) if not trial.results]
-            for number, index in enumerate(unfinished, start=1):
-                events.log(f"\n{trials[index].folder.name} ({number} of {len(unfinished)})")
-                trials[index] = _run_trial(trials[index], trials, device, events)
-                write_tables(trials, folder)
-    write_tables(trials, folder)
-    write_plot(trials, folder)
+    _check_rows(trials, device)
+    with locked(folder):
+        # Again: another process may have written until now.
+        trials = plan_experiment(file, out=out, quick=quick)
+        write_rows(folder, {trial.folder.name: trial.label for trial in trials})
+        unfinished = [index for index, trial in enumerate(trials) if not trial.results]
+        for number, index in enumerate(unfinished, start=1):
+            events.log(f"\n{trials[index].folder.name} ({number} of {len(unfinished)})")
+            trials[index] = _run_trial(trials[index], trials, device, events)
+            write_tables(trials, folder)
+        write_tables(trials, folder)
+        write_plot(trials, folder)
     return trials
 
 
@@ -125,7 +125,7 @@ def _assign_folders(
     folder: Path, planned: Iterable[tuple[dict[str, str], Recipe]]
 ) -> Iterator[Trial]:
     """Yield a trial for each recipe: in the directory where it was started, or in a new one."""
-    ledger = read_ledger(folder)
+    ledger = read_ledger(folder).trials
     started = {name: normalize_recipe(entry.recipe) for name, entry in ledger.items()}
     taken = set(ledger)
     for label, recipe in planned:
@@ -134,7 +134,7 @@ def _assign_folders(
         error = ledger[name].error if name else None
         name = name or _choose_name(label, recipe.seed, taken)
         taken.add(name)
-        results = read_finished(folder / name)
+        results, _ = read_finished(folder / name)
         yield Trial(label, recipe, folder / name, results, None if results else error)
 
 
@@ -158,6 +158,8 @@ def _check_rows(trials: list[Trial], device: str) -> None:
 
     Each data set is read once, to find images that cannot be decoded.
     """
+    if all(trial.results for trial in trials):
+        return
     from compress.pipeline.plan import make_plan
 
     checked: list[dict[str, str]] = []

@@ -1,4 +1,6 @@
-"""The ledger of an experiment: the trials that were started, by name. Does not import torch.
+"""The ledger of an experiment: the trials that were started, and the rows of its table.
+
+It does not import torch.
 
 A trial's own `run.json` cannot replace it. A trial that shares another one's teacher has that
 weights file in its recipe there, under a path that breaks when the directory moves; so it no longer
@@ -7,8 +9,7 @@ says which trial it is. And a trial that fails before its first stage leaves no 
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +17,8 @@ from pydantic import AfterValidator
 
 from compress.recipe.load import validate_table
 from compress.runtime.errors import UserError
-from compress.runtime.files import is_file_name, write_text
-from compress.runtime.plain_files import read_json
+from compress.runtime.files import is_file_name
+from compress.runtime.sealed_json import read_sealed, write_sealed
 
 LEDGER = "experiment.json"
 
@@ -41,13 +42,25 @@ def _check_name(name: str) -> str:
     return name
 
 
+Name = Annotated[str, AfterValidator(_check_name)]
+
+
 @dataclass(frozen=True)
-class _Ledger:
-    trials: dict[Annotated[str, AfterValidator(_check_name)], Entry]
+class Ledger:
+    """The content of the ledger.
+
+    Args:
+        trials: those that were started, by the names of their directories.
+        rows: labels of the trials of the table, by the names of their directories, in its order;
+            None if an earlier release wrote it.
+    """
+
+    trials: dict[Name, Entry]
+    rows: dict[Name, dict[str, str]] | None = None
 
 
-def read_ledger(folder: Path) -> dict[str, Entry]:
-    """Return the entries of the experiment in `folder`, by the names of the trials' directories.
+def read_ledger(folder: Path) -> Ledger:
+    """Return the ledger of the experiment in `folder`; an empty one if it was never started.
 
     Raises:
         UserError: the folder holds something else, or the ledger is damaged.
@@ -55,19 +68,32 @@ def read_ledger(folder: Path) -> dict[str, Entry]:
     file = folder / LEDGER
     if not file.is_file():
         _check_unused(folder)
-        return {}
+        return Ledger({})
     try:
-        table = {"trials": read_json(file, "damaged")}
-        return validate_table(_Ledger, table, f"{file}: damaged").trials
+        table = read_sealed(file, "damaged")
+        # Earlier releases wrote the trials alone.
+        sections = isinstance(table, dict) and "rows" in table
+        table = table if sections else {"trials": table}
+        return validate_table(Ledger, table, f"{file}: damaged")
     except UserError as error:
         raise UserError(f"{error}; choose another --out") from error
 
 
 def write_entry(folder: Path, name: str, entry: Entry) -> None:
     """Add the trial `name` to the ledger in `folder`, or replace its entry."""
-    entries = read_ledger(folder) | {name: entry}
-    table = {name: asdict(entry) for name, entry in entries.items()}
-    write_text(folder / LEDGER, json.dumps(table, indent=1) + "\n")
+    ledger = read_ledger(folder)
+    _write(folder, replace(ledger, trials=ledger.trials | {name: entry}))
+
+
+def write_rows(folder: Path, rows: dict[str, dict[str, str]]) -> None:
+    """Let the ledger in `folder` have these rows."""
+    ledger = read_ledger(folder)
+    if list((ledger.rows or {}).items()) != list(rows.items()):
+        _write(folder, replace(ledger, rows=rows))
+
+
+def _write(folder: Path, ledger: Ledger) -> None:
+    write_sealed(folder / LEDGER, asdict(ledger))
 
 
 def _check_unused(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compress.experiments.ledger import LEDGER, read_ledger
 from compress.experiments.trial import Trial, group_by_row
-from compress.pipeline.run_dir import StageResult, read_results
+from compress.pipeline.run_dir import MANIFEST, StageResult, read_results
 from compress.recipe.load import recipe_from_dict
 from compress.reporting.plots import plot_rows, save_figure
 from compress.reporting.tables import Table
@@ -72,35 +72,43 @@ def read_trials(folder: Path) -> list[Trial]:
     Raises:
         UserError: there is no table yet, or a file is damaged.
     """
-    file, ledger = folder / "table.csv", read_ledger(folder)
+    ledger, trials = read_ledger(folder), []
+    rows = _read_rows(folder) if ledger.rows is None else ledger.rows
+    for name, label in rows.items():
+        if (entry := ledger.trials.get(name)) is None:
+            continue
+        recipe = recipe_from_dict(entry.recipe, f"{folder / LEDGER}: {name}")
+        results, damage = read_finished(folder / name)
+        error = None if results else damage or entry.error
+        trials.append(Trial(label, recipe, folder / name, results, error))
+    return trials
+
+
+def _read_rows(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the labels of trials by their directories, from the table of an earlier release."""
+    file = folder / "table.csv"
     if not file.is_file():
         raise UserError(f"{folder}: none of its runs is finished yet; run the experiment first")
     header, *rows = csv.reader(io.StringIO(read_text(file), newline=""))
     if "seed" not in header or "directory" not in header:
         raise UserError(f"{file}: damaged, has no columns seed and directory")
     keys = header[: header.index("seed")]
-    trials = []
-    for row in rows:
-        cells = dict(zip(header, map(plain_cell, row), strict=False))
-        name = Path(cells.get("directory", "")).name
-        if (entry := ledger.get(name)) is None:
-            continue
-        recipe = recipe_from_dict(entry.recipe, f"{folder / LEDGER}: {name}")
-        label = {key: cells.get(key, "") for key in keys}
-        results = read_finished(folder / name)
-        error = None if results else entry.error
-        trials.append(Trial(label, recipe, folder / name, results, error))
-    return trials
+    tables = [dict(zip(header, map(plain_cell, row), strict=False)) for row in rows]
+    return {
+        Path(cells.get("directory", "")).name: {key: cells.get(key, "") for key in keys}
+        for cells in tables
+    }
 
 
-def read_finished(folder: Path) -> tuple[StageResult, ...]:
-    """Return the results of a finished run; none if it is not finished."""
+def read_finished(folder: Path) -> tuple[tuple[StageResult, ...], str | None]:
+    """Return the results of a finished run, none if it is not finished; and what is damaged."""
+    if not (folder / MANIFEST).is_file():
+        return (), None
     try:
         manifest, results = read_results(folder)
-    except UserError:
-        # Not started; or damaged, which the run itself will report.
-        return ()
-    return tuple(results) if manifest.get("status") == "done" else ()
+    except UserError as error:
+        return (), str(error)
+    return tuple(results) if manifest.get("status") == "done" else (), None
 
 
 def write_plot(trials: list[Trial], folder: Path) -> None:

@@ -33,6 +33,7 @@ from compress.models.layers import (
 )
 from compress.models.memory_format import note_format
 from compress.models.tensor_file import read_tensors, save_tensors, write_tensors
+from compress.models.timm_networks import known_architecture, remember_architecture
 from compress.recipe.color import parse_color
 from compress.recipe.in_memory import MEMORY, is_in_memory
 from compress.recipe.load import validate_table
@@ -42,6 +43,8 @@ from compress.runtime.errors import UserError, one_line
 
 # Version 2 had neither crop_ratio nor background: whole images were seen, on black.
 FORMAT, VERSION, READ_VERSIONS = "compress.weights", 3, (2, 3)
+# Key of a network on the Hugging Face Hub, in its specification: what it is built of.
+ARCHITECTURE = "architecture"
 VERSION_2 = {"crop_ratio": 1.0, "background": "#000000"}
 
 
@@ -189,6 +192,8 @@ def _copier(model: nn.Module) -> Callable[..., nn.Module]:
 def to_dict(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return `checkpoint` as plain data and contiguous tensors on the CPU, for `from_dict`."""
     spec = {key: value for key, value in asdict(checkpoint.network).items() if key != "weights"}
+    if architecture := known_architecture(checkpoint.network.name):
+        spec[ARCHITECTURE] = architecture
     tensors = checkpoint.model.state_dict()
     # Earlier releases read files that are not calibrated, classify images and have all blocks.
     added: dict[str, Any] = {}
@@ -229,7 +234,12 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
     content = _validate_content(plain)
     if "weights" in content.network:
         raise UserError("network: weights: unknown key")
-    spec = validate_table(ModelSpec, content.network, "network")
+    network = dict(content.network)
+    architecture = network.pop(ARCHITECTURE, None)
+    spec = validate_table(ModelSpec, network, "network")
+    if isinstance(architecture, dict):
+        # The Hub need not be asked for it.
+        remember_architecture(spec.name, architecture.get("name"), architecture.get("options"))
     if spec.source == "custom" and builder is None:
         if is_in_memory(spec.name):
             raise UserError(

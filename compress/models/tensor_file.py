@@ -11,6 +11,7 @@ import re
 import types
 import warnings
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,7 +87,18 @@ def read_tensors(path: str | Path) -> Any:
         check_sizes(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    check_archive(path)
+    with ThreadPoolExecutor(1) as threads:
+        # Checksums are computed without Python's lock: on two cores, while the content is read.
+        checked = threads.submit(check_archive, path)
+        try:
+            return _load_plain(path)
+        finally:
+            # Damage is what the message is about, whatever it led to.
+            checked.result()
+
+
+def _load_plain(path: Path) -> Any:
+    """Load plain data; what it may not hold is refused."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -175,6 +187,9 @@ def _by_names(found: Any, *names: str) -> list[tuple[Any, str]]:
     return [(found, name) for name in names]
 
 
+# NumPy 2 has renamed it.
+MULTIARRAY: Any = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray
+
 # Types beside tensors in the files of training scripts; what they do is create values. Types that
 # belong to other packages or to the file system are read as plain ones.
 ALLOWED: list[Any] = [
@@ -184,12 +199,12 @@ ALLOWED: list[Any] = [
     *(frozenset, slice),
     *(np.dtype, np.ndarray, *{type(np.dtype(code)) for code in np.typecodes["All"]}),
     *_by_names(
-        np._core.multiarray.scalar,  # type: ignore[attr-defined]
+        MULTIARRAY.scalar,
         "numpy.core.multiarray.scalar",
         "numpy._core.multiarray.scalar",
     ),
     *_by_names(
-        np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+        MULTIARRAY._reconstruct,
         "numpy.core.multiarray._reconstruct",
         "numpy._core.multiarray._reconstruct",
     ),

@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
@@ -59,17 +60,71 @@ def build_timm(name: str, num_classes: int, pretrained: bool | str = False) -> n
         torch.Size([1, 10])
     """
     timm = import_timm(name)
+    model: nn.Module
+    if not pretrained and (known := _ARCHITECTURES.get(name)):
+        model = timm.create_model(known.name, num_classes=num_classes, **known.options)
+        return model
     # The configuration of a network on the Hub is downloaded, even if its weights are not.
     online = bool(pretrained) or name.startswith(HUB_PREFIX)
     if not online:
-        model: nn.Module = timm.create_model(_find_name(timm, name, False), num_classes=num_classes)
+        model = timm.create_model(_find_name(timm, name, False), num_classes=num_classes)
         return model
     found = _find_name(timm, name, pretrained)
     if pretrained and not name.startswith(HUB_PREFIX):
         _check_weights(timm, name, found)
     with _downloads_of(name):
+        if name.startswith(HUB_PREFIX):
+            config = timm.models.load_model_config_from_hf(name.removeprefix(HUB_PREFIX))
+            remember_architecture(name, config[1], config[2] or {})
         model = timm.create_model(found, pretrained=bool(pretrained), num_classes=num_classes)
     return model
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What timm builds a network on the Hub from.
+
+    Args:
+        name: of timm's own network.
+        options: of the function that builds it.
+    """
+
+    name: str
+    options: dict[str, int | bool | str]
+
+
+# Architectures of networks on the Hub, as the Hub or a weights file said.
+_ARCHITECTURES: dict[str, Architecture] = {}
+# Options that a weights file may have: none of them makes a network much larger, or loads a file.
+OPTIONS = ("img_size", "in_chans", "global_pool", "class_token")
+LARGEST = 1024
+
+
+def known_architecture(name: str) -> dict[str, Any] | None:
+    """Return the architecture of a network on the Hub as plain data, to keep in weights files.
+
+    It is None for other networks, and for one with options that a weights file may not have.
+    """
+    known = _ARCHITECTURES.get(name)
+    return None if known is None else {"name": known.name, "options": dict(known.options)}
+
+
+def remember_architecture(name: str, architecture: object, options: object) -> None:
+    """Let the network `name` on the Hub be built of this architecture, without asking the Hub.
+
+    Whatever is not an architecture of timm, or has options beyond `OPTIONS`, is passed over.
+    """
+    if not name.startswith(HUB_PREFIX) or not isinstance(architecture, str):
+        return
+    plain = architecture.partition(".")[0]
+    if not isinstance(options, dict) or not import_timm(name).is_model(plain):
+        return
+    if all(key in OPTIONS and _is_plain(value) for key, value in options.items()):
+        _ARCHITECTURES[name] = Architecture(plain, dict(options))
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and 0 <= value <= LARGEST)
 
 
 def timm_config(name: str, pretrained: bool | str) -> Any:

@@ -17,16 +17,17 @@ import filelock
 from compress.pipeline.manifest import MANIFEST, StageResult, read_results
 from compress.pipeline.same_run import Stages, changes_stage, require_same_run, resume_manifest
 from compress.recipe.schema import Recipe
-from compress.recipe.types import STAGES
+from compress.recipe.types import INT8, STAGES
 from compress.runtime import distributed
-from compress.runtime.checksum import check_file, seal_table
+from compress.runtime.checksum import check_file
 from compress.runtime.errors import UserError
-from compress.runtime.files import PART, make_folder, write_text
+from compress.runtime.files import PART, make_folder
+from compress.runtime.sealed_json import write_sealed
 
 MODEL, LOCK = "model.pth", ".lock"
 # What tools that log the run have got so far.
 LOGGED = "logged.json"
-INT8_MODEL = "model.int8.onnx"
+INT8_MODEL = f"model{INT8}"
 
 
 class RunDirectory:
@@ -80,7 +81,10 @@ class RunDirectory:
         )
 
     def _is_intact(self, result: StageResult) -> bool:
-        return self._check(self.path / result.checkpoint, f"{result.name} is done again")
+        file, then = self.path / result.checkpoint, f"{result.name} is done again"
+        int8 = file.with_suffix(INT8)
+        whole = result.kind != "quantize" or (int8.is_file() and self._check(int8, then))
+        return self._check(file, then) and whole
 
     def _check(self, file: Path, then: str) -> bool:
         """Return True if a file matches its checksum; else note that, and what happens then."""
@@ -105,13 +109,13 @@ class RunDirectory:
         """Write the manifest with the results so far."""
         stages = [asdict(result) for result in self.results]
         self.manifest |= {"status": status, "seconds": round(self.seconds, 1), "stages": stages}
-        write_text(self.path / MANIFEST, json.dumps(seal_table(self.manifest), indent=2) + "\n")
+        write_sealed(self.path / MANIFEST, self.manifest, indent=2)
 
     def forget(self, count: int) -> None:
         """Discard all stages after the first `count`, with what the run decided for them."""
         for result in self.results[count:]:
             file = self.path / result.checkpoint
-            for suffix in (".pth", ".int8.onnx", ".jsonl"):
+            for suffix in (".pth", INT8, ".jsonl"):
                 file.with_suffix(suffix).unlink(missing_ok=True)
             self.manifest.get("compiled", {}).pop(result.name, None)
             self.manifest.get("fitted", {}).pop(result.name, None)
@@ -204,6 +208,9 @@ def _discard_changed(
 ) -> None:
     """Discard the stages to do again, and the state of one that goes on with another recipe."""
     if stages.redo is not None:
+        # Stages that are done again may have other epochs.
+        for key in ("stage_seconds", "least_seconds"):
+            run_dir.manifest.pop(key, None)
         run_dir.remove_states()
         run_dir.forget(stages.redo)
     done = len(run_dir.results)

@@ -10,6 +10,7 @@ from compress.models.checkpoint import Checkpoint
 from compress.recipe.budget import Limits
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Prune, Quantize, Train
+from compress.recipe.types import INT8
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Step:
     @property
     def int8_file(self) -> str:
         """File of its int8 network, if it quantizes, relative to the run directory."""
-        return str(Path(self.file).with_suffix(".int8.onnx"))
+        return str(Path(self.file).with_suffix(INT8))
 
     def describe(self, minutes: float | None) -> str:
         """Describe the step in a few words, for the terminal.

@@ -161,8 +161,9 @@ class UnfinishedRun:
     def _estimated_seconds(self) -> StageSeconds:
         manifest = self.run_dir.manifest
         if "stage_seconds" not in manifest:
-            # The run was begun by an earlier version.
-            return measure_stage_seconds(self.plan)
+            # The run was begun by an earlier version, or does stages again.
+            expected = measure_stage_seconds(self.plan)
+            manifest |= {"stage_seconds": expected.whole, "least_seconds": expected.least}
         return StageSeconds(manifest["stage_seconds"], manifest["least_seconds"])
 
     def _save_result(self, step: Step, model: nn.Module, result: StageResult) -> None:

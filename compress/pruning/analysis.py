@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compress.data.batches import Batch, plain_batches
 from compress.data.dataset import Dataset
 from compress.deployment.samples import open_own_data
-from compress.models.checkpoint import Checkpoint, load
+from compress.models.checkpoint import Checkpoint, load, read_seed
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pruning.importance import Loss, score_units
@@ -124,7 +124,7 @@ def analyze(
     return Sensitivity(
         model="" if isinstance(weights, Checkpoint) else str(weights),
         network=known.network.name,
-        images=f"{count:,} validation images of {opened.name}",
+        images=_name_images(known, opened, count),
         importance=importance,
         accuracy=score(structure.model),
         params=cost.params,
@@ -135,6 +135,12 @@ def analyze(
         nanoseconds=None if clock is None else round(clock.full),
         runtime=f"{runtime}, threads: {threads}" if runtime else "",
     )
+
+
+def _name_images(checkpoint: Checkpoint, data: Dataset, count: int) -> str:
+    if read_seed(checkpoint.origin) is None:
+        return f"{count:,} images of {data.name}, some of which it may have been trained on"
+    return f"{count:,} validation images of {data.name}"
 
 
 def analyze_groups(

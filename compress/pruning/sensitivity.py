@@ -12,7 +12,7 @@ from pydantic import Field
 from compress.recipe.load import validate_table
 from compress.recipe.types import Fraction
 from compress.runtime.errors import UserError
-from compress.runtime.plain_files import read_json
+from compress.runtime.sealed_json import read_sealed
 
 # Name under which a report finds an analysis in a run directory.
 ANALYSIS = "analysis.json"
@@ -90,18 +90,18 @@ class Sensitivity:
     runtime: str = ""
 
     def as_json(self) -> str:
-        """Return the analysis as JSON, which `read_sensitivity` reads."""
+        """Return the analysis as JSON."""
         return json.dumps(asdict(self), indent=1) + "\n"
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """Read an analysis as `Sensitivity.as_json` writes it.
+    """Read an analysis from JSON, with a checksum or without.
 
     Raises:
-        UserError: the file does not exist, or holds something else.
+        UserError: the file does not exist, is damaged, or holds something else.
     """
     what = f"{path}: not an analysis by `compress analyze`"
-    found = validate_table(Sensitivity, read_json(path), what)
+    found = validate_table(Sensitivity, read_sealed(path), what)
     if any(len(group.cuts) != len(found.fractions) for group in found.groups):
         raise UserError(f"{what}: groups: must have a cut for each of fractions")
     return found

@@ -105,5 +105,7 @@ def _check_stage_file(name: str) -> str:
 
 # The folder of the stages' files in a run directory.
 STAGES = "stages"
+# Ending of the int8 file of a stage, beside its weights file.
+INT8 = ".int8.onnx"
 # The name of a stage's weights file in its run directory, which cannot lie outside of it.
 StageFile = Annotated[str, AfterValidator(_check_stage_file)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from compress.recipe.types import Fraction
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_bytes
 from compress.runtime.device import device_name
-from compress.runtime.files import write_text
-from compress.runtime.plain_files import read_json
+from compress.runtime.sealed_json import read_sealed, write_sealed
 
 if TYPE_CHECKING:
     from compress.deployment.bench import Timing
@@ -79,16 +77,16 @@ def write_bench(timings: Sequence[Timing], contenders: Sequence[Contender], path
         )
         for each in timings
     )
-    write_text(path, json.dumps(asdict(Bench(machine, rows)), indent=1) + "\n")
+    write_sealed(path, asdict(Bench(machine, rows)))
 
 
 def read_bench(path: Path) -> Bench:
     """Read a benchmark that `write_bench` wrote.
 
     Raises:
-        UserError: the file does not exist, or holds something else.
+        UserError: the file does not exist, is damaged, or holds something else.
     """
-    return validate_table(Bench, read_json(path), f"{path}: not a benchmark by `compress bench`")
+    return validate_table(Bench, read_sealed(path), f"{path}: not a benchmark by `compress bench`")
 
 
 def saved_bench_table(bench: Bench) -> Table:

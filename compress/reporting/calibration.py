@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.deployment.load_model import RuntimeModel, load_model
 from compress.models.checkpoint import Checkpoint, require_classifier
-from compress.reporting.evaluation import compute_logits
+from compress.reporting.evaluation import compute_logits, name_images
 from compress.runtime.errors import UserError
 
 # Temperatures beyond these say that the images cannot tell: all are right, or none is by more than
@@ -64,21 +64,24 @@ def calibrate(
     found = compute_logits(
         checkpoint, data, split="val", device=device, skip_broken=skip_broken, log=log
     )
-    temperature = fit_temperature(found.logits, found.targets)
-    log(f"temperature {temperature:.4g}, fitted to {len(found.targets):,} validation images")
+    images = name_images(checkpoint, data, len(found.targets), "val")
+    temperature = fit_temperature(found.logits, found.targets, images)
+    log(f"temperature {temperature:.4g}, fitted to {images}")
     return replace(checkpoint, temperature=temperature)
 
 
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
+def fit_temperature(logits: Tensor, targets: Tensor, images: str = "") -> float:
     """Return the temperature at which the cross-entropy of probabilities is least.
 
     Args:
         logits: float32 (N, classes).
         targets: class numbers, int64 (N,).
+        images: what they are, in a few words.
 
     Raises:
         UserError: the images determine none.
     """
+    images = images or f"{len(targets):,} images"
     logits = logits.double()
     own = logits.gather(1, targets[:, None]).mean()
 
@@ -90,14 +93,11 @@ def fit_temperature(logits: Tensor, targets: Tensor) -> float:
     low, high = 1 / MOST, 1 / LEAST
     if not slope(high) > 0:
         raise UserError(
-            f"no temperature fits: nearly all of the {len(targets):,} validation images are"
+            f"no temperature fits: nearly all of the {images} are"
             " classified correctly; pass --data with more, or harder, images"
         )
     if not slope(low) < 0:
-        raise UserError(
-            f"no temperature fits: on {len(targets):,} validation images, the network is no better"
-            " than chance"
-        )
+        raise UserError(f"no temperature fits: on {images}, the network is no better than chance")
     for _ in range(HALVINGS):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)

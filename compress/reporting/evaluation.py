@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.data.in_memory import to_scored_source
-from compress.data.scoring import Split, open_scored
+from compress.data.scoring import Split, open_scored, same_data
 from compress.data.source import fit_channels
 from compress.deployment.load_model import load_model
 from compress.models.checkpoint import Checkpoint, read_seed
@@ -153,6 +153,18 @@ def measure_test_score(
     return make_plain_task(checkpoint.labels, len(checkpoint.classes)).score(counts)[0]
 
 
+def name_images(checkpoint: Checkpoint, data: Any, count: int, split: Split) -> str:
+    """Return the images of a split in a few words, as ``5,000 validation images``.
+
+    They are called so only if they are those of the network's training.
+    """
+    own = data is None or data == "" or (isinstance(data, str) and same_data(data, checkpoint.data))
+    if own and (split == "test" or read_seed(checkpoint.origin) is not None):
+        return f"{count:,} {'test' if split == 'test' else 'validation'} images"
+    name = data if isinstance(data, str) and data else checkpoint.data if own else "the given data"
+    return f"{count:,} images of {name}"
+
+
 def score_test_split(
     checkpoint: Checkpoint,
     data: Any = None,
@@ -216,11 +228,22 @@ def open_split(
             whole=whole,
             # As in training; also, which images were held out depends on those that could be read.
             skip_broken=skip_broken or (skipped and (split == "val" or data is None)),
+            run_size=_find_run_size(recipe),
             log=log,
         )
     opened = opened.normalized(checkpoint.mean, checkpoint.std).to(target)
     opened = opened.framed(checkpoint.crop_ratio, checkpoint.background)
     return opened.for_channels([checkpoint.input_size[0]])
+
+
+def _find_run_size(recipe: Any) -> int | None:
+    """Return the side of a run's images if some of its stages scale them; 0 is the data's own."""
+    stages = recipe.get("stages") if isinstance(recipe, dict) else None
+    tables = [each for each in stages if isinstance(each, dict)] if isinstance(stages, list) else []
+    if all(each.get("scale", 1) == 1 for each in tables):
+        return None
+    size = recipe.get("image_size")
+    return size if type(size) is int else 0
 
 
 def _name_data(checkpoint: Checkpoint, data: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from compress.reporting.plots import save_figure
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_macs
 from compress.runtime.files import write_text
+from compress.runtime.sealed_json import write_sealed
 from compress.runtime.text import safe_line
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def write_analysis(found: Sensitivity, path: Path) -> None:
     """Write an analysis to a file: ``.json``, ``.csv``, or a heat map, ``.svg`` or ``.png``."""
     suffix = path.suffix.lower()
     if suffix == ".json":
-        write_text(path, found.as_json())
+        write_sealed(path, asdict(found))
     elif suffix == ".csv":
         write_text(path, cuts_table(found).as_csv())
     else:

@@ -10,9 +10,10 @@ archive. So every byte is covered, for no more than reading the headers again.
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,12 +22,23 @@ from compress.runtime.errors import UserError
 MAGIC = b"compress-crc32:"
 # The comment of an archive: the magic and eight hexadecimal digits.
 SEAL_BYTES = len(MAGIC) + 8
-CHUNK = 2**20
+CHUNK = 2**18
 # The record that ends an archive without a comment; its last two bytes are the comment's length.
 END_BYTES = 22
 # An entry of the metadata of an ONNX file: its key, and the bytes that it takes.
-ONNX, ENTRY_KEY = ".onnx", b"compress.crc32"
+ENTRY_KEY = b"compress.crc32"
 ENTRY_BYTES = len(ENTRY_KEY) + 14
+# What stands around the eight digits at the end of files that may go on there, by their suffix. A
+# protocol buffer goes on where another one ends, XML by a comment; ExecuTorch reads no further
+# than its program.
+ENDS = {
+    ".onnx": (
+        bytes([0x72, ENTRY_BYTES - 2, 0x0A, len(ENTRY_KEY)]) + ENTRY_KEY + bytes([0x12, 8]),
+        b"",
+    ),
+    ".xml": (b"<!-- compress-crc32:", b" -->\n"),
+    ".pte": (MAGIC, b""),
+}
 # The key of a checksum in JSON. A value of "" accepts the file as it is.
 KEY = "checksum"
 FORMAT_KEY, FORMAT = "format", 2
@@ -42,7 +54,9 @@ def seal_archive(file: IO[bytes]) -> None:
     file.seek(size - 2)
     file.write(SEAL_BYTES.to_bytes(2, "little"))
     file.write(MAGIC + bytes(8))
-    seal = _make_seal(file)
+    with zipfile.ZipFile(file) as archive:
+        seal = _make_seal(file, archive)
+    assert seal is not None
     file.seek(size)
     file.write(seal)
 
@@ -55,17 +69,18 @@ def check_archive(path: Path) -> None:
     Raises:
         UserError: the file is damaged.
     """
-    with path.open("rb") as file:
+    # Without a buffer: what is read goes to the checksum at once.
+    with path.open("rb", buffering=0) as file:
         begins, tail = file.read(2), _read_tail(file, SEAL_BYTES)
-        if begins != b"PK" and not tail.startswith(MAGIC):
+        if begins != b"PK" and not _is_almost(tail, MAGIC):
             return
         try:
             with zipfile.ZipFile(file) as archive:
-                comment, broken = archive.comment, archive.testzip()
-            # An archive that ends before its comment counts as one without.
-            ends = _read_tail(file, END_BYTES).startswith(b"PK") and not tail.endswith(bytes(2))
-            sealed = bool(comment) or tail.startswith(MAGIC) or ends
-            intact = broken is None and (not sealed or tail == _make_seal(file))
+                seal = _make_seal(file, archive, verify=True)
+                # An archive that ends before its comment counts as one without.
+                ends = _read_tail(file, END_BYTES).startswith(b"PK") and not tail.endswith(bytes(2))
+                sealed = bool(archive.comment) or _is_almost(tail, MAGIC) or ends
+            intact = seal is not None and (not sealed or tail == seal)
         # What is damaged may look like anything: encrypted, compressed, of another disk.
         except (
             zipfile.BadZipFile,
@@ -82,53 +97,46 @@ def check_archive(path: Path) -> None:
         )
 
 
-def seal_file(path: Path) -> None:
+def seal_file(path: Path, beside: Sequence[Path] = ()) -> None:
     """Append a checksum to a file that has just been written, if it is of a kind that can have one.
 
-    These are ONNX files and zip archives.
+    These are zip archives, and files of the suffixes in `ENDS`.
+
+    Args:
+        beside: files that belong to it, which its checksum covers as well.
     """
-    if path.suffix == ONNX:
-        seal_message(path)
+    suffix = path.suffix.lower()
+    if suffix in ENDS:
+        end = _make_end(suffix, path.read_bytes(), beside)
+        with path.open("ab") as file:
+            file.write(end)
     elif zipfile.is_zipfile(path):
         with path.open("r+b") as file:
             seal_archive(file)
 
 
-def check_file(path: Path) -> None:
-    """Verify the checksums of a file, if it is of a kind that has some.
+def check_file(path: Path, beside: Sequence[Path] = ()) -> None:
+    """Verify the checksums of a file, if it has some; one of another program has none.
+
+    Args:
+        beside: as for `seal_file`.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or one beside it.
     """
-    if path.suffix == ONNX:
-        check_message(path)
-    else:
+    suffix = path.suffix.lower()
+    if suffix not in ENDS:
         check_archive(path)
-
-
-def seal_message(path: Path) -> None:
-    """Append a checksum to an ONNX file: an entry of its metadata, over all bytes before it.
-
-    A protocol buffer goes on where another one ends, so this needs no parser.
-    """
-    content = path.read_bytes()
-    with path.open("ab") as file:
-        file.write(_make_entry(content))
-
-
-def check_message(path: Path) -> None:
-    """Verify the checksum of an ONNX file; one of another program has none.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    content = path.read_bytes()
-    found, due = content[-ENTRY_BYTES:], _make_entry(content[:-ENTRY_BYTES])
-    different = sum(ours != theirs for ours, theirs in zip(found[:-8], due[:-8], strict=False))
-    # An entry may be damaged as well.
-    if found != due and different < ENTRY_BYTES // 4:
+        return
+    content, marks = path.read_bytes(), ENDS[suffix]
+    size = sum(map(len, marks)) + 8
+    content, found = content[:-size], content[-size:]
+    # The end may be damaged as well.
+    ends = _is_almost(found, marks[0]) and _is_almost(found[::-1], marks[1][::-1])
+    if ends and found != _make_end(suffix, content, beside):
+        others = "".join(f", or that of {each.name}," for each in beside)
         raise UserError(
-            f"{path}: damaged: its content does not match its checksum; export it again"
+            f"{path}: damaged: its content{others} does not match its checksum; export it again"
         )
 
 
@@ -154,11 +162,19 @@ def check_table(table: dict[str, Any], where: str) -> None:
         )
 
 
-def _make_entry(content: bytes) -> bytes:
-    """Return the metadata entry, {key: checksum}, of a model in ONNX's protocol buffers."""
-    value = f"{zlib.crc32(content):08x}".encode()
-    entry = bytes([0x0A, len(ENTRY_KEY)]) + ENTRY_KEY + bytes([0x12, len(value)]) + value
-    return bytes([0x72, len(entry)]) + entry
+def _make_end(suffix: str, content: bytes, beside: Sequence[Path]) -> bytes:
+    """Return the end of a file with this content: its checksum, between the marks of its kind."""
+    crc = zlib.crc32(content)
+    for each in beside:
+        crc = zlib.crc32(each.read_bytes(), crc)
+    before, after = ENDS[suffix]
+    return before + f"{crc:08x}".encode() + after
+
+
+def _is_almost(found: bytes, mark: bytes) -> bool:
+    """Return True if `found` begins with `mark`, of which a quarter may be damaged."""
+    different = sum(ours != theirs for ours, theirs in zip(found, mark, strict=False))
+    return len(found) >= len(mark) and different <= len(mark) // 4
 
 
 def _hash_table(table: dict[str, Any]) -> str:
@@ -171,31 +187,51 @@ def _read_tail(file: IO[bytes], count: int) -> bytes:
     return file.read()
 
 
-def _make_seal(file: IO[bytes]) -> bytes:
-    """Return the seal of an archive: of all its bytes but its members' and the last eight."""
+def _make_seal(file: IO[bytes], archive: zipfile.ZipFile, verify: bool = False) -> bytes | None:
+    """Return the seal of an archive: of all its bytes but its members' and the last eight.
+
+    Args:
+        verify: return None if a member does not match its checksum.
+    """
+    buffer = memoryview(bytearray(CHUNK))
     crc, at = 0, 0
     end = file.seek(0, 2) - 8
-    for start, stop in _find_members(file):
-        crc, at = _add_crc(file, at, start, crc), stop
-    return MAGIC + f"{_add_crc(file, at, end, crc):08x}".encode()
-
-
-def _find_members(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield where the content of each member begins and ends, in the order of the file."""
-    with zipfile.ZipFile(file) as archive:
-        members = sorted(archive.infolist(), key=lambda member: member.header_offset)
-    for member in members:
+    for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
         file.seek(member.header_offset + 26)
-        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+        name, extra = struct.unpack("<HH", file.read(4))
         start = member.header_offset + 30 + name + extra
-        yield start, start + member.compress_size
+        crc, at = _add_crc(file, at, start, crc, buffer), start + member.compress_size
+        if verify and not _is_intact(file, archive, member, start, buffer):
+            return None
+    return MAGIC + f"{_add_crc(file, at, end, crc, buffer):08x}".encode()
 
 
-def _add_crc(file: IO[bytes], start: int, stop: int, crc: int) -> int:
+def _is_intact(
+    file: IO[bytes],
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    start: int,
+    buffer: memoryview,
+) -> bool:
+    """Return True if the content of a member, from `start` on, matches its checksum."""
+    if member.compress_type == zipfile.ZIP_STORED:
+        return _add_crc(file, start, start + member.file_size, 0, buffer) == member.CRC
+    crc = 0
+    with archive.open(member) as content:
+        while part := content.read(CHUNK):
+            crc = zlib.crc32(part, crc)
+    return crc == member.CRC
+
+
+def _add_crc(file: IO[bytes], start: int, stop: int, crc: int, buffer: memoryview) -> int:
     """Return `crc` continued over the bytes of `file` from `start` to `stop`."""
     if stop < start:
         raise ValueError("its members overlap")
     file.seek(start)
-    for at in range(start, stop, CHUNK):
-        crc = zlib.crc32(file.read(min(CHUNK, stop - at)), crc)
+    while start < stop:
+        count = file.readinto(buffer[: stop - start])  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError("it is cut short")
+        crc = zlib.crc32(buffer[:count], crc)
+        start += count
     return crc

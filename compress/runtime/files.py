@@ -64,6 +64,19 @@ def require_replaceable(path: str | Path, *headers: str) -> Path:
     return target
 
 
+def require_folder(path: str | Path) -> None:
+    """Check that files can be written to the folder `path`, which may not exist yet.
+
+    Raises:
+        UserError: it, or what it would lie in, is a file, or cannot be written.
+    """
+    target = Path(path).resolve()
+    found = next(each for each in (target, *target.parents) if each.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        reason = "cannot be written" if found.is_dir() else "is a file"
+        raise UserError(f"{path}: {found} {reason}; choose another folder")
+
+
 def require_page(path: str | Path) -> None:
     """Check that a page can be written to `path`: its ending is .html, and no other file is there.
 

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +25,7 @@ from compress.runtime import distributed
 from compress.runtime.device import can_compile
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
+from compress.runtime.sealed_json import seal_line
 from compress.training.ddp import share_step
 from compress.training.divergence import (
     LOWER,
@@ -263,8 +263,7 @@ class Trainer:
         self._write_metrics()
 
     def _write_metrics(self) -> None:
-        lines = "".join(json.dumps(line) + "\n" for line in self.history)
-        write_text(self.state.with_suffix(".jsonl"), lines)
+        write_text(self.state.with_suffix(".jsonl"), "".join(map(seal_line, self.history)))
 
     def _restore(self, kept: dict[str, Any]) -> None:
         """Return to what `_content` returned.

@@ -24,6 +24,7 @@ from compress.pruning.prune_file import prune_file
 from compress.recipe.budget import parse_budgets
 from compress.reporting.model_card.card import make_card
 from compress.reporting.model_card.card_data import describe_data, hub_id, name_data
+from compress.reporting.model_card.card_origin import describe_training
 
 SHIPPED = ROOT / "weights" / "fashion-mnist-100k.pth"
 
@@ -65,6 +66,38 @@ def test_the_hub_reads_the_card_of_a_shipped_network(
     # No file is replaced.
     assert "README.md" in run("-w", file, "-o", out, code=2).stderr
     assert out.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "stages", "said"),
+    [
+        ({}, {"weights": "a.pth"}, ["teach", "prune"], "Teacher: the student itself"),
+        ({"weights": "b.pth"}, {"weights": "a.pth"}, ["teach"], "Teacher: resnet18."),
+        ({}, {}, ["teach", "distill"], "Teacher: resnet18."),
+        ({"pretrained": True}, {}, ["distill"], "Teacher: resnet18."),
+        ({}, {}, ["distill"], None),
+    ],
+)
+def test_the_teacher_is_named_if_there_was_one(
+    teacher: dict[str, Any], student: dict[str, Any], stages: list[str], said: str | None
+) -> None:
+    network = {"name": "resnet18"}
+    numbers = dict(params=1, macs=1, val=0.5, test=0.5, seconds=1.0, epochs=1)
+    text = describe_training(
+        {
+            "recipe": {"teacher": network | teacher, "student": network | student},
+            "stages": [{"name": name} | numbers for name in stages],
+        }
+    )
+    assert "Student: resnet18." in text and (said in text if said else "Teacher" not in text)
+
+
+def test_an_accuracy_is_rounded(tmp_path: Path, finished: Path) -> None:
+    known = own_model(finished / "model.pth")
+    stages = [dict(stage) for stage in known.origin["stages"]]
+    stages[-1]["test"] = 2 / 3
+    text = card_of(replace(known, origin=known.origin | {"stages": stages}), tmp_path)
+    assert "value: 0.6667\n" in text
 
 
 def test_a_run_gives_its_balanced_accuracy_and_no_path(

@@ -23,6 +23,34 @@ def test_help(command: list[str], flag: str) -> None:
     assert shown.exit_code == 0 and shown.output.startswith("Usage:") and "\x1b" not in shown.output
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nonsense"], "'nonsense'"),
+        (["--nonsense"], "--nonsense"),
+        (["run", "--bugdet", "1k"], "--bugdet"),
+        (["run", "one", "two"], "two"),
+        (["run", ""], "empty"),
+        (["run", "--budget="], "empty"),
+        (["run", "--budget"], "--budget"),
+        (["prune"], "--weights"),
+        (["predict", "-w", "x", "--top", "0"], "--top"),
+        (["eval", "-w", "x", "--split", "all"], "--split"),
+        (["analyze", "-w", "x", "--remove", "200"], "--remove"),
+    ],
+)
+def test_mistakes_of_usage_are_one_line(words: list[str], named: str) -> None:
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2 and refused.stdout == "" and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error: ") and named in refused.stderr
+    command = words[0] if words[0] in main.commands else ""
+    assert "empty" in named or f" {command} --help".replace("  ", " ") in refused.stderr
+
+
+def test_without_a_command_the_help_is_shown() -> None:
+    assert "Usage:" in CliRunner().invoke(main, []).output
+
+
 @pytest.mark.parametrize("command", main.commands.values(), ids=main.commands)
 def test_every_option_has_a_help_text(command: click.Command) -> None:
     options = [param for param in command.params if isinstance(param, click.Option)]

@@ -91,6 +91,22 @@ def test_predict_refuses(run: Compress, weights: Path, flags: list[str], words: 
     assert words in refused.err and refused.out == ""
 
 
+def test_a_folder_without_images_is_refused(run: Compress, weights: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "photos").mkdir()
+    (folder / "notes.txt").touch()
+    refused = run("predict", "-w", weights, folder, code=2)
+    assert refused.out == "" and refused.err.startswith(f"error: {folder}: holds no images")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read(
+    run: Compress, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "masks"):
+        refused = run("predict", "-w", __file__, "missing.png", "--out", out, code=2)
+        assert refused.err.count("\n") == 1 and str(tmp_path / "file") in refused.err
+
+
 def test_a_weights_file_does_not_choose_what_is_imported(run: Compress, finished: Path) -> None:
     refused = run("predict", "-w", finished / "model.pth", "x.png", code=2)
     assert refused.err.count("\n") == 1 and "tinynets:student" in refused.err

@@ -108,6 +108,23 @@ def test_damaged_file_is_refused_in_one_line(name: str, written: Written, tmp_pa
         assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_changed_bit_of_a_file_is_used(name: str, written: Written, tmp_path: Path) -> None:
+    whole, random = written[name][0].file, np.random.default_rng(0)
+    files = [Path(shutil.copy(each, tmp_path)) for each in files_of(whole)]
+    for each in files:
+        content = each.read_bytes()
+        size = len(content)
+        for place in {0, *range(size - 64, size), *random.integers(0, size, 30).tolist()}:
+            changed = bytearray(content)
+            changed[place] ^= 1 << place % 8
+            each.write_bytes(changed)
+            with pytest.raises(UserError, match=f"{files[0].name}: damaged"):
+                open_exported(files[0])
+        each.write_bytes(content)
+    assert open_exported(files[0]).description
+
+
 @pytest.mark.slow
 def test_every_format_is_timed(written: Written) -> None:
     files = [pixels.file for _, pixels in written.values()]

@@ -185,7 +185,7 @@ def test_a_trial_that_fails_leaves_the_others_alone(
     table = (out / "table.md").read_text()
     assert "| 0 of 1 |" in table and f"{bad.name} failed: distill:" in table
     assert same_weights(good / TEACHER, bad / TEACHER)
-    assert {name: bool(entry.error) for name, entry in read_ledger(out).items()} == {
+    assert {name: bool(entry.error) for name, entry in read_ledger(out).trials.items()} == {
         bad.name: True,
         good.name: False,
     }

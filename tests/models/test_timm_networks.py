@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,98 @@ def test_a_pruned_network_comes_back_from_its_file(tmp_path: Path) -> None:
     assert loaded.network == spec
     with torch.no_grad():
         assert torch.equal(loaded.model(images), pruned(images))
+
+
+HUB = "hf-hub:someone/mobile"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in for the Hub, which has one network; with `offline`, nothing can be reached."""
+    create = timm.create_model
+    monkeypatch.setattr(timm_networks, "_ARCHITECTURES", {})
+    monkeypatch.setattr(timm_networks, "_is_reachable", lambda url: True)
+    monkeypatch.setattr(
+        timm.models,
+        "load_model_config_from_hf",
+        lambda name: ({}, SMALL[5:], {"global_pool": "avg"}),
+    )
+    monkeypatch.setattr(
+        timm,
+        "create_model",
+        lambda name, pretrained=False, **options: create(name.replace(HUB, SMALL[5:]), **options),
+    )
+
+
+def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("the network was asked")
+
+    timm_networks._ARCHITECTURES.clear()
+    monkeypatch.setattr(timm.models, "load_model_config_from_hf", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+
+
+def test_a_saved_network_of_the_hub_needs_no_network(
+    hub: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded, cut, saved and loaded again without a connection."""
+    torch.manual_seed(0)
+    spec, size = ModelSpec(HUB), (3, 32, 32)
+    path, images = tmp_path / "a.pth", torch.rand(2, *size)
+    model = build(spec, 4).eval()
+    kept = Checkpoint(model, spec, tuple("abcd"), size, (0.0,) * 3, (1.0,) * 3, "none")
+    checkpoint.save(kept, path)
+    go_offline(monkeypatch)
+    loaded = checkpoint.load(path)
+    assert loaded.network == spec
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model(images))
+    pruned = prune(loaded.model, torch.zeros(1, *size), "50%")
+    checkpoint.save(replace(loaded, model=pruned), tmp_path / "b.pth")
+    go_offline(monkeypatch)
+    again = checkpoint.load(tmp_path / "b.pth")
+    with torch.no_grad():
+        assert torch.equal(again.model(images), pruned(images))
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet18",
+        {"name": "nonsense", "options": {}},
+        {"name": ["resnet18"], "options": {}},
+        {"name": "resnet18", "options": {"checkpoint_path": "/etc/passwd"}},
+        {"name": "resnet18", "options": {"img_size": 10**9}},
+        {"name": "resnet18", "options": 3},
+    ],
+)
+def test_an_architecture_that_a_file_may_not_have_is_passed_over(
+    architecture: object, hub: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub is asked then."""
+    torch.manual_seed(0)
+    size = (3, 32, 32)
+    kept = Checkpoint(
+        build(ModelSpec(HUB), 4).eval(),
+        ModelSpec(HUB),
+        tuple("abcd"),
+        size,
+        (0.0,) * 3,
+        (1.0,) * 3,
+        "",
+    )
+    content = checkpoint.to_dict(kept)
+    content["network"]["architecture"] = architecture
+    timm_networks._ARCHITECTURES.clear()
+    asked: list[str] = []
+    found = timm.models.load_model_config_from_hf
+
+    def ask(name: str) -> Any:
+        asked.append(name)
+        return found(name)
+
+    monkeypatch.setattr(timm.models, "load_model_config_from_hf", ask)
+    checkpoint.from_dict(content)
+    assert asked[0] == HUB.removeprefix("hf-hub:")

@@ -50,7 +50,8 @@ MANIFEST = {
     "stage_seconds": [1.0, 2.0],
     "least_seconds": [0.5, 1.0],
 }
-LEDGER = {"seed=0": {"recipe": RECIPE, "error": None}}
+TRIALS = {"seed=0": {"recipe": RECIPE, "error": None}}
+LEDGER = {"trials": TRIALS, "rows": {"seed=0": {"lr": "0.1"}}}
 
 # Readers of JSON by the name of the file that they read in a folder, and what it holds usually.
 READERS: dict[str, tuple[Callable[[Path], object], str, Any]] = {
@@ -162,7 +163,7 @@ def test_more_trials_than_anyone_runs_are_refused(keys: str, tmp_path: Path) -> 
 
 def test_a_trial_lies_in_the_directory_of_its_experiment(tmp_path: Path) -> None:
     for name in ("../elsewhere", "/elsewhere", "a/b", "..", ".", "", "a\0"):
-        (tmp_path / "experiment.json").write_text(json.dumps({name: LEDGER["seed=0"]}))
+        (tmp_path / "experiment.json").write_text(json.dumps({name: TRIALS["seed=0"]}))
         with pytest.raises(UserError, match=r"experiment\.json: damaged"):
             read_ledger(tmp_path)
 

@@ -23,6 +23,7 @@ from compress.models.checkpoint import to_dict
 from compress.pruning.prune_file import prune_file
 from compress.recipe.budget import parse_budgets
 from compress.reporting.calibration import fit_temperature
+from compress.reporting.evaluation import name_images
 from compress.runtime.errors import UserError
 
 
@@ -85,6 +86,21 @@ def test_a_calibrated_file_gives_calibrated_probabilities(
         likely = (logits / calibrated.temperature).softmax(0).tolist()
         named = dict(zip(network.classes, likely, strict=True))
         assert dict(prediction.top) == pytest.approx(named, abs=1e-5)
+
+
+def test_only_images_that_training_held_out_are_called_validation_images(
+    finished: Path, untrained: Path, mislabelled: str
+) -> None:
+    known, unknown = own_model(finished / "model.pth"), own_model(untrained)
+    own = known.data
+    assert name_images(known, None, 9, "val") == "9 validation images"
+    assert name_images(known, own, 9, "val") == "9 validation images"
+    assert name_images(unknown, None, 9, "val") == f"9 images of {own}"
+    assert name_images(known, mislabelled, 9, "val") == f"9 images of {mislabelled}"
+    assert name_images(known, None, 9, "test") == "9 test images"
+    lines: list[str] = []
+    compress.calibrate(known, mislabelled, log=lines.append)
+    assert "validation" not in lines[-1] and mislabelled in lines[-1]
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from PIL import Image
 from tiny import CLASSES, Tiny, own_model
 from toy_classifiers import SHADE
 
+import compress
 from compress.deployment.predict import predict
 from compress.models import checkpoint
 from compress.reporting.evaluation import evaluate, score_test_split
@@ -104,3 +105,15 @@ def test_data_in_memory_is_scored_as_its_files_are(tiny: Tiny, untrained: Path) 
 def test_data_with_other_classes_is_refused(tiny: Tiny) -> None:
     with pytest.raises(UserError, match=r"classes.*made up"):
         score_test_split(SHADE, f"folder:{tiny.data}")
+
+
+def test_a_stage_at_another_size_says_that_the_run_scaled_its_images(finished: Path) -> None:
+    lines: list[str] = []
+    small = own_model(finished / "stages" / "02-distill.pth")
+    assert small.input_size == (3, 8, 8)
+    compress.evaluate(small, split="val", log=lines.append)
+    [line] = [each for each in lines if "8 pixels" in each]
+    assert "scaled its images of 16 pixels" in line
+    lines.clear()
+    compress.evaluate(own_model(finished / "model.pth"), split="val", log=lines.append)
+    assert lines == []

@@ -27,6 +27,7 @@ from compress.reporting.bench import Contender
 from compress.reporting.bench_file import read_bench, write_bench
 from compress.reporting.pages.facts import list_facts
 from compress.runtime.errors import UserError
+from compress.runtime.sealed_json import open_line
 
 BUILDERS = ["tinynets:teacher", "tinynets:student"]
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>$\\frac{1}{0}$\u202e\x1b[2J'
@@ -105,7 +106,7 @@ def test_all_that_files_name_is_text(copied: Path, tmp_path: Path) -> None:
     versions = {HOSTILE: HOSTILE}
     change_manifest(copied, stages=stages, recipe=recipe, device=HOSTILE, versions=versions)
     for file in (copied / "stages").glob("*.jsonl"):
-        lines = [json.loads(line) | {HOSTILE: 0.5} for line in file.read_text().splitlines()]
+        lines = [open_line(line) | {HOSTILE: 0.5} for line in file.read_text().splitlines()]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     group = {"name": HOSTILE, "layers": [HOSTILE], "units": 4}
     group |= {"cuts": [dict(fraction=0.5, removed=2, accuracy=0.5, params=5, macs=5)]}

@@ -31,6 +31,7 @@ from compress.reporting.loggers import log_tool
 from compress.reporting.loggers.log_tool import LoggedRun, LogTool, get_tool
 from compress.reporting.loggers.tracking import Tracker
 from compress.reporting.tables import Table
+from compress.runtime.sealed_json import open_line
 from compress.training.events import PLAIN_METRICS
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -86,7 +87,7 @@ def logged(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 def read_history(out: Path, result: StageResult) -> list[dict[str, float]]:
     file = (out / result.checkpoint).with_suffix(".jsonl")
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [open_line(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def test_the_log_has_the_figures_of_the_run_once_each(logged: tuple[Path, Recorder]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from compress.data.dataset import Dataset, open_dataset
 from compress.distillation.labels import Labels
 from compress.recipe.schema import Augment, Train
 from compress.runtime.errors import UserError
+from compress.runtime.sealed_json import open_line
 from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
 from compress.training.events import Events
@@ -116,7 +116,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def metrics(state: Path) -> list[dict[str, float]]:
     """Return the metrics of every epoch, as they are written beside a state."""
-    return [json.loads(line) for line in state.with_suffix(".jsonl").read_text().splitlines()]
+    return [open_line(line) for line in state.with_suffix(".jsonl").read_text().splitlines()]
 
 
 class Recording:

@@ -8,7 +8,6 @@ up for.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,8 +27,7 @@ from compress.reporting.loggers.log_tool import Log, LoggedRun, LogTool, get_too
 from compress.reporting.pages.widths import read_layers
 from compress.reporting.tables import stages_table
 from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import write_text
-from compress.runtime.plain_files import read_text
+from compress.runtime.sealed_json import read_sealed, write_sealed
 
 T = TypeVar("T")
 
@@ -165,7 +163,7 @@ class Tracker(RunEvents):
             return
         kept = _read_logged(self._run.out)
         kept[self._tool.name] = {"id": self._log.id, "step": self._logged}
-        write_text(self._run.out / LOGGED, json.dumps(kept, indent=2) + "\n")
+        write_sealed(self._run.out / LOGGED, kept)
 
     def _close(self, done: bool) -> None:
         self._try(lambda log: log.close(done))
@@ -198,8 +196,8 @@ def _flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _read_logged(out: Path) -> dict[str, Any]:
     """Return what each tool has logged; a new log begins for one whose entry is damaged."""
     try:
-        kept = json.loads(read_text(out / LOGGED))
-    except (UserError, ValueError, RecursionError):
+        kept = read_sealed(out / LOGGED)
+    except UserError:
         return {}
     entries = kept.items() if isinstance(kept, dict) else ()
     return {name: each for name, each in entries if _is_entry(each)}

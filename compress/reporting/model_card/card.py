@@ -181,7 +181,7 @@ def _front_matter(
         scored = {
             "task": {"type": words.task},
             "dataset": data | {"split": "test"},
-            "metrics": [{"type": kind, "name": name, "value": last.test}],
+            "metrics": [{"type": kind, "name": name, "value": round(last.test, 4)}],
         }
         front["model-index"] = [{"name": title, "results": [scored]}]
     return str(yaml.safe_dump(front, sort_keys=False, allow_unicode=True))

@@ -79,14 +79,26 @@ def describe_training(origin: Mapping[str, Any]) -> str:
     """Say by which recipe, with which networks and on what machine a network was made."""
     recipe = _recipe(origin)
     facts = {"Recipe": recipe.get("title")}
-    for role in ("teacher", "student"):
-        network = recipe.get(role)
-        facts[role.capitalize()] = network.get("name") if isinstance(network, dict) else None
+    facts |= {"Teacher": _name_teacher(origin), "Student": _network(recipe, "student").get("name")}
     budgets = [f"{recipe[key]}{unit}" for key, unit in BUDGETS.items() if recipe.get(key)]
     facts |= {"Budget": ", ".join(budgets), "Seed": recipe.get("seed")}
     facts |= {"Device": origin.get("device"), "Versions": ", ".join(_list_versions(origin))}
     known = {name: fact for name, fact in facts.items() if fact not in (None, "")}
     return " ".join(f"{name}: {escape_markdown(fact)}." for name, fact in known.items())
+
+
+def _name_teacher(origin: Mapping[str, Any]) -> object:
+    """Return the network that taught, in a few words; None if there was none."""
+    teacher, student = (_network(_recipe(origin), role) for role in ("teacher", "student"))
+    taught = any(stage.kind == "teach" for stage in list_stages(origin))
+    if taught and student.get("weights") and not teacher.get("weights"):
+        return "the student itself, before it was pruned"
+    return teacher.get("name") if taught or teacher.get("pretrained") else None
+
+
+def _network(recipe: Mapping[str, Any], role: str) -> dict[str, Any]:
+    network = recipe.get(role)
+    return network if isinstance(network, dict) else {}
 
 
 def describe_changes(origin: Mapping[str, Any]) -> list[str]:
