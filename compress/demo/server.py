@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import importlib.util
+import math
 import os
 import statistics
 import threading
@@ -20,11 +21,12 @@ from compress.demo.models import DemoModel
 from compress.deployment.latency import time_in_turns
 from compress.deployment.predict import predict, prepare
 from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import format_size
 
 TOP = 5
 # Images that are timed, for the time of one.
 RUNS = 15
+# Smaller squares are enlarged to about this side, in pixels.
+SHOWN_SIDE = 168
 # Fonts of the system: the theme's own would come from another server.
 FONTS = ("system-ui", "sans-serif")
 
@@ -67,10 +69,13 @@ def serve(
         UserError: gradio is not installed, or the port is taken.
     """
     page = build_page(models)
+    from gradio.themes import Default
+
     try:
         _, address, _ = page.launch(
             server_name=host,
             server_port=port,
+            theme=Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
             share=False,
             quiet=True,
             inbrowser=False,
@@ -95,8 +100,7 @@ def build_page(models: Sequence[DemoModel]) -> Any:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio
 
-    def show(path: str | None, drawing: dict[str, Any] | None, invert: bool) -> list[Any]:
-        source = path or (drawing or {}).get("composite")
+    def show(source: str | Image.Image | None, invert: bool) -> list[Any]:
         if source is None:
             return [None] * (3 * len(models))
         try:
@@ -109,32 +113,50 @@ def build_page(models: Sequence[DemoModel]) -> Any:
             for part in (each.classes, each.seen, describe(model, each.seconds))
         ]
 
+    def show_drawing(drawing: dict[str, Any] | None, invert: bool) -> list[Any]:
+        drawn = (drawing or {}).get("composite")
+        return show(None if drawn is None else _on_white(drawn), invert)
+
     title = "Two networks, side by side" if len(models) > 1 else "What is in the picture?"
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.Markdown(f"# {title}")
         with gradio.Tab("Image"):
             # As it is in the file: predict decodes it.
             image = gradio.Image(
-                type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image"
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                label="Image",
+                height=260,
             )
+            chosen = gradio.Button("Classify", variant="primary")
         with gradio.Tab("Drawing"):
-            drawing = gradio.Sketchpad(type="pil", label="Drawing")
+            drawing = gradio.Sketchpad(type="pil", label="Drawing", height=420)
+            drawn = gradio.Button("Classify the drawing", variant="primary")
         invert = gradio.Checkbox(label="swap light and dark")
-        results: list[Any] = []
         with gradio.Row():
-            for model in models:
-                with gradio.Column():
-                    gradio.HTML(f"<h2>{html.escape(model.name)}</h2>")
-                    results += [
-                        gradio.Label(num_top_classes=TOP, label="Classes"),
-                        gradio.Image(label="As the network sees it", height=180, format="png"),
-                        gradio.HTML(),
-                    ]
-        asked: dict[str, Any] = {"inputs": [image, drawing, invert], "outputs": results}
-        gradio.Button("Classify", variant="primary").click(show, **asked, api_name="classify")
-        image.change(show, **asked, api_name=False)
-    page.theme = gradio.themes.Default(font=FONTS, font_mono=("ui-monospace", "monospace"))
+            results = [part for model in models for part in _add_panel(gradio, model)]
+        chosen.click(show, [image, invert], results, api_name="classify")
+        image.change(show, [image, invert], results, api_name=False)
+        drawn.click(show_drawing, [drawing, invert], results, api_name=False)
     return page
+
+
+def _add_panel(gradio: Any, model: DemoModel) -> list[Any]:
+    """Add a network's column, and return its parts that an answer fills."""
+    with gradio.Column():
+        gradio.HTML(f"<h2>{html.escape(model.name)}</h2>")
+        return [
+            gradio.Label(num_top_classes=TOP, label="Classes"),
+            gradio.Image(label="As the network sees it", height=200, format="png"),
+            gradio.HTML(),
+        ]
+
+
+def _on_white(drawing: Image.Image) -> Image.Image:
+    """Lay a drawing over white, as it is seen while it is drawn."""
+    layer = drawing.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def classify(model: DemoModel, source: str | Path | Image.Image, invert: bool = False) -> Answer:
@@ -158,9 +180,13 @@ def _as_picture(prepared: Tensor, mean: Sequence[float], std: Sequence[float]) -
     means, stds = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
     pixels = ((prepared[0] * stds + means) * 255).round().clamp(0, 255).to(torch.uint8)
     values = pixels.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(values)
+    picture = Image.fromarray(values)
+    times = max(1, SHOWN_SIDE // max(picture.size))
+    return picture.resize((times * picture.width, times * picture.height), Image.Resampling.NEAREST)
 
 
 def describe(model: DemoModel, seconds: float) -> str:
-    """Return a line of HTML: time, size of the file, and parameters."""
-    return f"<p><b>{1000 * seconds:.2f} ms</b> an image, <b>{format_size(model.bytes)}</b></p>"
+    """Return a line of HTML: time, and size of the file."""
+    kilobytes = math.ceil(model.bytes / 1000)
+    size = f"{kilobytes / 1000:.1f} MB" if kilobytes >= 1000 else f"{kilobytes} KB"
+    return f"<p><b>{1000 * seconds:.2f} ms</b> an image, <b>{size}</b></p>"

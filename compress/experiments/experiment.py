@@ -25,6 +25,7 @@ from compress.recipe.load import load_recipe, recipe_to_dict, shipped_recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError, one_line
+from compress.runtime.files import remove_parts
 
 
 def plan_experiment(
@@ -112,6 +113,7 @@ def run_experiment(
             write_tables(trials, folder)
         write_tables(trials, folder)
         write_plot(trials, folder)
+        remove_parts(folder)
     return trials
 
 

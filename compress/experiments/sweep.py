@@ -22,7 +22,7 @@ from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_bytes, format_macs
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
-from compress.runtime.files import write_text
+from compress.runtime.files import remove_parts, write_text
 
 TABLE, PLOT = "sweep.md", "sweep.png"
 
@@ -101,6 +101,7 @@ def sweep(
         figure = plot_sweep([each.final for each in results], PUBLISHED.get(recipe.data, ()))
         save_figure(figure, out / PLOT)
     shutil.rmtree(logits_dir, ignore_errors=True)
+    remove_parts(out)
     return results
 
 

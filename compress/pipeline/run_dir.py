@@ -21,7 +21,7 @@ from compress.recipe.types import INT8, STAGES
 from compress.runtime import distributed
 from compress.runtime.checksum import check_file
 from compress.runtime.errors import UserError
-from compress.runtime.files import PART, make_folder
+from compress.runtime.files import make_folder, remove_parts
 from compress.runtime.sealed_json import write_sealed
 
 MODEL, LOCK = "model.pth", ".lock"
@@ -138,9 +138,8 @@ class RunDirectory:
             return
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
-        for pattern in (f".*{PART}", f"{STAGES}/.*{PART}"):
-            for file in self.path.glob(pattern):
-                file.unlink(missing_ok=True)
+        for written in (self.path, self.path / STAGES):
+            remove_parts(written)
         for result in self.results:
             for suffix in (".state", ".previous.state", ".times"):
                 (self.path / result.checkpoint).with_suffix(suffix).unlink(missing_ok=True)

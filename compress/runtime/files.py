@@ -27,6 +27,12 @@ PIXELS_CSV_HEADER = "class,pixels,iou,precision,recall"
 PAGE_MARK = b'<meta name="generator" content="compress">'
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove the files in `folder` that a killed process left half-written."""
+    for file in folder.glob(f".*{PART}"):
+        file.unlink(missing_ok=True)
+
+
 def require_file(path: str | Path) -> Path:
     """Return `path` as a Path.
 

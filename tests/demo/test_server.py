@@ -44,7 +44,7 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.2)
             asked = client.Client(f"http://127.0.0.1:{port}", verbose=False)
-            found = asked.predict(client.handle_file(image), None, False, api_name="/classify")
+            found = asked.predict(client.handle_file(image), False, api_name="/classify")
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 143, (tmp_path / "out").read_text()
         finally:

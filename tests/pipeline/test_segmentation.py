@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from mask_files import CLASSES, NETWORKS, RECIPE, SIDE, write_masks
+from mask_files import CLASSES, NETWORKS, RECIPE, SIDE, save_mask, write_masks
 from PIL import Image
 from tiny import Interrupted, InterruptIn, Tiny
 
@@ -133,6 +134,23 @@ def test_eval_measures_ious_of_any_file(
     refused = call("eval", "-w", done.model, *builder, "--calibrate", code=2).stderr
     assert "classifies images; this one labels pixels" in refused
     assert done.load().temperature == 1
+
+
+@pytest.mark.slow
+def test_classes_may_be_numbered_otherwise(done: RunResult, recipe: Path, tmp_path: Path) -> None:
+    """The same masks under other numbers score the same; other labels are refused."""
+    trained, other = done.load(), tmp_path / "other"
+    shutil.copytree(recipe.parent / "data", other)
+    (other / "classes.txt").write_text("\n".join(reversed(CLASSES)))
+    for file in other.glob("*/masks/*.png"):
+        save_mask(2 - np.array(Image.open(file)), file)
+    found = compress.evaluate(trained, f"masks:{other}", worst=0).to_dict()
+    assert found["per_class"] == compress.evaluate(trained, worst=0).to_dict()["per_class"]
+    (other / "classes.txt").write_text("ground\ndisc\ncone")
+    with pytest.raises(UserError, match="no 'cone'"):
+        compress.evaluate(trained, f"masks:{other}")
+    with pytest.raises(UserError, match="the network labels pixels"):
+        compress.evaluate(trained, f"folder:{other / 'test'}")
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_a_time_budget_is_told_and_remembered(run: Compress, tiny: Tiny, tmp_pat
     for result in results:
         if result.epochs:
             lines = (out / result.checkpoint).with_suffix(".jsonl").read_text().splitlines()
-            assert len(lines) == math.ceil(result.epochs)
+            assert abs(len(lines) - result.epochs) < 1
 
 
 def test_the_least_time_follows_the_cost_of_an_image(

@@ -82,7 +82,7 @@ def test_a_cut_lands_within_its_time(percent: int, slower: float) -> None:
     wanted = clock.least + (clock.full - clock.least) * percent / 100
     clock = start(Amount("", number=int(wanted)), BlockTimer(slower))
     time, usage = clock.measure(prune_in_time(clock))
-    assert time <= wanted and 0.8 <= usage <= 1
+    assert time <= wanted and 0.75 <= usage <= 1
 
 
 def test_prediction_is_right_for_the_uncut_and_the_smallest_network() -> None:
@@ -155,7 +155,7 @@ def test_measurements_are_kept_and_damage_is_passed_over(tmp_path: Path) -> None
     assert [kept.get(key, lambda: 7.0) for key in "bcde"] == [7.0] * 4
     assert Measurements(file).get("e", lambda: 9.0) == 7.0
     written = [json.loads(line) for line in file.read_text().splitlines()[-4:] if line]
-    assert written[-1] == ["e", 7.0]
+    assert written[-1][:2] == ["e", 7.0]
     # A folder that cannot be written keeps nothing, and stops nothing.
     blocked = tmp_path / "file"
     blocked.touch()

@@ -6,18 +6,28 @@ it may have: contents count from their sync on, names from that of their folder 
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import stat
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny import Tiny, assert_same
+from tiny import Tiny, assert_same, contents
 
 import compress
+from compress.deployment.formats import find_format
+from compress.experiments.experiment import run_experiment
+from compress.experiments.ledger import LEDGER, read_ledger
+from compress.experiments.sweep import sweep
+from compress.models.build import import_builder
 from compress.pipeline.manifest import read_results
+from compress.quantization.quantize import save_int8
+from compress.recipe.load import load_recipe
 from compress.runtime.checksum import check_file
 
 # Files by their path in the run directory.
@@ -54,7 +64,7 @@ class Recorder:
         self._record()
 
     def _record(self) -> None:
-        folders = [self.root, self.root / "stages"]
+        folders = [self.root, *(Path(path) for path, _, _ in os.walk(self.root))]
         must = {folder: self.names.get(folder, {}) for folder in folders}
         may = {folder: _list(folder) for folder in folders}
         cut = (self._contents(must), self._contents(may))
@@ -92,6 +102,96 @@ def check_run(out: Path) -> int:
     if manifest["status"] == "done":
         check_file(out / "model.pth")
     return len(results)
+
+
+def check_files(out: Path) -> None:
+    """Check each run in a folder, and the ledger of an experiment."""
+    for manifest in out.glob("*/run.json"):
+        check_run(manifest.parent)
+    if (out / LEDGER).exists():
+        read_ledger(out)
+
+
+GRID = """
+recipe = "brief.toml"
+keys.max_images = 64
+[grid]
+distill.alpha = [0.0, 0.9]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sweep", "experiment"])
+def test_many_runs_are_valid_wherever_the_power_fails(
+    kind: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = tiny.variant("brief.toml", ("epochs = 3", "epochs = 1"), ("epochs = 2", "epochs = 1"))
+    grid = tiny.root / "grid.toml"
+    grid.write_text(GRID)
+
+    def work(out: Path) -> None:
+        if kind == "sweep":
+            sweep(load_recipe(str(brief), {"max_images": 64}), ["6k", "3k"], out=out)
+        else:
+            run_experiment(grid, out=out)
+
+    out, straight = tmp_path / "out", tmp_path / "straight"
+    out.mkdir()
+    with monkeypatch.context() as patch:
+        recorder = Recorder(out, patch)
+        work(out)
+    out.rename(straight)
+    assert len(recorder.cuts) > 50
+    # Every seventh, and all at the end, where tables are written.
+    for disks in recorder.cuts[:-12:7] + recorder.cuts[-12:]:
+        for disk in disks:
+            write_disk(disk, out)
+            check_files(out)
+    write_disk(recorder.cuts[2 * len(recorder.cuts) // 3][1], out)
+    work(out)
+    for manifest in straight.glob("*/run.json"):
+        assert_same(out / manifest.parent.name, manifest.parent)
+
+
+def write_int8(path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "net", [], []))
+    save_int8(SimpleNamespace(model=model), path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml", "net.int8.onnx", "page.html"])
+def test_a_file_is_whole_or_missing_wherever_the_power_fails(
+    name: str,
+    tiny: Tiny,
+    finished: Path,
+    untrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir()
+    with monkeypatch.context() as patch:
+        recorder = Recorder(path.parent, patch)
+        if name == "net.int8.onnx":
+            write_int8(path)
+        elif name == "page.html":
+            compress.report(finished, path, evaluate=False)
+        else:
+            form = find_format(path)
+            assert form is not None
+            if not all(map(find_spec, form.packages)):
+                pytest.skip(f"{form.name} is not installed")
+            compress.export(untrained, form.name, path, builder=import_builder("tinynets:student"))
+    whole = contents(path.parent)
+    assert name in whole and recorder.cuts[-1] == (whole, whole)
+    found = set()
+    for disk in itertools.chain.from_iterable(recorder.cuts):
+        files = {each: disk[each] for each in disk if not each.startswith(".")}
+        assert files.items() <= whole.items()
+        # What is asked for comes last.
+        assert name not in files or files == whole
+        found.add(name in files)
+    assert found == {False, True}
 
 
 def test_a_run_is_valid_wherever_the_power_fails(

@@ -83,15 +83,20 @@ function paint(canvas, { width, height, channels, data }) {
 
 async function answer() {
   const number = ++latest;
+  const looks = [];
   for (const { model, view } of models) {
     const { seen, probabilities } = await classify(model, picture, invert.checked);
     if (number !== latest) return;
+    looks.push(seen);
     paint(view.square, seen);
     const order = probabilities.map((_, index) => index);
     order.sort((a, b) => probabilities[b] - probabilities[a]);
     const best = order.slice(0, SHOWN);
     view.list.replaceChildren(...best.map((i) => makeBar(model.classes[i], probabilities[i])));
-    const milliseconds = await measure(model, seen);
+  }
+  say("measuring …", "busy");
+  for (const [index, { model, view }] of models.entries()) {
+    const milliseconds = await measure(model, looks[index]);
     if (number !== latest) return;
     view.time.textContent = formatTime(milliseconds);
   }
