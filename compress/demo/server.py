@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,12 +24,20 @@ from compress.deployment.predict import predict, prepare
 from compress.runtime.errors import UserError, one_line
 
 TOP = 5
+SWAP = "swap light and dark"
 # Images that are timed, for the time of one.
 RUNS = 15
 # Smaller squares are enlarged to about this side, in pixels.
 SHOWN_SIDE = 168
 # Fonts of the system: the theme's own would come from another server.
 FONTS = ("system-ui", "sans-serif")
+# Read when gradio is imported: it sends no statistics, and keeps no list of what was classified.
+SETTINGS = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
+# Small images fill their frames; images lie below their labels.
+STYLE = """
+.demo-image img { object-fit: contain; }
+.demo-image .image-container { padding-top: 34px; }
+"""
 
 
 @dataclass(frozen=True)
@@ -68,36 +77,52 @@ def serve(
     Raises:
         UserError: gradio is not installed, or the port is taken.
     """
-    page = build_page(models)
+    # Images that visitors send stay until the page ends.
+    with TemporaryDirectory(prefix="compress-demo-") as scratch:
+        os.environ["GRADIO_TEMP_DIR"] = scratch
+        page = build_page(models)
+        try:
+            address = _launch(page, host, port)
+        except (OSError, ValueError) as error:
+            where = f"{host}:{port}" if port else host
+            raise UserError(
+                f"{where}: cannot be served ({one_line(error)}); choose another --port or --host"
+            ) from error
+        try:
+            started(address)
+            threading.Event().wait()
+        finally:
+            page.close(verbose=False)
+
+
+def _launch(page: Any, host: str, port: int | None) -> str:
+    """Serve a page, and return its address."""
     from gradio.themes import Default
 
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            theme=Default(font=FONTS, font_mono=("ui-monospace", "monospace")),
-            share=False,
-            quiet=True,
-            inbrowser=False,
-            prevent_thread_lock=True,
-        )
-    except (OSError, ValueError) as error:
-        where = f"{host}:{port}" if port else host
-        raise UserError(
-            f"{where}: cannot be served ({one_line(error)}); choose another --port or --host"
-        ) from error
-    try:
-        started(address)
-        threading.Event().wait()
-    finally:
-        page.close(verbose=False)
+    # White text needs a dark button.
+    theme = Default(primary_hue="blue", font=FONTS, font_mono=FONTS).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+    )
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        theme=theme,
+        css=STYLE,
+        share=False,
+        quiet=True,
+        inbrowser=False,
+        prevent_thread_lock=True,
+    )
+    return str(address)
 
 
 def build_page(models: Sequence[DemoModel]) -> Any:
     """Return gradio's page: an image or a drawing goes in, and every network answers beside it."""
     require_gradio()
-    # Read when gradio is imported.
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.update(SETTINGS)
     import gradio
 
     def show(source: str | Image.Image | None, invert: bool) -> list[Any]:
@@ -106,7 +131,8 @@ def build_page(models: Sequence[DemoModel]) -> Any:
         try:
             answers = [classify(model, source, invert) for model in models]
         except UserError as error:
-            raise gradio.Error(f"the image cannot be used: {error}") from error
+            message = f"the image cannot be used: {error}"
+            raise gradio.Error(message, print_exception=False) from error
         return [
             part
             for model, each in zip(models, answers, strict=True)
@@ -120,36 +146,50 @@ def build_page(models: Sequence[DemoModel]) -> Any:
     title = "Two networks, side by side" if len(models) > 1 else "What is in the picture?"
     with gradio.Blocks(title=title, analytics_enabled=False) as page:
         gradio.Markdown(f"# {title}")
-        with gradio.Tab("Image"):
-            # As it is in the file: predict decodes it.
-            image = gradio.Image(
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "clipboard"],
-                label="Image",
-                height=260,
-            )
-            chosen = gradio.Button("Classify", variant="primary")
-        with gradio.Tab("Drawing"):
-            drawing = gradio.Sketchpad(type="pil", label="Drawing", height=420)
-            drawn = gradio.Button("Classify the drawing", variant="primary")
-        invert = gradio.Checkbox(label="swap light and dark")
         with gradio.Row():
+            with gradio.Column():
+                with gradio.Tab("Image"):
+                    # As it is in the file: predict decodes it.
+                    image = gradio.Image(
+                        type="filepath",
+                        image_mode=None,
+                        sources=["upload", "clipboard"],
+                        label="Image",
+                        height=340,
+                        buttons=["fullscreen"],
+                        elem_classes="demo-image",
+                    )
+                    swap = gradio.Checkbox(label=SWAP)
+                with gradio.Tab("Drawing"):
+                    drawing = gradio.Sketchpad(
+                        type="pil", label="Drawing", height=420, layers=False, buttons=[]
+                    )
+                    swap_drawn = gradio.Checkbox(label=SWAP)
+                    drawn = gradio.Button("Classify the drawing", variant="primary")
             results = [part for model in models for part in _add_panel(gradio, model)]
-        chosen.click(show, [image, invert], results, api_name="classify")
-        image.change(show, [image, invert], results, api_name=False)
-        drawn.click(show_drawing, [drawing, invert], results, api_name=False)
+        image.change(show, [image, swap], results, api_name="classify")
+        swap.change(show, [image, swap], results, api_name=False)
+        for happens in (drawn.click, swap_drawn.change):
+            happens(show_drawing, [drawing, swap_drawn], results, api_name=False)
     return page
 
 
 def _add_panel(gradio: Any, model: DemoModel) -> list[Any]:
     """Add a network's column, and return its parts that an answer fills."""
     with gradio.Column():
-        gradio.HTML(f"<h2>{html.escape(model.name)}</h2>")
+        gradio.HTML(f"<h2>{html.escape(model.name)}</h2>", padding=False)
         return [
             gradio.Label(num_top_classes=TOP, label="Classes"),
-            gradio.Image(label="As the network sees it", height=200, format="png"),
-            gradio.HTML(),
+            gradio.Image(
+                label="As the network sees it",
+                height=220,
+                format="png",
+                interactive=False,
+                # Not the one that sends it to Hugging Face.
+                buttons=["download", "fullscreen"],
+                elem_classes="demo-image",
+            ),
+            gradio.HTML(padding=False),
         ]
 
 
@@ -189,4 +229,4 @@ def describe(model: DemoModel, seconds: float) -> str:
     """Return a line of HTML: time, and size of the file."""
     kilobytes = math.ceil(model.bytes / 1000)
     size = f"{kilobytes / 1000:.1f} MB" if kilobytes >= 1000 else f"{kilobytes} KB"
-    return f"<p><b>{1000 * seconds:.2f} ms</b> an image, <b>{size}</b></p>"
+    return f"<p><b>{1000 * seconds:.2f} ms</b> per image, file of <b>{size}</b></p>"

@@ -33,9 +33,13 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
     pytest.importorskip("gradio")
     client = pytest.importorskip("gradio_client")
     port, image = free_port(), tiny.data / "test" / "cross" / "001.png"
+    scratch, damaged = tmp_path / "scratch", tmp_path / "damaged.png"
+    scratch.mkdir()
+    damaged.write_bytes(image.read_bytes()[:100])
     words = ["-w", networks[0], "-w", networks[1], "--builder", "tinynets:student"]
     command = [sys.executable, "-m", "compress", "demo", *map(str, words), "--port", str(port)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tiny.root)])}
+    env["TMPDIR"] = str(scratch)
     with (tmp_path / "out").open("w+") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env, cwd=tmp_path)
         try:
@@ -45,11 +49,15 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
                 time.sleep(0.2)
             asked = client.Client(f"http://127.0.0.1:{port}", verbose=False)
             found = asked.predict(client.handle_file(image), False, api_name="/classify")
+            assert list(scratch.rglob(image.name))
+            with pytest.raises(Exception, match="cannot be used"):
+                asked.predict(client.handle_file(damaged), False, api_name="/classify")
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 143, (tmp_path / "out").read_text()
         finally:
             process.kill()
     assert "Traceback" not in (tmp_path / "out").read_text()
+    assert not list(scratch.rglob("*.png"))
     [expected] = predict(networks[1], image, top=4)
     shown = {each["label"]: each["confidence"] for each in found[3]["confidences"]}
     assert shown == pytest.approx(dict(expected.top), abs=1e-5)

@@ -42,7 +42,7 @@ function makeFact(value, name) {
 function makePanel(model) {
   const panel = element("section", "panel");
   const [, height, width] = model.input_size;
-  const time = makeFact("–", "an image, here");
+  const time = makeFact("–", "per image, here");
   const facts = element("dl", "facts");
   facts.append(makeFact(formatSize(model.bytes), "file"), time);
   if (model.params) facts.append(makeFact(model.params.toLocaleString("en"), "parameters"));
