@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,10 @@ from compress.cli.output import echo_line
 from compress.recipe.registry import check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import CSV_HEADER, require_file, require_folder, require_replaceable
+
+if TYPE_CHECKING:
+    from compress.deployment.predict import Prediction
+    from compress.models.checkpoint import Checkpoint
 
 
 @click.command(cls=Command)
@@ -96,50 +101,79 @@ def predict(
         require_folder(out)
     foreign = make_foreign(classes, mean, std, image_size)
     checkpoint = load_any_model(weights, builder, foreign)
-
-    from compress.cli.terminal import Terminal
-    from compress.deployment.labels import (
-        add_labels,
-        find_labelled_images,
-        measure_label_accuracy,
-    )
-    from compress.deployment.predict import predict
-    from compress.deployment.write_masks import mask_files, write_masks
-    from compress.deployment.write_predictions import to_json, write_csv
-    from compress.reporting.evaluation import score_test_split
-    from compress.reporting.tables import classes_table, predictions_table
-    from compress.training.task import make_plain_task
-
-    terminal = Terminal()
-    if not images:
-        counts = score_test_split(
-            checkpoint, data, device, whole=True, skip_broken=skip_broken, log=terminal.show
-        )
-        task = make_plain_task(checkpoint.labels, len(checkpoint.classes))
-        terminal.show(classes_table(task, checkpoint.classes, counts))
-        return 0
     if out is not None and checkpoint.labels != "pixels":
         raise UserError("--out is for networks that label pixels; this one classifies images")
-    # The folder of an image says nothing about its pixels.
-    classes_of_images = checkpoint.classes if checkpoint.labels == "images" else ()
-    found = find_labelled_images(images, classes_of_images)
+    if not images:
+        _show_score(checkpoint, data, device, skip_broken)
+        return 0
+
+    from compress.deployment.labels import add_labels
+    from compress.deployment.predict import predict
+    from compress.deployment.write_masks import mask_files
+
+    found = _find_images(images, checkpoint)
     files, labels = [image for image, _ in found], [label for _, label in found]
-    # A folder stands for itself where it holds no image.
-    if empty := next((file for file in files if file in images and Path(file).is_dir()), None):
-        raise UserError(f"{empty}: holds no images; name a folder that does, files or globs")
     if out is not None:
         mask_files(files, out)
     predictions = add_labels(
-        predict(
-            checkpoint,
-            files,
-            top=top,
-            invert=invert,
-            background=background,
-            device=device,
-        ),
+        predict(checkpoint, files, top=top, invert=invert, background=background, device=device),
         labels,
     )
+    _deliver(predictions, checkpoint, csv, out, as_json)
+    unreadable = [prediction for prediction in predictions if prediction.error]
+    for prediction in unreadable:
+        echo_line(f"{prediction.image}: {prediction.error}", err=True)
+    return 1 if unreadable else 0
+
+
+def _show_score(checkpoint: Checkpoint, data: str | None, device: str, skip_broken: bool) -> None:
+    """Score a test split, and show the table of its classes."""
+    from compress.cli.terminal import Terminal
+    from compress.reporting.evaluation import score_test_split
+    from compress.reporting.tables import classes_table
+    from compress.training.task import make_plain_task
+
+    terminal = Terminal()
+    counts = score_test_split(
+        checkpoint, data, device, whole=True, skip_broken=skip_broken, log=terminal.show
+    )
+    task = make_plain_task(checkpoint.labels, len(checkpoint.classes))
+    terminal.show(classes_table(task, checkpoint.classes, counts))
+
+
+def _find_images(images: tuple[str, ...], checkpoint: Checkpoint) -> list[tuple[str, str | None]]:
+    """Return the image files, each with the class that its folder names.
+
+    Raises:
+        UserError: a folder holds no images.
+    """
+    from compress.deployment.labels import find_labelled_images
+
+    # The folder of an image says nothing about its pixels.
+    classes = checkpoint.classes if checkpoint.labels == "images" else ()
+    found = find_labelled_images(images, classes)
+    for file, _ in found:
+        # A folder stands for itself where it holds no image.
+        if file in images and Path(file).is_dir():
+            raise UserError(f"{file}: holds no images; name a folder that does, files or globs")
+    return found
+
+
+def _deliver(
+    predictions: list[Prediction],
+    checkpoint: Checkpoint,
+    csv: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Write predictions to files, or show them, and the accuracy where classes are known."""
+    from compress.cli.terminal import Terminal
+    from compress.deployment.labels import measure_label_accuracy
+    from compress.deployment.write_masks import write_masks
+    from compress.deployment.write_predictions import to_json, write_csv
+    from compress.reporting.tables import predictions_table
+
+    terminal = Terminal()
     if out is not None:
         for file in write_masks(predictions, out, crop_ratio=checkpoint.crop_ratio):
             echo_line(str(file))
@@ -149,10 +183,5 @@ def predict(
         click.echo(to_json(predictions))
     elif not csv and not out:
         terminal.show(predictions_table(predictions))
-    accuracy = measure_label_accuracy(predictions)
-    if accuracy and not as_json:
+    if (accuracy := measure_label_accuracy(predictions)) and not as_json:
         terminal.show(str(accuracy))
-    unreadable = [prediction for prediction in predictions if prediction.error]
-    for prediction in unreadable:
-        echo_line(f"{prediction.image}: {prediction.error}", err=True)
-    return 1 if unreadable else 0
