@@ -121,8 +121,9 @@ def find_port(host: str, port: int | None = None) -> int:
                 raise UserError(
                     f"{host}:{candidate}: not permitted; choose another --port"
                 ) from error
+            reason = getattr(error, "strerror", None) or one_line(error)
             raise UserError(
-                f"--host {host}: no address of this machine ({one_line(error)}); use 127.0.0.1, or"
+                f"--host {host}: no address of this machine ({reason}); use 127.0.0.1, or"
                 " 0.0.0.0 to serve other machines, too"
             ) from error
         return candidate
