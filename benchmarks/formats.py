@@ -3,6 +3,7 @@
     python -m venv formats && formats/bin/pip install -e '.[onnx,openvino,executorch,litert]'
     formats/bin/python benchmarks/formats.py                 # about an hour on two cores
     formats/bin/python benchmarks/formats.py --only litert   # formats, with commas
+    formats/bin/python benchmarks/formats.py --networks resnet18,swin_t@224
 
 Each network of torchvision has random weights and ten classes, takes pixels of 96×96 (`--uint8`),
 and is compared on 64 random images. A cell is the largest difference of a logit, relative to the

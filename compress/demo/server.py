@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import importlib.util
 import math
 import os
+import socket
 import statistics
 import threading
 from collections.abc import Callable, Sequence
@@ -24,6 +26,8 @@ from compress.deployment.predict import predict, prepare
 from compress.runtime.errors import UserError, one_line
 
 TOP = 5
+# Tried in turn, where none is asked for.
+PORTS = range(7860, 7960)
 SWAP = "swap light and dark"
 # Images that are timed, for the time of one.
 RUNS = 15
@@ -77,6 +81,7 @@ def serve(
     Raises:
         UserError: gradio is not installed, or the port is taken.
     """
+    port = find_port(host, port)
     # Images that visitors send stay until the page ends.
     with TemporaryDirectory(prefix="compress-demo-") as scratch:
         os.environ["GRADIO_TEMP_DIR"] = scratch
@@ -84,9 +89,9 @@ def serve(
         try:
             address = _launch(page, host, port)
         except (OSError, ValueError) as error:
-            where = f"{host}:{port}" if port else host
             raise UserError(
-                f"{where}: cannot be served ({one_line(error)}); choose another --port or --host"
+                f"{host}:{port}: cannot be served ({one_line(error)}); choose another --port or"
+                " --host"
             ) from error
         try:
             started(address)
@@ -95,7 +100,48 @@ def serve(
             page.close(verbose=False)
 
 
-def _launch(page: Any, host: str, port: int | None) -> str:
+def find_port(host: str, port: int | None = None) -> int:
+    """Return a port of this machine at which nothing is served yet.
+
+    Args:
+        port: this one, or the first free one from 7860 on, if left out.
+
+    Raises:
+        UserError: there is none, or the host is no address of this machine.
+    """
+    for candidate in [port] if port else PORTS:
+        try:
+            _bind(host, candidate)
+        # Names that no host can have are ValueErrors.
+        except (OSError, ValueError) as error:
+            number = getattr(error, "errno", None)
+            if number == errno.EADDRINUSE:
+                continue
+            if number in (errno.EACCES, errno.EPERM):
+                raise UserError(
+                    f"{host}:{candidate}: not permitted; choose another --port"
+                ) from error
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise UserError(
+                f"--host {host}: no address of this machine ({reason}); use 127.0.0.1, or"
+                " 0.0.0.0 to serve other machines, too"
+            ) from error
+        return candidate
+    if port:
+        raise UserError(f"{host}:{port}: already in use; choose another --port")
+    raise UserError(f"{host}: ports {PORTS[0]} to {PORTS[-1]} are in use; choose another --port")
+
+
+def _bind(host: str, port: int) -> None:
+    """Take an address as a server does, and leave it again."""
+    family, kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as tried:
+        # A page that has just ended is no hindrance.
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        tried.bind(address)
+
+
+def _launch(page: Any, host: str, port: int) -> str:
     """Serve a page, and return its address."""
     from gradio.themes import Default
 

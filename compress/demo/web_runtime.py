@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import shutil
 import subprocess
 import tarfile
@@ -89,7 +90,9 @@ def check_integrity(archive: Path) -> None:
 
 def _pack(folder: Path) -> Path:
     """Fetch the package by npm, from the registry of its settings."""
-    words = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent"]
+    words = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--loglevel=error"]
+    # Npm tries three times, and then a minute has passed.
+    words += ["--fetch-retries=1"]
     done = subprocess.run(
         [*words, "--pack-destination", str(folder)],
         capture_output=True,
@@ -99,9 +102,22 @@ def _pack(folder: Path) -> Path:
     )
     found = list(folder.glob("*.tgz"))
     if done.returncode or len(found) != 1:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(lines[0] if lines else f"npm pack ended with code {done.returncode}")
+        reason = find_reason(done.stderr)
+        raise UserError(reason or f"npm pack ended with code {done.returncode}")
     return found[0]
+
+
+def find_reason(printed: str) -> str:
+    """Return the line that says most among the errors that npm printed; empty if there is none.
+
+    Example:
+        >>> find_reason("npm error code E404\\nnpm error 404 Not Found - GET https://npm.example/x")
+        '404 Not Found - GET https://npm.example/x'
+    """
+    lines = [re.sub(r"^npm (error|ERR!)", "", line).strip() for line in printed.splitlines()]
+    telling = [line for line in lines if line and not re.match(r"(code|syscall|errno) ", line)]
+    reasons = [line for line in telling if "reason:" in line] or telling
+    return reasons[0] if reasons else ""
 
 
 def _download(folder: Path) -> Path:

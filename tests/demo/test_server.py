@@ -17,7 +17,9 @@ from code_blocks import ROOT
 from tiny import Tiny
 
 from compress.cli.main import main
+from compress.demo.server import find_port
 from compress.deployment.predict import predict
+from compress.runtime.errors import UserError
 
 
 def free_port() -> int:
@@ -62,6 +64,22 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
     shown = {each["label"]: each["confidence"] for each in found[3]["confidences"]}
     assert shown == pytest.approx(dict(expected.top), abs=1e-5)
     assert found[0]["label"] in ("a", "b", "c", "d") and re.search(r"\d ms.*KB", found[2])
+
+
+def test_a_port_in_use_is_refused_and_another_one_found() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf":{port}: already in use.*--port"):
+            find_port("127.0.0.1", port)
+        assert find_port("127.0.0.1") != port
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no host", "a.invalid", "x" * 300, "a\0b"])
+def test_a_host_that_is_not_this_machine_is_refused(host: str) -> None:
+    with pytest.raises(UserError, match="--host"):
+        find_port(host)
 
 
 def test_a_missing_gradio_names_the_extra(
