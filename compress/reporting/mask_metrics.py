@@ -146,11 +146,12 @@ def count_masks(
             raise UserError(
                 "the logits of some pixels are infinite or no numbers: the network is damaged"
             )
-        for pair in zip(logits.split(1), masks.split(1), strict=True):
-            predicted = task.predict(pair[0])
-            one = multiclass_confusion_matrix(predicted, pair[1], kinds, ignore_index=IGNORE)
+        for row in range(len(masks)):
+            answer, mask = logits[row : row + 1], masks[row : row + 1]
+            predicted = task.predict(answer)
+            one = multiclass_confusion_matrix(predicted, mask, kinds, ignore_index=IGNORE)
             confusion += one
-            counts.append(task.count(*pair))
+            counts.append(task.count(answer, mask))
             most = one.fill_diagonal_(-1).argmax()
             confused.append(torch.stack([most // kinds, most % kinds]))
     return confusion, torch.stack(counts), torch.stack(confused)
