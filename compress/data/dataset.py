@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compress.data.balance import is_uneven
 from compress.data.checksum import checksum_images
-from compress.data.masks import check_numbers
+from compress.data.masks import check_known, check_numbers
 from compress.data.measure import choose_crop_ratio, measure_normalization
 from compress.data.photo import Framing
 from compress.data.pool import MemoryPool, Pool, open_pool
@@ -121,6 +121,8 @@ class Dataset:
     def _training(self) -> tuple[Pool, Normalization]:
         """Training images, and their normalization, measured on the CPU."""
         pool = self._open(self.train_images, crops=True)
+        if isinstance(pool, MemoryPool) and pool.masks is not None:
+            check_known(pool.masks, self.name)
         normalization = self.normalization or measure_normalization(pool)
         return pool.to(self.device), normalization
 

@@ -35,13 +35,14 @@ def open_masks(path: Path) -> Source:
         UserError: the folder has another layout, or an image has no mask.
     """
     name = f"masks:{path}"
-    splits = {
-        split: pair_masks(name, path, *pair) for split, pair in _find_splits(name, path).items()
-    }
+    folders = _find_splits(name, path)
+    splits = {split: pair_masks(name, path, *pair) for split, pair in folders.items()}
+    lost = [_name_lost(name, splits[split], masks) for split, (_, masks) in folders.items()]
     classes = _read_classes(name, path, splits)
     source = make_source(name, classes, splits)
     side = max(source.image_size // MULTIPLE, 1) * MULTIPLE
-    return replace(source, image_size=side, mirrors=True)
+    notes = (*source.notes, *filter(None, lost))
+    return replace(source, image_size=side, mirrors=True, notes=notes)
 
 
 def _find_splits(name: str, path: Path) -> dict[str, tuple[Path, Path]]:
@@ -88,6 +89,17 @@ def pair_masks(name: str, root: Path, images: Path, masks: Path) -> Files:
         pairs.append((image, found))
     names, others = (tuple(pair[i].relative_to(root).as_posix() for pair in pairs) for i in (0, 1))
     return Files(root, names, torch.zeros(len(pairs), dtype=torch.int64), MaskFiles(others))
+
+
+def _name_lost(name: str, files: Files, masks: Path) -> str:
+    """Name a mask that belongs to no image, as to one of a format that is not read; or nothing."""
+    assert files.masks is not None
+    paired = {files.root / each for each in files.masks.names}
+    lost = sorted(set(_by_stem(name, masks).values()) - paired)
+    if not lost:
+        return ""
+    count = f"{len(lost):,} of {len(lost) + len(paired):,} masks"
+    return f"left out: {count} that have no image, as {lost[0]}"
 
 
 def _by_stem(name: str, folder: Path) -> dict[str, Path]:

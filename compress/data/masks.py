@@ -85,6 +85,13 @@ def whole_boxes(masks: Tensor) -> Tensor:
     return torch.tensor([0.0, 0.0, width, height]).expand(len(masks), 4)
 
 
+def resize_labels(labels: Tensor, side: int) -> Tensor:
+    """Resize masks (N, H, W) to a side; class numbers of images, (N,), stay as they are."""
+    if labels.dim() == 1:
+        return labels
+    return crop_masks(labels, whole_boxes(labels), (side, side))
+
+
 def uncrop_mask(mask: Tensor, image: tuple[int, int], crop_ratio: float) -> Tensor:
     """Return the mask of a whole image, of that of the square that a network sees.
 
@@ -107,7 +114,7 @@ def load_masks(images: Pixels | Files, side: int, crop_ratio: float) -> Tensor:
     """Load the masks of `images`, of the squares that a network sees: uint8 (N, side, side).
 
     Raises:
-        UserError: a mask cannot be read; the message names it.
+        UserError: a mask cannot be read, or has another size than its image; the message names it.
     """
     assert images.masks is not None
 
@@ -121,15 +128,18 @@ def load_masks(images: Pixels | Files, side: int, crop_ratio: float) -> Tensor:
     files: MaskFiles = images.masks
     root = images.root
 
-    def load(name: str) -> Tensor:
+    def load(name: str, image: str) -> Tensor:
         try:
-            return fit(read_mask(root / name, files.numbers)[None])
+            mask = read_mask(root / name, files.numbers)
         except UserError as error:
             raise UserError(f"cannot read the mask {root / name}: {error}; replace it") from error
+        if fault := _find_wrong_size(mask, name, root / image):
+            raise UserError(f"{root / image}: {fault}; replace or remove them")
+        return fit(mask[None])
 
     # Pillow decodes without Python's lock.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        return torch.cat(list(threads.map(load, files.names)))
+        return torch.cat(list(threads.map(load, files.names, images.names)))
 
 
 def check_numbers(masks: Tensor, classes: int, where: str) -> None:
@@ -146,6 +156,19 @@ def check_numbers(masks: Tensor, classes: int, where: str) -> None:
         )
 
 
+def check_known(masks: Tensor, name: str) -> None:
+    """Check that any pixel of the training masks has a class.
+
+    Raises:
+        UserError: none has.
+    """
+    if not bool((masks != IGNORE).any()):
+        raise UserError(
+            f"{name}: no pixel of the training masks has a class: all are {IGNORE}; save the class"
+            " numbers"
+        )
+
+
 def find_mask_faults(files: Files, classes: int) -> Iterator[tuple[str, str]]:
     """Yield the name of each image whose mask is broken, and what is wrong with it."""
     masks = files.masks
@@ -159,13 +182,7 @@ def find_mask_faults(files: Files, classes: int) -> Iterator[tuple[str, str]]:
             check_numbers(values, classes, "the mask")
         except UserError as error:
             return f"{mask.name}: {error}"
-        height, width = _upright_size(files.root / files.names[row])
-        if tuple(values.shape) != (height, width):
-            return (
-                f"{width}×{height} pixels, and its mask {mask.name} {values.shape[1]}×"
-                f"{values.shape[0]}"
-            )
-        return None
+        return _find_wrong_size(values, mask.name, files.root / files.names[row])
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
         for name, fault in zip(
@@ -173,6 +190,14 @@ def find_mask_faults(files: Files, classes: int) -> Iterator[tuple[str, str]]:
         ):
             if fault is not None:
                 yield name, fault
+
+
+def _find_wrong_size(mask: Tensor, name: str, image: Path) -> str | None:
+    """Say that a mask (h, w) has another size than its image; None if it has the same."""
+    height, width = _upright_size(image)
+    if tuple(mask.shape) == (height, width):
+        return None
+    return f"{width}×{height} pixels, and its mask {name} {mask.shape[1]}×{mask.shape[0]}"
 
 
 def _upright_size(path: Path) -> tuple[int, int]:

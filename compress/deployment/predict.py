@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from compress.models.memory_format import to_channels_last
 from compress.recipe.color import invert_color, read_color
 from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
+from compress.training.task import make_plain_task
 
 # Images from which fusing batch norms saves time; it takes as long as a few hundred of them.
 FUSE_FROM = 256
@@ -209,12 +209,8 @@ def _run(
         logits = model(torch.cat(inputs).to(device)).float()
     classes = checkpoint.classes
     probabilities = (logits / checkpoint.temperature).softmax(1).cpu()
-    masks: list[Tensor | None] = [None] * len(inputs)
-    if checkpoint.labels == "pixels":
-        found = probabilities.argmax(1)
-        probabilities = F.one_hot(found, len(classes)).float().mean((1, 2))
-        masks = list(found.to(torch.uint8))
-    best = probabilities.topk(min(top, len(classes)))
+    shown, masks = make_plain_task(checkpoint.labels, len(classes)).summarize(probabilities)
+    best = shown.topk(min(top, len(classes)))
     tops = [
         tuple((classes[index], value) for index, value in zip(indices, values, strict=True))
         for indices, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)

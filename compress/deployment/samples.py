@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from compress.data.dataset import Dataset, open_dataset
-from compress.data.masks import crop_masks, whole_boxes
+from compress.data.masks import resize_labels
 from compress.models.checkpoint import Checkpoint
 from compress.runtime.errors import UserError
 
@@ -81,9 +81,7 @@ def take_samples(
     if input_size is not None:
         channels, side = input_size[0], input_size[-1]
     pixels = resize(pixels, [side, side], antialias=True)
-    targets = pool.labels(rows).cpu()
-    if targets.dim() > 1:
-        targets = crop_masks(targets, whole_boxes(targets), (side, side))
+    targets = resize_labels(pool.labels(rows).cpu(), side)
     grey = pixels.shape[1] == 1 or bool((pixels == pixels[:, :1]).all())
     name = {"train": "training", "val": "validation"}[split]
     return Samples(

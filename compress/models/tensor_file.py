@@ -187,9 +187,6 @@ def _by_names(found: Any, *names: str) -> list[tuple[Any, str]]:
     return [(found, name) for name in names]
 
 
-# NumPy 2 has renamed it.
-MULTIARRAY: Any = getattr(np, "_core" if hasattr(np, "_core") else "core").multiarray
-
 # Types beside tensors in the files of training scripts; what they do is create values. Types that
 # belong to other packages or to the file system are read as plain ones.
 ALLOWED: list[Any] = [
@@ -199,12 +196,12 @@ ALLOWED: list[Any] = [
     *(frozenset, slice),
     *(np.dtype, np.ndarray, *{type(np.dtype(code)) for code in np.typecodes["All"]}),
     *_by_names(
-        MULTIARRAY.scalar,
+        np._core.multiarray.scalar,  # type: ignore[attr-defined]
         "numpy.core.multiarray.scalar",
         "numpy._core.multiarray.scalar",
     ),
     *_by_names(
-        MULTIARRAY._reconstruct,
+        np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
         "numpy.core.multiarray._reconstruct",
         "numpy._core.multiarray._reconstruct",
     ),

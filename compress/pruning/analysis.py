@@ -134,6 +134,7 @@ def analyze(
         uncut_layers=(*structure.uncut_layers, *failed),
         nanoseconds=None if clock is None else round(clock.full),
         runtime=f"{runtime}, threads: {threads}" if runtime else "",
+        metric=task.metric,
     )
 
 

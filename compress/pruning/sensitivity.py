@@ -67,13 +67,14 @@ class Sensitivity:
         network: name of its network.
         images: the images that accuracies are measured on, in a few words.
         importance: the score that ranks the units of a group.
-        accuracy: top-1 accuracy before any cut, 0 to 1.
+        accuracy: the task's score before any cut, 0 to 1: top-1 accuracy, or mean IoU of masks.
         params, macs: of the network before any cut.
         fractions: of each group's units that are removed, 0 to 1.
         groups: the channel groups, in the order of their layers.
         uncut_layers: names of the layers whose groups cannot be cut.
         nanoseconds: for one image before any cut, if time was measured.
         runtime: where time was measured, in a few words.
+        metric: what the score is called.
     """
 
     model: str
@@ -88,6 +89,7 @@ class Sensitivity:
     uncut_layers: tuple[str, ...] = ()
     nanoseconds: Count | None = None
     runtime: str = ""
+    metric: str = "accuracy"
 
     def as_json(self) -> str:
         """Return the analysis as JSON."""

@@ -118,13 +118,15 @@ def _collect_logits(checkpoint: Checkpoint, opened: Dataset, split: Split) -> Sp
 
 
 def _collect_masks(checkpoint: Checkpoint, opened: Dataset, split: Split) -> SplitMasks:
-    confusion, counts = count_masks(iter_answers(checkpoint, opened), checkpoint.classes)
+    answers = iter_answers(checkpoint, opened)
+    confusion, counts, confused = count_masks(answers, checkpoint.classes)
     return SplitMasks(
         data=opened.name,
         split=split,
         classes=checkpoint.classes,
         confusion=confusion,
         counts=counts,
+        confused=confused,
         images=opened.test_images(),
     )
 

@@ -27,6 +27,8 @@ class SplitMasks:
             (classes, classes).
         counts: of each image, what its score is made of, int64 (N, 3, classes); see
             `Segmentation.count`.
+        confused: the class in each image that is taken for another one most often, and that one,
+            int64 (N, 2).
         images: the images, in the same order.
     """
 
@@ -35,6 +37,7 @@ class SplitMasks:
     classes: tuple[str, ...]
     confusion: Tensor
     counts: Tensor
+    confused: Tensor
     images: Images
 
     def evaluate(self, *, temperature: float = 1.0, worst: int = 10) -> MaskEvaluation:
@@ -69,8 +72,8 @@ class WorstMask:
         path: its file, if it has one of its own.
         miou: mean IoU of the classes that occur in it or are named.
         accuracy: fraction of its pixels that are right.
-        label: the class of most of its pixels that are wrong.
-        predicted: the class that most of its wrong pixels are taken for.
+        label: the class whose pixels are taken for another one most often.
+        predicted: that class.
     """
 
     index: int
@@ -123,8 +126,8 @@ class MaskEvaluation:
 
 def count_masks(
     answers: Iterable[tuple[Tensor, Tensor]], classes: tuple[str, ...]
-) -> tuple[Tensor, Tensor]:
-    """Return the confusion of all pixels, and the counts of each image: see `SplitMasks`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return confusion, counts and confused classes: see `SplitMasks`.
 
     Args:
         answers: logits (B, classes, H, W) with their masks, int64 (B, H, W), batch by batch.
@@ -135,21 +138,23 @@ def count_masks(
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     task, kinds = Segmentation(len(classes)), len(classes)
-    confusion, counts = torch.zeros(kinds, kinds, dtype=torch.int64), []
+    confusion = torch.zeros(kinds, kinds, dtype=torch.int64)
+    counts: list[Tensor] = []
+    confused: list[Tensor] = []
     for logits, masks in answers:
         if not bool(logits.isfinite().all()):
             raise UserError(
                 "the logits of some pixels are infinite or no numbers: the network is damaged"
             )
-        confusion += multiclass_confusion_matrix(
-            task.predict(logits), masks, kinds, ignore_index=IGNORE
-        )
-        counts += [task.count(*map(_as_batch, pair)) for pair in zip(logits, masks, strict=True)]
-    return confusion, torch.stack(counts)
-
-
-def _as_batch(image: Tensor) -> Tensor:
-    return image[None]
+        for row in range(len(masks)):
+            answer, mask = logits[row : row + 1], masks[row : row + 1]
+            predicted = task.predict(answer)
+            one = multiclass_confusion_matrix(predicted, mask, kinds, ignore_index=IGNORE)
+            confusion += one
+            counts.append(task.count(answer, mask))
+            most = one.fill_diagonal_(-1).argmax()
+            confused.append(torch.stack([most // kinds, most % kinds]))
+    return confusion, torch.stack(counts), torch.stack(confused)
 
 
 def evaluate_masks(found: SplitMasks, *, worst: int = 10) -> MaskEvaluation:
@@ -201,8 +206,8 @@ def _find_worst(found: SplitMasks, task: Segmentation, count: int) -> tuple[Wors
             path=find_path(found.images, row),
             miou=_round(scores[row][0]),
             accuracy=_round(scores[row][1]),
-            label=found.classes[int((found.counts[row, 1] - found.counts[row, 0]).argmax())],
-            predicted=found.classes[int((found.counts[row, 2] - found.counts[row, 0]).argmax())],
+            label=found.classes[int(found.confused[row, 0])],
+            predicted=found.classes[int(found.confused[row, 1])],
         )
         for row in chosen
     )

@@ -34,7 +34,8 @@ def sensitivity_table(found: Sensitivity) -> Table:
     timed = [] if found.nanoseconds is None else ["ms"]
     headings = [f"-{_percent(fraction)}" for fraction in found.fractions]
     title = (
-        f"accuracy in percent, {format_accuracy(found.accuracy)} before any cut, on {found.images};"
+        f"{found.metric} in percent, {format_accuracy(found.accuracy)} before any cut, on"
+        f" {found.images};"
         f" the rest is what {headings[-1]} saves of {_describe_cost(found)}"
     )
     columns = ["group", "channels", *headings, "parameters", "multiply-adds", *timed]
@@ -73,7 +74,7 @@ def plot_sensitivity(found: Sensitivity) -> Figure:
     names = [safe_line(describe_group(group)) for group in found.groups]
     axes.set_yticks(range(len(lost)), names, fontsize=8, parse_math=False)
     axes.set_xticks(range(columns), [f"-{_percent(each)}" for each in found.fractions])
-    axes.set_xlabel("channels of the group removed; points of validation accuracy lost")
+    axes.set_xlabel(f"channels of the group removed; points of validation {found.metric} lost")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return figure

@@ -59,6 +59,10 @@ class Classification:
         """Return the most likely class of each image, int64 (B,), of logits (B, classes)."""
         return logits.argmax(1)
 
+    def summarize(self, probabilities: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the probabilities (B, classes) as they are; images have no masks."""
+        return probabilities, [None] * len(probabilities)
+
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the correct predictions, and the images, of each class: int64 (2, classes)."""
         numbers = self.class_numbers(targets)

@@ -68,6 +68,12 @@ class Segmentation:
         """Return the most likely class of each pixel, int64 (B, H, W)."""
         return logits.argmax(1)
 
+    def summarize(self, probabilities: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the part of each class in each image, float32 (B, classes), and the masks."""
+        found = self.predict(probabilities)
+        parts = F.one_hot(found, self.classes).float().mean((1, 2))
+        return parts, list(found.to(torch.uint8))
+
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return, of each class, the pixels found, of the class, and taken for it.
 

@@ -63,6 +63,15 @@ class Task(Protocol):
         """Return the most likely classes, int64."""
         ...
 
+    def summarize(self, probabilities: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Return what images show, of the probabilities of the classes.
+
+        Returns:
+            Numbers of the classes, 0 to 1, float32 (B, classes), that rank them; and the mask of
+            each image, uint8 (H, W), or None if it has a single class.
+        """
+        ...
+
     def count(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return what the score is made of, int64 (n, classes); counts of batches are added.
 

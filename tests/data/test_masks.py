@@ -97,6 +97,32 @@ def test_a_broken_mask_is_named(broken: str, expected: str, folder: Path, tmp_pa
         assert len(left.test()) == 3 and "left out" in left.notes[-1]
 
 
+def test_a_mask_of_another_size_is_refused_where_files_are_not_verified(
+    folder: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    save_mask(np.zeros((SIDE, SIDE // 2), np.uint8), copy / "test" / "masks" / "002.png")
+    with pytest.raises(UserError, match=r"32×32 pixels, and its mask .*002.png 16×32"):
+        open_dataset(f"masks:{copy}").test()
+
+
+def test_masks_without_an_image_are_named(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    images = copy / "test" / "images"
+    (images / "002.png").rename(images / "002.heic")
+    assert not open_source(f"masks:{folder}").notes
+    [note] = open_source(f"masks:{copy}").notes
+    assert "1 of 4 masks" in note and "002.png" in note
+
+
+def test_masks_without_any_class_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    for file in (copy / "train" / "masks").iterdir():
+        save_mask(np.full((SIDE, SIDE), 255, np.uint8), file, False)
+    with pytest.raises(UserError, match="no pixel of the training masks has a class"):
+        open_dataset(f"masks:{copy}").load()
+
+
 def test_pixels_of_no_class_are_allowed(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     save_mask(np.full((SIDE, SIDE), 255, np.uint8), copy / "train" / "masks" / "000.png", False)

@@ -162,6 +162,9 @@ def test_reports_and_cards_speak_of_masks(done: RunResult, tmp_path: Path) -> No
     card = call("card", "-w", done.model, "--builder", "tinyunets:student").output
     assert "pipeline_tag: image-segmentation" in card and "mean_iou" in card
     assert "accuracy" not in card.replace("less accurately", "")
+    words = ("-w", done.model, "--builder", "tinyunets:student", "--remove", "50")
+    analysed = call("analyze", *words).output
+    assert "mIoU in percent" in analysed and "accuracy" not in analysed
 
 
 @pytest.mark.slow

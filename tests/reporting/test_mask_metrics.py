@@ -29,11 +29,9 @@ NAMES = ("ground", "coat", "bag", "boot", "hat")
 
 def evaluate(logits: torch.Tensor, masks: torch.Tensor, worst: int = 10) -> MaskEvaluation:
     batches = zip(logits.split(4), masks.split(4), strict=True)
-    confusion, counts = count_masks(batches, NAMES)
+    counted = count_masks(batches, NAMES)
     images = Pixels(torch.zeros(len(masks), 3, 8, 8, dtype=torch.uint8), torch.zeros(len(masks)))
-    return evaluate_masks(
-        SplitMasks("made up", "test", NAMES, confusion, counts, images), worst=worst
-    )
+    return evaluate_masks(SplitMasks("made up", "test", NAMES, *counted, images), worst=worst)
 
 
 def draw(images: int = 10) -> tuple[torch.Tensor, torch.Tensor]:
@@ -95,3 +93,14 @@ def test_tables_hold_the_scores() -> None:
     assert worst is not None and len(worst.rows) == 10
     assert tables.confused(found) is not None
     assert len(tables.confusion(found).rows) == 5
+
+
+def test_the_classes_confused_most_are_two() -> None:
+    masks = torch.zeros(1, 8, 8, dtype=torch.int64)
+    masks[0, 0], masks[0, 1, :6], masks[0, 2, :5] = 1, 2, 1
+    answers = torch.zeros_like(masks)
+    # Most wrong pixels are ground's, by class, and most are taken for ground.
+    answers[0, 3] = torch.tensor([1, 1, 1, 1, 1, 2, 2, 2])
+    answers[0, 4] = torch.tensor([3, 3, 3, 4, 4, 4, 0, 0])
+    found = evaluate(torch.nn.functional.one_hot(answers, 5).movedim(-1, 1).float(), masks)
+    assert (found.worst[0].label, found.worst[0].predicted) == ("coat", "ground")

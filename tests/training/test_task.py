@@ -105,3 +105,11 @@ def test_channelwise_distillation_is_the_papers() -> None:
         q, p = (np.exp(m / 4) / np.exp(m / 4).sum() for m in (ours, theirs))
         total += 16 * float((p * np.log(p / q)).sum()) / 6
     assert float(channelwise_loss(student, teacher, 4.0)) == pytest.approx(total)
+
+
+def test_images_are_summarized_by_parts_and_masks() -> None:
+    masks = torch.zeros(1, 4, 4, dtype=torch.int64)
+    masks[0, 0], masks[0, 1, :2] = 1, 2
+    parts, [mask] = TASK.summarize(logits_of(masks).softmax(1))
+    assert parts.tolist() == [[10 / 16, 4 / 16, 2 / 16]]
+    assert mask is not None and mask.dtype == torch.uint8 and torch.equal(mask.long(), masks[0])
