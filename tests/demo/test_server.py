@@ -45,7 +45,8 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
     with (tmp_path / "out").open("w+") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env, cwd=tmp_path)
         try:
-            until = time.monotonic() + 120
+            # Start and end are eight seconds of work, on a machine that may have other work.
+            until = time.monotonic() + 400
             while "serving at" not in (tmp_path / "out").read_text():
                 assert process.poll() is None and time.monotonic() < until
                 time.sleep(0.2)
@@ -55,7 +56,7 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
             with pytest.raises(Exception, match="cannot be used"):
                 asked.predict(client.handle_file(damaged), False, api_name="/classify")
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 143, (tmp_path / "out").read_text()
+            assert process.wait(200) == 143, (tmp_path / "out").read_text()
         finally:
             process.kill()
     assert "Traceback" not in (tmp_path / "out").read_text()
