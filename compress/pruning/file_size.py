@@ -164,7 +164,7 @@ def search_bytes(
         else:
             high = tried
             # Widths go in steps: a slightly lower limit may leave the same network.
-            free *= 2**attempt
+            free = min(free, -enough // 8) * 2**attempt
         following = tried + free
         if not low < following < high:
             following = (low + high) // 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pruning_networks import build_network, count_bytes, count_params
 from torch import nn
@@ -149,6 +149,7 @@ def test_only_the_lines_of_the_result_are_logged() -> None:
 
 
 @given(st.integers(50, 4_000), st.integers(8_000, 60_000), st.integers(-4_000, 4_000))
+@example(step=714, budget=20_701, off=640)
 def test_a_network_is_found_although_widths_go_in_steps(step: int, budget: int, off: int) -> None:
     """A limit on tensors leaves whole steps; the first estimate is off."""
     full = 100_000

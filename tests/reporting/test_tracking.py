@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from code_blocks import ROOT, read_blocks
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Interrupted, InterruptIn, Tiny, wait_for
 
@@ -173,6 +173,7 @@ def test_stages_that_were_not_logged_are_made_up_for(
     st.lists(st.sampled_from([0, 0.5, 1, 2, 2.5]), min_size=1, max_size=4),
     st.lists(st.integers(0, 3), max_size=4),
 )
+@settings(deadline=None)
 def test_every_step_is_logged_once_wherever_a_run_is_cut(
     lengths: list[float], cuts: list[int]
 ) -> None:
