@@ -1,7 +1,7 @@
 """Draw test images beside their masks and those of several networks, as one picture.
 
     python docs/draw_masks.py teacher=runs/unet34/model.pth pruned=runs/segmentation/…/model.pth \\
-        --out docs/images/segmentation.png
+        --out docs/figures/segmentation.png
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def draw(strips: Tensor, names: list[str], scale: int) -> Image.Image:
 
 @click.command()
 @click.argument("networks", nargs=-1, required=True)
-@click.option("--out", type=click.Path(path_type=Path), default="docs/images/segmentation.png")
+@click.option("--out", type=click.Path(path_type=Path), default="docs/figures/segmentation.png")
 @click.option("--count", default=6, help="Test images.", show_default=True)
 @click.option("--scale", default=3, help="Side of a pixel in the picture.", show_default=True)
 def main(networks: tuple[str, ...], out: Path, count: int, scale: int) -> None:
