@@ -303,12 +303,17 @@ def check_data_name(data: str | None) -> Path | None:
         return None
     prefix, place = split_data_name(data) or (None, data)
     path = Path(place).expanduser()
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        # Such as a name that is too long.
+        raise UserError(one_line(error)) from error
     if prefix in ("folder", "masks"):
-        if not path.is_dir():
+        if not is_folder:
             raise UserError(f"{data}: there is no folder {path}" + _suggest_place(path))
         return path
     if prefix == "csv":
-        if not path.is_file():
+        if not is_file:
             raise UserError(f"{data}: there is no file {path}" + _suggest_place(path))
         return path
     if prefix == "hf" and not place:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from compress.runtime import distributed
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, one_line
 
 # The suffix of a file that is being written, or whose writer was killed.
 PART = ".part"
@@ -39,8 +39,12 @@ def require_file(path: str | Path) -> Path:
     Raises:
         UserError: `path` is not a file.
     """
-    if not Path(path).is_file():
-        raise UserError(f"{path}: {'not a' if Path(path).exists() else 'no such'} file")
+    try:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: {'not a' if Path(path).exists() else 'no such'} file")
+    except OSError as error:
+        # Such as a name that is too long.
+        raise UserError(one_line(error)) from error
     return Path(path)
 
 

@@ -25,6 +25,7 @@ from compress.recipe.registry import (
     load_data_place,
 )
 from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
 
 REGISTRIES = {
     "methods": METHODS,
@@ -190,6 +191,7 @@ import json, sys
 from compress.recipe.load import load_recipe, recipe_from_dict
 from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS, NETWORKS
 from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
 
 found = {}
 registries = [METHODS, IMPORTANCES, DATA_SOURCES, NETWORKS]
@@ -243,6 +245,7 @@ from pydantic import TypeAdapter
 from compress.recipe.registry import METHODS, Registry
 from compress.recipe.schema import Recipe
 from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
 
 schema = TypeAdapter(Recipe).json_schema()
 found = {
@@ -276,6 +279,7 @@ import json
 from compress.data.sources import open_source
 from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS, NETWORKS
 from compress.runtime.errors import UserError
+from compress.runtime.files import require_file
 
 found = {}
 cases = [(METHODS, "module"), (METHODS, "function"), (METHODS, "absent"), (IMPORTANCES, "module")]
@@ -304,3 +308,12 @@ def test_an_entry_point_to_something_else_is_refused_in_one_line(plugin: Path) -
         assert len(message.splitlines()) == 1
     assert "Method" in found["method module"] and "module" in found["method module"]
     assert "num_classes" in found["network no-classes"]
+
+
+@pytest.mark.parametrize("data", ["folder:{}", "masks:{}", "csv:{}", "{}"])
+def test_a_name_that_is_too_long_is_one_line(data: str) -> None:
+    with pytest.raises(UserError, match="too long") as caught:
+        check_data_name(data.format("x" * 5000))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="too long"):
+        require_file("x" * 5000)
