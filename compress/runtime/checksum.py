@@ -88,6 +88,7 @@ def check_archive(path: Path) -> None:
             ValueError,
             RuntimeError,
             EOFError,
+            struct.error,
             zlib.error,
         ) as error:
             raise UserError(f"{path}: damaged, or cut short; restore it from a copy") from error

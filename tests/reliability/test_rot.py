@@ -59,6 +59,17 @@ def test_no_changed_byte_of_a_tensor_file_is_used(tmp_path: Path, data: st.DataO
     assert "\n" not in str(refused.value)
 
 
+def test_a_bit_that_is_changed_anywhere_in_a_tensor_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "file.state"
+    write_tensors(CONTENT, path)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content)
+        flip(path, place, place % 8)
+        with pytest.raises(UserError, match=str(path)):
+            read_tensors(path)
+
+
 def test_files_without_a_seal_are_read_and_their_content_is_verified(
     tmp_path: Path, weights: Path
 ) -> None:
