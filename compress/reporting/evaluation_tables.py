@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from compress.reporting.confusion import most_confused
 from compress.reporting.mask_metrics import MaskEvaluation
 from compress.reporting.mask_tables import (
     confused_pixels_table,
@@ -20,8 +21,8 @@ from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy
 from compress.runtime.files import CLASSES_CSV_HEADER
 
-# Classes that are shown one by one, at most; and pairs of classes that are confused.
-MAX_CLASSES, MAX_PAIRS = 40, 10
+# Classes that are shown one by one, at most.
+MAX_CLASSES = 40
 
 
 def metrics_table(found: Evaluation) -> Table:
@@ -61,13 +62,6 @@ def _class_row(row: ClassScores) -> list[str]:
 
 def confused_table(found: Evaluation) -> Table | None:
     """Return the pairs of classes that are confused most often; None if no image is wrong."""
-    pairs = [
-        (count, label, predicted)
-        for label, row in enumerate(found.confusion)
-        for predicted, count in enumerate(row)
-        if count and label != predicted
-    ]
-    pairs.sort(key=lambda pair: -pair[0])
     rows = [
         [
             found.classes[label],
@@ -75,7 +69,7 @@ def confused_table(found: Evaluation) -> Table | None:
             f"{count:,}",
             f"{count / found.per_class[label].images:.1%}",
         ]
-        for count, label, predicted in pairs[:MAX_PAIRS]
+        for count, label, predicted in most_confused(found.confusion)
     ]
     headings = ["class", "taken for", "images", "of the class"]
     return Table(headings, rows, left=2, title="confused most often") if rows else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from compress.reporting.confusion import most_confused, to_fractions
 from compress.reporting.mask_metrics import MaskEvaluation
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy
 from compress.runtime.files import PIXELS_CSV_HEADER
 
-# Classes that are shown one by one, at most; and pairs of classes that are confused.
-MAX_CLASSES, MAX_PAIRS = 40, 10
+# Classes that are shown one by one, at most.
+MAX_CLASSES = 40
 
 
 def mask_metrics_table(found: MaskEvaluation) -> Table:
@@ -40,13 +41,6 @@ def pixel_scores_table(found: MaskEvaluation) -> Table:
 
 def confused_pixels_table(found: MaskEvaluation) -> Table | None:
     """Return the pairs of classes whose pixels are confused most often; None if none is wrong."""
-    pairs = [
-        (count, label, predicted)
-        for label, row in enumerate(found.confusion)
-        for predicted, count in enumerate(row)
-        if count and label != predicted
-    ]
-    pairs.sort(key=lambda pair: -pair[0])
     rows = [
         [
             found.classes[label],
@@ -54,15 +48,10 @@ def confused_pixels_table(found: MaskEvaluation) -> Table | None:
             f"{count / max(found.pixels, 1):.2%}",
             f"{count / found.per_class[label].pixels:.1%}",
         ]
-        for count, label, predicted in pairs[:MAX_PAIRS]
+        for count, label, predicted in most_confused(found.confusion)
     ]
     headings = ["class", "taken for", "of all pixels", "of the class"]
     return Table(headings, rows, left=2, title="confused most often") if rows else None
-
-
-def confused_fractions(found: MaskEvaluation) -> list[list[float]]:
-    """Return the fractions of each class's pixels that are taken for each class, in rows."""
-    return [[count / max(sum(row), 1) for count in row] for row in found.confusion]
 
 
 def pixel_confusion_table(found: MaskEvaluation) -> Table:
@@ -70,7 +59,7 @@ def pixel_confusion_table(found: MaskEvaluation) -> Table:
     rows = [
         [f"{number} {name}", *(f"{100 * part:.1f}" if part else "·" for part in parts)]
         for number, (name, parts) in enumerate(
-            zip(found.classes, confused_fractions(found), strict=True)
+            zip(found.classes, to_fractions(found.confusion), strict=True)
         )
     ]
     headings = ["class", *map(str, range(len(found.classes)))]

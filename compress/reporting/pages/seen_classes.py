@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
+from compress.data.dataset import Dataset
 from compress.models.checkpoint import Checkpoint
-from compress.reporting.evaluation import compute_logits, open_split
+from compress.reporting.confusion import to_fractions
+from compress.reporting.evaluation import collect_answers, open_split
 from compress.reporting.evaluation_tables import class_scores_table, confused_table
 from compress.reporting.metrics import Evaluation, SplitLogits, evaluate_logits
 from compress.reporting.pages.page import as_element
 from compress.reporting.pages.pictures import find_different, make_pictures
-from compress.reporting.pages.seen_parts import MATRIX_CLASSES, PICTURES, Seen, name_split
+from compress.reporting.pages.seen_parts import PICTURES, Seen, name_split, shade
 from compress.reporting.units import format_accuracy
 
 
@@ -25,9 +26,9 @@ def see_classes(known: Checkpoint, data: Any, device: str) -> tuple[Seen, SplitL
     Raises:
         UserError: the data is not available.
     """
-    found = _answer(known, data, device)
+    opened = open_split(known, data, device=device)
+    found = _answer(known, opened)
     evaluation = evaluate_logits(found, worst=PICTURES)
-    opened = open_split(known, data)
     pairs = confused_table(evaluation)
     seen = Seen(
         about=_describe(evaluation),
@@ -61,7 +62,7 @@ def compare_classes(
         UserError: its data is not available.
     """
     name, network = other
-    others = _answer(network, data, device)
+    others = _answer(network, open_split(network, data, device=device))
     if others.classes != found.classes:
         return replace(seen, note=f"Classes of {name} are in another order")
     rows = find_different(found, others, len(found.targets))
@@ -74,8 +75,9 @@ def compare_classes(
     )
 
 
-def _answer(known: Checkpoint, data: Any, device: str) -> SplitLogits:
-    found = compute_logits(known, data, device=device)
+def _answer(known: Checkpoint, opened: Dataset) -> SplitLogits:
+    found = collect_answers(known, opened)
+    assert isinstance(found, SplitLogits)
     return replace(found, logits=found.logits / known.temperature)
 
 
@@ -89,20 +91,4 @@ def _describe(found: Evaluation) -> str:
 
 
 def _shade(found: Evaluation) -> list[list[tuple[int | str, str, bool]]]:
-    if len(found.classes) > MATRIX_CLASSES:
-        return []
-    rows: list[list[tuple[int | str, str, bool]]] = []
-    for number, row in enumerate(found.confusion):
-        images = max(sum(row), 1)
-        # Few mistakes are to be seen beside many right answers.
-        shares = [
-            70 * count / images if other == number else 8 + 90 * math.sqrt(count / images)
-            for other, count in enumerate(row)
-        ]
-        rows.append(
-            [
-                (count, f"{share:.0f}", other == number)
-                for other, (count, share) in enumerate(zip(row, shares, strict=True))
-            ]
-        )
-    return rows
+    return shade(to_fractions(found.confusion), found.confusion)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,10 @@ from torch import Tensor
 
 from compress.deployment.write_masks import make_palette
 from compress.models.checkpoint import Checkpoint
+from compress.reporting.confusion import to_fractions
 from compress.reporting.evaluation import collect_answers, iter_answers, open_split
 from compress.reporting.mask_metrics import MaskEvaluation, SplitMasks, evaluate_masks
 from compress.reporting.mask_tables import (
-    confused_fractions,
     confused_pixels_table,
     pixel_scores_table,
 )
@@ -27,7 +26,7 @@ from compress.reporting.pages.pictures import (
     encode_picture,
     take_test_images,
 )
-from compress.reporting.pages.seen_parts import MATRIX_CLASSES, PICTURES, Seen, name_split
+from compress.reporting.pages.seen_parts import PICTURES, Seen, name_split, shade
 from compress.reporting.units import format_accuracy
 from compress.training.task import make_plain_task
 
@@ -155,16 +154,9 @@ def _describe(found: MaskEvaluation) -> str:
 
 
 def _shade(found: MaskEvaluation) -> list[list[tuple[int | str, str, bool]]]:
-    if len(found.classes) > MATRIX_CLASSES:
-        return []
-    return [
-        [
-            (
-                f"{100 * part:.1f}" if 100 * part >= LEAST_SHARE else "",
-                f"{70 * part if other == number else 8 + 90 * math.sqrt(part):.0f}",
-                other == number,
-            )
-            for other, part in enumerate(parts)
-        ]
-        for number, parts in enumerate(confused_fractions(found))
+    fractions = to_fractions(found.confusion)
+    shown = [
+        [f"{100 * part:.1f}" if 100 * part >= LEAST_SHARE else "" for part in parts]
+        for parts in fractions
     ]
+    return shade(fractions, shown)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -44,6 +46,31 @@ class Seen:
     different: tuple[Picture, ...] = ()
     note: str = ""
     masks: bool = False
+
+
+def shade(
+    fractions: Sequence[Sequence[float]], shown: Sequence[Sequence[int | str]]
+) -> list[list[tuple[int | str, str, bool]]]:
+    """Return a confusion matrix as `Seen` has it; an empty one if there are too many classes.
+
+    Args:
+        fractions: of each class, by predicted class in columns.
+        shown: what each cell shows.
+    """
+    if len(fractions) > MATRIX_CLASSES:
+        return []
+    # Few mistakes are to be seen beside many right answers.
+    return [
+        [
+            (
+                cell,
+                f"{70 * part if other == number else 8 + 90 * math.sqrt(part):.0f}",
+                other == number,
+            )
+            for other, (part, cell) in enumerate(zip(parts, cells, strict=True))
+        ]
+        for number, (parts, cells) in enumerate(zip(fractions, shown, strict=True))
+    ]
 
 
 def name_split(images: int, split: str, data: str) -> str:
