@@ -20,7 +20,8 @@ as our stages took).
 "KD" uses a stage's alpha until the end, whereas our run stops when the student beats its teacher.
 If a stage has no alpha, it is 0.5 and the temperature 4. Only our run may be compiled, where that
 pays. Row 5 needs nvidia-modelopt and packages that it does not install itself (huggingface_hub,
-requests, transformers, torchprofile 0.0.4); without it, the row says so.
+requests, transformers, torchprofile 0.0.4), and row 10 needs fasterai; without them, the rows say
+so.
 
 A row's minutes are the time from the start to its network, including the training of the teacher
 and the student where it needs them. All networks are scored in float32 at the end; nothing is
@@ -176,7 +177,9 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
     help="Weights of a trained network to prune.",
 )
 @click.option("--seeds", default="0,1,2", show_default=True, callback=numbers)
-@click.option("--rows", "wanted", default="1,2,3,4,5,6,7,8", show_default=True, callback=numbers)
+@click.option(
+    "--rows", "wanted", default="1,2,3,4,5,6,7,8,9,10", show_default=True, callback=numbers
+)
 @click.option("--quick", is_flag=True, help="6,000 training images and a quarter of the epochs.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where it is all kept; in runs if left out."

@@ -14,16 +14,17 @@ from tempfile import TemporaryDirectory
 
 import torch
 from bursts import time_burst
-from rivals import HAND_SHAPED, RESNET18, fastnas, narrow, resnet18, torch_pruning_cut
-from torch import nn
+from rivals import HAND_SHAPED, RESNET18, Refused, fastnas, narrow, resnet18, torch_pruning_cut
+from torch import Tensor, nn
 
-from compress.data.batches import plain_batches
+from compress.data.batches import plain_batches, training_batches
 from compress.distillation.method import Teacher
 from compress.distillation.objectives import uses_logits
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
+from compress.pipeline.manifest import read_results
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.run import RunResult, run
@@ -32,10 +33,11 @@ from compress.pipeline.step import Step
 from compress.pipeline.train_stage import build_trainer
 from compress.recipe.model_spec import ModelSpec, Stem
 from compress.recipe.schema import Recipe, Train
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
 from compress.training.evaluate import measure_accuracy
 from compress.training.forward import make_forward
+from compress.training.schedule import count_steps
 
 # Steps of a burst that times training, and number of bursts.
 STEPS, TURNS = 12, 5
@@ -48,6 +50,7 @@ class Setting:
     Args:
         folder: the directory of our run.
         steps: the plan's steps after `distill`, each with the epochs that our run trained.
+        mirrors: whether our run mirrored images where the recipe leaves that to the data.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Setting:
     plan: Plan
     teacher: Teacher | None
     steps: tuple[Step, ...]
+    mirrors: bool
 
     @property
     def budget(self) -> int:
@@ -105,8 +109,28 @@ class Setting:
     def context(self, step: Step, state: Path) -> StageContext:
         """Return the context in which a row trains `step`."""
         return StageContext(
-            self.plan, step, state, self.logits_dir, self.events, teacher=self.teacher
+            self.plan,
+            step,
+            state,
+            self.logits_dir,
+            self.events,
+            teacher=self.teacher,
+            mirrors=self.mirrors,
         )
+
+    def view(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a view of the training images, as after our last cut, and its targets."""
+        last = self.ending[0].train
+        assert last is not None
+        for batch in training_batches(
+            self.plan.data,
+            last.augment(self.mirrors),
+            encode_targets=self.plan.task.encode_targets,
+            seed=self.plan.recipe.seed,
+            view=number,
+            batch_size=self.plan.batch_size,
+        ):
+            yield batch.images, batch.targets
 
     def _load(self, path: Path, spec: ModelSpec) -> nn.Module:
         return to_channels_last(load_checkpoint(path, spec).model).to(self.plan.device)
@@ -136,7 +160,9 @@ def lay_out(recipe: Recipe, folder: Path, logits_dir: Path, events: RunEvents) -
         # A stage for which no time was left has 0 epochs.
         elif step.kind == "finetune" and step.train and done.epochs:
             as_run.append(replace(step, stage=replace(step.train, epochs=done.epochs)))
-    return Setting(folder, logits_dir, events, result, plan, teacher, tuple(as_run))
+    known = plan.data.mirrors
+    mirrors = bool(read_results(folder)[0].get("mirrors") if known is None else known)
+    return Setting(folder, logits_dir, events, result, plan, teacher, tuple(as_run), mirrors)
 
 
 @dataclass(frozen=True)
@@ -203,6 +229,32 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
     return Trained(model, seconds, setting.epochs, note)
 
 
+def by_fasterai(setting: Setting, folder: Path) -> Trained:
+    """Prune and distill by fasterai, with our epochs and our views.
+
+    It prunes in those before our last cut, and trains on in the others.
+    """
+    try:
+        from by_fasterai import Views, prune_and_distill
+    except ImportError as error:
+        raise Refused(f"fasterai cannot be imported: {one_line(error)}") from error
+    if setting.teacher is None:
+        raise Refused("there is no teacher")
+    plan, started = setting.plan, time.monotonic()
+    steps = count_steps(plan.data.train_count, plan.batch_size)
+    after = sum(step.train.length for step in setting.ending if step.train)
+    epochs = (max(1, round(setting.epochs - after)), max(1, round(after)))
+    model = prune_and_distill(
+        setting.student(),
+        setting.teacher.model,
+        Views(setting.view, steps),
+        setting.budget,
+        epochs,
+    )
+    seconds = setting.seconds("teach", "distill") + time.monotonic() - started
+    return Trained(model, seconds, sum(epochs))
+
+
 def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
     """Train an evenly narrowed ResNet18 with the student's stem from scratch."""
     stem = setting.plan.recipe.student.stem
@@ -211,9 +263,10 @@ def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
     return replace(trained, seconds=trained.seconds + setting.seconds("teach")) if kd else trained
 
 
-def by_hand(setting: Setting, folder: Path) -> Trained:
-    """Train a ResNet18 that was narrowed by hand from scratch on the labels."""
-    return from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder)
+def by_hand(setting: Setting, folder: Path, kd: bool = False) -> Trained:
+    """Train a ResNet18 that was narrowed by hand from scratch."""
+    made = from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder, kd)
+    return replace(made, seconds=made.seconds + setting.seconds("teach")) if kd else made
 
 
 def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
@@ -357,4 +410,6 @@ ROWS = (
         "as 6, for our time without the teacher's",
         partial(by_hand_as_long, kinds=NO_TEACHER),
     ),
+    Row(9, "by-hand-kd", "ResNet18 narrowed by hand, from scratch, KD", partial(by_hand, kd=True)),
+    Row(10, "fasterai", "fasterai, KD", by_fasterai),
 )
