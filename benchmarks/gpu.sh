@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 mkdir -p "$out"
 export PYTHONPATH=$PWD
 
-device=cuda speed=(--steps 40 --repeats 3 --workers 8) best=(fashion-mnist-best --minutes 6)
+device=cuda speed=(--steps 40 --repeats 3 --workers 8) best=(docs/experiments/recipes/fashion-mnist-best.toml --minutes 6)
 if [ -n "$toy" ]; then
   device=cpu speed=(--quick --no-compile) best=(small --max-images 600 --steps 30)
 fi

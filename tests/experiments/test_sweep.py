@@ -109,7 +109,7 @@ def test_the_best_network_teaches_as_what_it_is(
     """The stem and the head that the recipe gives its own teacher do not matter."""
     results = (replace(TAUGHT, val=teacher_val), FINETUNED)
     keys = _continue_from([SweepResult("100k", RunResult(tmp_path / "model.pth", results))])
-    recipe = load_recipe("fashion-mnist-best", {"student": "mobilenet_v2"})
+    recipe = load_recipe("cifar10-kd-resnet152", {"student": "mobilenet_v2"})
     recipe = override_recipe(recipe, {"budget": "30k"} | keys)
     assert recipe.teacher == ModelSpec(name, weights=str(tmp_path / file))
     assert recipe.student.weights == str(tmp_path / "model.pth")

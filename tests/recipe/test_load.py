@@ -21,7 +21,9 @@ from compress.recipe.load import (
 from compress.recipe.schema import Recipe, Train
 from compress.runtime.errors import UserError
 
-PIPELINES = sorted((Path(__file__).parents[2] / "pipelines").glob("*.toml"))
+ROOT = Path(__file__).parents[2]
+PIPELINES = sorted((ROOT / "pipelines").glob("*.toml"))
+BEST = ROOT / "docs" / "experiments" / "recipes" / "fashion-mnist-best.toml"
 Table = dict[str, Any]
 
 
@@ -44,7 +46,7 @@ def test_the_default_recipe_is_shipped() -> None:
 
 def test_the_best_recipe_reuses_the_logits_of_its_views() -> None:
     """Its teacher costs far more time than its students; most epochs must read cached logits."""
-    stages = load_recipe("fashion-mnist-best").stages
+    stages = load_recipe(BEST).stages
     trained = [stage for stage in stages if isinstance(stage, Train) and stage.kind != "teach"]
     computed = sum(
         min(stage.views or stage.epochs, stage.epochs) for stage in trained if stage.alpha != 0
