@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -10,6 +11,28 @@ from torch import Tensor, nn
 
 from compress.recipe.schema import Train
 from compress.training.muon import Muon
+
+# ``auto``: the size up to which Muon is affordable on a CPU, the part of the parameters that has to
+# be in convolutions, and what AdamW makes of a learning rate and a weight decay for SGD.
+MUON_PARAMETERS, MUON_SHARE = 2_000_000, 0.9
+ADAMW_RATE, ADAMW_DECAY = 1 / 50, 100
+
+
+def settle_optimizer(stage: Train, model: nn.Module) -> Train:
+    """Return `stage` with the optimizer that ``auto`` stands for.
+
+    Example:
+        >>> settle_optimizer(Train(kind="finetune", optimizer="auto"), nn.Linear(8, 8)).optimizer
+        'adamw'
+    """
+    if stage.optimizer != "auto":
+        return stage
+    total = sum(p.numel() for p in model.parameters())
+    turned = sum(p.numel() for p in model.parameters() if p.dim() == 4)
+    if total <= MUON_PARAMETERS and turned >= MUON_SHARE * total:
+        return replace(stage, optimizer="muon")
+    lr, weight_decay = ADAMW_RATE * stage.lr, ADAMW_DECAY * stage.weight_decay
+    return replace(stage, optimizer="adamw", lr=lr, weight_decay=weight_decay)
 
 
 def build_optimizer(model: nn.Module, objective: nn.Module, stage: Train) -> torch.optim.Optimizer:

@@ -90,7 +90,7 @@ def drop(*path: Any) -> Change:
         (
             put("stages", 0, "optimizer", value="adam"),
             "stages.1.optimizer",
-            ["'sgd', 'adamw' or 'muon'", "not 'adam'", "did you mean 'adamw'"],
+            ["'sgd', 'adamw', 'muon' or 'auto'", "not 'adam'", "did you mean 'adamw'"],
         ),
         # Names of registries.
         (

@@ -1,0 +1,34 @@
+"""``optimizer = "auto"``: Muon for small networks of convolutions, AdamW for others."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from compress.models.build import build
+from compress.recipe.model_spec import ModelSpec
+from compress.recipe.schema import Train
+from compress.training.optimizers import settle_optimizer
+
+STAGE = Train(kind="finetune", optimizer="auto", lr=0.1, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)), "muon"),
+        (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(64, 64)), "adamw"),
+        (build(ModelSpec("resnet18"), 10), "adamw"),
+    ],
+    ids=["convolutions", "mostly linear", "large"],
+)
+def test_auto_depends_on_the_network(network: nn.Module, expected: str) -> None:
+    settled = settle_optimizer(STAGE, network)
+    assert settled.optimizer == expected
+    rate = (settled.lr, settled.weight_decay)
+    assert rate == ((0.1, 5e-4) if expected == "muon" else pytest.approx((0.002, 0.05)))
+
+
+def test_a_named_optimizer_is_kept() -> None:
+    stage = Train(kind="finetune", optimizer="adamw", lr=1e-3, epochs=1)
+    assert settle_optimizer(stage, nn.Conv2d(3, 8, 3)) == stage
