@@ -65,6 +65,7 @@ def test_an_exported_file_is_refused_as_weights(command: str, tmp_path: Path) ->
     assert re.match("error: .*an exported file; pass the weights file.*\n$", refused.stderr)
 
 
+@pytest.mark.slow
 def test_adopt_passes_on_how_images_were_normalized(
     run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_file_says_what_it_takes_and_where_it_comes_from(exported: Exported) -> 
     assert origin["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
+@pytest.mark.slow
 def test_grey_data_becomes_one_channel_of_pixels(tmp_path: Path) -> None:
     result = export(WEIGHTS, out=tmp_path / "grey.onnx", uint8=True)
     assert result.max_difference <= 1e-4 and "1,000 validation images" in result.images

@@ -242,6 +242,7 @@ print("alive")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("openvino" not in FORMATS, reason="OpenVINO is not installed")
 def test_openvino_leaves_a_process_able_to_receive_signals(written: Written) -> None:
     """It replaces the stack of signal handlers, and may leave one behind that is gone."""

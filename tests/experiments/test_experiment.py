@@ -172,6 +172,7 @@ def test_other_recipes_in_the_same_directory_are_other_trials(
     assert {trial.folder for trial in planned}.isdisjoint((folder / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_leaves_the_others_alone(
     run: Compress, folder: Path, tmp_path: Path
 ) -> None:

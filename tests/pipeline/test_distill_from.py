@@ -39,6 +39,7 @@ def distilling_from(tiny: Tiny, network: str) -> Path:
     return tiny.variant(f"{network}.toml", ("ema = 0.9", keys))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", FILES)
 def test_cached_logits_are_those_of_the_network(tiny: Tiny, tmp_path: Path, network: str) -> None:
     class KeepLogits(RunEvents):

@@ -26,6 +26,7 @@ def assert_same_student(run: Path, other: Path) -> None:
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+@pytest.mark.slow
 def test_a_given_teacher_is_used(run: Compress, tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     """The run's own teacher gives the same student; another teacher gives another student."""
     out = tmp_path / "run"
@@ -72,6 +73,7 @@ def test_a_teacher_of_other_classes_is_refused(tiny: Tiny, finished: Path, tmp_p
         compress.run(str(tiny.recipe), teacher=tmp_path / "t.pth", out=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_trained_student_is_pruned_and_its_own_teacher(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +187,7 @@ def test_pretrained_weights_that_cannot_be_downloaded_name_what_else_works(
         make_plan(load_recipe(str(tiny.recipe), keys))
 
 
+@pytest.mark.slow
 def test_pretrained_starts_both_networks_from_published_weights(
     tiny: Tiny, published: Published
 ) -> None:

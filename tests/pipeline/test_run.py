@@ -98,6 +98,7 @@ def test_a_run_from_end_to_end(run: Compress, tiny: Tiny, finished: Path, tmp_pa
     assert not list(out.rglob("*.state"))
 
 
+@pytest.mark.slow
 def test_images_that_stay_on_the_disk_come_to_the_same(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_loss_that_explodes_names_its_stage(run: Compress, tiny: Tiny, tmp_pat
     assert [result.name for result in read_results(tmp_path / "run")[1]] == NAMES[:3]
 
 
+@pytest.mark.slow
 def test_the_test_split_decides_nothing(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -163,6 +165,7 @@ def test_the_test_split_decides_nothing(
     assert {each.test for each in blind} == {0.25} != {each.test for each in seeing}
 
 
+@pytest.mark.slow
 def test_progress_and_colours_in_a_terminal(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -248,6 +251,7 @@ def test_overrides_in_python(tiny: Tiny, finished: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "budgets",
     [{"macs": "40%"}, {"file_size": "32KB"}, {"budget": "5k", "macs": "200k", "file_size": "40KB"}],
@@ -288,6 +292,7 @@ def test_the_least_file_that_a_plan_names_can_be_had(tiny: Tiny, tmp_path: Path)
     assert 0.9 * least <= result.model.stat().st_size <= least
 
 
+@pytest.mark.slow
 def test_pruning_by_weights_leaves_just_the_budget(
     run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:

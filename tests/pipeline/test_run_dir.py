@@ -52,6 +52,7 @@ def die(tiny: Tiny, out: Path, place: str, calls: int) -> int | None:
     return process.exitcode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "calls"),
     [
@@ -104,6 +105,7 @@ def test_killed_at_random(
     assert last.out.count("done, restored") in range(len(results) + 1)
 
 
+@pytest.mark.slow
 def test_what_was_done_before_is_said_and_its_time_kept(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -118,6 +120,7 @@ def test_what_was_done_before_is_said_and_its_time_kept(
     assert after.startswith(lines) and json.loads(after.splitlines()[-1])["seconds"] > spent
 
 
+@pytest.mark.slow
 def test_a_teacher_is_not_asked_again_after_a_kill(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +151,7 @@ def test_a_stage_whose_weights_are_gone_is_done_again(
     assert_same(out, finished)
 
 
+@pytest.mark.slow
 def test_another_recipe_in_the_same_directory(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:

@@ -288,6 +288,7 @@ def test_a_resumed_run_is_compiled_as_it_was(
     assert same(straight, out) and not same(straight, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiler")
 def test_compiling_is_measured_anew_on_another_device(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

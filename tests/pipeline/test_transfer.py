@@ -64,6 +64,7 @@ def pretrained(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     return whole.state_dict()
 
 
+@pytest.mark.slow
 def test_only_the_head_learns(
     pretrained: dict[str, torch.Tensor], tiny: Tiny, tmp_path: Path
 ) -> None:

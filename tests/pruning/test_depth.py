@@ -76,6 +76,7 @@ def test_a_block_that_runs_twice_stays() -> None:
     assert find_blocks(nn.Sequential(block, nn.ReLU(), block), EXAMPLE) == []
 
 
+@pytest.mark.slow
 @given(st.sets(st.sampled_from(BLOCKS)))
 @settings(max_examples=8, deadline=None)
 def test_a_network_without_blocks_comes_back_from_its_file(names: set[str]) -> None:

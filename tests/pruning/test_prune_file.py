@@ -48,6 +48,7 @@ def test_the_file_records_the_cut_and_loads_again(source: Checkpoint, tmp_path: 
     assert not loaded.sparse
 
 
+@pytest.mark.slow
 def test_every_budget_holds(source: Checkpoint, tmp_path: Path) -> None:
     out = tmp_path / "small.pth"
     before, after = prune_file(source, parse(params="2M", macs="20%", bytes="9MB"), out)
@@ -90,6 +91,7 @@ def test_a_percentage_of_bytes_is_one_of_the_file(tmp_path: Path, percent: int) 
     assert 0.95 * budget <= out.stat().st_size <= budget
 
 
+@pytest.mark.slow
 def test_random_channels_are_the_same_each_time(source: Checkpoint, tmp_path: Path) -> None:
     states = []
     for name in ("one.pth", "other.pth"):
@@ -137,6 +139,7 @@ def test_a_cut_that_is_refused_writes_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_command_prints_sizes_and_refuses_to_overwrite(
     run: Compress, weights: Path, tmp_path: Path
 ) -> None:
@@ -202,6 +205,7 @@ def test_the_command_does_not_replace_a_dangling_link(
     assert not link.exists()
 
 
+@pytest.mark.slow
 def test_the_command_names_a_path_that_cannot_be_written(
     run: Compress, weights: Path, tmp_path: Path
 ) -> None:

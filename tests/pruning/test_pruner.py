@@ -117,6 +117,7 @@ def test_torchvision_networks_land_on_the_budget(
     prune_and_check(model, image_size, choose_budget(model, image_size, fraction))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "small_densenet"])
 def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: str) -> None:
     model, example = build_network(name), torch.zeros(1, 3, 32, 32)
@@ -161,6 +162,7 @@ def test_a_second_budget_that_holds_anyway_costs_next_to_nothing(
     assert min(both.params / alone.params, both.macs / alone.macs) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize(("binding", "slack"), [("macs", "params"), ("params", "macs")])
 def test_a_second_budget_with_room_to_spare_changes_nothing(
@@ -226,6 +228,7 @@ def test_a_budget_below_the_minimum_is_refused(budget: int) -> None:
         prune(build_network("resnet18", "small"), torch.zeros(1, 3, 28, 28), budget)
 
 
+@pytest.mark.slow
 def test_the_minimum_named_in_the_message_is_within_reach() -> None:
     model, example = build_network("resnet18", "small"), torch.zeros(1, 3, 28, 28)
     minimum = prune_to_minimum(model, example)[1].params

@@ -87,6 +87,7 @@ def quantize_small(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -
     return read
 
 
+@pytest.mark.slow
 def test_ranges_are_measured_on_training_images(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_full_file_system_names_the_file_and_the_room(small_disk: Path) -> Non
     assert [file.name for file in small_disk.iterdir()] == ["model.state"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_there_is_room_again(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_many_runs_killed_at_many_moments_end_the_same(
     assert not list(killed.rglob("*.part")) and not list(killed.rglob("*.state"))
 
 
+@pytest.mark.slow
 def test_from_a_stage_on_it_is_done_again(
     run: Compress, tiny: Tiny, finished: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_from_a_stage_on_it_is_done_again(
     assert "stage_seconds" not in again[0] and "least_seconds" not in again[0]
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_not_done_may_get_another_rate(tiny: Tiny, tmp_path: Path) -> None:
     """The stages before it are kept, and it starts again."""
     changes = (("epochs = 3", "epochs = 1"), ("epochs = 2", "epochs = 1"))

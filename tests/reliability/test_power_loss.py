@@ -194,6 +194,7 @@ def test_a_file_is_whole_or_missing_wherever_the_power_fails(
     assert found == {False, True}
 
 
+@pytest.mark.slow
 def test_a_run_is_valid_wherever_the_power_fails(
     tiny: Tiny, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def test_no_changed_byte_of_a_tensor_file_is_used(tmp_path: Path, data: st.DataO
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_bit_that_is_changed_anywhere_in_a_tensor_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "file.state"
     write_tensors(CONTENT, path)

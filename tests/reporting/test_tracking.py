@@ -169,6 +169,7 @@ def test_stages_that_were_not_logged_are_made_up_for(
     assert names == {(s, name) for s, name, _ in before.numbers if not name.endswith("/images")}
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from([0, 0.5, 1, 2, 2.5]), min_size=1, max_size=4),
     st.lists(st.integers(0, 3), max_size=4),

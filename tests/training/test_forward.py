@@ -81,6 +81,7 @@ def test_images_are_resized_on_the_way_into_the_network() -> None:
     assert [tuple(each.shape[2:]) for each in images] == [(8, 8), (16, 16), (32, 32)]
 
 
+@pytest.mark.slow
 def test_every_stage_trains_in_bfloat16_and_channels_last(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

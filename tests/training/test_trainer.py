@@ -224,6 +224,7 @@ def test_each_phase_has_a_progress_of_its_own() -> None:
     assert find_phase(0.25, ends) == (1, 0.0) and find_phase(1.0, ends) == (1, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_resuming_after_any_epoch_ends_with_the_same_weights(
