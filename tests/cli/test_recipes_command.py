@@ -40,7 +40,7 @@ def test_the_schema_describes_every_key() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--show", "defualt"], r"'defualt'.*'default'.*known: .*unstructured"),
+        (["--show", "defualt"], r"'defualt'.*'default'.*known: .*taught"),
         (["--show", "default", "--schema"], r"--show and --schema"),
     ],
 )
