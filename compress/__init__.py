@@ -2,7 +2,7 @@
 
     compress.run("default", budget="100k", out="runs/mine")     # the whole pipeline
     compress.fit(model, train, val, budget="100k")              # a module in, a smaller one out
-    compress.load("runs/mine/model.pth").model                  # a plain torchvision module
+    compress.load("runs/mine/model.pth").model                  # a plain nn.Module
     compress.predict("runs/mine/model.pth", ["shirt.png"])      # classes and probabilities
     compress.evaluate("runs/mine/model.pth").macro_f1           # metrics on the test split
     compress.calibrate(checkpoint)                              # probabilities to believe

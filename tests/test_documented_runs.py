@@ -27,7 +27,7 @@ NOT_RUN = {
     "compress experiment": "takes hours; tests/experiments",
     "compress compare runs/modes": "compares runs of hours",
     "compress report runs/sweep": "needs a sweep; tests/experiments/test_report.py",
-    "compress report runs/alpha": "needs an experiment; tests/experiments/test_report.py",
+    "compress report runs/views": "needs an experiment; tests/experiments/test_report.py",
     "compress quantize": "takes minutes; test_tutorial.py has one",
     "compress bench": "takes minutes; test_tutorial.py has one",
     "compress analyze -w weights": "takes a minute; others are run",

@@ -4,7 +4,7 @@ A pruned network no longer fits the class that it came from, so its ``state_dict
 loaded. A weights file therefore also holds the model specification, the widths of the pruned layers
 and the blocks that were removed. To load it, the network is built by name, blocks are taken out of
 it, its layers are narrowed, and the tensors are set.
-The result is a plain torchvision module with contiguous tensors.
+The result is a plain module with contiguous tensors.
 """
 
 from __future__ import annotations
