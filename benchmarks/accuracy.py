@@ -23,6 +23,9 @@ pays. Row 5 needs nvidia-modelopt and packages that it does not install itself (
 requests, transformers, torchprofile 0.0.4), and row 10 needs fasterai; without them, the rows say
 so.
 
+Row 10 trains as fasterai does by default: AdamW, one cycle, half of the loss from the teacher; in
+float32, without cached logits, and from the start again if it is interrupted.
+
 A row's minutes are the time from the start to its network, including the training of the teacher
 and the student where it needs them. All networks are scored in float32 at the end; nothing is
 chosen by the test split.

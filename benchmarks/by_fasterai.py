@@ -1,7 +1,7 @@
 """Pruning and distillation by fasterai 0.4.1, for `accuracy.py`.
 
 It is used as in its tutorials: a fastai `Learner` prunes while it trains, by the `agp` schedule
-(Zhu and Gupta 2017, arXiv:1710.01878), and distills from the teacher all the time. A second fit
+(Zhu and Gupta 2017, arXiv:1710.01878), and distills from the teacher throughout. A second fit
 trains on, because a schedule of `PruneCallback` ends with its fit. Every layer loses the same share
 of its channels; if they were ranked over all layers, some layers would keep a single channel.
 """
@@ -56,21 +56,30 @@ class Views:
 
 
 def prune_and_distill(
-    model: nn.Module, teacher: nn.Module, views: Views, budget: int, epochs: tuple[int, int]
+    model: nn.Module,
+    teacher: nn.Module,
+    views: Views,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    budget: int,
+    epochs: tuple[int, int],
 ) -> nn.Module:
     """Prune `model` to at most `budget` parameters, distilling from `teacher`.
 
     Args:
+        loss: maps logits and targets (B, classes) to the loss on the labels.
         epochs: those during which it is pruned, and those after them.
     """
     (example, _) = views.one_batch()
     ratio = find_ratio(model, example[:1], budget)
-    learner = Learner(DataLoaders(views, []), model, loss_func=nn.CrossEntropyLoss())
+    learner = Learner(DataLoaders(views, []), model, loss_func=loss)
     teach = KnowledgeDistillationCallback(teacher.requires_grad_(False), SoftTarget)
     prune = PruneCallback(ratio, agp, "local", large_final, example_inputs=example[:1])
     with learner.no_bar(), learner.no_logging(), redirect_stdout(StringIO()):
         learner.fit_one_cycle(epochs[0], RATE, cbs=[teach, prune])
         learner.fit_one_cycle(epochs[1], RATE, cbs=[teach], reset_opt=True)
+    size = (example.shape[1], example.shape[2], example.shape[3])
+    if (params := measure_cost(model, size).params) > budget:
+        raise ValueError(f"ends at {params:,} parameters")
     return model.eval()
 
 

@@ -83,9 +83,9 @@ def check_budgets(weights: Path, runtime: str, threads: int) -> None:
 def compare_accuracy(arguments: argparse.Namespace) -> None:
     """Run a recipe with a budget on time and with one on multiply-adds that takes as long.
 
-    The multiply-adds are first those at which a single cut takes as long; as long as the network of
-    a whole run does not, they are corrected by what it is faster or slower, and the recipe is run
-    again. With `--weights`, that network is cut, and teaches itself.
+    The multiply-adds are first those at which a single cut takes as long. If the network of the
+    whole run does not, they are scaled by the ratio of the two times, and the recipe is run again.
+    With `--weights`, that network is cut, and teaches itself.
     """
     watch = open_stopwatch(arguments.runtime, arguments.threads)
     print("| seed | budget | multiply-adds | parameters | ms | val % | test % |")

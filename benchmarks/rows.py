@@ -129,6 +129,7 @@ class Setting:
             seed=self.plan.recipe.seed,
             view=number,
             batch_size=self.plan.batch_size,
+            chances=self.plan.chances,
         ):
             yield batch.images, batch.targets
 
@@ -230,9 +231,10 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 
 
 def by_fasterai(setting: Setting, folder: Path) -> Trained:
-    """Prune and distill by fasterai, with our epochs and our views.
+    """Prune and distill by fasterai, for as many epochs as our run fine-tunes.
 
-    It prunes in those before our last cut, and trains on in the others.
+    fasterai prunes during the epochs before our last cut, and trains on during those after it, on
+    images augmented as in our longest stage.
     """
     try:
         from by_fasterai import Views, prune_and_distill
@@ -240,17 +242,25 @@ def by_fasterai(setting: Setting, folder: Path) -> Trained:
         raise Refused(f"fasterai cannot be imported: {one_line(error)}") from error
     if setting.teacher is None:
         raise Refused("there is no teacher")
+    sizes = {setting.teacher.image_size, setting.image_size, setting.plan.data.image_size}
+    if len(sizes) > 1:
+        raise Refused("fasterai's networks take images of one size")
     plan, started = setting.plan, time.monotonic()
     steps = count_steps(plan.data.train_count, plan.batch_size)
     after = sum(step.train.length for step in setting.ending if step.train)
     epochs = (max(1, round(setting.epochs - after)), max(1, round(after)))
-    model = prune_and_distill(
-        setting.student(),
-        setting.teacher.model,
-        Views(setting.view, steps),
-        setting.budget,
-        epochs,
-    )
+    try:
+        model = prune_and_distill(
+            setting.student(),
+            setting.teacher.model,
+            Views(setting.view, steps),
+            plan.task.label_loss,
+            setting.budget,
+            epochs,
+        )
+    # A failure ends this row only.
+    except Exception as error:
+        raise Refused(f"fails: {one_line(error)}") from error
     seconds = setting.seconds("teach", "distill") + time.monotonic() - started
     return Trained(model, seconds, sum(epochs))
 
@@ -358,6 +368,8 @@ def learn(
         The trained model, and the duration of the training in seconds.
     """
     assert step.train is not None
+    if kd and setting.teacher is None:
+        raise Refused("there is no teacher")
     if not kd:
         step = on_labels(step)
     elif not uses_logits(step.train):

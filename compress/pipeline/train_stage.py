@@ -36,7 +36,6 @@ from compress.runtime import distributed
 from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.training.forward import make_teacher
 from compress.training.objective import Objective
-from compress.training.optimizers import settle_optimizer
 from compress.training.schedule import count_steps
 from compress.training.timing import fit_views
 from compress.training.trainer import Trainer, TrainResult
@@ -82,7 +81,6 @@ def build_trainer(
     `compiled` and `lr_scale` are those of `compress.training.trainer.Trainer`.
     """
     recipe, data = ctx.recipe, ctx.data
-    stage = settle_optimizer(stage, model)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     if stage.freeze == "backbone":

@@ -99,9 +99,9 @@ class Train:
     recognizes little in images of 48. Default: no minimum."""
     optimizer: Literal["sgd", "adamw", "muon", "auto"] = "sgd"
     """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for
-    the rest). `auto` is `muon` for networks of up to 2 million parameters, most of them in
-    convolutions; for others it is `adamw`, with a fiftieth of `lr` and a hundredfold
-    `weight_decay`."""
+    the rest). `auto` is `muon` for networks of up to 2 million trained parameters, nine tenths
+    of them in convolutions with batch norms; for others it is `adamw`, with a fiftieth of `lr` and
+    a hundredfold `weight_decay`."""
     lr: Positive = 0.1
     """Peak learning rate, reached after the warm-up; it then falls linearly to zero."""
     weight_decay: NotNegative = 5e-4

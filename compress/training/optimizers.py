@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from compress.recipe.schema import Train
 from compress.training.muon import Muon
 
-# ``auto``: the size up to which Muon is affordable on a CPU, the part of the parameters that has to
-# be in convolutions, and what AdamW makes of a learning rate and a weight decay for SGD.
+# ``auto``: the size up to which Muon is affordable on a CPU, and the share of the parameters that
+# are in convolutions, and of the convolutions that have a batch norm: Muon keeps the norm of a
+# convolution's weights, which matters where none follows. Then what becomes of the learning rate
+# and the weight decay with AdamW.
 MUON_PARAMETERS, MUON_SHARE = 2_000_000, 0.9
 ADAMW_RATE, ADAMW_DECAY = 1 / 50, 100
 
@@ -27,9 +29,13 @@ def settle_optimizer(stage: Train, model: nn.Module) -> Train:
     """
     if stage.optimizer != "auto":
         return stage
-    total = sum(p.numel() for p in model.parameters())
-    turned = sum(p.numel() for p in model.parameters() if p.dim() == 4)
-    if total <= MUON_PARAMETERS and turned >= MUON_SHARE * total:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    total = sum(p.numel() for p in trained)
+    turned = sum(p.numel() for p in trained if p.dim() == 4)
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    normalized = norms >= MUON_SHARE * convolutions
+    if total <= MUON_PARAMETERS and turned >= MUON_SHARE * total and normalized:
         return replace(stage, optimizer="muon")
     lr, weight_decay = ADAMW_RATE * stage.lr, ADAMW_DECAY * stage.weight_decay
     return replace(stage, optimizer="adamw", lr=lr, weight_decay=weight_decay)
@@ -40,7 +46,12 @@ def build_optimizer(model: nn.Module, objective: nn.Module, stage: Train) -> tor
 
     Weight decay applies to weights only, and not to biases and normalizations, which are
     one-dimensional.
+
+    Raises:
+        ValueError: the stage leaves its optimizer open; `settle_optimizer` decides it.
     """
+    if stage.optimizer == "auto":
+        raise ValueError("settle the stage's optimizer first")
     parameters = list(model.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": stage.weight_decay},

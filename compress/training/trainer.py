@@ -37,7 +37,7 @@ from compress.training.divergence import (
 from compress.training.events import Events, format_epoch
 from compress.training.forward import compile_model, freeze_statistics, make_forward
 from compress.training.objective import Losses, Objective, total_loss
-from compress.training.optimizers import build_optimizer, update_average
+from compress.training.optimizers import build_optimizer, settle_optimizer, update_average
 from compress.training.schedule import find_phase, learning_rate
 from compress.training.state import read_state, write_state
 
@@ -113,6 +113,8 @@ class Trainer:
         compiled: bool = False,
         lr_scale: float = 1.0,
     ) -> None:
+        self.settles = stage.optimizer == "auto"
+        stage = settle_optimizer(stage, model)
         self.model, self.objective, self.stage = model, objective, stage
         self.batches, self.steps_per_epoch, self.validate = batches, steps_per_epoch, validate
         self.seed, self.state, self.events = seed, state, events or Events()
@@ -151,6 +153,8 @@ class Trainer:
         if kept is not None:
             self._resume(kept)
         done = min(len(self.history) * self.steps_per_epoch, self.total_steps)
+        if self.settles:
+            self.events.log(f"  optimizer: {self.stage.optimizer}, lr {self.stage.lr:g}")
         self.events.on_train_start(self.stage.length, self.total_steps, done)
         started = time.monotonic()
         while len(self.history) < self.epochs:

@@ -19,14 +19,22 @@ STAGE = Train(kind="finetune", optimizer="auto", lr=0.1, epochs=1)
         (nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)), "muon"),
         (nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(64, 64)), "adamw"),
         (build(ModelSpec("resnet18"), 10), "adamw"),
+        (build(ModelSpec("squeezenet1_1"), 10), "adamw"),
     ],
-    ids=["convolutions", "mostly linear", "large"],
+    ids=["convolutions", "mostly linear", "large", "not normalized"],
 )
 def test_auto_depends_on_the_network(network: nn.Module, expected: str) -> None:
     settled = settle_optimizer(STAGE, network)
     assert settled.optimizer == expected
     rate = (settled.lr, settled.weight_decay)
     assert rate == ((0.1, 5e-4) if expected == "muon" else pytest.approx((0.002, 0.05)))
+
+
+def test_frozen_parameters_do_not_count() -> None:
+    body, head = nn.Conv2d(3, 64, 3), nn.Linear(64, 4)
+    network = nn.Sequential(body, nn.BatchNorm2d(64), head)
+    body.requires_grad_(False)
+    assert settle_optimizer(STAGE, network).optimizer == "adamw"
 
 
 def test_a_named_optimizer_is_kept() -> None:
