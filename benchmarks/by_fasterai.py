@@ -21,6 +21,7 @@ from fasterai.distill.distillation_callback import KnowledgeDistillationCallback
 from fasterai.distill.losses import SoftTarget
 from fasterai.prune.prune_callback import PruneCallback
 from fasterai.prune.pruner import Pruner
+from rivals import Refused
 from torch import Tensor, nn
 
 from compress.models.cost import measure_cost
@@ -68,6 +69,9 @@ def prune_and_distill(
     Args:
         loss: maps logits and targets (B, classes) to the loss on the labels.
         epochs: those during which it is pruned, and those after them.
+
+    Raises:
+        Refused: the pruned network does not fit the budget.
     """
     (example, _) = views.one_batch()
     ratio = find_ratio(model, example[:1], budget)
@@ -79,13 +83,17 @@ def prune_and_distill(
         learner.fit_one_cycle(epochs[1], RATE, cbs=[teach], reset_opt=True)
     size = (example.shape[1], example.shape[2], example.shape[3])
     if (params := measure_cost(model, size).params) > budget:
-        raise ValueError(f"ends at {params:,} parameters")
+        raise Refused(f"ends at {params:,} parameters")
     return model.eval()
 
 
 def find_ratio(model: nn.Module, example: Tensor, budget: int) -> float:
-    """Return the smallest pruning ratio that brings `model` to at most `budget` parameters."""
-    low, high = 0.0, 1.0
+    """Return the smallest pruning ratio that brings `model` to at most `budget` parameters.
+
+    Raises:
+        Refused: none of the ratios that were tried does.
+    """
+    low, high, fits_any = 0.0, 1.0, False
     size = (example.shape[1], example.shape[2], example.shape[3])
     for _ in range(HALVINGS):
         ratio = (low + high) / 2
@@ -95,4 +103,7 @@ def find_ratio(model: nn.Module, example: Tensor, budget: int) -> float:
             pruner.prune_model()
         fits = measure_cost(pruned, size).params <= budget
         low, high = (low, ratio) if fits else (ratio, high)
+        fits_any |= fits
+    if not fits_any:
+        raise Refused(f"no ratio brings it to {budget:,} parameters")
     return high

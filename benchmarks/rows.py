@@ -233,8 +233,8 @@ def by_fastnas(setting: Setting, folder: Path) -> Trained:
 def by_fasterai(setting: Setting, folder: Path) -> Trained:
     """Prune and distill by fasterai, for as many epochs as our run fine-tunes.
 
-    fasterai prunes during the epochs before our last cut, and trains on during those after it, on
-    images augmented as in our longest stage.
+    fasterai prunes during the first half of them and trains on during the second, on images
+    augmented as in our first stage after the last cut.
     """
     try:
         from by_fasterai import Views, prune_and_distill
@@ -247,8 +247,8 @@ def by_fasterai(setting: Setting, folder: Path) -> Trained:
         raise Refused("fasterai's networks take images of one size")
     plan, started = setting.plan, time.monotonic()
     steps = count_steps(plan.data.train_count, plan.batch_size)
-    after = sum(step.train.length for step in setting.ending if step.train)
-    epochs = (max(1, round(setting.epochs - after)), max(1, round(after)))
+    half = max(1, round(setting.epochs / 2))
+    epochs = (half, max(1, round(setting.epochs) - half))
     try:
         model = prune_and_distill(
             setting.student(),
@@ -258,9 +258,11 @@ def by_fasterai(setting: Setting, folder: Path) -> Trained:
             setting.budget,
             epochs,
         )
-    # A failure ends this row only.
+    except (Refused, UserError, OSError, MemoryError):
+        raise
+    # A fault of fasterai ends this row only.
     except Exception as error:
-        raise Refused(f"fails: {one_line(error)}") from error
+        raise Refused(f"fails: {type(error).__name__}: {one_line(error)}") from error
     seconds = setting.seconds("teach", "distill") + time.monotonic() - started
     return Trained(model, seconds, sum(epochs))
 

@@ -100,8 +100,8 @@ class Train:
     optimizer: Literal["sgd", "adamw", "muon", "auto"] = "sgd"
     """`sgd` with Nesterov momentum, `adamw`, or `muon` (orthogonal steps for convolutions, SGD for
     the rest). `auto` is `muon` for networks of up to 2 million trained parameters, nine tenths
-    of them in convolutions with batch norms; for others it is `adamw`, with a fiftieth of `lr` and
-    a hundredfold `weight_decay`."""
+    of them in convolutions with batch norms, that do not end in a convolution; for others it is
+    `adamw`, with a fiftieth of `lr` and a hundredfold `weight_decay`."""
     lr: Positive = 0.1
     """Peak learning rate, reached after the warm-up; it then falls linearly to zero."""
     weight_decay: NotNegative = 5e-4

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from compress.recipe.schema import Train
 from compress.training.muon import Muon
 
-# ``auto``: the size up to which Muon is affordable on a CPU, and the share of the parameters that
-# are in convolutions, and of the convolutions that have a batch norm: Muon keeps the norm of a
-# convolution's weights, which matters where none follows. Then what becomes of the learning rate
-# and the weight decay with AdamW.
+# ``auto``: the number of parameters up to which Muon is affordable on a CPU, and the least share of
+# them that are in convolutions, and of convolutions that have a batch norm.
 MUON_PARAMETERS, MUON_SHARE = 2_000_000, 0.9
+# The learning rate and the weight decay with AdamW, relative to those with Muon.
 ADAMW_RATE, ADAMW_DECAY = 1 / 50, 100
 
 
@@ -29,16 +30,30 @@ def settle_optimizer(stage: Train, model: nn.Module) -> Train:
     """
     if stage.optimizer != "auto":
         return stage
-    trained = [p for p in model.parameters() if p.requires_grad]
-    total = sum(p.numel() for p in trained)
-    turned = sum(p.numel() for p in trained if p.dim() == 4)
-    convolutions = sum(isinstance(module, nn.Conv2d) for module in model.modules())
-    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    normalized = norms >= MUON_SHARE * convolutions
-    if total <= MUON_PARAMETERS and turned >= MUON_SHARE * total and normalized:
+    if _suits_muon(model):
         return replace(stage, optimizer="muon")
     lr, weight_decay = ADAMW_RATE * stage.lr, ADAMW_DECAY * stage.weight_decay
     return replace(stage, optimizer="adamw", lr=lr, weight_decay=weight_decay)
+
+
+def _suits_muon(model: nn.Module) -> bool:
+    trained = [
+        module
+        for module in model.modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+    ]
+    convolutions = [module for module in trained if isinstance(module, _ConvNd)]
+    norms = [module for module in trained if isinstance(module, _BatchNorm)]
+    total = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    turned = sum(conv.weight.numel() for conv in convolutions if conv.weight.dim() == 4)
+    # Muon keeps the norm of a convolution's weights: that of the logits must be free to change.
+    ends_in_convolution = bool(trained) and isinstance(trained[-1], _ConvNd)
+    return (
+        not ends_in_convolution
+        and total <= MUON_PARAMETERS
+        and turned >= MUON_SHARE * total
+        and len(norms) >= MUON_SHARE * len(convolutions)
+    )
 
 
 def build_optimizer(model: nn.Module, objective: nn.Module, stage: Train) -> torch.optim.Optimizer:

@@ -113,7 +113,7 @@ class Trainer:
         compiled: bool = False,
         lr_scale: float = 1.0,
     ) -> None:
-        self.settles = stage.optimizer == "auto"
+        self._settles = stage.optimizer == "auto"
         stage = settle_optimizer(stage, model)
         self.model, self.objective, self.stage = model, objective, stage
         self.batches, self.steps_per_epoch, self.validate = batches, steps_per_epoch, validate
@@ -153,7 +153,7 @@ class Trainer:
         if kept is not None:
             self._resume(kept)
         done = min(len(self.history) * self.steps_per_epoch, self.total_steps)
-        if self.settles:
+        if self._settles:
             self.events.log(f"  optimizer: {self.stage.optimizer}, lr {self.stage.lr:g}")
         self.events.on_train_start(self.stage.length, self.total_steps, done)
         started = time.monotonic()

@@ -266,6 +266,40 @@ def test_kd_rows_distill_from_our_teacher(setting: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", [None, ValueError("a\nb"), MemoryError(), OSError("full")])
+def test_fasterai_s_faults_end_its_row_and_ours_end_the_run(
+    fault: Exception | None, setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rows
+
+    asked: list[tuple[int, int]] = []
+
+    def prune_and_distill(*given: Any) -> nn.Module:
+        asked.append(given[-1])
+        if fault:
+            raise fault
+        return setting.final()
+
+    fake = SimpleNamespace(Views=lambda view, steps: None, prune_and_distill=prune_and_distill)
+    monkeypatch.setitem(sys.modules, "by_fasterai", fake)
+    if fault is None:
+        assert rows.by_fasterai(setting, tmp_path).epochs == setting.epochs
+    elif isinstance(fault, ValueError):
+        with pytest.raises(rows.Refused, match="ValueError: a"):
+            rows.by_fasterai(setting, tmp_path)
+    else:
+        with pytest.raises(type(fault)):
+            rows.by_fasterai(setting, tmp_path)
+    assert [sum(epochs) for epochs in asked] == [setting.epochs]
+
+    with pytest.raises(rows.Refused, match="no teacher"):
+        rows.by_fasterai(replace(setting, teacher=None), tmp_path)
+    larger = replace(setting.teacher, image_size=2 * setting.image_size)
+    with pytest.raises(rows.Refused, match="one size"):
+        rows.by_fasterai(replace(setting, teacher=larger), tmp_path)
+
+
+@pytest.mark.slow
 def test_a_slower_network_takes_relatively_longer(
     setting: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -225,8 +225,8 @@ def test_each_phase_has_a_progress_of_its_own() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
+# ``auto`` is Muon for this network.
+@pytest.mark.parametrize(("optimizer", "ema"), [("sgd", 0.0), ("adamw", 0.9), ("auto", 0.9)])
 def test_resuming_after_any_epoch_ends_with_the_same_weights(
     data: Dataset, tmp_path: Path, optimizer: str, ema: float
 ) -> None:
