@@ -9,6 +9,7 @@ python benchmarks/latency.py accuracy --speedup 8x --minutes 25
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.pipeline.run import RunResult
 from compress.recipe.load import load_recipe
+from compress.runtime.files import write_text
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
 # Halvings of the interval in which the multiply-adds of equal time are searched.
@@ -100,18 +102,27 @@ def compare_accuracy(arguments: argparse.Namespace) -> None:
             arguments.recipe, out=out, speedup=arguments.speedup, **common, **runtime
         )
         fast, size = timed.load().model, timed.load().input_size
-        macs = find_equal_macs(watch, arguments, fast, size)
+        # Times differ from sitting to sitting: what was tried is kept, so that runs can resume.
+        kept = arguments.out / f"macs-{seed}.json"
+        tried = json.loads(kept.read_text()) if kept.is_file() else []
+        macs = 0
         for attempt in range(ATTEMPTS):
+            if attempt == len(tried):
+                tried.append(macs or find_equal_macs(watch, arguments, fast, size))
+                write_text(kept, json.dumps(tried) + "\n")
             out = arguments.out / f"macs-{seed}-{attempt}"
-            counted = compress.run(arguments.recipe, out=out, macs=macs, **common)
+            counted = compress.run(arguments.recipe, out=out, macs=tried[attempt], **common)
             turns = watch.networks([fast, counted.load().model], size)
             ours, theirs = (statistics.median(each) for each in turns)
             if not attempt:
                 print_row(seed, f"speedup {arguments.speedup}", timed, ours)
-            print_row(seed, f"macs {macs:,}", counted, theirs)
-            if abs(theirs / ours - 1) <= EQUAL:
+            print_row(seed, f"macs {tried[attempt]:,}", counted, theirs)
+            ratio = statistics.median(b / a for a, b in zip(*turns, strict=True))
+            if abs(ratio - 1) <= EQUAL:
                 break
-            macs = round(macs * ours / theirs)
+            macs = round(tried[attempt] / ratio)
+        else:
+            print(f"seed {seed}: {ATTEMPTS} runs, none of them within {EQUAL:.0%} of the time")
 
 
 def print_row(seed: int, budget: str, result: RunResult, seconds: float) -> None:
