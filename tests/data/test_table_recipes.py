@@ -41,9 +41,9 @@ SMALLER: dict[str, dict[str, object]] = {
 
 
 def shorten(recipe: str) -> dict[str, object]:
-    """Return keys that leave five steps of each stage, on images of 32 pixels."""
-    max_images, batch_size = (1000, 64) if recipe.startswith("imagenet-") else (40, 8)
-    epochs = 5 * batch_size / max_images
+    """Return keys that leave three steps of each stage, on images of 32 pixels."""
+    max_images, batch_size = (1000 if recipe.startswith("imagenet-") else 40), 8
+    epochs = 3 * batch_size / max_images
     keys: dict[str, object] = {"max_images": max_images, "batch_size": batch_size, "image_size": 32}
     kinds = {stage.kind for stage in load_recipe(recipe).stages}
     return keys | {f"{kind}.epochs": epochs for kind in kinds} | SMALLER.get(recipe, {})
