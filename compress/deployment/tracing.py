@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from compress.deployment.description import Description
+from compress.deployment.silence import silence
 from compress.runtime.errors import UserError, one_line
 
 # Where errors of exporters name an operator.
@@ -35,14 +38,21 @@ def trace(
     dtype = torch.uint8 if description.uint8 else torch.float32
     # A free batch size that is one would be taken for a constant.
     images = torch.zeros(batch_size or 2, *description.input_size, dtype=dtype)
-    free = None if batch_size else ({0: Dim("batch", min=1)},)
+    free = None if batch_size else _free_batch(network)
     try:
-        with quiet_exporter(), torch.no_grad():
+        with silence(), quiet_exporter(), torch.no_grad():
             return torch.export.export(network, (images,), dynamic_shapes=free, strict=False)
     except Exception as error:  # a network may do anything in its forward pass
         raise UserError(
             f"torch.export cannot trace the network: {_describe_trace(error)}"
         ) from error
+
+
+def _free_batch(network: nn.Module) -> tuple[Any, ...]:
+    """Return the dynamic shapes of a forward pass that takes any number of images."""
+    images = {0: Dim("batch", min=1)}
+    first = next(iter(inspect.signature(network.forward).parameters.values()))
+    return ((images,),) if first.kind is first.VAR_POSITIONAL else (images,)
 
 
 @contextmanager
@@ -83,7 +93,11 @@ def _layer_of(node: torch.fx.Node) -> str:
 
 def _describe_trace(error: BaseException) -> str:
     """Return the first line of an error of torch.export, and the line of code that it names."""
+    if "Constraints violated (batch)" in str(error):
+        return "its forward pass fixes the number of images, as len(x) does; use x.size(0) instead"
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     places = re.findall(r'File "([^"]+)", line (\d+), in (\w+)\n\s+(.+)', str(error))
+    if "data-dependent" in first:
+        first = "its forward pass depends on the values of the images"
     place = f", at {places[-1][3].strip()!r} in {places[-1][2]}" if places else ""
     return f"{' '.join(first.split())[:160]}{place}"

@@ -42,7 +42,7 @@ from compress.pipeline.pretrained import (
 )
 from compress.pipeline.provenance import largest_checkpoint
 from compress.pipeline.reach import check_reachable, check_something_to_prune
-from compress.pipeline.rehearsal import rehearse_cut, rehearse_training
+from compress.pipeline.rehearsal import rehearse_cut, rehearse_quantization, rehearse_training
 from compress.pipeline.stage_steps import drop_rounds, set_targets, stage_steps
 from compress.pipeline.step import Step, number_steps
 from compress.pruning.clock import Clock
@@ -222,6 +222,7 @@ def make_plan(
     cut = check_reachable(recipe, steps, student, torch.zeros(1, *size), least)
     if cut is not None:
         rehearse_cut(steps, data, student, cut, task)
+    rehearse_quantization(recipe, steps, data, student if cut is None else cut)
     return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes, clock)
 
 

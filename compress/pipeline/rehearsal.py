@@ -15,11 +15,13 @@ from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.models.memory_format import note_format, to_channels_last
 from compress.models.reuse import reusing_networks
+from compress.pipeline.int8_size import int8_checkpoint, measure_int8_file
 from compress.pipeline.step import Step
 from compress.pruning.importance import score_units
 from compress.pruning.structure import Structure
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.registry import IMPORTANCES
+from compress.recipe.schema import Recipe
 from compress.runtime.errors import UserError, one_line
 from compress.training.forward import make_forward
 from compress.training.task import Task
@@ -67,6 +69,25 @@ def rehearse_cut(
     if spec.source != "torchvision":
         note_format(cut, size)
         _train_once(cut, size, f"{named}, once it is cut,", task)
+
+
+def rehearse_quantization(
+    recipe: Recipe, steps: Sequence[Step], data: Dataset, model: nn.Module
+) -> None:
+    """Write the student as int8 once, where a last stage quantizes it.
+
+    torchvision's networks and our own are known to be exported.
+
+    Raises:
+        UserError: it cannot be exported.
+    """
+    spec = steps[-1].network
+    if not steps[-1].quantize or spec.source in ("torchvision", "zoo"):
+        return
+    try:
+        measure_int8_file(int8_checkpoint(recipe, steps, data, model))
+    except UserError as error:
+        raise UserError(f"network {spec.name!r} cannot be quantized: {error}") from error
 
 
 def _train_once(model: nn.Module, size: tuple[int, int, int], named: str, task: Task) -> None:

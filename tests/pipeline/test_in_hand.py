@@ -248,6 +248,19 @@ def test_objects_that_cannot_be_used_are_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+class ByLength(Net):
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images.view(len(images), *images.shape[1:]))
+
+
+def test_a_network_that_cannot_be_quantized_is_refused_before_training(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    recipe["stages"] = [*recipe["stages"], {"kind": "quantize"}]
+    with pytest.raises(compress.UserError, match=r"cannot be quantized.*x\.size\(0\)"):
+        compress.run(recipe, data=make_data(), student=ByLength(12), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_network_of_torchvision_needs_nothing_to_load(tmp_path: Path) -> None:
     module = torchvision.models.resnet18(num_classes=2).eval()
     saved = compress.save(module, tmp_path / "a.pth", classes=["cat", "dog"], image_size=64)
