@@ -14,8 +14,8 @@ All rows of a seed use the same data. "Ours" is the network of a run of `compres
 Rows that prune start from the distilled student of our run, and distill from its teacher if they
 distill. Rows that prune in rounds have as many rounds as our run, with the same targets, and the
 fine-tuning stages of our recipe. Networks trained from scratch train for as many epochs as all of
-those stages together, with the settings of the stages after the last cut (rows 7 and 8: for as long
-as our stages took).
+those stages together, with the settings of the stages after the last cut (rows 7, 8 and 11: for as
+long as our stages took).
 
 "KD" uses a stage's alpha until the end, whereas our run stops when the student beats its teacher.
 If a stage has no alpha, it is 0.5 and the temperature 4. Only our run may be compiled, where that
@@ -181,7 +181,7 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 )
 @click.option("--seeds", default="0,1,2", show_default=True, callback=numbers)
 @click.option(
-    "--rows", "wanted", default="1,2,3,4,5,6,7,8,9,10", show_default=True, callback=numbers
+    "--rows", "wanted", default="1,2,3,4,5,6,7,8,9,10,11", show_default=True, callback=numbers
 )
 @click.option("--quick", is_flag=True, help="6,000 training images and a quarter of the epochs.")
 @click.option(

@@ -271,17 +271,17 @@ def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:
     """Train an evenly narrowed ResNet18 with the student's stem from scratch."""
     stem = setting.plan.recipe.student.stem
     widths = narrow(RESNET18, setting.budget, stem, setting.classes)
-    trained = from_scratch(widths, stem, setting.epochs, setting, folder, kd)
-    return replace(trained, seconds=trained.seconds + setting.seconds("teach")) if kd else trained
+    return from_scratch(widths, stem, setting.epochs, setting, folder, kd)
 
 
 def by_hand(setting: Setting, folder: Path, kd: bool = False) -> Trained:
     """Train a ResNet18 that was narrowed by hand from scratch."""
-    made = from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder, kd)
-    return replace(made, seconds=made.seconds + setting.seconds("teach")) if kd else made
+    return from_scratch(hand_shape(setting), "small", setting.epochs, setting, folder, kd)
 
 
-def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ()) -> Trained:
+def by_hand_as_long(
+    setting: Setting, folder: Path, kinds: tuple[str, ...] = (), kd: bool = False
+) -> Trained:
     """Train the same network for as long as our stages of `kinds` took, by default all.
 
     Its epochs follow from the speed of our stages after the last cut. Their number is measured once
@@ -291,7 +291,7 @@ def by_hand_as_long(setting: Setting, folder: Path, kinds: tuple[str, ...] = ())
     if not kept.is_file():
         write_text(kept, json.dumps(epochs_as_long(setting, kinds)))
     epochs = json.loads(kept.read_text())
-    return from_scratch(hand_shape(setting), "small", epochs, setting, folder)
+    return from_scratch(hand_shape(setting), "small", epochs, setting, folder, kd)
 
 
 def epochs_as_long(setting: Setting, kinds: tuple[str, ...]) -> int:
@@ -345,7 +345,8 @@ def from_scratch(
 ) -> Trained:
     """Train a ResNet18 of these `widths` like our network after its last cut.
 
-    The first of those stages trains for all of `epochs` that the others leave.
+    The first of those stages trains for all of `epochs` that the others leave. With KD, the time in
+    which our teacher was trained counts, too.
     """
     torch.manual_seed(setting.plan.recipe.seed)
     model: nn.Module = resnet18(widths, stem, setting.classes)
@@ -353,7 +354,7 @@ def from_scratch(
     assert first.train is not None
     others = sum(step.train.length for step in rest if step.train)
     first = replace(first, stage=replace(first.train, epochs=max(1, epochs - others)))
-    seconds = total = 0.0
+    seconds, total = setting.seconds("teach") if kd else 0.0, 0.0
     for number, step in enumerate([first, *rest], start=1):
         model, spent = learn(model, step, setting, folder / f"{number}.state", kd)
         seconds += spent
@@ -426,4 +427,10 @@ ROWS = (
     ),
     Row(9, "by-hand-kd", "ResNet18 narrowed by hand, from scratch, KD", partial(by_hand, kd=True)),
     Row(10, "fasterai", "fasterai, KD", by_fasterai),
+    Row(
+        11,
+        "by-hand-kd-all",
+        "as 9, for all of our time",
+        partial(by_hand_as_long, kinds=NO_TEACHER, kd=True),
+    ),
 )

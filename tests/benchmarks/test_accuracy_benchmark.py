@@ -197,7 +197,7 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
     monkeypatch.setitem(sys.modules, "modelopt", None)
     monkeypatch.setitem(sys.modules, "fastai", None)
     monkeypatch.setattr(ways, "relative_step", lambda setting: 2.0)
-    shown = benchmark(*words, "--rows", "5,7,8,10")
+    shown = benchmark(*words, "--rows", "5,7,8,10,11")
     rows = tmp_path / "out" / "rows"
     assert "fasterai cannot be imported" in shown
     refused = json.loads((rows / "fastnas" / "seed1.json").read_text())
@@ -206,7 +206,7 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
 
     stages = json.loads((tmp_path / "out" / "seed1" / "run.json").read_text())["stages"]
     pace = 2 * stages[-1]["seconds"] / stages[-1]["epochs"]
-    for key, first in (("by-hand-all", 0), ("by-hand-no-teacher", 1)):
+    for key, first in (("by-hand-all", 0), ("by-hand-no-teacher", 1), ("by-hand-kd-all", 1)):
         epochs = json.loads((rows / key / "seed1.json").read_text())["epochs"]
         spent = sum(stage["seconds"] for stage in stages[first:])
         assert epochs >= 1 and (epochs - 0.5) * pace <= max(spent, pace) <= (epochs + 0.5) * pace
