@@ -31,7 +31,7 @@ from compress.models.modules import (
 )
 from compress.pipeline.describe_object import describe_object
 from compress.pipeline.provenance import make_checkpoint
-from compress.pipeline.score_module import choose_normalization
+from compress.pipeline.score_module import score_module
 from compress.pruning.importance import to_importance
 from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
 from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
@@ -219,14 +219,17 @@ def _find_training(
     if given.trained is False:
         return None, f"{named} is to be trained, from its present weights"
     choices = (given.normalization,) if given.normalization else None
-    score, chance, normalization = choose_normalization(module, data, choices)
-    found = f"{score:.1%} of the validation images"
-    mean = ", ".join(f"{value:.3g}" for value in normalization[0])
-    std = ", ".join(f"{value:.3g}" for value in normalization[1])
-    if given.trained or score > chance:
-        return normalization, f"{named} is taken as trained: {found}, mean {mean}, std {std}"
+    tried = score_module(module, data, choices)
+    found = tried.reason or f"{tried.score:.1%} of {tried.images}"
+    mean, std = (", ".join(f"{value:.3g}" for value in each) for each in tried.normalization)
+    if given.trained or tried.trained:
+        return (
+            tried.normalization,
+            f"{named} is taken as trained: {found}, mean {mean}, std {std}",
+        )
     return None, (
-        f"{named} is taken as not trained, it starts from its present weights: {found}, at chance;"
+        f"{named} is taken as not trained, it starts from its present weights: {found}"
+        f"{'' if tried.reason else ', at chance'};"
         " if that is wrong, pass mean= and std= of its images, or trained=True"
     )
 
