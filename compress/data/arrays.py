@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,13 @@ from compress.runtime.errors import UserError
 
 # Floats this far outside of 0 to 1 are rounding errors; more, if a normalization is undone.
 ROUNDING, UNDONE = 1e-3, 0.05
+
+# Converts floats, (N, C, H, W), to uint8; returns None if their values are not on this scale.
+Scale = Callable[[Any], Any]
+
+
+class ScaleError(UserError):
+    """Floats that are on none of the scales."""
 
 
 def is_array(found: object) -> bool:
@@ -33,16 +43,34 @@ def is_single_image(array: Any) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[-1] in (1, 3)))
 
 
-def images_to_pixels(array: Any, normalization: Normalization | None = None) -> Tensor:
+def is_float(images: Any) -> bool:
+    """Return True for arrays and tensors of floats."""
+    if isinstance(images, Tensor):
+        return images.is_floating_point()
+    return isinstance(images, np.ndarray) and images.dtype.kind == "f"
+
+
+def list_scales(normalization: Normalization | None = None) -> tuple[Scale, ...]:
+    """Return the scales that floats may have, the likeliest first.
+
+    They are 0 to 1, whole numbers of 0 to 255, and those of a normalization, which is undone.
+    """
+    undo = () if normalization is None else (partial(_scale_normalized, normalization),)
+    return (_scale_unit, _scale_whole, *undo)
+
+
+def images_to_pixels(array: Any, scales: Sequence[Scale] | None = None) -> Tensor:
     """Convert many images to uint8 (N, C, H, W), C = 1 or 3.
 
     Args:
         array: an array or tensor (N, H, W), (N, H, W, C) or (N, C, H, W). Where both orders are
             possible, arrays have their channels last and tensors first. Values are uint8; uint16;
-            other integers of 0 to 255; or floats of 0 to 1, or whole numbers of 0 to 255.
-        normalization: undone in floats that are neither: mean and standard deviation by channel.
+            other integers of 0 to 255; or floats.
+        scales: those that floats may have, of which the first that fits all of them is taken;
+            `list_scales()` if left out.
 
     Raises:
+        ScaleError: floats are on none of the scales.
         UserError: the shape or the values are others.
     """
     values = _to_numpy(array)
@@ -60,10 +88,10 @@ def images_to_pixels(array: Any, normalization: Normalization | None = None) -> 
             f"images of shape {tuple(values.shape)}; they must have one channel, or three: convert"
             " them to RGB"
         )
-    return torch.from_numpy(np.ascontiguousarray(_to_bytes(values, normalization)))
+    return torch.from_numpy(np.ascontiguousarray(_to_bytes(values, scales)))
 
 
-def image_to_pixels(array: Any, normalization: Normalization | None = None) -> Tensor:
+def image_to_pixels(array: Any, scales: Sequence[Scale] | None = None) -> Tensor:
     """Convert one image, (H, W), (H, W, C) or (C, H, W), to uint8 (C, H, W).
 
     Values are those of `images_to_pixels`.
@@ -73,7 +101,23 @@ def image_to_pixels(array: Any, normalization: Normalization | None = None) -> T
     """
     if array.ndim not in (2, 3):
         raise UserError(f"an image of shape {tuple(array.shape)}; expected (H, W, C) or (C, H, W)")
-    return images_to_pixels(array[None], normalization)[0]
+    return images_to_pixels(array[None], scales)[0]
+
+
+def to_one_scale(images: Sequence[Any]) -> list[Any]:
+    """Convert the arrays of floats among images to uint8, by the first scale that fits them all.
+
+    They stay as they are if none does.
+    """
+    for scale in list_scales():
+        with suppress(ScaleError):
+            return [_rescale(each, scale) if is_float(each) else each for each in images]
+    return list(images)
+
+
+def _rescale(array: Any, scale: Scale) -> Any:
+    values = _scale_floats(_to_numpy(array), (scale,))
+    return torch.from_numpy(values) if isinstance(array, Tensor) else values
 
 
 def _to_numpy(array: Any) -> Any:
@@ -88,7 +132,7 @@ def _has_channels_last(shape: tuple[int, ...], is_tensor: bool) -> bool:
     return last and not (first and is_tensor)
 
 
-def _to_bytes(values: Any, normalization: Normalization | None) -> Any:
+def _to_bytes(values: Any, scales: Sequence[Scale] | None) -> Any:
     """Scale the values of (N, C, H, W) to 0 to 255."""
     if values.dtype == np.uint8:
         return values
@@ -96,29 +140,48 @@ def _to_bytes(values: Any, normalization: Normalization | None) -> Any:
         return values.astype(np.uint8) * 255
     if values.dtype == np.uint16:
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if values.dtype.kind not in "iuf":
+    if values.dtype.kind == "f":
+        return _scale_floats(values, list_scales() if scales is None else scales)
+    if values.dtype.kind not in "iu":
         raise UserError(f"images of type {values.dtype}; pass uint8, or floats of 0 to 1")
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind in "iu":
-        if low < 0 or high > 255:
-            raise UserError(f"images of {low:g} to {high:g}; integers must be 0 to 255")
-        return values.astype(np.uint8)
-    if low >= -ROUNDING and high <= 1 + ROUNDING:
-        return _round(values)
-    if low >= 0 and high <= 255 and bool((values == np.round(values)).all()):
-        return values.astype(np.uint8)
-    if normalization is not None:
-        mean, std = (
-            np.array(fit_channels(each, values.shape[1]), values.dtype).reshape(1, -1, 1, 1)
-            for each in normalization
-        )
-        undone = values * std + mean
-        if float(undone.min()) >= -UNDONE and float(undone.max()) <= 1 + UNDONE:
-            return _round(undone)
-    raise UserError(
-        f"images of {low:.3g} to {high:.3g}; pass uint8, or floats of 0 to 1: leave the"
-        " normalization out, or name it by mean= and std="
+    low, high = values.min(), values.max()
+    if low < 0 or high > 255:
+        raise UserError(f"images of {low} to {high}; integers must be 0 to 255")
+    return values.astype(np.uint8)
+
+
+def _scale_floats(values: Any, scales: Sequence[Scale]) -> Any:
+    for scale in scales:
+        scaled = scale(values)
+        if scaled is not None:
+            return scaled
+    raise ScaleError(
+        f"images of {values.min():.3g} to {values.max():.3g}; pass uint8, or floats of 0 to 1:"
+        " leave the normalization out, or name it by mean= and std="
     )
+
+
+def _scale_unit(values: Any) -> Any:
+    return _round(values) if _is_within(values, ROUNDING) else None
+
+
+def _scale_whole(values: Any) -> Any:
+    whole = _is_within(values / 255, 0) and bool((values == np.round(values)).all())
+    return values.astype(np.uint8) if whole else None
+
+
+def _scale_normalized(normalization: Normalization, values: Any) -> Any:
+    mean, std = (
+        np.array(fit_channels(each, values.shape[1]), values.dtype).reshape(1, -1, 1, 1)
+        for each in normalization
+    )
+    undone = values * std + mean
+    return _round(undone) if _is_within(undone, UNDONE) else None
+
+
+def _is_within(values: Any, margin: float) -> bool:
+    """Return True if all values are 0 to 1; NaN is not."""
+    return bool(values.min() >= -margin and values.max() <= 1 + margin)
 
 
 def _round(values: Any) -> Any:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from compress.data.labelled_files import TEST_FRACTION
-from compress.data.labels import to_class_numbers
-from compress.data.read_split import fit, is_arrays_pair, read_split
+from compress.data.labels import ClassNames, to_class_numbers
+from compress.data.read_split import fit, is_arrays_pair, read_splits
 from compress.data.source import Normalization, Pixels, Source
 from compress.data.split_names import SPLIT_NAMES, split_of
 from compress.data.splits import split_rows
@@ -30,7 +30,7 @@ def to_source(
     data: Any,
     *,
     image_size: int | None = None,
-    classes: Sequence[str] | None = None,
+    classes: ClassNames | None = None,
     normalization: Normalization | None = None,
 ) -> tuple[Source, str]:
     """Read data in memory, with a fingerprint of its content.
@@ -42,7 +42,8 @@ def to_source(
             validation images are the test images, or a fifth of the only split is held out.
         image_size: side in pixels to which images of several sizes are resized, and cropped at the
             centre; 224 if left out. Images of one size keep theirs.
-        classes: names of the classes; the data's own, or numbers, if left out.
+        classes: names of the classes, as `read_class_names` takes them; the data's own, or numbers,
+            if left out.
         normalization: mean and standard deviation by channel, of the network's images. It is undone
             in images that are normalized already. If left out, networks take floats as they come;
             other images are normalized by their own values.
@@ -55,9 +56,10 @@ def to_source(
     """
     splits = _find_splits(data)
     with _repeatable():
-        read = {name: read_split(split, name, image_size, normalization) for name, split in splits}
-    names = classes or next((each.classes for each in read.values() if each.classes), None)
-    targets, names = to_class_numbers({key: each.labels for key, each in read.items()}, names)
+        read = read_splits(splits, image_size, normalization)
+    own = next((each.classes for each in read.values() if each.classes), None)
+    labels = {key: each.labels for key, each in read.items()}
+    targets, names = to_class_numbers(labels, classes or own, from_zero=own is not None)
     side = read["train"].side
     images = {
         key: Pixels(_stack(each.images, side, read["train"].channels), targets[key])
@@ -114,9 +116,18 @@ def _find_splits(data: Any) -> list[tuple[str, Any]]:
     """Return the splits of `data` by name, "train" first."""
     if isinstance(data, Mapping) and not hasattr(data, "features"):
         return _name_splits(data)
-    if isinstance(data, tuple) and len(data) in (2, 3) and not is_arrays_pair(data):
+    if isinstance(data, tuple) and len(data) == 4 and all(hasattr(each, "shape") for each in data):
+        raise UserError("data: four arrays; pass ((train images, labels), (val images, labels))")
+    if _may_be_splits(data) and not is_arrays_pair(data):
         return list(zip(("train", "val", "test"), data, strict=False))
     return [("train", data)]
+
+
+def _may_be_splits(data: Any) -> bool:
+    """Return True for two or three objects; in a list, which may hold items, they are datasets."""
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
+        return False
+    return isinstance(data, tuple) or all(isinstance(x, Dataset | DataLoader) for x in data)
 
 
 def _name_splits(data: Mapping[Any, Any]) -> list[tuple[str, Any]]:

@@ -10,13 +10,22 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.v2 import functional as F
 
-from compress.data.arrays import image_to_pixels, images_to_pixels, is_array
+from compress.data.arrays import (
+    Scale,
+    ScaleError,
+    image_to_pixels,
+    images_to_pixels,
+    is_array,
+    is_float,
+    list_scales,
+)
 from compress.data.color import convert_to_rgb
 from compress.data.hugging_face import IMAGE_COLUMNS, LABEL_COLUMNS
 from compress.data.labels import read_targets
+from compress.data.loaders import unwrap_loader
 from compress.data.source import Normalization
 from compress.runtime.errors import UserError, one_line
 
@@ -56,8 +65,8 @@ def is_arrays_pair(data: Any) -> bool:
         return False
     images, labels = data
     if is_array(images):
-        return is_array(labels) or isinstance(labels, Sequence)
-    flat = is_array(labels) or (
+        return _is_column(labels) or isinstance(labels, Sequence)
+    flat = _is_column(labels) or (
         isinstance(labels, list | tuple)
         and bool(labels)
         and all(isinstance(each, int | str | np.integer) for each in labels)
@@ -65,34 +74,98 @@ def is_arrays_pair(data: Any) -> bool:
     return flat and isinstance(images, Sequence)
 
 
-def read_split(
-    data: Any, split: str, image_size: int | None, normalization: Normalization | None
-) -> Read:
-    data = data.dataset if isinstance(data, DataLoader) else data
+def _is_column(found: Any) -> bool:
+    """Return True for arrays, and for the columns of pandas and other libraries."""
+    return is_array(found) or (hasattr(found, "__array__") and hasattr(found, "__len__"))
+
+
+def read_splits(
+    splits: Sequence[tuple[str, Any]], image_size: int | None, normalization: Normalization | None
+) -> dict[str, Read]:
+    """Read splits by name; the floats of all their images are on one scale.
+
+    Raises:
+        UserError: a split cannot be used.
+    """
+    errors: list[ScaleError] = []
+    for scale in list_scales(normalization):
+        try:
+            return {name: read_split(split, name, image_size, scale) for name, split in splits}
+        except ScaleError as error:
+            errors.append(error)
+    # Without a normalization, floats of 0 to 1 are what was expected.
+    raise errors[0 if normalization is None else -1]
+
+
+def read_split(data: Any, split: str, image_size: int | None, scale: Scale) -> Read:
+    """Read one split; its images have their own size, or `image_size` if they have several.
+
+    Raises:
+        ScaleError: images are floats on another scale.
+        UserError: the split cannot be used.
+    """
     where = "data" if split == "train" else f"data, {split}"
-    if is_arrays_pair(data):
-        images, labels = data
-        labels = read_targets(labels)
-        if len(images) != len(labels):
-            raise UserError(f"{where}: {len(images)} images and {len(labels)} labels")
-        if is_array(images):
-            try:
-                pixels = images_to_pixels(images, normalization)
-            except UserError as error:
-                raise UserError(f"{where}: {error}") from error
-            side = min(pixels.shape[2:])
-            return Read(pixels, labels, None, side, pixels.shape[1], _is_float(images))
-        data = list(zip(images, labels, strict=True))
-    return _read_items(data, where, image_size, normalization)
+    notes: tuple[str, ...] = ()
+    if isinstance(data, DataLoader):
+        data, notes = unwrap_loader(data, where)
+    found = _read_data(data, where, image_size, scale)
+    found.notes = (*notes, *found.notes)
+    return found
 
 
-def _read_items(
-    data: Any, where: str, image_size: int | None, normalization: Normalization | None
-) -> Read:
-    """Read a dataset item by item."""
+def _read_data(data: Any, where: str, image_size: int | None, scale: Scale) -> Read:
+    if not is_arrays_pair(data):
+        return _read_items(data, where, image_size, scale)
+    images, labels = data
+    labels = read_targets(labels)
+    if len(images) != len(labels):
+        raise UserError(f"{where}: {len(images)} images and {len(labels)} labels")
+    if not is_array(images):
+        return _read_items(list(zip(images, labels, strict=True)), where, image_size, scale)
     try:
+        pixels = images_to_pixels(images, (scale,))
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
+    side = min(pixels.shape[2:])
+    return Read(pixels, labels, None, side, pixels.shape[1], is_float(images))
+
+
+def _read_items(data: Any, where: str, image_size: int | None, scale: Scale) -> Read:
+    """Read a dataset item by item."""
+    _check_items(data, where)
+    count = len(data)
+    keys, notes = _find_columns(data, where)
+    images: list[Tensor] = []
+    labels: list[Any] = []
+    side: int | None = None
+    for row in range(count):
+        pixels, label = _read_item(data, row, keys, where, scale)
+        if side is None and images and pixels.shape[1:] != images[0].shape[1:]:
+            side = image_size or IMAGE_SIZE
+            images = [fit(each, side) for each in images]
+        images.append(pixels if side is None else fit(pixels, side))
+        labels.append(label)
+    again, _ = _read_item(data, 0, keys, where, scale)
+    if side is None and not torch.equal(again, images[0]):
+        notes = (*notes, "the dataset changes its images at random: one drawing of each is kept")
+    channels = max(each.shape[0] for each in images)
+    side = side or min(images[0].shape[1:])
+    floats, classes = is_float(data[0][keys[0]]), _find_classes(data, keys)
+    return Read(images, read_targets(labels), classes, side, channels, floats, notes)
+
+
+def _check_items(data: Any, where: str) -> None:
+    """Refuse what has no images with labels by number."""
+    if is_array(data):
+        raise UserError(f"{where}: images without labels; pass (images, labels)")
+    if hasattr(data, "iloc"):
+        raise UserError(
+            f"{where}: a {type(data).__name__} is no dataset; pass (images, labels), or write a"
+            " table of image files and pass csv:FILE"
+        )
+    try:
+        assert hasattr(data, "__getitem__") and not isinstance(data, IterableDataset)
         count = len(data)
-        assert hasattr(data, "__getitem__")
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"{where}: a {type(data).__name__} has no length or no items; pass a dataset, arrays"
@@ -100,51 +173,28 @@ def _read_items(
         ) from error
     if count == 0:
         raise UserError(f"{where}: no images")
-    keys, notes = _find_columns(data, where)
-    images: list[Tensor] = []
-    labels: list[Any] = []
-    side: int | None = None
-    for row in range(count):
-        pixels, label = _read_item(data, row, keys, where, normalization)
-        if side is None and images and pixels.shape[1:] != images[0].shape[1:]:
-            side = image_size or IMAGE_SIZE
-            images = [fit(each, side) for each in images]
-        images.append(pixels if side is None else fit(pixels, side))
-        labels.append(label)
-    again, _ = _read_item(data, 0, keys, where, normalization)
-    if side is None and not torch.equal(again, images[0]):
-        notes = (*notes, "the dataset changes its images at random: one drawing of each is kept")
-    channels = max(each.shape[0] for each in images)
-    side = side or min(images[0].shape[1:])
-    floats, classes = _is_float(data[0][keys[0]]), _find_classes(data, keys)
-    return Read(images, read_targets(labels), classes, side, channels, floats, notes)
 
 
 def _read_item(
-    data: Any, row: int, keys: tuple[Any, Any], where: str, normalization: Normalization | None
+    data: Any, row: int, keys: tuple[Any, Any], where: str, scale: Scale
 ) -> tuple[Tensor, Any]:
     try:
         item = data[row]
         image, label = item[keys[0]], item[keys[1]]
-        return _to_pixels(image, normalization), label
+        return _to_pixels(image, scale), label
     # A dataset may raise anything.
     except Exception as error:
-        raise UserError(f"{where}: item {row}: {one_line(error)}") from error
+        kind = ScaleError if isinstance(error, ScaleError) else UserError
+        raise kind(f"{where}: item {row}: {one_line(error)}") from error
 
 
-def _to_pixels(image: Any, normalization: Normalization | None) -> Tensor:
+def _to_pixels(image: Any, scale: Scale) -> Tensor:
     if isinstance(image, Image.Image):
         pixels: Tensor = F.pil_to_tensor(convert_to_rgb(image, "white"))
         return pixels[:1] if image.mode in GREY_MODES else pixels
     if not is_array(image):
         raise UserError(f"a {type(image).__name__} is no image; pass a Pillow image or an array")
-    return image_to_pixels(image, normalization)
-
-
-def _is_float(images: Any) -> bool:
-    if isinstance(images, Tensor):
-        return images.is_floating_point()
-    return isinstance(images, np.ndarray) and images.dtype.kind == "f"
+    return image_to_pixels(image, (scale,))
 
 
 def _find_columns(data: Any, where: str) -> tuple[tuple[Any, Any], tuple[str, ...]]:

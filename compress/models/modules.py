@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.data.labels import ClassNames, read_class_names
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
 from compress.models.build import import_builder, skeleton
@@ -147,7 +148,7 @@ def save(
     model: nn.Module | Checkpoint,
     path: str | Path,
     *,
-    classes: Sequence[str] | int | None = None,
+    classes: ClassNames | None = None,
     image_size: int = 224,
     mean: Sequence[float] = IMAGENET_NORMALIZATION[0],
     std: Sequence[float] = IMAGENET_NORMALIZATION[1],
@@ -161,7 +162,8 @@ def save(
             below; or a trained module: normalized images (B, C, H, W) to logits (B, classes), C = 1
             or 3. It may be pruned.
         path: the file.
-        classes: names of the classes in the order of the logits, or their number.
+        classes: names of the classes in the order of the logits, their number, or a mapping of
+            names to numbers or of numbers to names.
         image_size: side in pixels of the images that it takes.
         mean, std: normalization by channel of its images, for pixels scaled to 0..1; a single value
             counts for all channels. ImageNet's if left out.
@@ -192,7 +194,7 @@ def save(
 
 def to_checkpoint(
     module: nn.Module,
-    classes: Sequence[str] | int | None,
+    classes: ClassNames | None,
     image_size: int,
     normalization: tuple[Sequence[float], Sequence[float]],
     network: str | ModelSpec | None = None,
@@ -207,7 +209,7 @@ def to_checkpoint(
         raise UserError(f"save: a {type(module).__name__} is neither a module nor a checkpoint")
     if classes is None:
         raise UserError("save: classes= is missing; pass the names of the classes, or their number")
-    names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+    names = read_class_names(classes)
     own = hold_copy(module).eval()
     channels = input_channels(own, image_size)
     spec = ModelSpec(network) if isinstance(network, str) else network

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import nn
 
 from compress.data.dataset import Dataset, open_dataset
 from compress.data.in_memory import to_source
+from compress.data.labels import ClassNames
 from compress.data.source import Normalization
 from compress.distillation.functions import to_method
 from compress.distillation.objectives import load_method
@@ -50,7 +51,7 @@ class Given:
         trained: whether the modules are trained for the data; found out if None.
     """
 
-    classes: Sequence[str] | None = None
+    classes: ClassNames | None = None
     normalization: Normalization | None = None
     trained: bool | None = None
 

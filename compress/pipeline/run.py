@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from compress.data.labels import ClassNames
 from compress.data.near_duplicates import note_near_duplicates
 from compress.data.source import Normalization, fit_channels
 from compress.models import checkpoint
@@ -74,7 +75,7 @@ def run(
     logits_dir: Path | None = None,
     events: RunEvents | None = None,
     callbacks: Any = None,
-    classes: Sequence[str] | None = None,
+    classes: ClassNames | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     trained: bool | None = None,
@@ -102,7 +103,7 @@ def run(
         events: receive progress.
         callbacks: objects with some of the methods of `compress.pipeline.events.RunEvents`, or
             mappings from their names to functions, as ``{"on_epoch_end": f}``; one, or a list.
-        classes: names of the classes of data in memory, in order.
+        classes: names of the classes of data in memory, in order, or mapped to their numbers.
         mean, std: normalization by channel of the images of modules in memory, for pixels scaled to
             0..1. If left out, trained modules are tried with the usual ones.
         trained: the modules in memory are trained for the data (True), or are to be trained from

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from compress.data.arrays import image_to_pixels, images_to_pixels
-from compress.data.in_memory import to_source
-from compress.data.labels import to_class_numbers
+from compress.data.arrays import image_to_pixels, images_to_pixels, list_scales
+from compress.data.in_memory import to_scored_source, to_source
+from compress.data.labels import read_class_names, to_class_numbers
 from compress.data.source import Pixels
 from compress.runtime.errors import UserError
 
@@ -51,6 +51,16 @@ class Table:
         return {"id": row, "picture": Image.fromarray(IMAGES[row]), "kind": int(LABELS[row])}
 
 
+class Column:
+    """Labels as a column of a table, such as a Series of pandas."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return LABELS
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -58,6 +68,8 @@ class Table:
         (IMAGES, LABELS.tolist()),
         (IMAGES, np.eye(3)[LABELS]),
         (IMAGES, torch.from_numpy(LABELS)),
+        (IMAGES, Column()),
+        ([Image.fromarray(image) for image in IMAGES], Column()),
         (IMAGES / 255, LABELS),
         (IMAGES.astype(np.float32), LABELS[:, None]),
         (IMAGES.astype(np.uint16) * 257, LABELS),
@@ -102,7 +114,7 @@ def test_layouts_and_types_of_one_image_agree(
 def test_a_normalization_is_undone_if_it_is_named() -> None:
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
     data = (IMAGES / 255 - np.array(mean)) / np.array(std)
-    assert torch.equal(images_to_pixels(data, (mean, std)), FIRST)
+    assert torch.equal(images_to_pixels(data, list_scales((mean, std))), FIRST)
     source, _ = to_source((data, LABELS), normalization=(mean, std))
     assert source.normalization == (mean, std)
     with pytest.raises(UserError, match=r"mean= and std="):
@@ -112,6 +124,39 @@ def test_a_normalization_is_undone_if_it_is_named() -> None:
 def test_floats_are_taken_as_they_come_and_bytes_normalized_by_their_own_values() -> None:
     assert to_source((IMAGES / 255, LABELS))[0].normalization == ((0.0,) * 3, (1.0,) * 3)
     assert to_source((IMAGES, LABELS))[0].normalization is None
+
+
+DARK = np.array([0, 1], np.uint8)[RANDOM.integers(0, 2, (2, 6, 6, 3))]
+BRIGHT = 128 + IMAGES[:2] // 2
+SEVERAL = np.concatenate([DARK, BRIGHT, IMAGES])
+SCALED = {
+    "unit": (SEVERAL / 255).astype(np.float32),
+    "bytes": SEVERAL.astype(np.float32),
+    "normalized": ((SEVERAL / 255 - 0.5) / 0.5).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("scale", list(SCALED))
+@pytest.mark.parametrize("form", ["items", "tensors", "arrays", "splits"])
+def test_all_floats_of_a_data_set_are_on_one_scale(scale: str, form: str) -> None:
+    """Dark and bright images alone would be taken for others."""
+    floats, labels = SCALED[scale], np.arange(len(SEVERAL)) % 3
+    data: Any = (floats, labels)
+    if form == "items":
+        data = list(zip(floats, labels, strict=True))
+    elif form == "tensors":
+        data = TensorDataset(torch.from_numpy(floats).permute(0, 3, 1, 2), torch.from_numpy(labels))
+    elif form == "splits":
+        data = ((floats[4:], labels[4:]), (floats[:2], labels[:2]), (floats[2:4], labels[:2]))
+    normalization = ((0.5,) * 3, (0.5,) * 3) if scale == "normalized" else None
+    source, _ = to_source(data if form == "splits" else (data, data), normalization=normalization)
+    assert isinstance(source.train, Pixels) and isinstance(source.val, Pixels)
+    found = source.train.pixels
+    if form == "splits":
+        test = source.test()
+        assert isinstance(test, Pixels)
+        found = torch.cat([source.val.pixels, test.pixels, found])
+    assert torch.equal(found, torch.from_numpy(SEVERAL).permute(0, 3, 1, 2))
 
 
 def test_splits_by_position_and_by_name() -> None:
@@ -132,6 +177,12 @@ def test_splits_by_position_and_by_name() -> None:
     for wrong in ({"train": full, "extra": half}, {"test": full}):
         with pytest.raises(UserError, match="train"):
             to_source(wrong)
+
+
+def test_a_list_of_datasets_is_one_of_splits() -> None:
+    data = TensorDataset(FIRST, torch.from_numpy(LABELS))
+    source, _ = to_source([data, Subset(data, range(5))])
+    assert source.val is not None and len(source.val.targets) == 5
 
 
 def test_images_of_several_sizes_are_resized_and_cropped() -> None:
@@ -196,6 +247,19 @@ class Endless(IterableDataset[Any]):
         yield FIRST[0], 0
 
 
+class Frame:
+    """A table as pandas has them."""
+
+    iloc = None
+
+
+class Counted(Endless):
+    """One that has a length even so."""
+
+    def __len__(self) -> int:
+        return 1
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [
@@ -205,6 +269,13 @@ class Endless(IterableDataset[Any]):
         ((IMAGES.astype(int) * 2, LABELS), "integers"),
         ((np.zeros((20, 6, 6, 4), np.uint8), LABELS), "RGB"),
         ((IMAGES, LABELS - 1), "-1"),
+        ((IMAGES, LABELS + 2), "2 to 4"),
+        ((IMAGES, (LABELS + 1) * 10), "10 to 30"),
+        ((IMAGES, [None, *LABELS[1:]]), "NoneType, int"),
+        ((IMAGES, np.eye(3, dtype=int)[LABELS] | np.eye(3, dtype=int)[0]), "several classes"),
+        ((IMAGES, np.zeros((20, 3), bool)), "several classes, or none"),
+        ((IMAGES, np.ones((20, 3))), "several classes"),
+        (((IMAGES, LABELS), (IMAGES, ["a"] * 20)), "names in another"),
         ((IMAGES, LABELS + 0.5), "whole"),
         (([1] * 20, LABELS), "item 0"),
         ([], "no images"),
@@ -212,6 +283,10 @@ class Endless(IterableDataset[Any]):
         ([FIRST[0]], "items are"),
         (([(FIRST[0], 0), (FIRST[0], 1)], [(FIRST[0], 5)]), "label 5"),
         ([{"image": FIRST[0], "name": "x"}], "no label"),
+        ((IMAGES, IMAGES, LABELS, LABELS), "four arrays"),
+        ((IMAGES, IMAGES, LABELS), "without labels"),
+        (Counted(), "Counted"),
+        (Frame(), "Frame.*csv:"),
     ],
 )
 def test_data_that_cannot_be_used_is_refused_in_one_line(data: Any, word: str) -> None:
@@ -225,3 +300,49 @@ def test_labels_in_words_get_numbers_by_the_training_split() -> None:
     assert classes == ("cat", "dog") and targets["val"].tolist() == [0]
     with pytest.raises(UserError, match="'cow'"):
         to_class_numbers({"train": ["dog", "cat"], "val": ["cow"]})
+
+
+def test_numbers_from_1_are_the_names_of_as_many_classes() -> None:
+    """A class that is missing in one split shifts nothing."""
+    targets, classes = to_class_numbers({"train": [1, 2, 3, 1], "val": [3, 2]})
+    assert classes == ("1", "2", "3")
+    assert targets["train"].tolist() == [0, 1, 2, 0] and targets["val"].tolist() == [2, 1]
+    targets, classes = to_class_numbers({"train": [1, 2, 1], "val": [0, 2]})
+    assert classes == ("0", "1", "2") and targets["train"].tolist() == [1, 2, 1]
+
+
+def test_a_network_of_classes_1_to_n_is_scored_by_their_numbers() -> None:
+    classes, plain = ("1", "2", "3"), ((0.0,) * 3, (1.0,) * 3)
+
+    def targets_of(data: Any) -> list[int]:
+        source = to_scored_source(data, image_size=6, classes=classes, normalization=plain)
+        return source.test().targets.tolist()
+
+    assert targets_of((IMAGES[:2], [2, 3])) == [1, 2]
+    assert targets_of((IMAGES[:3], [0, 1, 2])) == [0, 1, 2]
+
+    class Named(TensorDataset):
+        classes = ("1", "2", "3")
+
+    assert targets_of(Named(FIRST[:2], torch.tensor([1, 2]))) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [["x", "y", "z"], {"z": 2, "y": 1, "x": 0}, {2: "z", 0: "x", 1: "y"}],
+)
+def test_classes_are_names_in_order_or_mapped_to_numbers(classes: Any) -> None:
+    assert read_class_names(classes) == ("x", "y", "z")
+    assert to_source((IMAGES, LABELS), classes=classes)[0].classes == ("x", "y", "z")
+
+
+@pytest.mark.parametrize("classes", [{"x": 0, "y": 2}, {1: "x", 2: "y"}, {"x": 0, "y": 0}, "xy"])
+def test_classes_without_an_order_are_refused(classes: Any) -> None:
+    with pytest.raises(UserError, match="classes"):
+        read_class_names(classes)
+
+
+def test_probabilities_stand_for_the_likeliest_class() -> None:
+    soft = np.full((20, 3), 0.1)
+    soft[np.arange(20), LABELS] = 0.8
+    assert pixels_of((IMAGES, soft))[1].tolist() == LABELS.tolist()

@@ -279,6 +279,9 @@ def test_any_module_can_be_saved_and_what_would_not_load_is_refused(tmp_path: Pa
     assert loaded.mean == (0.5,) and loaded.input_size == (1, SIDE, SIDE)
     assert torch.equal(loaded.model.head.weight, net.head.weight)
     compress.save(loaded, tmp_path / "again.pth")
+    for classes in ({"c": 2, "b": 1, "a": 0}, {2: "c", 0: "a", 1: "b"}):
+        mapped = compress.save(net, path, classes=classes, image_size=SIDE, mean=[0.5], std=[0.5])
+        assert mapped.classes == ("a", "b", "c")
     for options in ({}, {"classes": 4}, {"classes": 3, "network": "resnet18"}):
         with pytest.raises(compress.UserError):
             compress.save(net, tmp_path / "no.pth", image_size=SIDE, **options)
