@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.data.color import DEEP_WHITES
 from compress.data.source import Normalization, fit_channels
 from compress.runtime.errors import UserError
 
@@ -30,17 +31,35 @@ def is_array(found: object) -> bool:
     return isinstance(found, np.ndarray | Tensor)
 
 
-def is_single_image(array: Any) -> bool:
+def is_single_image(array: Any, channels: int = 1) -> bool:
     """Return True if an array is one image: (H, W), or three dimensions with one of channels.
 
     Three dimensions without channels, (N, H, W), are grey images.
+
+    Args:
+        channels: those that the network takes. For one that takes colours, (4, H, W) may be an
+            image with alpha as well.
+
+    Raises:
+        UserError: the array may be one image or four grey ones.
 
     Example:
         >>> [is_single_image(np.zeros(shape)) for shape in ((28, 28), (28, 28, 3), (9, 28, 28))]
         [True, True, False]
     """
     shape = tuple(array.shape)
-    return len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[-1] in (1, 3)))
+    if len(shape) != 3:
+        return len(shape) == 2
+    first, last = shape[0], shape[-1]
+    # Two channels are refused later; images of two or four pixels are unlikely.
+    if first in (1, 3) or last in (1, 3) or (last in (2, 4) and min(shape[:2]) > 4):
+        return True
+    if first == 4 and channels > 1:
+        raise UserError(
+            f"an array of shape {shape}: pass one image as {(1, *shape)}, or grey ones as"
+            f" {(*shape, 1)}"
+        )
+    return False
 
 
 def is_float(images: Any) -> bool:
@@ -109,9 +128,11 @@ def to_one_scale(images: Sequence[Any]) -> list[Any]:
 
     They stay as they are if none does.
     """
+    found = [is_float(each) and 0 not in each.shape for each in images]
     for scale in list_scales():
         with suppress(ScaleError):
-            return [_rescale(each, scale) if is_float(each) else each for each in images]
+            pairs = zip(images, found, strict=True)
+            return [_rescale(each, scale) if floats else each for each, floats in pairs]
     return list(images)
 
 
@@ -139,7 +160,7 @@ def _to_bytes(values: Any, scales: Sequence[Scale] | None) -> Any:
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if values.dtype == np.uint16:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return _scale_deep(values)
     if values.dtype.kind == "f":
         return _scale_floats(values, list_scales() if scales is None else scales)
     if values.dtype.kind not in "iu":
@@ -148,6 +169,13 @@ def _to_bytes(values: Any, scales: Sequence[Scale] | None) -> Any:
     if low < 0 or high > 255:
         raise UserError(f"images of {low} to {high}; integers must be 0 to 255")
     return values.astype(np.uint8)
+
+
+def _scale_deep(values: Any) -> Any:
+    """Scale 16 bits to 8, image by image, as `convert_to_rgb` does."""
+    brightest = values.reshape(len(values), -1).max(axis=1)
+    white = np.where(brightest <= DEEP_WHITES[0], *DEEP_WHITES).astype(np.float32)
+    return np.round(values * np.float32(255) / white[:, None, None, None]).astype(np.uint8)
 
 
 def _scale_floats(values: Any, scales: Sequence[Scale]) -> Any:

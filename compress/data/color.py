@@ -14,14 +14,21 @@ ORIENTATION = 0x0112
 # Larger images are converted band by band, so that copies of them take little memory.
 BAND_PIXELS = 2**24
 
-# Possible values of white in images of 32-bit integers and floats. Their files do not say which.
-RANGES = {"I": (255.0, 65535.0, 2.0**31 - 1), "F": (1.0, 255.0, 65535.0)}
+# Possible values of white in images of 16 bits, which often hold 12, of 32-bit integers and of
+# floats. Their files do not say which.
+DEEP_WHITES = (4095.0, 65535.0)
+WHITES = {
+    "I;16": DEEP_WHITES,
+    "I": (255.0, *DEEP_WHITES, 2.0**31 - 1),
+    "F": (1.0, 255.0, 65535.0),
+}
 
 
 def convert_to_rgb(image: Image.Image, background: str) -> Image.Image:
     """Convert an image to 8-bit RGB, turned by its EXIF orientation.
 
-    Deeper values are scaled to 8 bits, and transparent parts are filled with `background`.
+    Deeper values are scaled to 8 bits; 16 bits whose values are all below 4,096 are taken for 12.
+    Transparent parts are filled with `background`.
     """
     if image.getexif().get(ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
@@ -56,14 +63,10 @@ def _to_rgb(image: Image.Image, background: str, white: float) -> Image.Image:
 
 
 def _find_white(image: Image.Image, boxes: Iterable[tuple[int, int, int, int]]) -> float:
-    """Return the value of white in an image of 16 or 32 bits.
-
-    The modes "I" and "F" take the first of their ranges that holds all values.
-    """
-    if image.mode.startswith("I;16"):
-        return 65535.0
+    """Return the value of white in an image of 16 or 32 bits: the first that no value exceeds."""
     brightest = max(float(_read_deep(image.crop(box)).max()) for box in boxes)
-    return next((white for white in RANGES[image.mode] if brightest <= white), brightest)
+    # Some modes of 16 bits end in their order of bytes.
+    return next((white for white in WHITES[image.mode[:4]] if brightest <= white), brightest)
 
 
 def _read_deep(image: Image.Image) -> Tensor:

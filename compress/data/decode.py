@@ -221,8 +221,10 @@ def _image_from_array(values: Tensor | np.ndarray[Any, Any]) -> Image.Image:
     """Convert an array or a tensor to an image of 8 bits; of four channels, the last is alpha."""
     tensor = isinstance(values, Tensor)
     if values.ndim == 3 and values.shape[0 if tensor else -1] == 4:
-        colors, alpha = (values[:3], values[3]) if tensor else (values[..., :3], values[..., 3])
-        pixels = torch.cat([image_to_pixels(colors), image_to_pixels(alpha)])
+        channels: Any = values if isinstance(values, Tensor) else np.moveaxis(values, -1, 0)
+        # In one plane, colours and alpha are on one scale.
+        plane = image_to_pixels(channels.reshape(-1, channels.shape[-1]))
+        pixels = plane.view(4, *channels.shape[1:])
     else:
         pixels = image_to_pixels(values)
     image: Image.Image = to_pil_image(pixels)

@@ -126,8 +126,8 @@ def _read_data(data: Any, where: str, image_size: int | None, scale: Scale) -> R
         pixels = images_to_pixels(images, (scale,))
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
-    side = min(pixels.shape[2:])
-    return Read(pixels, labels, None, side, pixels.shape[1], is_float(images))
+    side, notes = min(pixels.shape[2:]), _note_crop(pixels[0])
+    return Read(pixels, labels, None, side, pixels.shape[1], is_float(images), notes)
 
 
 def _read_items(data: Any, where: str, image_size: int | None, scale: Scale) -> Read:
@@ -148,10 +148,19 @@ def _read_items(data: Any, where: str, image_size: int | None, scale: Scale) -> 
     again, _ = _read_item(data, 0, keys, where, scale)
     if side is None and not torch.equal(again, images[0]):
         notes = (*notes, "the dataset changes its images at random: one drawing of each is kept")
+    notes = (*notes, *_note_crop(images[0]))
     channels = max(each.shape[0] for each in images)
     side = side or min(images[0].shape[1:])
     floats, classes = is_float(data[0][keys[0]]), _find_classes(data, keys)
     return Read(images, read_targets(labels), classes, side, channels, floats, notes)
+
+
+def _note_crop(image: Tensor) -> tuple[str, ...]:
+    """Return a line if images of one size are not square."""
+    height, width = image.shape[1:]
+    side = min(height, width)
+    kept = f"images of {height}×{width} pixels: the {side}×{side} at their centre are kept"
+    return () if height == width else (kept,)
 
 
 def _check_items(data: Any, where: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from compress.data.arrays import is_array, is_single_image
+from compress.data.arrays import is_array, is_single_image, to_one_scale
 from compress.data.decode import ImageSource, read_photo, translate_errors
 from compress.data.photo import Framing, fit_photo
 from compress.deployment.load_model import load_model
@@ -121,7 +121,8 @@ def predict(
             in any mixture; or one of them. An array is (H, W), (H, W, C) or (C, H, W), C = 1 or 3,
             and not normalized: uint8, uint16, or floats of 0 to 1. Where both orders are possible,
             arrays have their channels last and tensors first. A single array may hold many images,
-            (N, H, W), (N, H, W, C) or (N, C, H, W).
+            (N, H, W), (N, H, W, C) or (N, C, H, W). Floats in one array, list or tuple are on one
+            scale: whole numbers up to 255 are taken for bytes if no image has others.
         top: number of classes per image, at most all.
         invert: swap light and dark first; see `prepare`.
         background: colour behind transparent parts; the checkpoint's if left out.
@@ -129,8 +130,9 @@ def predict(
         batch_size: number of images that go through the network at once.
 
     Raises:
-        UserError: the weights file cannot be loaded, there is no such device or colour, or `top`
-            or `batch_size` is below 1. It is raised at the call, before any image is read.
+        UserError: the weights file cannot be loaded, there is no such device or colour, an array
+            may be one image or several, or `top` or `batch_size` is below 1. It is raised at the
+            call, before any image is read.
 
     Example:
         >>> weights = "weights/fashion-mnist-100k.pth"
@@ -149,8 +151,10 @@ def predict(
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_model(checkpoint)
     model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
 
+    remaining = _list_sources(images, checkpoint.input_size[0])
+
     def stream() -> Iterator[Prediction]:
-        remaining, network, count = _list_sources(images), model, 0
+        network, count = model, 0
         while sources := list(islice(remaining, batch_size)):
             count += len(sources)
             if network is model and count >= FUSE_FROM:
@@ -168,12 +172,18 @@ def predict(
     return stream()
 
 
-def _list_sources(images: ImageSource | Iterable[ImageSource]) -> Iterator[ImageSource]:
-    """Return an iterator of single images."""
+def _list_sources(
+    images: ImageSource | Iterable[ImageSource], channels: int
+) -> Iterator[ImageSource]:
+    """Return an iterator of single images, for a network that takes so many channels."""
     if isinstance(images, str | Path | Image.Image) or hasattr(images, "read"):
         return iter([images])  # type: ignore[list-item]
-    if is_array(images) and is_single_image(images):
-        return iter([images])  # type: ignore[list-item]
+    if is_array(images):
+        if is_single_image(images, channels):
+            return iter([images])  # type: ignore[list-item]
+        return iter(to_one_scale([images])[0])
+    if isinstance(images, list | tuple):
+        return iter(to_one_scale(images))
     return iter(images)
 
 

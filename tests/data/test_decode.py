@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +30,7 @@ from toy_classifiers import (
     stored,
 )
 
+from compress.data.arrays import images_to_pixels
 from compress.data.decode import find_images, read_photo
 from compress.deployment.predict import predict, prepare
 from compress.runtime.errors import UserError
@@ -80,6 +82,30 @@ def test_images_of_8_16_and_32_bits_have_the_same_brightness(tmp_path: Path, lev
         best(SHADE, *(path for path in tmp_path.iterdir() if path.stem in ("8", "rgb", "cmyk")))
         == [shade] * 4
     )
+
+
+@pytest.mark.parametrize(("brightest", "white"), [(300, 4095), (4095, 4095), (4096, 65535)])
+def test_12_bits_in_16_keep_their_levels(tmp_path: Path, brightest: int, white: int) -> None:
+    """Training and predictions see the same, of files and of arrays."""
+    values = np.linspace(0, brightest, 63).round().astype(np.uint16).reshape(7, 9)
+    expected = torch.from_numpy((values * (255 / white)).round()).to(torch.uint8)
+    image = Image.fromarray(values)
+    image.save(tmp_path / "12.png")
+    image.save(tmp_path / "12.tif")
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "12.pgm")
+    for source in (*tmp_path.iterdir(), image, values, np.repeat(values[..., None], 3, 2)):
+        assert torch.equal(read_photo(source).pixels[0], expected), source
+    bright = np.full_like(values, 60_000)
+    assert torch.equal(images_to_pixels(np.stack([values, bright]))[0, 0], expected)
+
+
+def test_alpha_and_colours_of_an_array_are_on_one_scale() -> None:
+    values = np.full((6, 6, 4), 4000, np.uint16)
+    values[..., 3] = 65535
+    assert read_photo(values).pixels[:, 0, 0].tolist() == [16] * 3
+    floats = np.ones((6, 6, 4), np.float32)
+    floats[..., 3] = 255
+    assert read_photo(floats).pixels[:, 0, 0].tolist() == [1] * 3
 
 
 def test_not_a_number_is_black() -> None:

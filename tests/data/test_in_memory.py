@@ -195,6 +195,14 @@ def test_images_of_several_sizes_are_resized_and_cropped() -> None:
     assert isinstance(wide.train, Pixels) and wide.train.pixels.shape[1:] == (3, 4, 4)
 
 
+def test_a_line_says_what_is_kept_of_images_that_are_not_square() -> None:
+    wide = IMAGES[:, :4]
+    for data in ((wide, LABELS), list(zip(wide, LABELS, strict=True))):
+        lines = [note for note in to_source((data, data))[0].notes if "4×6" in note]
+        assert len(lines) == 1 and "4×4" in lines[0]
+    assert not any("×" in note for note in to_source((IMAGES, LABELS))[0].notes)
+
+
 def test_grey_images_keep_one_channel() -> None:
     grey = [Image.fromarray(image[..., 0]) for image in IMAGES]
     assert pixels_of((grey, LABELS))[0].shape == (20, 1, 6, 6)

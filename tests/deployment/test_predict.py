@@ -5,14 +5,25 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from toy_classifiers import CORNER, CORNERS, SHADE, SHADES, Corner, best, checkpoint, corner_image
+from toy_classifiers import (
+    CORNER,
+    CORNERS,
+    SHADE,
+    SHADES,
+    Corner,
+    best,
+    checkpoint,
+    corner_image,
+)
 
 from compress.deployment.predict import Prediction, predict
 from compress.deployment.write_predictions import to_json, write_csv
@@ -68,6 +79,40 @@ def test_many_images_get_the_predictions_of_few(monkeypatch: pytest.MonkeyPatch)
     assert len(many) == len(IMAGES)
     for a, b in zip(few, many, strict=True):
         assert dict(a.top) == pytest.approx(dict(b.top), abs=1e-5) and a.image == b.image
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"),
+    [((9, 9, 4), 1), ((9, 9, 2), 1), ((9, 9, 3), 1), ((9, 9), 1), ((7, 9, 9), 7)],
+)
+def test_an_array_with_channels_is_one_image(shape: tuple[int, ...], count: int) -> None:
+    found = list(predict(CORNER, np.zeros(shape, np.uint8)))
+    assert len(found) == count
+    assert all(("RGB" in (each.error or "")) == (shape[-1] == 2) for each in found)
+
+
+def test_an_array_that_may_be_one_image_or_four_is_refused() -> None:
+    images = np.zeros((4, 9, 9), np.uint8)
+    for kind in (images, torch.from_numpy(images)):
+        with pytest.raises(UserError, match=r"\(1, 4, 9, 9\).*\(4, 9, 9, 1\)") as refused:
+            predict(CORNER, kind)
+        assert len(str(refused.value).splitlines()) == 1
+    assert len(list(predict(CORNER, images[..., None]))) == 4
+    grey = replace(SHADE, input_size=(1, 9, 9), mean=(0.5,), std=(0.5,))
+    assert len(list(predict(grey, images))) == 4
+
+
+def test_floats_of_one_call_are_on_one_scale() -> None:
+    """A nearly black image of 0 and 1 among images of 0 to 255 is not a bright one."""
+    dark, bright = np.zeros((2, 1, 6, 6), np.float32)
+    dark[..., ::2], bright[:] = 1, 255
+    together = np.stack([dark, bright])
+    for images in (together, torch.from_numpy(together), [dark, bright], [bright, dark[0]]):
+        shades = {each.top[0][0] for each in predict(SHADE, images)}
+        assert shades == {SHADES[0], SHADES[-1]}
+    assert list(predict(SHADE, together[:0])) == []
+    [alone] = predict(SHADE, dark)
+    assert alone.top[0][0] == SHADES[2]
 
 
 def test_model_of_the_checkpoint_does_not_change() -> None:
