@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from compress.models.head import replace_head, reset_classifier
 from compress.models.memory_format import note_format
 from compress.models.outputs import return_logits
+from compress.models.plain_module import unwrap
 from compress.models.reuse import call_builder, is_reusing
 from compress.models.smp_networks import build_smp
 from compress.models.stem import has_stem, replace_stem
@@ -263,11 +264,22 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UserError(f"network {spec.name!r} returns a {kind}; it must return a torch.nn.Module")
+    model = _take_plain(model, spec.name)
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if linear and all(layer.out_features != classes for layer in linear):
         # The function loads trained weights, for other classes.
         reset_classifier(model, classes)
     return model
+
+
+def _take_plain(model: nn.Module, name: str) -> nn.Module:
+    """Return a network that can be trained: without wrappers, in float32."""
+    model = unwrap(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UserError(
+            f"network {name!r} is a TorchScript module; return the module that it was made from"
+        )
+    return model.float()
 
 
 # The function that builds the networks of each source.

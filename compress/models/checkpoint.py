@@ -9,7 +9,6 @@ The result is a plain module with contiguous tensors.
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -32,6 +31,7 @@ from compress.models.layers import (
     set_widths,
 )
 from compress.models.memory_format import note_format
+from compress.models.plain_module import hold_copy
 from compress.models.tensor_file import read_tensors, save_tensors, write_tensors
 from compress.models.timm_networks import known_architecture, remember_architecture
 from compress.recipe.color import parse_color
@@ -184,7 +184,7 @@ def _copier(model: nn.Module) -> Callable[..., nn.Module]:
     def build_copy(num_classes: int) -> nn.Module:
         # `skeleton` builds on the meta device, where a copy would lose its values.
         with torch.device("cpu"):
-            return copy.deepcopy(model).cpu()
+            return hold_copy(model)
 
     return build_copy
 

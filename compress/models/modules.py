@@ -27,6 +27,8 @@ from compress.models import checkpoint
 from compress.models.build import import_builder, skeleton
 from compress.models.channels import input_channels
 from compress.models.checkpoint import Checkpoint
+from compress.models.outputs import returns_logits_alone
+from compress.models.plain_module import hold_copy
 from compress.models.torchvision_networks import torchvision_names
 from compress.recipe.in_memory import MEMORY, find_held, is_in_memory
 from compress.recipe.model_spec import ModelSpec
@@ -49,19 +51,6 @@ class HeldModule:
         # `skeleton` builds on the meta device, where a copy would lose its values.
         with torch.device("cpu"):
             return copy.deepcopy(self.module)
-
-
-def hold_copy(module: nn.Module) -> nn.Module:
-    """Return a copy of `module` on the CPU, to be trained or cut apart from it.
-
-    Raises:
-        UserError: the module cannot be copied.
-    """
-    try:
-        return copy.deepcopy(module).cpu()
-    # A module may raise anything.
-    except Exception as error:
-        raise UserError(f"{type(module).__name__}: cannot be copied: {one_line(error)}") from error
 
 
 def fingerprint_module(module: nn.Module) -> str:
@@ -124,7 +113,7 @@ def _candidates(module: nn.Module) -> Iterator[ModelSpec]:
 
 
 def _rebuilds(spec: ModelSpec, module: nn.Module, classes: int, size: tuple[int, int, int]) -> bool:
-    if any(each._forward_hooks or each._forward_pre_hooks for each in module.modules()):
+    if any(map(_has_hooks, module.modules())):
         return False
     copied = copy.deepcopy(module).eval()
     paths = [path for path, _ in copied.named_modules()]
@@ -142,6 +131,11 @@ def _rebuilds(spec: ModelSpec, module: nn.Module, classes: int, size: tuple[int,
     image = torch.rand(1, *size)
     with torch.inference_mode():
         return repr(rebuilt) == repr(copied) and torch.equal(rebuilt(image), copied(image))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    own = len(module._forward_hooks) - returns_logits_alone(module)
+    return own > 0 or bool(module._forward_pre_hooks)
 
 
 def save(
@@ -205,12 +199,10 @@ def to_checkpoint(
     Raises:
         UserError: as `save`.
     """
-    if not isinstance(module, nn.Module):
-        raise UserError(f"save: a {type(module).__name__} is neither a module nor a checkpoint")
+    own = hold_copy(module, "save").eval()
     if classes is None:
         raise UserError("save: classes= is missing; pass the names of the classes, or their number")
     names = read_class_names(classes)
-    own = hold_copy(module).eval()
     channels = input_channels(own, image_size)
     spec = ModelSpec(network) if isinstance(network, str) else network
     spec = spec or recognize(own, len(names), image_size)

@@ -54,15 +54,27 @@ def list_tensors(output: Any) -> list[Tensor]:
 
 def return_logits(model: nn.Module) -> nn.Module:
     """Make `model` return its logits alone, in place; its names and tensors stay as they are."""
-    if _keep_logits not in model._forward_hooks.values():
+    if not returns_logits_alone(model):
         model.register_forward_hook(_keep_logits)
     return model
 
 
+def return_all(model: nn.Module) -> nn.Module:
+    """Undo `return_logits`, in place."""
+    for number, hook in [*model._forward_hooks.items()]:
+        if hook is _keep_logits:
+            del model._forward_hooks[number]
+    return model
+
+
+def returns_logits_alone(model: nn.Module) -> bool:
+    """Return True if `return_logits` was called."""
+    return _keep_logits in model._forward_hooks.values()
+
+
 def run_unreduced(model: nn.Module, images: Tensor) -> Any:
     """Return all that `model` returns for `images`, whether or not `return_logits` was called."""
-    reduced = _keep_logits in model._forward_hooks.values()
-    return model.forward(images) if reduced else model(images)
+    return model.forward(images) if returns_logits_alone(model) else model(images)
 
 
 def _keep_logits(module: nn.Module, inputs: Any, output: Any) -> Any:

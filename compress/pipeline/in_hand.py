@@ -26,16 +26,17 @@ from compress.models.channels import input_channels
 from compress.models.modules import (
     HeldModule,
     fingerprint_module,
-    hold_copy,
     published_spec,
     recognize,
 )
+from compress.models.plain_module import hold_copy
 from compress.pipeline.describe_object import describe_object
 from compress.pipeline.provenance import make_checkpoint
 from compress.pipeline.score_module import score_module
 from compress.pruning.importance import to_importance
 from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
 from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
+from compress.recipe.model_spec import ModelSpec
 from compress.recipe.overrides import ROLES, apply_overrides
 from compress.recipe.schema import Prune, Recipe, Stage, Train
 from compress.runtime.errors import UserError
@@ -97,10 +98,10 @@ def _replace_objects(table: Mapping[str, Any], given: Given, image_size: int | N
         leaf = key.rpartition(".")[2]
         if leaf == "data" and not isinstance(value, str | None):
             value = _hold_data(value, given, image_size)
-        elif leaf in ROLES and isinstance(value, nn.Module):
-            value = {"name": _hold_module(value)}
+        elif leaf in ROLES and not isinstance(value, str | Path | Mapping | ModelSpec | None):
+            value = {"name": _hold_module(value, leaf)}
         elif leaf == "name" and isinstance(value, nn.Module):
-            value = _hold_module(value)
+            value = _hold_module(value, key)
         elif leaf == "method" and value is not None:
             value = _hold_method(value)
         elif leaf == "importance" and value is not None:
@@ -126,9 +127,9 @@ def _hold_data(data: Any, given: Given, image_size: int | None) -> str:
     return hold(name, replace(source, name=name))
 
 
-def _hold_module(module: nn.Module) -> str:
-    own = hold_copy(module)
-    name = f"{MEMORY}{type(module).__name__}-{fingerprint_module(own)}"
+def _hold_module(module: Any, role: str) -> str:
+    own = hold_copy(module, role)
+    name = f"{MEMORY}{type(own).__name__}-{fingerprint_module(own)}"
     return hold(name, HeldModule(own))
 
 

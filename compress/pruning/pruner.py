@@ -13,6 +13,12 @@ from torch import Tensor, nn
 
 from compress.deployment.stopwatch import open_stopwatch
 from compress.models.cost import describe_difference, measure_cost
+from compress.models.outputs import return_all, returns_logits_alone
+from compress.models.plain_module import (
+    copy_module,
+    describe_computed_weights,
+    require_module,
+)
 from compress.pruning.allocate import (
     MIN_UNITS,
     TARGET_USAGE,
@@ -73,7 +79,8 @@ def prune(
     are as `compress.models.cost.measure_cost` counts them.
 
     Args:
-        model: a classifier from images (B, C, H, W) to logits (B, classes). It is not modified.
+        model: a classifier from images (B, C, H, W) to logits (B, classes), or to a tuple, dict or
+            dataclass that holds them. It is not modified.
         example: one batch of input, (B, C, H, W). Multiply-adds are counted for its height and
             width; its values do not matter.
         params: budget in parameters, as a number or as in a recipe: ``"100k"``, or ``"5%"`` of the
@@ -104,6 +111,8 @@ def prune(
         >>> model = torchvision.models.resnet18(num_classes=10)
         >>> pruned = prune(model, torch.zeros(1, 3, 64, 64), "1M", macs="20%")
     """
+    given, example = require_module(model, "model"), _to_example(model, example)
+    model = copy_module(given)
     full = _measure_classifier(model, example)
     texts = {"latency": latency, "speedup": None if speedup is None else str(speedup)}
     time = parse_budgets(texts).get("latency")
@@ -125,7 +134,20 @@ def prune(
     def cut(limits: Limits, log: Callable[[str], None]) -> nn.Module:
         return prune_to_limits(model, example, limits, options, log)
 
-    return prune_to_latency(model, limits, clock, cut, log)
+    pruned = prune_to_latency(model, limits, clock, cut, log)
+    return pruned if returns_logits_alone(given) else return_all(pruned)
+
+
+def _to_example(model: nn.Module, example: Any) -> Tensor:
+    """Return a batch of images in the precision of the model's weights."""
+    if not isinstance(example, Tensor) or example.dim() != 4:
+        shown = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise UserError(
+            "example: pass one batch of images, a tensor (B, C, H, W), as"
+            f" torch.zeros(1, 3, 224, 224), not {shown}"
+        )
+    weights = (each for each in model.parameters() if each.is_floating_point())
+    return example.to(next(weights, torch.zeros(())).dtype)
 
 
 def prune_to_limits(
@@ -251,6 +273,8 @@ def _log_result(
             "not pruned, because torch-pruning cannot resolve their channel groups:"
             f" {', '.join(layers)}"
         )
+        if remedy := describe_computed_weights(structure.model):
+            log(remedy)
     if not verified:
         log(
             "the cut could not be verified: without normalization layers, the logits are infinite;"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from compress.models.cost import count_macs, measure_cost
+from compress.models.plain_module import describe_computed_weights
 from compress.pruning.clock import Clock, find_layers
 from compress.pruning.groups import (
     ChannelGroup,
@@ -241,6 +242,8 @@ class Structure:
             tied = sorted(names[m] for m in find_tied_layers(self.model) if m in names)
             if tied and not detached:
                 why = f", as {' and '.join(tied)} share a parameter"
+            if computed := describe_computed_weights(self.model):
+                why = f"; {computed}"
             return (
                 "this network cannot be pruned: torch-pruning cannot follow the channels of layer"
                 f" {layers}{why}"

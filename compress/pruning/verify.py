@@ -27,6 +27,9 @@ def check_classifier(model: nn.Module, example: Tensor) -> None:
     try:
         with torch.no_grad():
             logits = model(example)
+    except UserError as error:
+        # There are no logits in what it returns.
+        raise UserError(f"the model is not a classifier: {error}") from error
     except Exception as error:
         raise UserError(
             f"the model does not run on images of shape {tuple(example.shape)}: {one_line(error)}"

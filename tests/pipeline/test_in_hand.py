@@ -191,6 +191,26 @@ def test_what_a_module_is_taken_for_can_be_said(tmp_path: Path) -> None:
     assert any("mean 0, 0, 0" in line for line in lines)
 
 
+class Named(Net):
+    def forward(self, images: Tensor) -> Any:
+        return {"features": images, "logits": super().forward(images)}
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, nn.Module.double, None])
+def test_a_trained_module_counts_as_trained_however_it_is_wrapped(
+    tmp_path: Path, wrap: Any
+) -> None:
+    net = Named(12)
+    net.load_state_dict(trained_net().state_dict())
+    student, lines = wrap(net) if wrap else net, []
+    recipe = make_recipe(student=student, teacher={"name": "resnet10"})
+    images, labels = make_data(90)
+    options = {"data": (images, labels), "callbacks": {"log": lines.append}}
+    result = compress.run(recipe, out=tmp_path, **options)
+    assert result.results[0].epochs == 0 and any("Named is taken as trained" in x for x in lines)
+    assert result.module(torch.rand(1, 1, SIDE, SIDE)).shape == (1, CLASSES)
+
+
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     return nn.functional.mse_loss(student, teacher)
 
@@ -237,6 +257,9 @@ def fail(student: Tensor, teacher: Tensor) -> Tensor:
         ({"data": Path("photos")}, "folder:photos"),
         ({"mean": [0.5]}, "std"),
         ({"student": make_net().features}, "Sequential"),
+        ({"student": Net}, r"student.*Net\(…\)"),
+        ({"student": nn.Sequential(nn.LazyConv2d(4, 3))}, "student.*one batch"),
+        ({"teacher": print}, "teacher.*no module"),
     ],
 )
 def test_objects_that_cannot_be_used_are_refused_before_training(
