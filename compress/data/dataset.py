@@ -282,9 +282,11 @@ def open_dataset(
     if max_images is not None:
         count = _limit_count(name, max_images, count, classes)
     if count < classes or len(val.targets) == 0:
+        limited = classes <= len(rest) and len(val.targets)
+        remedy = "raise data_fraction or max_images" if limited else "add images"
         raise UserError(
             f"{name}: {count} training and {len(val.targets)} validation images are too few for"
-            f" {classes} classes; raise data_fraction or max_images"
+            f" {classes} classes; {remedy}"
         )
     chosen, _ = split_rows(source.train.targets[rest], count, seed)
     return Dataset(

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision import datasets
 
 from compress.data.formats import SUFFIXES
 from compress.data.labelled_files import make_source
 from compress.data.source import Files, Source
 from compress.data.split_names import looks_like_split, split_of
+from compress.data.walk import walk_files
 from compress.runtime.errors import UserError, one_line
 
 # Folders that operating systems and tools leave behind, besides hidden ones.
@@ -40,6 +40,7 @@ def open_folder(path: Path) -> Source:
         raise UserError(
             f"{name}: {path} has train/ but neither val/ nor test/ beside it; add one of them"
         )
+    _refuse_flat_split(name, splits)
     classes, train = list_images(name, splits["train"])
     if all(map(looks_like_split, classes)):
         raise UserError(_describe_split_classes(name, classes))
@@ -86,6 +87,20 @@ def _refuse_half_split(name: str, splits: Sequence[Path], folders: Sequence[Path
     if all(split_of(each.name) != "train" for each in splits):
         found = ", ".join(f"{folder.name}/" for folder in splits)
         raise UserError(f"{name}: has {found} but no train/; add it, or name a class differently")
+
+
+def _refuse_flat_split(name: str, splits: Mapping[str, Path]) -> None:
+    """Refuse a split of images without labels, as test images often are."""
+    for split, root in splits.items():
+        entries = list(root.iterdir())
+        images = sum(map(_is_image, entries))
+        if split != "train" and images and not any(map(_is_class, entries)):
+            train = f"pass folder:{splits['train']}"
+            remedy = f"move {root.name}/ away" if len(splits) > 2 else train
+            raise UserError(
+                f"{name}: {root.name}/ has {images} images, and no folder of a class; {remedy}, and"
+                " classify those images by compress predict"
+            )
 
 
 def _check_unsplit(name: str, path: Path) -> None:
@@ -135,27 +150,37 @@ def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
         UserError: `root` has no classes, or a class has no images.
     """
 
-    def is_visible(path: str) -> bool:
-        # macOS puts hidden files named like images beside them.
-        return _is_image(Path(path)) and not _is_hidden(Path(path).relative_to(root))
-
     try:
         classes = tuple(sorted(each.name for each in root.iterdir() if _is_class(each)))
         if not classes:
-            raise FileNotFoundError("there is no folder of a class")
-        numbers = {each: number for number, each in enumerate(classes)}
-        samples = datasets.folder.make_dataset(
-            str(root), numbers, is_valid_file=is_visible, allow_empty=True
-        )
-    except (OSError, ValueError) as error:
+            raise UserError(_describe_flat(root))
+        samples = [
+            (str(file), number)
+            for number, each in enumerate(classes)
+            for file in walk_files(root / each)
+            if _is_image(file) and not _is_hidden(file.relative_to(root))
+        ]
+    except (OSError, UserError) as error:
         raise UserError(f"cannot read {_where(name, root)}: {one_line(error)}") from error
     empty = set(range(len(classes))) - {number for _, number in samples}
     if empty:
         folder = classes[min(empty)]
         held = _count_endings([root / folder])
-        what = f"no images in {folder}/" + (f", which holds {_describe(held)}" if held else "")
+        what = f"no images in {folder}/" + (
+            f", which holds files that are not read: {_describe(held)}" if held else ""
+        )
         raise UserError(f"cannot read {_where(name, root)}: {what}; remove it or add images")
     return classes, _to_files(samples, root)
+
+
+def _describe_flat(root: Path) -> str:
+    images = sum(map(_is_image, root.iterdir()))
+    if not images:
+        return "there is no folder of a class"
+    return (
+        f"{images} images, and no folder of a class; move them into a folder for each class, or"
+        " list them with their labels in a table: csv:FILE"
+    )
 
 
 def _where(name: str, root: Path) -> str:
@@ -245,7 +270,7 @@ def _describe_skipped(roots: Iterable[Path], unused: Iterable[str] = ()) -> tupl
 def _count_endings(folders: Iterable[Path]) -> Counter[str]:
     """Count the files below `folders` that are not read as images, by their endings."""
     return Counter(
-        file.suffix.lower() or "no ending"
+        file.suffix.lower()
         for folder in folders
         for file in folder.rglob("*")
         if not _is_image(file) and not _is_hidden(file.relative_to(folder)) and file.is_file()
@@ -253,4 +278,6 @@ def _count_endings(folders: Iterable[Path]) -> Counter[str]:
 
 
 def _describe(endings: Counter[str]) -> str:
-    return ", ".join(f"{count} {ending}" for ending, count in endings.most_common())
+    return ", ".join(
+        f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common()
+    )

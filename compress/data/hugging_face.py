@@ -20,6 +20,9 @@ from compress.runtime.errors import UserError, one_line
 IMAGE_COLUMNS = ("image", "img", "images", "pixels")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
 
+# Types of labels, as they begin.
+LABEL_TYPES = ("string", "large_string", "int", "uint", "bool")
+
 # Files by which a folder that `save_to_disk` wrote is known.
 SAVED_FILES = ("dataset_dict.json", "state.json")
 
@@ -116,7 +119,7 @@ def _find_label_column(name: str, table: Any) -> str:
         columns = [
             key
             for key, kind in features
-            if key.lower() in LABEL_COLUMNS and getattr(kind, "dtype", "")[:3] in ("str", "int")
+            if key.lower() in LABEL_COLUMNS and _describe_type(kind).startswith(LABEL_TYPES)
         ]
     return _choose_column(name, "labels", columns, LABEL_COLUMNS, table)
 
@@ -128,6 +131,15 @@ def _choose_column(
     if preferred or len(columns) == 1:
         return (preferred or columns)[0]
     found = ", ".join(f"{key} ({_describe_type(kind)})" for key, kind in table.features.items())
+    wrong = [key for key in table.features if key.lower() in usual and not columns]
+    if wrong:
+        kind = _describe_type(table.features[wrong[0]])
+        raise UserError(
+            f"{name}: {what} are in {wrong[0]!r}, of type {kind}; cast it to datasets.Image()"
+            if what == "images"
+            else f"{name}: {what} are in {wrong[0]!r}, of type {kind}; cast it to whole numbers or"
+            " names, one for each image"
+        )
     problem = f"several columns of {what}" if columns else f"no column of {what}"
     raise UserError(f"{name}: {problem}; call one {usual[0]!r}; columns: {found[:300]}")
 
@@ -177,10 +189,12 @@ def _find_files(name: str, table: Any, image: str) -> tuple[Path, tuple[str, ...
 
     raw = table.cast_column(image, datasets.Image(decode=False)).select_columns([image])
     first = raw[0][image]
-    if first["bytes"] is None and Path(first["path"]).is_file():
-        paths = [row[image]["path"] for row in raw]
-        root = Path(os.path.commonpath([Path(each).parent for each in paths]))
-        return root, tuple(Path(each).relative_to(root).as_posix() for each in paths)
+    if first and first["bytes"] is None and Path(first["path"]).is_file():
+        found = [row[image] for row in raw]
+        if all(found):
+            paths = [each["path"] for each in found]
+            root = Path(os.path.commonpath([Path(each).parent for each in paths]))
+            return root, tuple(Path(each).relative_to(root).as_posix() for each in paths)
     return _write_files(name, raw, image)
 
 
@@ -194,8 +208,7 @@ def _write_files(name: str, raw: Any, image: str) -> tuple[Path, tuple[str, ...]
         folder = staging / key
         folder.mkdir()
         for file, row in zip(names, raw, strict=True):
-            content, path = row[image]["bytes"], row[image]["path"]
-            (folder / file).write_bytes(Path(path).read_bytes() if content is None else content)
+            (folder / file).write_bytes(_read_content(row[image]))
 
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -207,3 +220,13 @@ def _write_files(name: str, raw: Any, image: str) -> tuple[Path, tuple[str, ...]
             " folder in COMPRESS_DATA"
         ) from error
     return root, names
+
+
+def _read_content(image: Mapping[str, Any] | None) -> bytes:
+    """Return the bytes of an image; none of a missing one, which the check of all files names."""
+    if image is None:
+        return b""
+    if image["bytes"] is not None:
+        return bytes(image["bytes"])
+    path = Path(image["path"])
+    return path.read_bytes() if path.is_file() else b""

@@ -84,6 +84,12 @@ def test_numbers_that_leave_no_images_are_refused(
         open_dataset("mnist", **options)  # type: ignore[arg-type]
 
 
+def test_too_few_images_call_for_more_where_no_option_limits_them(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat", "dog", "emu"], 2)
+    with pytest.raises(UserError, match=r"0 validation images are too few.*add images"):
+        open_dataset(f"folder:{tmp_path}")
+
+
 def test_a_data_set_of_one_class_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, ["cat"], 3)
     with pytest.raises(UserError, match="1 class"):

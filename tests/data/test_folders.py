@@ -8,7 +8,7 @@ from PIL import Image
 
 from compress.data.dataset import open_dataset
 from compress.data.decode import read_photo
-from compress.data.folders import open_folder
+from compress.data.folders import list_images, open_folder
 from compress.data.source import Files
 from compress.runtime.errors import UserError
 
@@ -235,3 +235,42 @@ def test_the_folders_of_kaggle_jupyter_and_phones(tmp_path: Path) -> None:
     assert jupyter.notes == ("skipped folders: .ipynb_checkpoints",)
     assert mixed.notes == ("skipped files that are not read as images: 16 .raw",)
     assert len(mixed.train.targets) + len(mixed.test().targets) == 24
+
+
+def test_links_are_followed_but_not_back_to_their_own_parents(tmp_path: Path) -> None:
+    write_images(tmp_path / "elsewhere", ["more"], 3)
+    write_images(tmp_path / "data", ["a", "b"], 4)
+    inside = tmp_path / "data" / "a"
+    (inside / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    for name, target in (("all", "data"), ("self", "data/a"), ("top", ".")):
+        (inside / name).symlink_to(tmp_path / target)
+    (tmp_path / "elsewhere" / "more" / "back").symlink_to(inside)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for root in (tmp_path / "data", tmp_path / "link"):
+        _, found = list_images("folder", root)
+        assert found.targets.bincount().tolist() == [7, 4]
+        assert sum(name.startswith("a/more/") for name in found.names) == 3
+
+
+@pytest.mark.parametrize("val", [False, True])
+def test_a_test_split_without_classes_is_refused_with_what_to_do(tmp_path: Path, val: bool) -> None:
+    for split in ("train", "val") if val else ("train",):
+        write_images(tmp_path / split, ["cat", "dog"], 3)
+    write_images(tmp_path, ["test"], 5)
+    remedy = "move test/ away" if val else f"pass folder:{tmp_path / 'train'}"
+    with pytest.raises(UserError, match=rf"test/ has 5 images.*{remedy}.*compress predict"):
+        open_folder(tmp_path)
+
+
+def test_images_beside_each_other_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_images(tmp_path, ["images"], 5)
+    with pytest.raises(UserError, match=r"5 images, and no folder of a class.*csv:"):
+        open_folder(tmp_path / "images")
+
+
+def test_files_without_an_ending_are_called_that(tmp_path: Path) -> None:
+    write_images(tmp_path, ["cat", "dog"], 2)
+    for file in (tmp_path / "dog").iterdir():
+        file.rename(file.with_suffix(""))
+    with pytest.raises(UserError, match=r"no images in dog/.*2 without an ending"):
+        open_folder(tmp_path)

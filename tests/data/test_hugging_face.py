@@ -87,3 +87,38 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(UserError, match=r"compress\[hf\]"):
         open_hugging_face("owner/photos")
+
+
+def test_a_row_without_an_image_is_a_broken_one(tmp_path: Path) -> None:
+    table = make_table(12)
+    rows = [None if row in (0, 5) else image for row, image in enumerate(table["img"])]
+    columns = {"img": rows, "label": table["label"]}
+    datasets.Dataset.from_dict(columns, features=table.features).save_to_disk(str(tmp_path / "t"))
+    name = f"hf:{tmp_path / 't'}"
+    with pytest.raises(UserError, match=r"2 of 12.*0000005\.img"):
+        open_dataset(name, image_size=8, verify=True)
+    data = open_dataset(name, image_size=8, val_fraction=0.2, skip_broken=True)
+    assert data.train_count + data.val_count + len(data.test()) == 10
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [("bool", [False, True]), ("uint8", [1, 2]), ("large_string", ["1", "2"])],
+)
+def test_labels_of_other_types(tmp_path: Path, kind: str, labels: list[Any]) -> None:
+    make_table(10, datasets.Value(kind), labels * 5).save_to_disk(str(tmp_path / "t"))
+    source = open_hugging_face(str(tmp_path / "t"))
+    assert source.classes == tuple(map(str, labels)) and source.train.targets.sum() == 4
+
+
+def test_a_column_of_another_type_is_named(tmp_path: Path) -> None:
+    make_table(4, datasets.Value("float64"), [0.0, 1.0] * 2).save_to_disk(str(tmp_path / "floats"))
+    paths = datasets.Dataset.from_dict({"image": ["a.png"] * 4, "label": [0, 1] * 2})
+    paths.save_to_disk(str(tmp_path / "paths"))
+    for folder, words in (
+        ("floats", "'label', of type float64"),
+        ("paths", "'image', of type str"),
+    ):
+        with pytest.raises(UserError, match=words) as refused:
+            open_hugging_face(str(tmp_path / folder))
+        assert "cast" in str(refused.value) and "\n" not in str(refused.value)
