@@ -1,7 +1,7 @@
-"""Near-duplicates: validation images that are hardly other images than some for training.
+"""Near-duplicates: validation and test images that are hardly other images than some for training.
 
 The same icon in two sizes, or two photos of a burst: a network that remembers one knows the other.
-So accuracy on such validation images says little about new ones.
+So accuracy on such images says little about new ones.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from compress.data.pool import Pool
 SIDE, SAME = 16, 0.99
 # Larger data is not searched: the time goes with the square.
 MOST_IMAGES = 20_000
-# The fraction of the validation images that is worth a line.
+# The fraction of a split's images that is worth a line.
 MANY = 0.1
 
 
-def note_near_duplicates(data: Dataset) -> list[str]:
+def note_near_duplicates(data: Dataset, test: Pool | None = None) -> list[str]:
     """Return a line if many validation images of a person's own data are near-duplicates.
 
     Data sets with names are as they are.
+
+    Args:
+        test: the test images, which are compared in place of the validation images.
 
     Raises:
         UserError: an image file cannot be read.
@@ -35,19 +38,23 @@ def note_near_duplicates(data: Dataset) -> list[str]:
     """
     if ":" not in data.name or data.train_count > MOST_IMAGES:
         return []
-    count = count_near_duplicates(data.train, data.val)
-    if count < MANY * data.val_count:
+    if test is not None and data.test_images() is data.val_images:
         return []
+    compared = data.val if test is None else test
+    count = count_near_duplicates(data.train, compared)
+    if count < MANY * len(compared):
+        return []
+    split = "validation" if test is None else "test"
     return [
-        f"{count:,} of {data.val_count:,} validation images look like a training image: accuracy is"
+        f"{count:,} of {len(compared):,} {split} images look like a training image: accuracy is"
         " lower on new ones; groups in a csv: file keep such images together"
     ]
 
 
-def count_near_duplicates(train: Pool, val: Pool) -> int:
-    """Return how many images of `val` look like one of `train`."""
+def count_near_duplicates(train: Pool, others: Pool) -> int:
+    """Return how many of the other images look like one of `train`."""
     known = _shrink(train)
-    nearest = [(some @ known.T).amax(1) for some in torch.split(_shrink(val), 1000)]
+    nearest = [(some @ known.T).amax(1) for some in torch.split(_shrink(others), 1000)]
     return int((torch.cat(nearest) > SAME).sum())
 
 

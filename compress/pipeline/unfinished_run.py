@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from compress.data.batches import plain_batches
+from compress.data.near_duplicates import note_near_duplicates
 from compress.deployment.load_model import load_model
 from compress.distillation.method import Teacher
 from compress.models import checkpoint
@@ -260,6 +261,8 @@ class UnfinishedRun:
         about = "every stage's model on the test split, read once"
         self.events.on_stage_start(total, total, "test", about)
         pool = plan.data.test().to(plan.device)
+        for note in note_near_duplicates(plan.data, pool):
+            self.events.log(note)
         scored = []
         pairs = list(zip(plan.steps, run_dir.results, strict=True))
         for step, result in self.events.progress(pairs, len(pairs), "scoring"):

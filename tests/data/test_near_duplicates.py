@@ -40,6 +40,16 @@ def test_copies_in_another_size_are_counted(tmp_path: Path, copies: int) -> None
     lines = note_near_duplicates(data)
     assert len(lines) == (copies >= 4)
     assert all(f"{copies} of 40 validation images" in line for line in lines)
+    lines = note_near_duplicates(data, data.test())
+    assert len(lines) == (copies >= 4)
+    assert all(f"{copies} of 40 test images" in line for line in lines)
+
+
+def test_validation_images_in_place_of_test_images_are_compared_once(tmp_path: Path) -> None:
+    write_images(tmp_path, 40)
+    data = open_dataset(f"folder:{tmp_path}", image_size=32)
+    shared = replace(data, test_images=lambda: data.val_images)
+    assert note_near_duplicates(shared) and not note_near_duplicates(shared, shared.test())
 
 
 def test_images_of_one_colour_are_like_no_other(tmp_path: Path) -> None:

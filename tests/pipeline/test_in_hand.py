@@ -284,6 +284,15 @@ def test_a_network_that_cannot_be_quantized_is_refused_before_training(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_line_says_that_test_images_are_those_of_training(tmp_path: Path) -> None:
+    train, lines = make_data(60), []
+    data = (train, make_data(30, seed=1), (train[0][:20], train[1][:20]))
+    stages = [{"kind": kind, "epochs": 1} for kind in ("teach", "distill")]
+    recipe = make_recipe(budget=None, stages=stages)
+    compress.run(recipe, data=data, out=tmp_path / "run", callbacks={"log": lines.append})
+    assert any("20 of 20 test images" in line for line in lines)
+
+
 def test_a_network_of_torchvision_needs_nothing_to_load(tmp_path: Path) -> None:
     module = torchvision.models.resnet18(num_classes=2).eval()
     saved = compress.save(module, tmp_path / "a.pth", classes=["cat", "dog"], image_size=64)
