@@ -13,11 +13,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
-from compress.models.head import replace_head, reset_classifier
+from compress.models.head import find_other_head, replace_head, reset_classifier
 from compress.models.memory_format import note_format
 from compress.models.outputs import return_logits
+from compress.models.placeholders import (
+    has_lazy_parameters,
+    has_unsaved_tensors,
+    materialize,
+    without_values,
+)
 from compress.models.plain_module import unwrap
 from compress.models.reuse import call_builder, is_reusing
 from compress.models.smp_networks import build_smp
@@ -75,6 +80,8 @@ def build(
     # A plan settles the stem by its images; until then, any that exists will do.
     spec = settle_stem(spec, UNKNOWN_SIZE)
     model = SOURCES[str(spec.source)](spec, classes, builder)
+    if spec.source == "custom":
+        _renew_head(model, spec, classes, builder, input_size)
     if spec.source != "torchvision":
         return_logits(model)
     if input_size is not None and has_lazy_parameters(model):
@@ -99,58 +106,20 @@ def skeleton(
     """
     spec = replace(spec, pretrained=False)
     if spec.source == "custom" and is_reusing():
-        return _without_values(build(spec, classes, builder, input_size))
+        return without_values(build(spec, classes, builder, input_size))
     try:
         with torch.device("meta"), warnings.catch_warnings():
             # A function that loads weights is told that they are not copied.
             warnings.simplefilter("ignore")
             model = build(spec, classes, builder, input_size)
-        if not _has_unsaved_tensors(model):
+        if not has_unsaved_tensors(model):
             return model
     # Some networks compute with tensors as they are built, and meta tensors have no values.
     except Exception as error:
         if isinstance(error, UserError) and spec.source != "custom":
             raise
     with torch.random.fork_rng(devices=[]):
-        return _without_values(build(spec, classes, builder, input_size))
-
-
-def has_lazy_parameters(model: nn.Module) -> bool:
-    """Return True if the shape of a parameter depends on the first images that `model` gets."""
-    return any(is_lazy(tensor) for tensor in [*model.parameters(), *model.buffers()])
-
-
-def materialize(model: nn.Module, input_size: tuple[int, int, int]) -> None:
-    """Give the lazy layers of `model` the shapes that images of `input_size`, (C, H, W), need."""
-    training = model.training
-    device = next((p.device for p in model.parameters() if not is_lazy(p)), None)
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, *input_size, device=device))
-    model.train(training)
-
-
-def _has_unsaved_tensors(model: nn.Module) -> bool:
-    """Return True if modules hold tensors that are not in their state_dict."""
-    return any(
-        module._non_persistent_buffers_set
-        or any(isinstance(value, torch.Tensor) for value in vars(module).values())
-        for module in model.modules()
-    )
-
-
-def _without_values(model: nn.Module) -> nn.Module:
-    """Move all tensors of the state_dict of `model` to the meta device, in place."""
-    moved: dict[nn.Parameter, nn.Parameter] = {}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                # A shared parameter stays shared.
-                moved.setdefault(parameter, nn.Parameter(parameter.data.to("meta")))
-                module._parameters[name] = moved[parameter]
-        for name, buffer in module._buffers.items():
-            if buffer is not None and name not in module._non_persistent_buffers_set:
-                module._buffers[name] = buffer.to("meta")
-    return model
+        return without_values(build(spec, classes, builder, input_size))
 
 
 def has_pretrained_head(spec: ModelSpec, classes: int) -> bool:
@@ -264,12 +233,7 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
     if not isinstance(model, nn.Module):
         kind = type(model).__name__
         raise UserError(f"network {spec.name!r} returns a {kind}; it must return a torch.nn.Module")
-    model = _take_plain(model, spec.name)
-    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-    if linear and all(layer.out_features != classes for layer in linear):
-        # The function loads trained weights, for other classes.
-        reset_classifier(model, classes)
-    return model
+    return _take_plain(model, spec.name)
 
 
 def _take_plain(model: nn.Module, name: str) -> nn.Module:
@@ -280,6 +244,39 @@ def _take_plain(model: nn.Module, name: str) -> nn.Module:
             f"network {name!r} is a TorchScript module; return the module that it was made from"
         )
     return model.float()
+
+
+def _renew_head(
+    model: nn.Module,
+    spec: ModelSpec,
+    classes: int,
+    builder: Builder | None,
+    input_size: tuple[int, int, int] | None,
+) -> None:
+    """Replace the head of a custom network that has trained weights for other classes, in place."""
+    if has_lazy_parameters(model):
+        return
+    # A module in memory knows the size of its images.
+    known = getattr(builder or import_builder(spec.name), "input_size", None)
+    path = find_other_head(model, classes, input_size or known)
+    if path is not None:
+        reset_classifier(model, classes, path)
+
+
+def describe_new_head(
+    spec: ModelSpec, classes: int, input_size: tuple[int, int, int]
+) -> str | None:
+    """Say that the head of a custom network is replaced, or return None if it is not."""
+    model = _build_custom(replace(spec, pretrained=False), classes, None)
+    path = None if has_lazy_parameters(model) else find_other_head(model, classes, input_size)
+    if path is None:
+        return None
+    old: Any = model.get_submodule(path)
+    outputs = getattr(old, "out_features", None) or old.out_channels
+    return (
+        f"layer {path} is replaced by one of {classes} outputs, instead of {outputs}, with random"
+        " weights"
+    )
 
 
 # The function that builds the networks of each source.

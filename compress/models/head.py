@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.models.outputs import find_logits
 from compress.runtime.errors import UserError
 
 # A head is small; the limits also keep a weights file from asking for a huge one.
 MAX_HIDDEN_LAYERS = 4
 MAX_WIDTH = 4096
+# (C, H, W) of images on which a network is tried whose images are not known.
+TRIED_SIZES = [(3, 32, 32), (3, 64, 64), (3, 224, 224), (1, 28, 28)]
 
 
 class ConcatPool(nn.Module):
@@ -40,16 +44,75 @@ def find_last_layer(model: nn.Module) -> tuple[str, Any]:
     raise UserError("the network has no linear layer or convolution to output logits")
 
 
-def reset_classifier(model: nn.Module, classes: int) -> None:
+def reset_classifier(model: nn.Module, classes: int, path: str | None = None) -> None:
     """Replace the last layer by a new one of the same kind with `classes` outputs, in place.
+
+    Args:
+        path: of the layer; `find_last_layer` finds it if left out.
 
     Raises:
         UserError: the network has no such layer.
     """
-    path, old = find_last_layer(model)
+    if path is None:
+        path, _ = find_last_layer(model)
+    old: Any = model.get_submodule(path)
     linear = isinstance(old, nn.Linear)
     new = nn.Linear(old.in_features, classes) if linear else nn.Conv2d(old.in_channels, classes, 1)
     model.set_submodule(path, new)
+
+
+def find_other_head(
+    model: nn.Module, classes: int, input_size: tuple[int, int, int] | None = None
+) -> str | None:
+    """Return the path of the layer that outputs the logits, if they are of other classes.
+
+    The network is run: layers need not be registered in the order in which they run. If it does not
+    run, it is the last registered linear layer, unless one has as many outputs as classes.
+
+    Args:
+        input_size: (C, H, W) of its images; common sizes are tried if left out.
+    """
+    linear = {p: m.out_features for p, m in model.named_modules() if isinstance(m, nn.Linear)}
+    if linear and [*linear.values()][-1] == classes:
+        return None
+    for size in [input_size] if input_size else TRIED_SIZES:
+        # A network may raise anything.
+        with suppress(Exception):
+            logits, outputs = _run_layers(model, size)
+            if logits == classes:
+                return None
+            return next((path for path, count in reversed(outputs) if count == logits), None)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        # It may run with values.
+        raise NotImplementedError("this network does not run without values")
+    return None if classes in linear.values() else next(reversed(linear), None)
+
+
+@torch.no_grad()
+def _run_layers(model: nn.Module, size: tuple[int, int, int]) -> tuple[int, list[tuple[str, int]]]:
+    """Return the number of logits; and the paths of the layers that can output logits, as they run.
+
+    These are linear layers and 1×1 convolutions, each with the number of its outputs.
+    """
+    ran: list[tuple[str, int]] = []
+
+    def note(path: str, count: int) -> Any:
+        return lambda *_: ran.append((path, count))
+
+    hooks = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            hooks.append(module.register_forward_hook(note(path, module.out_features)))
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            hooks.append(module.register_forward_hook(note(path, module.out_channels)))
+    training = model.training
+    try:
+        images = torch.zeros(1, *size, device=next(model.parameters()).device)
+        return find_logits(model.eval()(images)).shape[1], ran
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
 
 
 def replace_head(

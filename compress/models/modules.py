@@ -27,7 +27,7 @@ from compress.models import checkpoint
 from compress.models.build import import_builder, skeleton
 from compress.models.channels import input_channels
 from compress.models.checkpoint import Checkpoint
-from compress.models.outputs import returns_logits_alone
+from compress.models.outputs import refuse_probabilities, returns_logits_alone
 from compress.models.plain_module import hold_copy
 from compress.models.torchvision_networks import torchvision_names
 from compress.recipe.in_memory import MEMORY, find_held, is_in_memory
@@ -42,10 +42,12 @@ class HeldModule:
     Args:
         module: a copy of its own, which nothing changes.
         published: a specification by which weights files name it, if it is recognized.
+        input_size: (C, H, W) of its images, if that is known.
     """
 
     module: nn.Module
     published: ModelSpec | None = None
+    input_size: tuple[int, int, int] | None = None
 
     def __call__(self, num_classes: int) -> nn.Module:
         # `skeleton` builds on the meta device, where a copy would lose its values.
@@ -204,6 +206,7 @@ def to_checkpoint(
         raise UserError("save: classes= is missing; pass the names of the classes, or their number")
     names = read_class_names(classes)
     channels = input_channels(own, image_size)
+    refuse_probabilities(own, (channels, image_size, image_size), f"save: {type(own).__name__}")
     spec = ModelSpec(network) if isinstance(network, str) else network
     spec = spec or recognize(own, len(names), image_size)
     builder = None if spec else HeldModule(own)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compress.runtime.errors import UserError
@@ -50,6 +52,41 @@ def list_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     return [tensor for _, part in _named_parts(output) for tensor in list_tensors(part)]
+
+
+def refuse_probabilities(model: nn.Module, input_size: tuple[int, int, int], what: str) -> None:
+    """Check that a network does not return probabilities, which losses would take for logits.
+
+    A network that does not run on such images passes.
+
+    Args:
+        input_size: (C, H, W) of its images.
+        what: the network, in messages.
+
+    Raises:
+        UserError: it ends in a softmax or a sigmoid.
+    """
+    last = _find_activation(model, input_size)
+    if last:
+        raise UserError(
+            f"{what} returns probabilities: it ends in a {last}; let it return the logits, without"
+            f" the {last}"
+        )
+
+
+@torch.enable_grad()
+def _find_activation(model: nn.Module, input_size: tuple[int, int, int]) -> str:
+    device = next((parameter.device for parameter in model.parameters()), None)
+    images = torch.rand(4, *input_size, generator=torch.Generator().manual_seed(0)).to(device)
+    # A network may raise anything; other checks say why.
+    with suppress(Exception):
+        outputs = find_logits(model.eval()(images.requires_grad_(True)))
+        if type(outputs.grad_fn).__name__.startswith("Sigmoid"):
+            return "sigmoid"
+        rows = outputs.detach().double()
+        sums = bool(((rows.sum(1) - 1).abs() < 1e-3).all())
+        return "softmax" if sums and rows.shape[1] > 1 and bool((rows >= 0).all()) else ""
+    return ""
 
 
 def return_logits(model: nn.Module) -> nn.Module:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from compress.models.outputs import return_logits
+from compress.models.placeholders import has_lazy_parameters
 from compress.runtime.errors import UserError, one_line
 
 # What makes plain weights of those that a hook computes from other tensors.
@@ -58,7 +58,7 @@ def require_module(found: Any, what: str) -> nn.Module:
     name = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
         raise UserError(f"{what}: a TorchScript module; pass the module that it was made from")
-    if any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
+    if has_lazy_parameters(module):
         raise UserError(
             f"{what}: {name} has lazy layers without shapes; run one batch of images through it"
         )

@@ -29,6 +29,7 @@ from compress.models.find_tensors import (
     list_names,
 )
 from compress.models.head import find_last_layer
+from compress.models.outputs import refuse_probabilities
 from compress.models.tensor_file import read_training_file
 from compress.pipeline.provenance import make_checkpoint
 from compress.recipe.model_spec import ModelSpec
@@ -125,6 +126,8 @@ def adopt(
         data_set = data_set.for_channels([_channels_of(loaded[0].model, spec, data_set)])
         if image_size is None:
             data_set = _find_image_size(loaded[0].model, data_set, log)
+        size = (data_set.channels, data_set.image_size, data_set.image_size)
+        refuse_probabilities(loaded[0].model, size, spec.name)
         adopted = [_to_checkpoint(each.model, spec, data_set) for each in loaded]
         scores = [_score(each.model, data_set) for each in adopted]
     except (UserError, RuntimeError) as error:

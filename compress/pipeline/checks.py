@@ -11,14 +11,22 @@ import torch
 from torch import nn
 
 from compress.data.dataset import Dataset
-from compress.distillation.objectives import check_logits, check_method, check_taps, needs_features
-from compress.models.build import build, import_builder, skeleton
+from compress.distillation.objectives import (
+    check_logits,
+    check_method,
+    check_taps,
+    needs_features,
+    uses_teacher,
+)
+from compress.models.build import build, describe_new_head, import_builder, skeleton
 from compress.models.channels import first_convolution, input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
+from compress.models.outputs import refuse_probabilities
 from compress.pipeline.stage_steps import scale_image_size
 from compress.pipeline.step import Step
 from compress.pruning import unstructured
 from compress.recipe.model_spec import ModelSpec
+from compress.recipe.overrides import ROLES
 from compress.recipe.registry import IMPORTANCES
 from compress.recipe.schema import Prune, Recipe
 from compress.runtime.errors import UserError, one_line
@@ -90,6 +98,29 @@ def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset, task: Ta
         check_taps(step.train, task, (network, source.image_size), (student, step.image_size))
 
 
+def note_new_heads(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> list[str]:
+    """Return a line on each custom network whose last layer is replaced by a new one."""
+    notes = []
+    for role, (spec, own) in zip(ROLES, _by_network(recipe, steps), strict=True):
+        if own and spec.source == "custom" and all(step.trained is None for step in own):
+            line = describe_new_head(spec, len(data.classes), own[0].input_size)
+            notes += [f"{role}: {line}"] if line else []
+    return notes
+
+
+def note_missing_teachers(steps: Sequence[Step]) -> list[str]:
+    """Return a line on each stage that is to distill and has no teacher; steps are numbered."""
+    return [
+        f"{step.name}: method {step.train.method!r} has no teacher and trains on the labels alone;"
+        " add a 'teach' stage, or pass a trained teacher"
+        for step in steps
+        if step.kind == "distill"
+        and step.train
+        and step.teacher is None
+        and uses_teacher(step.train)
+    ]
+
+
 def network_channels(spec: ModelSpec, trained: Checkpoint | None, data: Dataset) -> int:
     """Return the number of channels of the images that a network takes: 3, or 1 for grey ones.
 
@@ -147,6 +178,8 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], task: Task) -> No
             raise UserError(
                 f"network {spec.name!r} returns {answer} for one image; expected logits {expected}"
             )
+        if spec.source == "custom":
+            refuse_probabilities(model, (3, size, size), f"network {spec.name!r}")
 
 
 def _check_single_images(

@@ -23,6 +23,7 @@ from compress.data.source import Normalization
 from compress.distillation.functions import to_method
 from compress.distillation.objectives import load_method
 from compress.models.channels import input_channels
+from compress.models.head import find_other_head
 from compress.models.modules import (
     HeldModule,
     fingerprint_module,
@@ -193,7 +194,9 @@ def _settle_modules(recipe: Recipe, given: Given) -> tuple[Recipe, tuple[str, ..
         spec = getattr(recipe, role)
         held: HeldModule = find_held(spec.name)
         published = recognize(held.module, len(data.classes), data.image_size)
-        hold(spec.name, replace(held, published=published))
+        size = (input_channels(held.module, data.image_size), data.image_size, data.image_size)
+        held = replace(held, published=published, input_size=size)
+        hold(spec.name, held)
         if spec.weights is None:
             trained, note = _find_training(role, held.module, data, given)
             notes.append(note)
@@ -205,6 +208,12 @@ def _settle_modules(recipe: Recipe, given: Given) -> tuple[Recipe, tuple[str, ..
                 f"{role}: {type(held.module).__name__} has no name that rebuilds it; load its"
                 " weights files by compress.load(FILE, model=…)"
             )
+    taught = any(stage.kind == "teach" for stage in recipe.stages)
+    if "teacher" in roles and not (recipe.teacher.weights or recipe.student.weights or taught):
+        raise UserError(
+            "teacher: it is taken as not trained, and the recipe has no 'teach' stage that trains"
+            " it; add one, or pass trained=True if it is trained"
+        )
     if "teacher" in roles and recipe.student.weights and not recipe.teacher.weights:
         raise UserError(
             "teacher: a trained student is its own teacher; leave the teacher out, or pass a"
@@ -243,6 +252,11 @@ def _hold_checkpoint(
     own = hold_copy(module).eval()
     channels = input_channels(own, data.image_size)
     size = (channels, data.image_size, data.image_size)
+    if path := find_other_head(own, len(data.classes), size):
+        raise UserError(
+            f"{type(own).__name__}: layer {path} has other outputs than the {len(data.classes)}"
+            " classes of the data: it is not trained for them; leave trained=True out"
+        )
     mean, std = (each[:channels] for each in normalization)
     digest = hashlib.sha256(repr((mean, std, size)).encode()).hexdigest()[:8]
     for parameter in own.parameters():

@@ -14,7 +14,7 @@ from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
 from compress.data.source import IMAGENET_NORMALIZATION, Normalization
 from compress.models.channels import input_channels
-from compress.runtime.errors import one_line
+from compress.runtime.errors import UserError, one_line
 from compress.training.evaluate import measure_accuracy
 from compress.training.task import Task, make_task
 
@@ -96,8 +96,9 @@ def _score(module: nn.Module, data: Dataset, task: Task) -> float:
     own, data = _prepare(module, data)
     with torch.inference_mode():
         shape = own(torch.zeros(2, data.channels, data.image_size, data.image_size)).shape
-    if tuple(shape) != task.output_shape(2, data.image_size):
-        return 0.0
+    expected = task.output_shape(2, data.image_size)
+    if shape != expected:
+        raise UserError(f"it returns {tuple(shape)} for two images, not {expected}")
     return measure_accuracy(own, plain_batches(data, data.val, batch_size=100), task)
 
 

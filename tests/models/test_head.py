@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+import torchvision
+from torch import Tensor, nn
 
 from compress.models.build import build, skeleton
-from compress.models.head import find_head, find_last_layer, freeze_backbone, replace_head
+from compress.models.head import (
+    find_head,
+    find_last_layer,
+    find_other_head,
+    freeze_backbone,
+    replace_head,
+)
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 
@@ -107,3 +116,53 @@ def test_head_does_not_change_the_initial_weights_of_the_rest() -> None:
     backbone = [key for key in plain if not key.startswith("fc.")]
     assert len(backbone) == len(plain) - 2
     assert all(torch.equal(headed[key], plain[key]) for key in backbone)
+
+
+class HeadFirst(nn.Module):
+    """Its head is registered before the layer that runs before it."""
+
+    def __init__(self, num_classes: int = 10, hidden: int = 8) -> None:
+        super().__init__()
+        self.head = nn.Linear(hidden, num_classes)
+        self.proj = nn.Linear(3, hidden)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.proj(images.mean((2, 3))).relu())
+        return logits
+
+
+class Side(HeadFirst):
+    """Another head runs last."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        self.side = nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Any:
+        features = self.proj(images.mean((2, 3))).relu()
+        return {"logits": self.head(features), "turned": self.side(features)}
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "path"),
+    [
+        (HeadFirst(), 5, "head"),
+        (HeadFirst(5), 5, None),
+        (Side(), 5, "head"),
+        (Side(5), 5, None),
+        (torchvision.models.squeezenet1_1(num_classes=10), 5, "classifier.1"),
+        (torchvision.models.squeezenet1_1(num_classes=5), 5, None),
+        (nn.Sequential(nn.Flatten(), nn.Linear(7, 6), nn.Linear(6, 10)), 5, "2"),
+        (nn.Sequential(nn.Conv2d(3, 10, 3)), 5, None),
+    ],
+)
+def test_the_head_of_other_classes_is_the_layer_that_outputs_the_logits(
+    model: nn.Module, classes: int, path: str | None
+) -> None:
+    assert find_other_head(model, classes) == path
+
+
+def test_a_head_that_is_registered_first_is_replaced() -> None:
+    for make in (build, skeleton):
+        model = make(ModelSpec("nets:head_first"), 5, lambda num_classes: HeadFirst())
+        assert (model.head.out_features, model.proj.out_features) == (5, 8)

@@ -211,6 +211,15 @@ def test_a_trained_module_counts_as_trained_however_it_is_wrapped(
     assert result.module(torch.rand(1, 1, SIDE, SIDE)).shape == (1, CLASSES)
 
 
+def test_a_replaced_head_and_a_missing_teacher_are_told(tmp_path: Path) -> None:
+    lines: list[str] = []
+    recipe = make_recipe(student=Net(12, 10), teacher={"name": "resnet10"})
+    recipe["stages"] = recipe["stages"][1:]
+    compress.run(recipe, data=make_data(), out=tmp_path, callbacks={"log": lines.append})
+    assert any("student: layer head" in line and "instead of 10" in line for line in lines)
+    assert any("distill: method 'kd' has no teacher" in line for line in lines)
+
+
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     return nn.functional.mse_loss(student, teacher)
 
@@ -260,6 +269,9 @@ def fail(student: Tensor, teacher: Tensor) -> Tensor:
         ({"student": Net}, r"student.*Net\(…\)"),
         ({"student": nn.Sequential(nn.LazyConv2d(4, 3))}, "student.*one batch"),
         ({"teacher": print}, "teacher.*no module"),
+        ({"student": nn.Sequential(make_net(), nn.Softmax(1))}, "without the softmax"),
+        ({"student": Net(12, 10), "trained": True}, "head.*trained=True"),
+        ({"stages": make_recipe()["stages"][1:]}, "teacher.*'teach' stage"),
     ],
 )
 def test_objects_that_cannot_be_used_are_refused_before_training(
