@@ -26,8 +26,8 @@ from compress.data.formats import FORMATS, SUFFIXES
 from compress.data.photo import Framing, Photo, to_luma
 from compress.runtime.errors import UserError
 
-# A path, "-" for standard input, an open binary file; or an image in memory: Pillow's, a tensor
-# (C, H, W), or an array (H, W) or (H, W, C). C is 1, 3, or 4 with alpha.
+# A path, "-" for standard input, an open binary file; or an image in memory: Pillow's, or an array
+# or tensor (H, W), (H, W, C) or (C, H, W). C is 1, 3, or 4 with alpha.
 ImageSource = str | Path | BinaryIO | Image.Image | Tensor | np.ndarray[Any, Any]
 
 # Files whose Pillow image decodes at a fraction of its size.
@@ -219,16 +219,27 @@ def _silent_stderr() -> Iterator[None]:
 
 def _image_from_array(values: Tensor | np.ndarray[Any, Any]) -> Image.Image:
     """Convert an array or a tensor to an image of 8 bits; of four channels, the last is alpha."""
-    tensor = isinstance(values, Tensor)
-    if values.ndim == 3 and values.shape[0 if tensor else -1] == 4:
-        channels: Any = values if isinstance(values, Tensor) else np.moveaxis(values, -1, 0)
+    axis = _find_alpha(values)
+    if axis is None:
+        pixels = image_to_pixels(values)
+    else:
+        move: Any = torch.movedim if isinstance(values, Tensor) else np.moveaxis
+        channels = move(values, axis, 0)
         # In one plane, colours and alpha are on one scale.
         plane = image_to_pixels(channels.reshape(-1, channels.shape[-1]))
         pixels = plane.view(4, *channels.shape[1:])
-    else:
-        pixels = image_to_pixels(values)
     image: Image.Image = to_pil_image(pixels)
     return image
+
+
+def _find_alpha(values: Tensor | np.ndarray[Any, Any]) -> int | None:
+    """Return the axis of four channels, if there is one: 0 or -1."""
+    if values.ndim != 3:
+        return None
+    for axis in (0, -1) if isinstance(values, Tensor) else (-1, 0):
+        if values.shape[axis] in (1, 3, 4):
+            return axis if values.shape[axis] == 4 else None
+    return None
 
 
 @contextmanager

@@ -69,9 +69,13 @@ def is_arrays_pair(data: Any) -> bool:
     flat = _is_column(labels) or (
         isinstance(labels, list | tuple)
         and bool(labels)
-        and all(isinstance(each, int | str | np.integer) for each in labels)
+        and all(isinstance(each, int | str | np.integer) or _is_number(each) for each in labels)
     )
     return flat and isinstance(images, Sequence)
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, Tensor) and found.numel() == 1
 
 
 def _is_column(found: Any) -> bool:

@@ -68,8 +68,8 @@ def prepare(
     centre.
 
     Args:
-        image: path ("-" is standard input), open binary file, Pillow image, tensor (C, H, W), or
-            array (H, W) or (H, W, C); arrays are uint8, uint16, or floats from 0 to 1.
+        image: path ("-" is standard input), open binary file, Pillow image, or array or tensor
+            (H, W), (H, W, C) or (C, H, W): uint8, uint16, or floats from 0 to 1.
         invert: swap light and dark: for dark objects on a light background, if the network was
             trained on light objects on a dark background.
         background: colour behind transparent parts, as ``white`` or ``#rrggbb``; the checkpoint's
@@ -118,11 +118,11 @@ def predict(
     Args:
         checkpoint: weights file or exported file, or its path. The model does not change.
         images: paths ("-" is standard input), Pillow images, open binary files, arrays or tensors,
-            in any mixture; or one of them. An array is (H, W), (H, W, C) or (C, H, W), C = 1 or 3,
-            and not normalized: uint8, uint16, or floats of 0 to 1. Where both orders are possible,
-            arrays have their channels last and tensors first. A single array may hold many images,
-            (N, H, W), (N, H, W, C) or (N, C, H, W). Floats in one array, list or tuple are on one
-            scale: whole numbers up to 255 are taken for bytes if no image has others.
+            in any mixture; or one of them. An array is (H, W), (H, W, C) or (C, H, W), C = 1, 3, or
+            4 with alpha, and not normalized: uint8, uint16, or floats of 0 to 1. Where both orders
+            are possible, arrays have their channels last and tensors first. A single array may hold
+            many images, (N, H, W), (N, H, W, C) or (N, C, H, W). Floats in one array, list or tuple
+            are on one scale: whole numbers up to 255 are taken for bytes if no image has others.
         top: number of classes per image, at most all.
         invert: swap light and dark first; see `prepare`.
         background: colour behind transparent parts; the checkpoint's if left out.

@@ -108,6 +108,17 @@ def test_alpha_and_colours_of_an_array_are_on_one_scale() -> None:
     assert read_photo(floats).pixels[:, 0, 0].tolist() == [1] * 3
 
 
+def test_alpha_is_the_last_channel_in_either_order() -> None:
+    values = np.full((5, 6, 4), 200, np.uint8)
+    values[..., 3] = 0
+    first = np.moveaxis(values, -1, 0)
+    for each in (values, first, torch.from_numpy(values), torch.from_numpy(first.copy())):
+        assert read_photo(each, "black").pixels.shape == (3, 5, 6)
+        assert int(read_photo(each, "black").pixels.max()) == 0
+    narrow = torch.full((3, 6, 4), 200, dtype=torch.uint8)
+    assert read_photo(narrow).pixels.shape == (3, 6, 4)
+
+
 def test_not_a_number_is_black() -> None:
     image = Image.new("F", (4, 4), float("nan"))
     image.putpixel((1, 1), 255.0)

@@ -70,6 +70,7 @@ class Column:
         (IMAGES, torch.from_numpy(LABELS)),
         (IMAGES, Column()),
         ([Image.fromarray(image) for image in IMAGES], Column()),
+        ([Image.fromarray(image) for image in IMAGES], list(torch.from_numpy(LABELS)[:, None])),
         (IMAGES / 255, LABELS),
         (IMAGES.astype(np.float32), LABELS[:, None]),
         (IMAGES.astype(np.uint16) * 257, LABELS),

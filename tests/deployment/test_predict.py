@@ -97,7 +97,8 @@ def test_an_array_that_may_be_one_image_or_four_is_refused() -> None:
         with pytest.raises(UserError, match=r"\(1, 4, 9, 9\).*\(4, 9, 9, 1\)") as refused:
             predict(CORNER, kind)
         assert len(str(refused.value).splitlines()) == 1
-    assert len(list(predict(CORNER, images[..., None]))) == 4
+        assert len(list(predict(CORNER, kind[..., None]))) == 4
+        assert [each.error for each in predict(CORNER, kind[None])] == [None]
     grey = replace(SHADE, input_size=(1, 9, 9), mean=(0.5,), std=(0.5,))
     assert len(list(predict(grey, images))) == 4
 
