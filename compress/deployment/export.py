@@ -24,6 +24,7 @@ from compress.deployment.samples import (
     take_samples,
 )
 from compress.models.checkpoint import Checkpoint, load, read_seed
+from compress.runtime.arguments import require_path
 from compress.runtime.checksum import seal_file
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import staged_files
@@ -134,7 +135,7 @@ def default_out(checkpoint: Checkpoint | str | Path, suffix: str) -> Path:
     """
     if isinstance(checkpoint, Checkpoint):
         raise UserError("no file to write; pass out")
-    return Path(checkpoint).with_suffix(suffix)
+    return require_path(checkpoint).with_suffix(suffix)
 
 
 def load_source(
@@ -143,7 +144,7 @@ def load_source(
     """Return a checkpoint, and the name and SHA-256 of its file if it has one."""
     if isinstance(checkpoint, Checkpoint):
         return checkpoint, {}
-    path = Path(checkpoint)
+    path = require_path(checkpoint)
     loaded = load(path, builder)
     return loaded, {
         "weights": path.name,

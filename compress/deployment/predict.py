@@ -176,6 +176,11 @@ def _list_sources(
     images: ImageSource | Iterable[ImageSource], channels: int
 ) -> Iterator[ImageSource]:
     """Return an iterator of single images, for a network that takes so many channels."""
+    if not isinstance(images, Iterable | Image.Image) and not hasattr(images, "read"):
+        raise UserError(
+            f"images: a {type(images).__name__} is no image; pass a path, a Pillow image, an array,"
+            " or a list of them"
+        )
     if isinstance(images, str | Path | Image.Image) or hasattr(images, "read"):
         return iter([images])  # type: ignore[list-item]
     if is_array(images):

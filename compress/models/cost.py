@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
+from compress.models.plain_module import require_module
 from compress.models.summary_format import format_summary
 from compress.recipe.budget import Cost
+from compress.runtime.arguments import require_input_size
+from compress.runtime.errors import UserError, is_out_of_memory, one_line
 
 # torchinfo counts biases and the parameters of norms as multiply-adds, too: this much of a
 # difference is no news.
@@ -51,10 +54,14 @@ def measure_cost(model: nn.Module, input_size: tuple[int, int, int], sparse: boo
         input_size: (C, H, W) of the image for which multiply-adds are counted.
         sparse: do not count zero weights, for a model with pruned weights; their bytes do count.
 
+    Raises:
+        UserError: the model does not run on such images, or is no module.
+
     Example:
         >>> measure_cost(torchvision.models.resnet18(), (3, 224, 224)).params
         11689512
     """
+    model, input_size = require_module(model, "model"), require_input_size(input_size)
     statistics, macs = _count(model, input_size, sparse)
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     return Cost(params=statistics.total_params, macs=macs, bytes=size)
@@ -190,6 +197,14 @@ def _summarize(
             row_settings=("var_names", "depth"),
             verbose=0,
         )
+    except RuntimeError as error:
+        # torchinfo says only that the model failed.
+        cause = error.__cause__ or error
+        if is_out_of_memory(cause):
+            raise
+        raise UserError(
+            f"the model does not run on images of shape {(1, *input_size)}: {one_line(cause)}"
+        ) from error
     finally:
         for module, training in modes.items():
             module.training = training

@@ -16,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from compress.data.labels import ClassNames, read_class_names
-from compress.data.source import IMAGENET_NORMALIZATION
+from compress.data.source import IMAGENET_NORMALIZATION, fit_channels
 from compress.models import checkpoint
 from compress.models.build import import_builder, skeleton
 from compress.models.channels import input_channels
@@ -32,6 +31,12 @@ from compress.models.plain_module import hold_copy
 from compress.models.torchvision_networks import torchvision_names
 from compress.recipe.in_memory import MEMORY, find_held, is_in_memory
 from compress.recipe.model_spec import ModelSpec
+from compress.runtime.arguments import (
+    read_channel_values,
+    require_name,
+    require_path,
+    require_side,
+)
 from compress.runtime.errors import UserError, one_line
 
 
@@ -182,6 +187,7 @@ def save(
         >>> compress.load("pets.pth").classes
         ('cat', 'dog')
     """
+    require_path(path, "path", "that of the file to write")
     if not isinstance(model, Checkpoint):
         model = to_checkpoint(model, classes, image_size, (mean, std), network, data)
     checkpoint.save(model, path)
@@ -202,6 +208,9 @@ def to_checkpoint(
         UserError: as `save`.
     """
     own = hold_copy(module, "save").eval()
+    require_side(image_size)
+    if network is not None and not isinstance(network, ModelSpec):
+        require_name(network, "network", "'resnet18' or 'package.module:function'")
     if classes is None:
         raise UserError("save: classes= is missing; pass the names of the classes, or their number")
     names = read_class_names(classes)
@@ -213,7 +222,10 @@ def to_checkpoint(
     if spec is not None and spec.source == "custom":
         builder = import_builder(spec.name)  # type: ignore[assignment]
     spec = replace(spec or ModelSpec(f"{MEMORY}{type(module).__name__}"), pretrained=False)
-    mean, std = (_by_channel(each, channels) for each in normalization)
+    mean, std = (
+        fit_channels(read_channel_values(each, name), channels)
+        for name, each in zip(("mean", "std"), normalization, strict=True)
+    )
     size = (channels, image_size, image_size)
     made = Checkpoint(own, spec, names, size, mean, std, data)
     try:
@@ -224,8 +236,3 @@ def to_checkpoint(
             f"save: {type(module).__name__} as {spec.name} with {len(names)} classes and images of"
             f" {image_size}×{image_size} pixels: {one_line(error)}"
         ) from error
-
-
-def _by_channel(values: Any, channels: int) -> tuple[float, ...]:
-    found = tuple(float(value) for value in values)
-    return (found * channels if len(found) == 1 else found)[:channels]

@@ -33,6 +33,12 @@ from compress.models.outputs import refuse_probabilities
 from compress.models.tensor_file import read_training_file
 from compress.pipeline.provenance import make_checkpoint
 from compress.recipe.model_spec import ModelSpec
+from compress.runtime.arguments import (
+    read_channel_values,
+    require_name,
+    require_path,
+    require_side,
+)
 from compress.runtime.errors import UserError, is_out_of_memory, one_line
 from compress.training.evaluate import measure_accuracy
 from compress.training.task import make_task
@@ -103,11 +109,16 @@ def adopt(
         >>> checkpoint, accuracy = compress.adopt("mine.pt", "resnet50", "folder:photos")
         >>> compress.save(checkpoint, "adopted.pth")
     """
+    require_name(data, "data", "'folder:photos'; compress.save takes a module with its classes")
+    if not isinstance(network, ModelSpec):
+        network = require_name(network, "network", "'resnet50' or 'package.module:function'")
     spec = ModelSpec(network) if isinstance(network, str) else network
     where = f"{tensors}: " if isinstance(tensors, str | Path) else ""
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, 3):
-            raise UserError(f"{name} {', '.join(map(str, values))}: give one value, or three")
+    mean, std = read_channel_values(mean, "mean"), read_channel_values(std, "std")
+    if image_size is not None:
+        require_side(image_size)
+    if not isinstance(tensors, Mapping):
+        tensors = require_path(tensors, "tensors", "model.state_dict(), or its file")
     content = read_training_file(tensors) if isinstance(tensors, str | Path) else tensors
     data_set = open_dataset(
         data,
@@ -120,7 +131,7 @@ def adopt(
     )
     for note in data_set.notes:
         log(f"{data_set.name}: {note}")
-    data_set = data_set.normalized(tuple(mean), tuple(std))
+    data_set = data_set.normalized(mean, std)
     try:
         loaded = _load_networks(content, replace(spec, pretrained=False), data_set, key, force)
         data_set = data_set.for_channels([_channels_of(loaded[0].model, spec, data_set)])

@@ -40,6 +40,7 @@ from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.overrides import ROLES, apply_overrides
 from compress.recipe.schema import Prune, Recipe, Stage, Train
+from compress.runtime.arguments import require_side
 from compress.runtime.errors import UserError
 
 
@@ -74,6 +75,8 @@ def to_recipe(
     method, importance = changes.pop("method", None), changes.pop("importance", None)
     table = dict(recipe) if isinstance(recipe, Mapping) else {}
     image_size = changes.get("image_size") or table.get("image_size")
+    if isinstance(image_size, tuple | list):
+        require_side(image_size)
     holder = functools.partial(_replace_objects, given=given, image_size=image_size)
     table, changes = holder(table), holder(changes)
     if isinstance(recipe, Recipe):

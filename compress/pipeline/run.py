@@ -32,6 +32,7 @@ from compress.recipe.in_memory import holding
 from compress.recipe.load import recipe_to_dict
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
+from compress.runtime.arguments import read_channel_values
 from compress.runtime.errors import UserError
 
 
@@ -157,9 +158,10 @@ def _to_normalization(
 ) -> Normalization | None:
     if mean is None and std is None:
         return None
-    if mean is None or std is None or {len(mean), len(std)} - {1, 3}:
+    if mean is None or std is None:
         raise UserError("mean and std: pass both, of one value each, or of three")
-    return fit_channels(mean, 3), fit_channels(std, 3)
+    read = read_channel_values(mean, "mean"), read_channel_values(std, "std")
+    return fit_channels(read[0], 3), fit_channels(read[1], 3)
 
 
 def _run(

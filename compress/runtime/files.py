@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from compress.runtime import distributed
+from compress.runtime.arguments import require_path
 from compress.runtime.errors import UserError, one_line
 
 # The suffix of a file that is being written, or whose writer was killed.
@@ -37,15 +38,16 @@ def require_file(path: str | Path) -> Path:
     """Return `path` as a Path.
 
     Raises:
-        UserError: `path` is not a file.
+        UserError: `path` is not a file, or no path at all.
     """
+    path = require_path(path)
     try:
-        if not Path(path).is_file():
-            raise UserError(f"{path}: {'not a' if Path(path).exists() else 'no such'} file")
+        if not path.is_file():
+            raise UserError(f"{path}: {'not a' if path.exists() else 'no such'} file")
     except OSError as error:
         # Such as a name that is too long.
         raise UserError(one_line(error)) from error
-    return Path(path)
+    return path
 
 
 def is_file_name(name: object) -> bool:
