@@ -27,6 +27,28 @@ CHANGES = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 MARK = -1
 
 
+# What files begin with that people take for weights files, and what to do.
+OTHER_FILES = {
+    b"version https://git-lfs": "a pointer of Git LFS, without the file itself; run `git lfs pull`",
+    b"<!doctype html": "a web page, not a weights file; download the file itself",
+    b"<html": "a web page, not a weights file; download the file itself",
+    b"\x89hdf\r\n": "an HDF5 file, as of Keras; only files of PyTorch and safetensors are read",
+}
+
+
+def check_kind(path: Path) -> None:
+    """Refuse files of other kinds that often stand in the place of a weights file.
+
+    Raises:
+        UserError: it is one of them; the message is the reason alone.
+    """
+    with path.open("rb") as file:
+        begins = file.read(256).lstrip().lower()
+    for beginning, reason in OTHER_FILES.items():
+        if begins.startswith(beginning):
+            raise UserError(reason)
+
+
 def check_sizes(path: Path) -> None:
     """Check that a file of ``torch.save`` unpacks to no more than its own size, and in short time.
 

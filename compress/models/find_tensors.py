@@ -25,6 +25,15 @@ DISPENSABLE = re.compile(
 )
 
 
+# Tensors of which a network computes a weight, by their names, and what makes one of them.
+PARTS = {
+    re.compile(r"\.parametrizations\."): "torch.nn.utils.parametrize.remove_parametrizations",
+    re.compile(r"_mask$"): "torch.nn.utils.prune.remove",
+    re.compile(r"_u$"): "torch.nn.utils.remove_spectral_norm",
+    re.compile(r"_g$"): "torch.nn.utils.remove_weight_norm",
+}
+
+
 @dataclass(frozen=True)
 class Found:
     """Tensors under the network's own names.
@@ -121,6 +130,20 @@ def list_names(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
+def describe_parts(names: Iterable[str]) -> str:
+    """Say that a file holds parts of weights in their place, and what to do; else return "".
+
+    Args:
+        names: of tensors that the network lacks.
+    """
+    names = list(names)
+    found = (remedy for part, remedy in PARTS.items() if any(map(part.search, names)))
+    remedy = next(found, None)
+    if remedy is None:
+        return ""
+    return f"these are parts of weights: call {remedy} on the layers, and save the tensors again"
+
+
 def describe_shape(tensor: Tensor) -> str:
     """Return the shape of `tensor` as ``64×3×7×7``."""
     return "×".join(map(str, tensor.shape)) or "a number"
@@ -178,6 +201,7 @@ def _prefixes(entries: list[_Entry], own: Mapping[str, Tensor]) -> list[str]:
 def _match(entries: list[_Entry], own: Mapping[str, Tensor], prefix: str, wrapper: str) -> Found:
     """Match the tensors below a prefix with those of the network, which `wrapper` precedes."""
     below = {e.name.removeprefix(prefix): e for e in entries if e.name.startswith(prefix)}
+    below |= _find_beside(entries, own, prefix, below)
     shared = [name for name in own if name in below]
     containers = {below[name].container for name in shared}
     extra = [
@@ -194,6 +218,21 @@ def _match(entries: list[_Entry], own: Mapping[str, Tensor], prefix: str, wrappe
         tuple(wrapper + name for name in misshapen),
         tuple(extra),
     )
+
+
+def _find_beside(
+    entries: list[_Entry], own: Mapping[str, Tensor], prefix: str, below: Mapping[str, _Entry]
+) -> dict[str, _Entry]:
+    """Find parts of a network beside the one that a prefix leads to.
+
+    Some libraries save ``backbone.*`` and ``head.*`` for what the network has at its top.
+    """
+    outer = prefix[: prefix.rstrip(".").rfind(".") + 1]
+    if not prefix or not below:
+        return {}
+    there = {name.partition(".")[0] for name in below}
+    lacking = {f"{outer}{name}": name for name in own if name.partition(".")[0] not in there}
+    return {lacking[entry.name]: entry for entry in entries if entry.name in lacking}
 
 
 def _describe_tensors(entries: list[_Entry], prefix: str) -> str:

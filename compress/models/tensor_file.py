@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from compress.models.archive import SAVE_TENSORS, check_sizes
+from compress.models.archive import SAVE_TENSORS, check_kind, check_sizes
 from compress.runtime import distributed
 from compress.runtime.checksum import check_archive, seal_archive
 from compress.runtime.errors import UserError, one_line
@@ -84,6 +84,7 @@ def read_tensors(path: str | Path) -> Any:
     """
     path = require_weights(path)
     try:
+        check_kind(path)
         check_sizes(path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -138,7 +139,10 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     try:
         for shard in shards:
-            tensors |= load_file(require_file(shard))
+            check_kind(require_file(shard))
+            tensors |= load_file(shard)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a weights file, or a damaged one") from error
     return tensors

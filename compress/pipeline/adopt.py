@@ -24,6 +24,7 @@ from compress.models.cost import measure_cost
 from compress.models.find_tensors import (
     Found,
     describe_content,
+    describe_parts,
     describe_shape,
     find_tensors,
     list_names,
@@ -49,6 +50,9 @@ IMAGE_SIZES = (28, 32, 64, 96, 128, 160, 224, 288)
 SCORED_IMAGES = 100
 # Multiply-adds, of all scored images, above which a size is not tried: half a minute on two cores.
 MOST_MACS = 5e11
+
+# Characters of a message about a file, whose names may be long.
+OUR_LIMIT = 800
 
 # Complete sets of tensors in one file, such as raw and averaged weights; the best is taken.
 MAX_CANDIDATES = 4
@@ -144,7 +148,9 @@ def adopt(
     except (UserError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{where}{one_line(error)}") from error
+        # Ours end in what to do.
+        limit = OUR_LIMIT if isinstance(error, UserError) else 200
+        raise UserError(f"{where}{one_line(error, limit)}") from error
     if len(loaded) > 1:
         log(_describe_candidates(loaded, scores))
     best = _best(loaded, scores)
@@ -186,12 +192,22 @@ def _load_networks(
         )
     loaded = []
     for found in fitting[:MAX_CANDIDATES]:
+        _check_values(found)
         own = build(spec, classes, input_size=size)
         own = narrow_input(own) if grey else own
         # Old files have no batch counters.
         own.load_state_dict(own.state_dict() | found.tensors)
         loaded.append(_Loaded(own.eval(), found.prefix))
     return loaded
+
+
+def _check_values(found: Found) -> None:
+    """Refuse tensors without values, and sparse ones, which a network has no use for."""
+    for name, tensor in found.tensors.items():
+        if tensor.is_meta:
+            raise UserError(f"{name} has no values: it was saved from the meta device")
+        if tensor.layout != torch.strided:
+            raise UserError(f"{name} is sparse; save it by to_dense()")
 
 
 def _is_grey(model: nn.Module, found: Found) -> bool:
@@ -228,6 +244,8 @@ def _describe_mismatch(content: Any, model: nn.Module, matches: list[Found], dat
         parts.append(f"{len(shapes)} of another shape: {list_names(shapes, 2)}")
     if found.extra:
         parts.append(f"{len(found.extra)} unexpected: {list_names(found.extra)}")
+        if found.missing and (remedy := describe_parts(found.extra)):
+            return f"{'; '.join(parts)}; {remedy}"
     return f"{'; '.join(parts)}; {holds}"
 
 

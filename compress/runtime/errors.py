@@ -21,9 +21,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def one_line(error: BaseException) -> str:
-    """Return the message of `error` as one line of at most 200 characters, or its type's name."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return the message of `error` as one line of at most so many characters, or its type's name.
+
+    The messages of this package end in what to do, and take more than others.
+    """
+    return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

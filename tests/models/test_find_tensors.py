@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from compress.models.find_tensors import describe_content, find_tensors
+from compress.models.find_tensors import describe_content, describe_parts, find_tensors
 from compress.runtime.errors import UserError
 
 
@@ -112,3 +113,39 @@ def test_containers_that_hold_themselves_end() -> None:
     content: dict[str, Any] = {"net": OWN}
     content["self"] = content
     assert assert_found(content) == "net."
+
+
+@pytest.mark.parametrize("outer", ["", "state_dict."])
+def test_a_head_beside_the_backbone_is_found(outer: str) -> None:
+    """As mmpretrain saves a network: ``backbone.*`` and ``head.*``."""
+    content = {
+        outer + ("" if name.startswith("fc.") else "backbone.") + name: tensor
+        for name, tensor in OWN.items()
+    }
+    found = find_tensors(content, OWN)[0]
+    assert found.complete and not found.extra
+    assert torch.equal(found.tensors["fc.weight"], OWN["fc.weight"])
+
+
+def test_a_network_is_not_put_together_of_two() -> None:
+    averaged = {name: 2 * tensor for name, tensor in OWN.items() if "running" not in name}
+    found = find_tensors({**OWN, **prefixed("ema.", averaged)}, OWN)
+    assert len(found) == 1 and torch.equal(found[0].tensors["fc.weight"], OWN["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", amount=1), "utils.prune.remove"),
+        (nn.utils.weight_norm, "remove_weight_norm"),
+        (nn.utils.spectral_norm, "remove_spectral_norm"),
+        (nn.utils.parametrizations.weight_norm, "remove_parametrizations"),
+        (lambda layer: None, ""),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_parts_of_weights_are_known_by_their_names(change: Any, remedy: str) -> None:
+    saved = network()
+    change(saved["fc"])
+    parts = describe_parts(saved.state_dict().keys() - OWN.keys())
+    assert (remedy in parts and parts) if remedy else not parts

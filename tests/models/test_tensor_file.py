@@ -126,6 +126,24 @@ def test_an_exported_file_is_refused_by_its_name(suffix: str, tmp_path: Path) ->
         read_tensors(file)
 
 
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "download"),
+        (b"<HTML><body>", "download"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(50), "HDF5"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_files_of_other_kinds_are_named(
+    content: bytes, remedy: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: .*{remedy}"):
+        read_training_file(tmp_path / name)
+
+
 def test_safetensors(tmp_path: Path) -> None:
     first, second = {"a.weight": torch.rand(3)}, {"b.weight": torch.rand(2, 2)}
     save_file(first, tmp_path / "one.safetensors")

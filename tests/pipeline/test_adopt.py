@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +150,22 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
             assert len(done.err.splitlines()) == 1
     assert not list(tmp_path.rglob("was-run")) and not (tmp_path / "x.pth").exists()
     assert (tmp_path / "there.pth").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda tensor: tensor.to("meta"), "no values"),
+        (lambda tensor: tensor.to_sparse(), "sparse.*to_dense"),
+    ],
+)
+def test_tensors_without_plain_values_are_refused(change: Any, word: str, tiny: Tiny) -> None:
+    spec = ModelSpec("tinynets:student")
+    state = dict(build(spec, 4).state_dict())
+    last = [*state][-2]
+    state[last] = change(state[last])
+    with pytest.raises(UserError, match=f"{last}.*{word}"):
+        compress.adopt(state, spec, f"folder:{tiny.data}", image_size=16)
 
 
 def test_tensors_in_memory_need_no_file(tiny: Tiny) -> None:

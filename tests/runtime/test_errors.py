@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.runtime.errors import did_you_mean, is_out_of_memory, one_line
+from compress.runtime.errors import UserError, did_you_mean, is_out_of_memory, one_line
 
 
 def test_the_closest_known_word_is_suggested() -> None:
@@ -26,6 +26,10 @@ def test_a_message_becomes_one_short_line(text: str) -> None:
     line = one_line(ValueError(text))
     assert line and len(line.splitlines()) == 1 and len(line) <= 200
     assert "".join(line.split()) in ("".join(text.split()), "ValueError") or len(line) == 200
+
+
+def test_a_longer_limit_keeps_the_remedy_at_the_end() -> None:
+    assert one_line(UserError("a" * 300 + "; pass --force"), 800).endswith("--force")
 
 
 @pytest.mark.parametrize(
