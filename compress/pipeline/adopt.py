@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +17,13 @@ from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset, open_dataset
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
-from compress.models.build import build, import_builder
-from compress.models.channels import COLOR, first_convolution, input_channels, narrow_input
+from compress.models.build import import_builder
+from compress.models.channels import first_convolution, input_channels
 from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
-from compress.models.find_tensors import (
-    Found,
-    describe_content,
-    describe_parts,
-    describe_shape,
-    find_tensors,
-    list_names,
-)
-from compress.models.head import find_last_layer
 from compress.models.outputs import refuse_probabilities
 from compress.models.tensor_file import read_training_file
+from compress.pipeline.load_networks import LoadedNetwork, load_networks
 from compress.pipeline.provenance import make_checkpoint
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.arguments import (
@@ -54,8 +46,6 @@ MOST_MACS = 5e11
 # Characters of a message about a file, whose names may be long.
 OUR_LIMIT = 800
 
-# Complete sets of tensors in one file, such as raw and averaged weights; the best is taken.
-MAX_CANDIDATES = 4
 # Keys of averaged weights.
 AVERAGED = re.compile(r"ema|averag|swa", re.IGNORECASE)
 
@@ -137,7 +127,7 @@ def adopt(
         log(f"{data_set.name}: {note}")
     data_set = data_set.normalized(mean, std)
     try:
-        loaded = _load_networks(content, replace(spec, pretrained=False), data_set, key, force)
+        loaded = load_networks(content, replace(spec, pretrained=False), data_set, key, force)
         data_set = data_set.for_channels([_channels_of(loaded[0].model, spec, data_set)])
         if image_size is None:
             data_set = _find_image_size(loaded[0].model, data_set, log)
@@ -160,93 +150,6 @@ def adopt(
             " class: the network was trained on other images, or sees them differently"
         )
     return adopted[best], scores[best]
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A network with one of the sets of tensors in a file, and the prefix that led there."""
-
-    model: nn.Module
-    prefix: str
-
-
-def _load_networks(
-    content: Any, spec: ModelSpec, data: Dataset, key: str | None, force: bool
-) -> list[_Loaded]:
-    """Load every complete set of tensors in `content` into a network of its own."""
-    classes = len(data.classes)
-    size = (COLOR, data.image_size, data.image_size)
-    model = build(spec, classes, input_size=size)
-    matches = find_tensors(content, model.state_dict(), key)
-    grey = bool(matches) and _is_grey(model, matches[0])
-    if grey:
-        matches = find_tensors(content, narrow_input(model).state_dict(), key)
-    if not matches or not matches[0].complete:
-        named = f"not a {spec.name} of {classes} classes"
-        raise UserError(f"{named}: {_describe_mismatch(content, model, matches, data)}")
-    fitting = [found for found in matches if force or not found.extra]
-    if not fitting:
-        raise UserError(
-            f"not a {spec.name}: more tensors lie among its own: {list_names(matches[0].extra)};"
-            " name the network that has them, or leave them out by --force"
-        )
-    loaded = []
-    for found in fitting[:MAX_CANDIDATES]:
-        _check_values(found)
-        own = build(spec, classes, input_size=size)
-        own = narrow_input(own) if grey else own
-        # Old files have no batch counters.
-        own.load_state_dict(own.state_dict() | found.tensors)
-        loaded.append(_Loaded(own.eval(), found.prefix))
-    return loaded
-
-
-def _check_values(found: Found) -> None:
-    """Refuse tensors without values, and sparse ones, which a network has no use for."""
-    for name, tensor in found.tensors.items():
-        if tensor.is_meta:
-            raise UserError(f"{name} has no values: it was saved from the meta device")
-        if tensor.layout != torch.strided:
-            raise UserError(f"{name} is sparse; save it by to_dense()")
-
-
-def _is_grey(model: nn.Module, found: Found) -> bool:
-    """Return True if the tensors are the network's, but for one input channel instead of three."""
-    path, conv = first_convolution(model)
-    name = f"{path}.weight" if path else "weight"
-    if conv is None or found.missing or found.misshapen != (name,):
-        return False
-    grey = (conv.out_channels, 1, *conv.kernel_size)
-    return conv.in_channels == 3 and tuple(found.tensors[name].shape) == grey
-
-
-def _describe_mismatch(content: Any, model: nn.Module, matches: list[Found], data: Dataset) -> str:
-    """Say in what the file's tensors differ from the network's, and what the file holds."""
-    holds = f"the file holds {describe_content(content)}"
-    if not matches:
-        return f"none of its tensors is there; {holds}"
-    found, own = matches[0], model.state_dict()
-    last = find_last_layer(model)[0]
-    if not found.missing and all(name.rpartition(".")[0] == last for name in found.misshapen):
-        theirs = len(found.tensors[found.misshapen[0]])
-        return (
-            f"it has {theirs} classes, and {data.name} has {len(data.classes)}:"
-            f" {list_names(data.classes, 5)}"
-        )
-    parts = []
-    if found.missing:
-        parts.append(f"{len(found.missing)} tensors missing: {list_names(found.missing)}")
-    if found.misshapen:
-        shapes = [
-            f"{name} {describe_shape(found.tensors[name])} instead of {describe_shape(own[name])}"
-            for name in found.misshapen
-        ]
-        parts.append(f"{len(shapes)} of another shape: {list_names(shapes, 2)}")
-    if found.extra:
-        parts.append(f"{len(found.extra)} unexpected: {list_names(found.extra)}")
-        if found.missing and (remedy := describe_parts(found.extra)):
-            return f"{'; '.join(parts)}; {remedy}"
-    return f"{'; '.join(parts)}; {holds}"
 
 
 def _channels_of(model: nn.Module, spec: ModelSpec, data: Dataset) -> int:
@@ -303,13 +206,13 @@ def _score(model: nn.Module, data: Dataset) -> float:
     return measure_accuracy(model, batches, make_task(data))
 
 
-def _best(loaded: Sequence[_Loaded], scores: Sequence[float]) -> int:
+def _best(loaded: Sequence[LoadedNetwork], scores: Sequence[float]) -> int:
     """Return the number of the network that scores best; of equal ones, averaged weights."""
     averaged = [bool(AVERAGED.search(each.prefix)) for each in loaded]
     return max(range(len(loaded)), key=lambda number: (scores[number], averaged[number]))
 
 
-def _describe_candidates(loaded: Sequence[_Loaded], scores: Sequence[float]) -> str:
+def _describe_candidates(loaded: Sequence[LoadedNetwork], scores: Sequence[float]) -> str:
     best = _best(loaded, scores)
     found = [
         f"{each.prefix.rstrip('.') or 'the top level'} {100 * score:.2f} %"
