@@ -6,9 +6,11 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.data.batches import plain_batches
 from compress.data.dataset import Dataset
@@ -25,7 +27,7 @@ SCORED_IMAGES, FEW_IMAGES = 500, 50
 SIGNIFICANT = 4.0
 # Few or uneven images say little by that; a module then counts as trained by Cohen's kappa, from
 # this on, if at most so many of the shuffled labels agree as well with what it predicts.
-AGREEMENT, SHUFFLES, AS_GOOD = 0.5, 4000, 4
+AGREEMENT, SHUFFLES, AS_GOOD = 0.6, 4000, 4
 # Pixels of 0 to 1, of -1 to 1, and of 0 to 255.
 USUAL: tuple[Normalization, ...] = (
     ((0.0,) * 3, (1.0,) * 3),
@@ -44,7 +46,8 @@ class ScoredModule:
         trained: True if the score shows that the module has learned something.
         normalization: that with which it scores best.
         images: the images, in a sentence: ``the 60 validation images``.
-        reason: why the module does not fit the data; empty if it does.
+        reason: why the module is not trained, whatever the score, or does not fit the data; empty
+            if only the score decides.
     """
 
     score: float
@@ -76,6 +79,9 @@ def score_module(
         # A module may raise anything.
         except Exception as error:
             reason = one_line(error)
+    if not reason and has_new_norms(module):
+        # On easy images, one untrained network in ten is right by luck.
+        reason = "its batch norms have seen no image"
     best = max(range(len(choices)), key=lambda number: scores[number])
     seen = sample.normalized(*choices[best])
     return ScoredModule(
@@ -85,6 +91,14 @@ def score_module(
         images=f"the {count:,} {'training' if few else 'validation'} images",
         reason=reason,
     )
+
+
+def has_new_norms(module: nn.Module) -> bool:
+    """Return True if a module has batch norms, and all have the statistics that they start with."""
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    seen: list[Any] = [(norm.running_mean, norm.running_var) for norm in norms]
+    seen = [(mean, var) for mean, var in seen if mean is not None]
+    return bool(seen) and not any(bool(mean.any() or (var != 1).any()) for mean, var in seen)
 
 
 def _prepare(module: nn.Module, data: Dataset) -> tuple[nn.Module, Dataset]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.data.dataset import Dataset, open_dataset
 from compress.data.in_memory import to_source
-from compress.pipeline.score_module import agrees, score_module
+from compress.pipeline.score_module import agrees, has_new_norms, score_module
 from compress.recipe.in_memory import hold, holding
 
 
@@ -81,7 +81,7 @@ def test_always_naming_the_largest_class_is_not_agreement() -> None:
     assert agrees(labels, labels)
     # A network that finds the rare class at the price of accuracy has learned something.
     alarmed = labels.clone()
-    alarmed[:6] = 1
+    alarmed[:5] = 1
     assert agrees(alarmed, labels)
 
 
@@ -89,6 +89,18 @@ def test_the_images_that_were_scored_are_named() -> None:
     assert "16 validation" not in score_module(Shades(2), make_data([30, 30], [8, 8])).images
     assert "60 validation" in score_module(Shades(2), make_data([40, 40], [30, 30])).images
     assert "500" in score_module(Shades(2), make_data([40, 40], [300, 300])).images
+
+
+def test_batch_norms_that_have_seen_no_image_are_not_trained() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(3), Shades(2))
+    data = make_data([40, 40], [30, 30])
+    found = score_module(net, data)
+    assert has_new_norms(net) and not found.trained and "batch norms" in found.reason
+    net.train()(torch.rand(4, 3, 8, 8))
+    net[0].running_mean *= 1e-3
+    net[0].running_var.fill_(0.999)
+    assert not has_new_norms(net) and score_module(net, data).trained
+    assert not has_new_norms(Shades(2))
 
 
 def test_what_a_module_raises_is_told() -> None:
