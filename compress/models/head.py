@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -75,21 +77,37 @@ def find_other_head(
     linear = {p: m.out_features for p, m in model.named_modules() if isinstance(m, nn.Linear)}
     if linear and [*linear.values()][-1] == classes:
         return None
-    for size in [input_size] if input_size else TRIED_SIZES:
-        # A network may raise anything.
-        with suppress(Exception):
-            logits, outputs = _run_layers(model, size)
-            if logits == classes:
-                return None
-            return next((path for path, count in reversed(outputs) if count == logits), None)
+    ran = _run_layers(model, [input_size] if input_size else TRIED_SIZES)
+    if ran is not None:
+        return None if ran.logits == classes else ran.last
     if any(parameter.is_meta for parameter in model.parameters()):
         # It may run with values.
         raise NotImplementedError("this network does not run without values")
     return None if classes in linear.values() else next(reversed(linear), None)
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """A network that was run: the number of its logits, and the path of the layer of so many."""
+
+    logits: int
+    last: str | None
+
+
+def _run_layers(model: nn.Module, sizes: Sequence[tuple[int, int, int]]) -> _Ran | None:
+    """Run a network on images of the first size that it takes; None if it takes none."""
+    for size in sizes:
+        # A network may raise anything.
+        with suppress(Exception):
+            logits, outputs = _list_outputs(model, size)
+            return _Ran(logits, next((p for p, n in reversed(outputs) if n == logits), None))
+    return None
+
+
 @torch.no_grad()
-def _run_layers(model: nn.Module, size: tuple[int, int, int]) -> tuple[int, list[tuple[str, int]]]:
+def _list_outputs(
+    model: nn.Module, size: tuple[int, int, int]
+) -> tuple[int, list[tuple[str, int]]]:
     """Return the number of logits; and the paths of the layers that can output logits, as they run.
 
     These are linear layers and 1×1 convolutions, each with the number of its outputs.
@@ -151,12 +169,15 @@ def find_head(model: nn.Module) -> str:
     """Return the path of the head.
 
     It is the outermost module that holds the last layer but not all of the parameters: ``fc``,
-    ``classifier``, ``head`` or ``heads`` in torchvision's networks.
+    ``classifier``, ``head`` or ``heads`` in torchvision's networks. The last layer is the one that
+    outputs the logits; if the network does not run on images of common sizes, the one that is
+    registered last.
 
     Raises:
         UserError: the network has no last layer.
     """
-    path, _ = find_last_layer(model)
+    ran = _run_layers(model, TRIED_SIZES)
+    path = (ran and ran.last) or find_last_layer(model)[0]
     parts, count = path.split("."), len(list(model.parameters()))
     outer = (".".join(parts[:depth]) for depth in range(1, len(parts)))
     return next(

@@ -162,6 +162,15 @@ def test_the_head_of_other_classes_is_the_layer_that_outputs_the_logits(
     assert find_other_head(model, classes) == path
 
 
+def test_a_head_that_is_registered_first_is_trained_alone() -> None:
+    model = HeadFirst()
+    freeze_backbone(model)
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        "head.weight",
+        "head.bias",
+    ]
+
+
 def test_a_head_that_is_registered_first_is_replaced() -> None:
     for make in (build, skeleton):
         model = make(ModelSpec("nets:head_first"), 5, lambda num_classes: HeadFirst())
