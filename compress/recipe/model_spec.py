@@ -57,8 +57,9 @@ class ModelSpec:
     """Hidden widths of a perceptron in place of the classifier; `[]` is one linear layer."""
     source: Source | None = None
     """`torchvision`; `timm`; `smp`; `zoo`, the networks of this package and of plug-ins; or
-    `custom`, a function of yours, called with `num_classes`; if no linear layer of its network has
-    as many outputs, the last one is replaced. Default: inferred from the name."""
+    `custom`, a function of yours, called with `num_classes`; if its network has another number of
+    logits, a new layer takes the place of the one that outputs them. Default: inferred from the
+    name."""
     weights: str | None = None
     """Weights file of a trained network. The stage that would train it is skipped."""
 
