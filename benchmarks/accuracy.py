@@ -49,7 +49,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rivals import Refused
-from rows import ROWS, Row, Setting, lay_out
+from rows import ROWS, Row
+from setting import Setting, lay_out
 
 from compress.cli.terminal import Terminal
 from compress.data.batches import plain_batches

@@ -246,10 +246,10 @@ def test_rows_timed_by_our_run_and_tools_that_refuse(
 @pytest.fixture
 def setting(recipe: Path, tmp_path: Path) -> Any:
     """Our run, and the setting that rows use."""
-    import rows
+    from setting import lay_out
 
     loaded = load_recipe(str(recipe), {"budget": BUDGET})
-    return rows.lay_out(loaded, tmp_path / "run", tmp_path / "logits_cache", RunEvents())
+    return lay_out(loaded, tmp_path / "run", tmp_path / "logits_cache", RunEvents())
 
 
 @pytest.mark.slow
