@@ -335,9 +335,10 @@ class Recipe:
     cross-entropy of pixels, for data with masks."""
     minutes: Annotated[float, Field(gt=0, le=10_080)] | None = None
     """Time budget for training and pruning together. Epochs are fitted to it; those of the recipe
-    only say how the stages share it. Each stage gets at least a fiftieth of the time left. A stage
-    that continues from a trained network is skipped if hardly any is left. The fit is rough for
-    `fitnets`, `fsp` and `stagewise`, whose phases differ in cost."""
+    only say how the stages share it. Time beyond what the recipe's epochs take goes to the stages
+    after the last cut. Each stage gets at least a fiftieth of the time left. A stage that continues
+    from a trained network is skipped if hardly any is left. The fit is rough for `fitnets`, `fsp`
+    and `stagewise`, whose phases differ in cost."""
     small_data: SmallData | None = None
     """Recipes to take the stages from where there are few images; `compress run --quick` and
     changes to single stages keep the recipe's own."""

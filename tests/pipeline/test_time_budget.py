@@ -113,13 +113,18 @@ def test_a_resumed_run_keeps_its_fitted_epochs(
     trained = [place for place, result in enumerate(results) if result.epochs]
     manifest = read_results(straight)[0]
     costs, least = manifest["stage_seconds"], manifest["least_seconds"]
+    # Stages before the last cut are not longer than the recipe's.
+    longest = [*map(max, costs[:-1], least[:-1]), math.inf]
     shares = [
-        stage_seconds(60 - sum(r.seconds for r in results[:i]), costs[i:], least[i:])
+        min(
+            stage_seconds(60 - sum(r.seconds for r in results[:i]), costs[i:], least[i:]),
+            longest[i],
+        )
         for i in trained
     ]
     # The time since the stage began is subtracted.
     assert all(got <= share for got, share in zip(seconds, shares, strict=True))
-    assert all(got > 0.5 * share for got, share in zip(seconds, shares, strict=True))
+    assert seconds[-1] > 0.5 * shares[-1]
 
     with pytest.raises(Interrupted):
         events = InterruptIn("finetune 1", 2)
