@@ -30,7 +30,8 @@ from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.train_stage import ENDLESS, build_trainer
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 
 # Steps of a burst before its clock starts: caches fill, workers read ahead, networks compile.
 WARM = 3

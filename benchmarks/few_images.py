@@ -35,7 +35,8 @@ from rivals import narrow, resnet18
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.photo import Framing
 from compress.data.pool import open_pool
 from compress.data.source import Images

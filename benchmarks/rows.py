@@ -26,7 +26,7 @@ from compress.pipeline.stages import run_stage
 from compress.pipeline.step import Step
 from compress.pipeline.train_stage import build_trainer
 from compress.recipe.model_spec import Stem
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
 from compress.training.evaluate import measure_accuracy

@@ -16,7 +16,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from compress.recipe.registry import DATA_PLACES, DATA_SOURCES, IMPORTANCES, METHODS, RUNTIMES
+from compress.recipe.data_names import DATA_PLACES
+from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS, RUNTIMES
 from compress.recipe.schema import Recipe
 
 PAGE = Path(__file__).with_name("recipes.md")

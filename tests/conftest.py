@@ -36,7 +36,7 @@ from tiny import (
 )
 
 import compress
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint

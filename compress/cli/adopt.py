@@ -10,7 +10,8 @@ import click
 from compress.cli.command import Command
 from compress.cli.options import builder_option, parse_floats, require_free, skip_broken_option
 from compress.cli.output import echo_line
-from compress.recipe.registry import Stem, check_data_name
+from compress.recipe.data_names import check_data_name
+from compress.recipe.registry import Stem
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 

@@ -15,7 +15,8 @@ from compress.cli.options import (
     weights_options,
 )
 from compress.cli.output import echo_line
-from compress.recipe.registry import IMPORTANCES, RUNTIMES, check_data_name
+from compress.recipe.data_names import check_data_name
+from compress.recipe.registry import IMPORTANCES, RUNTIMES
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 

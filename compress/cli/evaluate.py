@@ -22,7 +22,7 @@ from compress.cli.options import (
     weights_options,
 )
 from compress.cli.output import echo_line
-from compress.recipe.registry import check_data_name
+from compress.recipe.data_names import check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import (
     CLASSES_CSV_HEADER,

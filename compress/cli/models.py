@@ -20,7 +20,8 @@ from compress.cli.options import (
 )
 from compress.cli.output import echo_block, echo_line
 from compress.recipe.budget import describe_cost, parse_budgets
-from compress.recipe.registry import IMPORTANCES, RUNTIMES, check_data_name
+from compress.recipe.data_names import check_data_name
+from compress.recipe.registry import IMPORTANCES, RUNTIMES
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 

@@ -18,7 +18,7 @@ from compress.cli.options import (
     weights_options,
 )
 from compress.cli.output import echo_line
-from compress.recipe.registry import check_data_name
+from compress.recipe.data_names import check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import CSV_HEADER, require_file, require_folder, require_replaceable
 

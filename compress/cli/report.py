@@ -12,7 +12,7 @@ from compress.cli.options import (
     device_option,
 )
 from compress.cli.output import echo_line
-from compress.recipe.registry import check_data_name
+from compress.recipe.data_names import check_data_name
 
 
 @click.command(cls=Command)

@@ -18,7 +18,7 @@ from compress.cli.options import (
 )
 from compress.cli.output import echo_line
 from compress.recipe.budget import parse_descending
-from compress.recipe.registry import check_data_name
+from compress.recipe.data_names import check_data_name
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file

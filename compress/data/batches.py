@@ -20,7 +20,7 @@ from compress.data.random_views import (
     draw_order,
 )
 from compress.data.source import IGNORE
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 from compress.runtime.device import to_device
 
 

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from compress.data.photo import Framing, Photo, crop_photo, fit_photo, to_luma
 from compress.data.random_views import derive_seed, draw_numbers, place_crops
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 
 
 @dataclass(frozen=True)

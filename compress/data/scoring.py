@@ -9,11 +9,12 @@ from typing import Literal
 
 import torch
 
-from compress.data.dataset import Dataset, hold_out_val
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import hold_out_val
 from compress.data.source import IGNORE, Files, Images, Pixels, Source
 from compress.data.sources import open_source
 from compress.data.verify import verify_source
-from compress.recipe.registry import split_data_name
+from compress.recipe.data_names import split_data_name
 from compress.runtime.errors import UserError
 
 Split = Literal["test", "val"]

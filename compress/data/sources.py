@@ -36,8 +36,9 @@ from compress.data.source import (
     Source,
     open_torchvision,
 )
+from compress.recipe.data_names import check_data_name, load_data_place, split_data_name
 from compress.recipe.in_memory import find_held, is_in_memory
-from compress.recipe.registry import DATA_SOURCES, check_data_name, load_data_place, split_data_name
+from compress.recipe.registry import DATA_SOURCES
 from compress.runtime.errors import UserError
 
 IMAGENETTE = {

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
 from compress.data.masks import resize_labels
+from compress.data.open_dataset import open_dataset
 from compress.models.checkpoint import Checkpoint
 from compress.runtime.errors import UserError
 

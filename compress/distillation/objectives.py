@@ -18,7 +18,7 @@ from compress.distillation.logits_cache import fits_cache
 from compress.distillation.method import FeatureInputs, Logits, LogitsInputs, Method, Teacher
 from compress.models.channels import input_channels
 from compress.recipe.registry import METHODS
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError, one_line
 from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import Objective, total_loss

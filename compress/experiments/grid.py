@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator
 from pydantic.dataclasses import dataclass
 
 from compress.recipe.load import validate_table
-from compress.recipe.schema import CONFIG
+from compress.recipe.stages import CONFIG
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 from compress.runtime.plain_files import read_toml

@@ -15,7 +15,8 @@ from compress.pipeline.run import RunResult, run
 from compress.pipeline.run_dir import MANIFEST, MODEL, StageResult, check_run_dir, read_results
 from compress.recipe.budget import BUDGET_KEYS, parse_descending
 from compress.recipe.load import override_recipe
-from compress.recipe.schema import Prune, Recipe
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Prune
 from compress.reporting.plots import plot_sweep, save_figure
 from compress.reporting.published import PUBLISHED
 from compress.reporting.tables import Table

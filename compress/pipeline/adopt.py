@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from compress.data.batches import plain_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
 from compress.models.build import import_builder

@@ -28,7 +28,8 @@ from compress.pruning import unstructured
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.overrides import ROLES
 from compress.recipe.registry import IMPORTANCES
-from compress.recipe.schema import Prune, Recipe
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Prune
 from compress.runtime.errors import UserError, one_line
 from compress.training.task import Task
 

@@ -20,7 +20,8 @@ from compress.pipeline.plan import Plan
 from compress.pipeline.step import Step
 from compress.pipeline.time_budget import StageTime
 from compress.pruning.clock import Clock
-from compress.recipe.schema import Augment, Recipe
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Augment
 from compress.runtime import distributed
 from compress.training.evaluate import Scores, measure_scores
 from compress.training.mirror import MirrorTest, measure_mirroring

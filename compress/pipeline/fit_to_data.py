@@ -8,7 +8,8 @@ from dataclasses import replace
 from compress.data.dataset import Dataset
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec, settle_stem
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.training.schedule import count_steps
 
 # `batch_size = "auto"`: a power of two in this range that makes so many batches an epoch.

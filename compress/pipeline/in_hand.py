@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import nn
 
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
 from compress.data.in_memory import to_source
 from compress.data.labels import ClassNames
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Normalization
 from compress.distillation.functions import to_method
 from compress.distillation.objectives import load_method
@@ -39,7 +40,8 @@ from compress.recipe.in_memory import MEMORY, find_held, hold, is_in_memory
 from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.overrides import ROLES, apply_overrides
-from compress.recipe.schema import Prune, Recipe, Stage, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Prune, Stage, Train
 from compress.runtime.arguments import require_side
 from compress.runtime.errors import UserError
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.balance import draw_chances
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.deployment.formats import get_format
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
@@ -53,7 +54,8 @@ from compress.pruning.latency import MOST
 from compress.pruning.pruner import start_clock
 from compress.recipe.budget import Cost, Limits
 from compress.recipe.overrides import ROLES
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.runtime import distributed
 from compress.runtime.device import pick_device
 from compress.runtime.errors import UserError

@@ -20,7 +20,8 @@ from compress.pipeline.step import Step
 from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.load import TRAINED_BY
 from compress.recipe.model_spec import ModelSpec, settle_stem
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 
 # Checkpoints by role: "teacher", "student".

@@ -10,7 +10,8 @@ from compress.data.dataset import Dataset
 from compress.pipeline.step import Step
 from compress.recipe.budget import Cost, Limits
 from compress.recipe.load import TRAINED_BY
-from compress.recipe.schema import Recipe, Stage, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Stage, Train
 
 
 def stage_steps(

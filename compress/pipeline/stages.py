@@ -1,6 +1,6 @@
 """Stages: one function for each kind, which takes a model and gives back a model.
 
-To add a kind: its keys in `compress.recipe.schema` (a dataclass in `Stage` and `STAGE_TYPES`, or a
+To add a kind: its keys in `compress.recipe.stages` (a dataclass in `Stage` and `STAGE_TYPES`, or a
 value of `Train.kind`), and a function in `STAGES` below.
 """
 

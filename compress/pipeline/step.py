@@ -9,7 +9,7 @@ from pathlib import Path
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.budget import Limits
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Prune, Quantize, Train
+from compress.recipe.stages import Prune, Quantize, Train
 from compress.recipe.types import INT8
 
 

@@ -31,7 +31,7 @@ from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.head import freeze_backbone
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime import distributed
 from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.training.forward import make_teacher

@@ -21,7 +21,7 @@ from compress.deployment.prepare import prepare_network
 from compress.models.checkpoint import Checkpoint
 from compress.quantization.fake_quantize import fake_quantize, set_measuring
 from compress.quantization.static import multiplies_unsigned_exactly
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 from compress.training.schedule import learning_rate
 
 # Images in a batch, batches on which ranges are measured before the first step, and steps of Adam.

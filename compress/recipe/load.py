@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from compress.recipe.messages import describe_first_error
 from compress.recipe.overrides import apply_overrides
-from compress.recipe.schema import Prune, Quantize, Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Prune, Quantize, Train
 from compress.recipe.types import StageFile
 from compress.runtime.checksum import check_table
 from compress.runtime.errors import UserError, did_you_mean

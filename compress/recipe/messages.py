@@ -11,7 +11,8 @@ import pydantic
 
 from compress.recipe.budget import BUDGET_KEYS, budget_examples
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import STAGE_TYPES, Recipe
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import STAGE_TYPES
 from compress.runtime.errors import UserError, did_you_mean
 
 KINDS = f"a stage is one of {', '.join(STAGE_TYPES)}"

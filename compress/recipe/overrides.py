@@ -12,7 +12,7 @@ from typing import Any
 
 from compress.recipe.budget import BUDGET_KEYS
 from compress.recipe.model_spec import FAMILIES_WITH_STEM
-from compress.recipe.schema import STAGE_TYPES
+from compress.recipe.stages import STAGE_TYPES
 from compress.runtime.errors import UserError, did_you_mean
 
 ROLES = ("teacher", "student")

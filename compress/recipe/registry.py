@@ -13,19 +13,10 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.recipe.in_memory import find_held, is_in_memory
 from compress.runtime.errors import UserError, did_you_mean, one_line
-
-# Data that is named by its place, as ``folder:PATH``: what follows the prefix, and what opens it.
-DATA_PLACES = {
-    "folder": ("PATH", "compress.data.folders:open_folder"),
-    "masks": ("PATH", "compress.data.mask_folders:open_masks"),
-    "csv": ("FILE", "compress.data.csv_files:open_csv"),
-    "hf": ("NAME-OR-PATH", "compress.data.hugging_face:open_hugging_face"),
-}
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -95,7 +86,7 @@ class Registry:
         if is_in_memory(name):
             return find_held(name)
         if name in self.builtin:
-            return _import(self.builtin[name])
+            return import_object(self.builtin[name])
         entry = _plugins(self.group)[name]
         try:
             found = entry.load()
@@ -110,7 +101,7 @@ class Registry:
     def _check_plugin(self, entry: EntryPoint, found: Any) -> None:
         """Check that an entry point leads to what this registry holds."""
         if self.expected:
-            kind = _import(self.expected)
+            kind = import_object(self.expected)
             if isinstance(found, kind):
                 return
             inside = [key for key, each in _members(found).items() if isinstance(each, kind)]
@@ -133,7 +124,8 @@ class Registry:
         )
 
 
-def _import(place: str) -> Any:
+def import_object(place: str) -> Any:
+    """Import and return what lies at ``module:attribute``."""
     module, _, attribute = place.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -275,65 +267,3 @@ LOGGERS = Registry(
     },
     expected="compress.reporting.loggers.log_tool:LogTool",
 )
-
-
-def split_data_name(data: str) -> tuple[str, str] | None:
-    """Split ``folder:PATH`` and the like into prefix and place; None for a registered name.
-
-    Example:
-        >>> split_data_name("folder:photos"), split_data_name("mnist")
-        (('folder', 'photos'), None)
-    """
-    prefix, colon, place = data.partition(":")
-    return (prefix, place) if colon and prefix in DATA_PLACES else None
-
-
-def check_data_name(data: str | None) -> Path | None:
-    """Check that `data` is a registered data set, or a place, as ``folder:PATH`` or ``hf:NAME``.
-
-    None is accepted.
-
-    Returns:
-        The folder for ``folder:PATH`` and ``masks:PATH``, the file for ``csv:FILE``, else None.
-
-    Raises:
-        UserError: there is no such data set, folder or file.
-    """
-    if data is None or is_in_memory(data):
-        return None
-    prefix, place = split_data_name(data) or (None, data)
-    path = Path(place).expanduser()
-    try:
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except OSError as error:
-        # Such as a name that is too long.
-        raise UserError(one_line(error)) from error
-    if prefix in ("folder", "masks"):
-        if not is_folder:
-            raise UserError(f"{data}: there is no folder {path}" + _suggest_place(path))
-        return path
-    if prefix == "csv":
-        if not is_file:
-            raise UserError(f"{data}: there is no file {path}" + _suggest_place(path))
-        return path
-    if prefix == "hf" and not place:
-        raise UserError(f"{data}: name a data set of Hugging Face, or the folder of a local one")
-    if prefix is None and data not in DATA_SOURCES:
-        if hint := _suggest_place(path):
-            raise UserError(f"unknown {DATA_SOURCES.kind} {data!r}{hint}")
-        forms = [f"{name}:{rest}" for name, (rest, _) in DATA_PLACES.items()]
-        raise UserError(DATA_SOURCES.describe_unknown(data, *forms))
-    return None
-
-
-def _suggest_place(path: Path) -> str:
-    """Return a hint at the prefix that fits what lies at `path`, or an empty string."""
-    if path.is_dir():
-        return f"; did you mean folder:{path}?"
-    return f"; did you mean csv:{path}?" if path.is_file() and path.suffix == ".csv" else ""
-
-
-def load_data_place(prefix: str) -> Any:
-    """Import and return the function that opens the data of a prefix in `DATA_PLACES`."""
-    module, _, attribute = DATA_PLACES[prefix][1].partition(":")
-    return getattr(importlib.import_module(module), attribute)

@@ -8,16 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compress.recipe.color import parse_color
-from compress.recipe.registry import (
-    DATA_PLACES,
-    DATA_SOURCES,
-    IMPORTANCES,
-    METHODS,
-    RUNTIMES,
-    Registry,
-    check_data_name,
-    split_data_name,
-)
+from compress.recipe.data_names import DATA_PLACES, check_data_name, split_data_name
+from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS, RUNTIMES, Registry
 from compress.runtime.files import is_file_name
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.training.muon import Muon
 
 # ``auto``: the number of parameters up to which Muon is affordable on a CPU, and the least share of

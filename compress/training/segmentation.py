@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.data.source import IGNORE
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.batches import Batch
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime import distributed
 from compress.runtime.device import can_compile
 from compress.runtime.errors import UserError, one_line

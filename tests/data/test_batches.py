@@ -18,7 +18,7 @@ from compress.data.batches import Batch, _crop, plain_batches, shard_range, trai
 from compress.data.dataset import Dataset
 from compress.data.random_views import draw_holes
 from compress.data.source import Pixels
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 from compress.training.classification import Classification
 
 CLASSES = 5

@@ -8,7 +8,7 @@ import torch
 from dataset_files import write_images
 
 from compress.data.csv_files import open_csv
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.runtime.errors import UserError
 

@@ -9,7 +9,8 @@ from dataset_files import write_images
 from tiny import Tiny, write_folder
 
 from compress.data.batches import plain_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.pool import Pool
 from compress.data.source import Pixels, Source
 from compress.pipeline.plan import make_plan
@@ -182,7 +183,7 @@ def test_mean_and_std_are_measured_on_the_training_pixels(folder: Path) -> None:
 def test_a_flat_channel_has_a_deviation_to_divide_by(monkeypatch: pytest.MonkeyPatch) -> None:
     images = Pixels(torch.full((20, 3, 4, 4), 51, dtype=torch.uint8), torch.arange(20) % 2)
     source = Source("flat", ("a", "b"), 4, images, lambda: images)
-    monkeypatch.setattr("compress.data.dataset.open_source", lambda name: source)
+    monkeypatch.setattr("compress.data.open_dataset.open_source", lambda name: source)
     data = open_dataset("flat")
     assert data.mean == pytest.approx((0.2,) * 3) and data.std == pytest.approx((1 / 255,) * 3)
 

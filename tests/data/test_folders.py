@@ -6,9 +6,9 @@ import pytest
 from dataset_files import write_images
 from PIL import Image
 
-from compress.data.dataset import open_dataset
 from compress.data.decode import read_photo
 from compress.data.folders import list_images, open_folder
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.runtime.errors import UserError
 

@@ -7,8 +7,8 @@ import pytest
 from dataset_files import write_images
 from PIL import Image
 
-from compress.data.dataset import open_dataset
 from compress.data.hugging_face import open_hugging_face
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.runtime.errors import UserError
 

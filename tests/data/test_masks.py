@@ -16,13 +16,14 @@ from PIL import Image
 
 from compress.data import scenes
 from compress.data.batches import Batch, training_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
 from compress.data.masks import crop_masks, uncrop_mask
+from compress.data.open_dataset import open_dataset
 from compress.data.photo import center_box
 from compress.data.pool import MemoryPool
 from compress.data.source import Pixels
 from compress.data.sources import open_source
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 from compress.runtime.errors import UserError
 
 

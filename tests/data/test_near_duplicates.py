@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress.data.dataset import open_dataset
 from compress.data.near_duplicates import count_near_duplicates, note_near_duplicates
+from compress.data.open_dataset import open_dataset
 
 
 def write_images(folder: Path, copies: int) -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from compress.data.batches import plain_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.deployment.predict import predict, prepare
 from compress.models.checkpoint import Checkpoint
 from compress.pipeline.adopt import adopt

@@ -18,15 +18,16 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from compress.data.batches import plain_batches, training_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
 from compress.data.decode import read_photo
+from compress.data.open_dataset import open_dataset
 from compress.data.photo import Framing, Photo, crop_photo, fit_photo
 from compress.data.photo_view import draw_photo_view
 from compress.data.photos import FilePhotos, MemoryPhotos
 from compress.data.pool import PhotoPool, open_pool
 from compress.data.random_views import draw_numbers, place_crops
 from compress.data.source import Files, Images, Pixels
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 from compress.training.classification import Classification
 
 SIDE = 48

@@ -19,7 +19,7 @@ from dataset_files import (
 from torchvision import datasets
 
 from compress.data import cache as cache_module
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Files, Pixels
 from compress.data.sources import IMAGENETTE, IMAGEWOOF, open_source
 from compress.recipe import registry
@@ -59,7 +59,7 @@ def test_an_open_data_set_holds_no_image_twice(
 ) -> None:
     sources = [open_source("mnist")]
     held = weakref.ref(pixels(sources[0].train).pixels)
-    monkeypatch.setattr("compress.data.dataset.open_source", lambda name: sources.pop())
+    monkeypatch.setattr("compress.data.open_dataset.open_source", lambda name: sources.pop())
     data = open_dataset("mnist")
     assert held() is None and len(data.test()) == 50
 

@@ -8,7 +8,7 @@ from dataset_files import write_images
 from tiny import Compress, Tiny
 
 from compress.data import verify
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.data.verify import NAMED, find_broken
 from compress.runtime.errors import UserError

@@ -7,7 +7,7 @@ import torch
 from exported_files import Exported
 from tiny import CLASSES, Tiny
 
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.deployment.export import export
 from compress.models import checkpoint
 from compress.models.build import import_builder

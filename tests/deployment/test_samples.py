@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.deployment.samples import open_own_data
 from compress.models.checkpoint import Checkpoint

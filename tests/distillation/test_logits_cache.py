@@ -17,7 +17,8 @@ from tiny import Tiny
 from torch import Tensor, nn
 
 from compress.data.batches import Batch, training_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.distillation import logits_cache
 from compress.distillation.kd import KD
 from compress.distillation.logits_cache import LogitsCache
@@ -29,7 +30,7 @@ from compress.pipeline.events import RunEvents
 from compress.pipeline.plan import make_plan
 from compress.pipeline.train_stage import build_trainer
 from compress.recipe.load import load_recipe
-from compress.recipe.schema import Augment, Train
+from compress.recipe.stages import Augment, Train
 from compress.runtime.device import has_fast_bfloat16, package_versions
 from compress.runtime.files import PART
 from compress.training.classification import Classification

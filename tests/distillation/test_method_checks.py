@@ -20,7 +20,7 @@ from compress.distillation.objectives import (
     uses_logits,
     uses_teacher,
 )
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 from compress.training.classification import Classification
 from compress.training.objective import total_loss

@@ -22,7 +22,7 @@ from compress.distillation.objectives import (
 )
 from compress.distillation.stagewise import Stagewise, split_blocks
 from compress.recipe.registry import METHODS
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 from compress.training.classification import Classification
 from compress.training.forward import make_forward, make_teacher

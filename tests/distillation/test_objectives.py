@@ -17,7 +17,7 @@ from compress.data.batches import Batch
 from compress.distillation.method import Teacher
 from compress.distillation.objectives import build_objective
 from compress.recipe.registry import METHODS
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.training.classification import Classification
 from compress.training.forward import make_forward, make_teacher
 from compress.training.objective import total_loss

@@ -11,13 +11,13 @@ import pytest
 from mask_files import write_masks
 from tiny import Tiny
 
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.experiments.experiment import plan_experiment
 from compress.models.build import build
 from compress.pipeline.checks import check_methods
 from compress.pipeline.stage_steps import stage_steps
 from compress.pipeline.step import number_steps
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 from compress.training.task import make_task
 

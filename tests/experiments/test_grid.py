@@ -9,7 +9,7 @@ from tiny import Compress
 
 from compress.experiments.experiment import plan_experiment, run_experiment
 from compress.experiments.grid import expand_rows, load_experiment
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 
 

@@ -20,6 +20,7 @@ from small_checkpoints import small_checkpoint
 from torch import nn
 
 from compress.models import checkpoint
+from compress.models.file_content import VERSION
 from compress.runtime.errors import UserError
 
 Plain = dict[str, Any]
@@ -68,7 +69,7 @@ def test_other_files_are_refused_and_no_code_is_executed(small_file: bytes, tmp_
         b"hello, this is text\n",
         random.Random(0).randbytes(5000),
         pickle.dumps(Code(marker)),
-        pickle.dumps({"format": "compress.weights", "version": checkpoint.VERSION}),
+        pickle.dumps({"format": "compress.weights", "version": VERSION}),
     ]
     model = small_checkpoint().model
     for content in (

@@ -25,7 +25,7 @@ from compress.pipeline.run_dir import StageResult, read_results
 from compress.pipeline.stage_costs import image_costs
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Augment
+from compress.recipe.stages import Augment
 from compress.runtime.errors import UserError
 from compress.training.forward import make_teacher
 

@@ -14,7 +14,8 @@ from compress.data.dataset import Dataset
 from compress.data.source import Pixels
 from compress.pipeline.fit_to_data import choose_batch_size, fit_to_data
 from compress.recipe.load import load_recipe, recipe_from_dict
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 from compress.training.schedule import count_steps
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import compress
 from compress.data.batches import plain_batches
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.photo import Framing
 from compress.data.pool import MemoryPool, open_pool
 from compress.data.source import Files

@@ -25,7 +25,7 @@ from tiny import (
 )
 
 import compress
-from compress.data.dataset import open_dataset
+from compress.data.open_dataset import open_dataset
 from compress.data.photo import Framing
 from compress.data.pool import PhotoPool, Pool, open_pool
 from compress.data.source import Files, Pixels

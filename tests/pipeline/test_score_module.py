@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
 from compress.data.in_memory import to_source
+from compress.data.open_dataset import open_dataset
 from compress.pipeline.score_module import agrees, has_new_norms, score_module
 from compress.recipe.in_memory import hold, holding
 

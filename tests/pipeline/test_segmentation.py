@@ -27,7 +27,8 @@ from compress.pipeline.plan import make_plan
 from compress.pipeline.run import RunResult
 from compress.quantization.finetune import finetune_for_int8
 from compress.recipe.load import load_recipe
-from compress.recipe.schema import Quantize, Recipe
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Quantize
 from compress.runtime.errors import UserError
 
 

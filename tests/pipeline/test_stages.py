@@ -18,7 +18,7 @@ from compress.pipeline.stages import STAGES, run_stage
 from compress.pruning.pruner import prune
 from compress.recipe.budget import Limits
 from compress.recipe.load import load_recipe
-from compress.recipe.schema import STAGE_TYPES, Prune, Train
+from compress.recipe.stages import STAGE_TYPES, Prune, Train
 
 # Parameters of the tiny student with half of its channels.
 HALF = 3_820

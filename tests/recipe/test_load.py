@@ -18,7 +18,8 @@ from compress.recipe.load import (
     recipe_to_dict,
     shipped_recipes,
 )
-from compress.recipe.schema import Recipe, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.recipe.load import load_recipe, recipe_from_dict
-from compress.recipe.schema import STAGE_TYPES
+from compress.recipe.stages import STAGE_TYPES
 from compress.runtime.errors import UserError
 
 Table = dict[str, Any]

@@ -10,7 +10,7 @@ import pytest
 
 from compress.recipe.load import load_recipe
 from compress.recipe.overrides import apply_overrides
-from compress.recipe.schema import Prune, Train
+from compress.recipe.stages import Prune, Train
 from compress.runtime.errors import UserError
 
 Table = dict[str, Any]

@@ -13,17 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress.recipe.data_names import DATA_PLACES, check_data_name, load_data_place
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.registry import (
-    DATA_PLACES,
-    DATA_SOURCES,
-    IMPORTANCES,
-    METHODS,
-    NETWORKS,
-    Registry,
-    check_data_name,
-    load_data_place,
-)
+from compress.recipe.registry import DATA_SOURCES, IMPORTANCES, METHODS, NETWORKS, Registry
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 

@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 
 from compress.recipe.load import load_recipe, recipe_from_dict, recipe_to_dict
 from compress.recipe.registry import IMPORTANCES, METHODS
-from compress.recipe.schema import QUICK_IMAGES, Augment, Prune, Recipe, Train
+from compress.recipe.schema import QUICK_IMAGES, Recipe
+from compress.recipe.stages import Augment, Prune, Train
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted([*ROOT.glob("pipelines/*.toml"), *ROOT.glob("docs/experiments/recipes/*.toml")])

@@ -13,11 +13,12 @@ from tiny import Interrupted, Tiny
 from torch import nn
 
 from compress.data.batches import Batch, plain_batches, training_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.distillation.labels import Labels
 from compress.models.build import import_builder
 from compress.models.tensor_file import read_tensors
-from compress.recipe.schema import Augment, Train
+from compress.recipe.stages import Augment, Train
 from compress.runtime.errors import UserError
 from compress.training.classification import Classification
 from compress.training.divergence import LOWER, MAX_RETRIES

@@ -168,7 +168,7 @@ def train_cases(recipe: str, out: Path) -> None:
     from compress.pipeline.plan import make_plan
     from compress.pipeline.stages import distill
     from compress.recipe.load import load_recipe
-    from compress.recipe.schema import Train
+    from compress.recipe.stages import Train
 
     with distributed.process_group(), pytest.MonkeyPatch.context() as patch:
         # Two blocks of logits and more in a view of six batches.

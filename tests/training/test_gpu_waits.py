@@ -18,13 +18,14 @@ from tiny import Tiny
 from torch import Tensor, nn
 
 from compress.data.batches import Batch, plain_batches, training_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.distillation.labels import Labels
 from compress.distillation.method import Teacher
 from compress.distillation.objectives import build_objective
 from compress.models.build import import_builder
 from compress.recipe.registry import METHODS
-from compress.recipe.schema import Augment, Train
+from compress.recipe.stages import Augment, Train
 from compress.runtime import distributed
 from compress.training import ddp
 from compress.training.classification import Classification

@@ -7,7 +7,7 @@ from torch import nn
 
 from compress.models.build import build
 from compress.recipe.model_spec import ModelSpec
-from compress.recipe.schema import Train
+from compress.recipe.stages import Train
 from compress.training.optimizers import build_optimizer, settle_optimizer
 
 STAGE = Train(kind="finetune", optimizer="auto", lr=0.1, epochs=1)

@@ -12,9 +12,10 @@ from tiny import Interrupted, Tiny
 from torch import Tensor, nn
 
 from compress.data.batches import Batch, plain_batches, training_batches
-from compress.data.dataset import Dataset, open_dataset
+from compress.data.dataset import Dataset
+from compress.data.open_dataset import open_dataset
 from compress.distillation.labels import Labels
-from compress.recipe.schema import Augment, Train
+from compress.recipe.stages import Augment, Train
 from compress.runtime.errors import UserError
 from compress.runtime.sealed_json import open_line
 from compress.training.classification import Classification

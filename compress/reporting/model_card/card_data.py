@@ -6,8 +6,9 @@ import inspect
 from contextlib import suppress
 from pathlib import Path
 
+from compress.recipe.data_names import split_data_name
 from compress.recipe.in_memory import is_in_memory
-from compress.recipe.registry import DATA_SOURCES, split_data_name
+from compress.recipe.registry import DATA_SOURCES
 from compress.runtime.text import safe_line
 
 # Names of the same data sets on Hugging Face's hub.
