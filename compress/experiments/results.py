@@ -6,7 +6,6 @@ import csv
 import io
 import shlex
 import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from compress.experiments.ledger import LEDGER, read_ledger
@@ -28,12 +27,15 @@ def experiment_table(trials: list[Trial]) -> Table:
     """Return a row for every combination of keys.
 
     Each has the cost of the last stage's network, and its accuracies in percent as mean ± sample
-    deviation over the finished seeds. Costs and seconds are means; the teacher's time is left out.
+    deviation over the finished seeds, that of balanced accuracy on the test split included where
+    classes are uneven. Costs and seconds are means; the teacher's time is left out.
     """
     keys = list(trials[0].label)
     scores = [f"{name_score(split, _name_metric(trials))} %" for split in ("val", "test")]
+    uneven = _are_uneven(trials)
+    scores += ["balanced %"] if uneven else []
     headings = [*keys, "parameters", "multiply-adds", *scores, "seeds", "seconds"]
-    rows = [[*values, *_summarize_row(row)] for values, row in group_by_row(trials)]
+    rows = [[*values, *_summarize_row(row, uneven)] for values, row in group_by_row(trials)]
     return Table(headings, rows, left=len(keys))
 
 
@@ -42,14 +44,17 @@ def trials_table(trials: list[Trial]) -> Table:
 
     A row has the trial's keys, its results (accuracies 0 to 1), and its directory.
     """
-    columns = ("seed", "parameters", "multiply-adds", "val", "test", "seconds")
+    columns = ["seed", "parameters", "multiply-adds", "val", "test", "seconds"]
+    uneven = _are_uneven(trials)
+    columns += ["balanced"] if uneven else []
     rows = []
     for trial in trials:
-        results: Sequence[object] = ("",) * 5
+        results: list[object] = [""] * (6 if uneven else 5)
         if trial.results:
             last = trial.results[-1]
             test = "" if last.test is None else last.test
-            results = (last.params, last.macs, last.val, test, round(trial.seconds, 1))
+            results = [last.params, last.macs, last.val, test, round(trial.seconds, 1)]
+            results += [last.test_balanced] if uneven else []
         cells = (*trial.label.values(), trial.recipe.seed, *results, trial.folder)
         rows.append([*map(str, cells), trial.error or ""])
     return Table([*trials[0].label, *columns, "directory", "error"], rows)
@@ -126,19 +131,25 @@ def _name_metric(trials: list[Trial]) -> str:
     return next((each.results[-1].metric for each in trials if each.results), "accuracy")
 
 
-def _summarize_row(trials: list[Trial]) -> list[str]:
+def _are_uneven(trials: list[Trial]) -> bool:
+    """Return True if trials were also scored by balanced accuracy."""
+    return any(trial.results and trial.results[-1].test_balanced is not None for trial in trials)
+
+
+def _summarize_row(trials: list[Trial], uneven: bool) -> list[str]:
     """Return the cells of one row after its keys."""
     finished = [trial for trial in trials if trial.results]
     of_all = "" if len(finished) == len(trials) else f" of {len(trials)}"
     seeds = f"{len(finished)}{of_all}"
     if not finished:
-        return ["-", "-", "-", "-", seeds, "-"]
+        return [*["-"] * (5 if uneven else 4), seeds, "-"]
     last = [trial.results[-1] for trial in finished]
     return [
         f"{statistics.mean(result.params for result in last):,.0f}",
         format_macs(statistics.mean(result.macs for result in last)),
         format_mean([result.val for result in last]),
         format_mean([result.test or 0.0 for result in last]),
+        *([format_mean([result.test_balanced or 0.0 for result in last])] if uneven else []),
         seeds,
         f"{statistics.mean(trial.seconds for trial in finished):,.0f}",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,18 @@ def test_a_row_has_the_mean_and_sample_deviation_of_its_seeds() -> None:
             "seconds": "40",
         },
     ]
+
+
+def test_uneven_classes_have_balanced_accuracy_too(tmp_path: Path) -> None:
+    even, failed = make_trial("0.0", 0, 0.9), make_trial("0.9", 0, None)
+    results = tuple(replace(each, test_balanced=0.7) for each in even.results)
+    trials = [replace(even, results=results), failed]
+    table = experiment_table(trials)
+    place = table.headings.index("balanced %")
+    assert [row[place] for row in table.rows] == ["70.00", "-"]
+    write_tables(trials, tmp_path)
+    rows = csv.DictReader((tmp_path / "table.csv").open(newline=""))
+    assert [row["balanced"] for row in rows] == ["0.7", ""]
 
 
 def test_failed_trials_are_named_below_the_table_and_in_the_csv(tmp_path: Path) -> None:
