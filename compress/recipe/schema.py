@@ -97,8 +97,8 @@ class Recipe:
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: chosen images, initial weights, views."""
     batch_size: BatchSize = "auto"
-    """Images in a batch; the processes of a distributed run share them. `auto` is 256, and less for
-    small data: a power of two that makes 12 batches an epoch, at least 32."""
+    """Images in a batch; the processes of a distributed run share them. `auto` is a power of
+    two that makes 90 batches an epoch, from 64 to 256; for fewer than 768 images it is 32."""
     epochs: Epochs | None = None
     """Epochs of the longest stages, in place of their own length, and of stages without one; no
     other stage is longer."""
