@@ -40,7 +40,7 @@ def main() -> None:
 
     from compress.cli import terminal
     from compress.cli.main import main as command
-    from compress.data import dataset
+    from compress.data import dataset, open_dataset
 
     def finish(self: object, batches: Iterable[object], total: int, label: str) -> None:
         next(iter(batches))
@@ -50,10 +50,13 @@ def main() -> None:
         os._exit(0)
 
     # Reading ends with the checksum and the normalization of the images.
-    names = ("open_source", "open_pool", "measure_normalization", "checksum_images")
-    reading = {name: Clock(getattr(dataset, name)) for name in names}
+    names = ("open_pool", "measure_normalization", "checksum_images")
+    measured = {name: Clock(getattr(dataset, name)) for name in names}
+    listing = Clock(open_dataset.open_source)
+    reading = {"open_source": listing, **measured}
     with (
-        mock.patch.multiple(dataset, **reading),
+        mock.patch.multiple(dataset, **measured),
+        mock.patch.object(open_dataset, "open_source", listing),
         mock.patch.object(terminal.Terminal, "progress", finish),
     ):
         command(["run", *arguments])

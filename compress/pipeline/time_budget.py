@@ -67,7 +67,8 @@ class StageTime:
     def fit_epochs(self, probe: Probe, steps: int, cached_after: float) -> float:
         """Return the stage's epochs: the recipe's, or as many as fit into its time.
 
-        The number is measured once and stored.
+        Before the last cut, it is no more than the recipe's: more time is worth most where it
+        trains the final network. The number is measured once and stored.
 
         Args:
             steps: the number of steps in an epoch.
@@ -82,9 +83,11 @@ class StageTime:
             left = self.seconds - (time.monotonic() - self.started)
             seconds = distributed.broadcast(left)
             epochs = timing.count_epochs(seconds, probe, steps, cached_after)
+            if any(later.prune for later in self.plan.steps[self.step.index :]):
+                epochs = min(epochs, self.step.train.length)
             fitted[name] = round_epochs(epochs, steps, continues_training(self.step, self.plan))
             self.run_dir.write()
-            planned = f"{fitted[name]:.3g} epochs, about {max(seconds, 0) / 60:.1f} min"
+            planned = f"{fitted[name]:.3g} epochs, within {max(seconds, 0) / 60:.1f} min"
             self.events.log(
                 f"  fitted to the time left: {planned if fitted[name] else 'no training'}"
             )

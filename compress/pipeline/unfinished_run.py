@@ -150,20 +150,13 @@ class UnfinishedRun:
             self.events.log(f"  warning: {warning}")
 
     def _stage_seconds(self, step: Step) -> float | None:
-        """Return a stage's part of the time that is left, if the run has a time budget.
-
-        Before the last cut, it is no more than what the recipe's length takes: more time is worth
-        most where it trains the final network.
-        """
+        """Return a stage's part of the time that is left, if the run has a time budget."""
         minutes = self.plan.recipe.minutes
         if minutes is None:
             return None
         left = 60 * minutes - sum(result.seconds for result in self.run_dir.results)
-        whole, least = self._estimated_seconds.whole, self._estimated_seconds.least
-        share = stage_seconds(left, whole[step.index :], least[step.index :])
-        if not any(later.prune for later in self.plan.steps[step.index :]):
-            return share
-        return min(share, max(whole[step.index], least[step.index]))
+        seconds = self._estimated_seconds
+        return stage_seconds(left, seconds.whole[step.index :], seconds.least[step.index :])
 
     @cached_property
     def _estimated_seconds(self) -> StageSeconds:

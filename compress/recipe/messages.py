@@ -68,7 +68,7 @@ def _describe_kind(stage: Mapping[str, Any]) -> str:
     if "kind" not in stage:
         return f"is missing: {KINDS}"
     kind = stage["kind"]
-    return f"unknown {kind!r}{did_you_mean(str(kind), STAGE_TYPES)}; {KINDS}"
+    return f"unknown {_as_toml(kind)}{did_you_mean(str(kind), STAGE_TYPES)}; {KINDS}"
 
 
 def _describe(error: Any, keys: list[str]) -> str:

@@ -21,6 +21,8 @@ from compress.runtime.errors import UserError, did_you_mean, one_line
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+# Characters of an unknown name that are shown.
+LONGEST = 80
 # First layers of a network; see `compress.recipe.model_spec.ModelSpec.stem`.
 Stem = Literal["auto", "imagenet", "half", "pool", "small"]
 
@@ -74,7 +76,8 @@ class Registry:
         """
         known = self.names()
         hint = did_you_mean(name, known)
-        return f"unknown {self.kind} {name!r}{hint}; known: {', '.join([*known, *also])}"
+        shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+        return f"unknown {self.kind} {shown!r}{hint}; known: {', '.join([*known, *also])}"
 
     def load(self, name: str) -> Any:
         """Import and return the object registered as `name`.
