@@ -16,8 +16,7 @@ from compress.runtime.errors import UserError
 FORMAT, VERSION, READ_VERSIONS = "compress.weights", 3, (2, 3)
 VERSION_2 = {"crop_ratio": 1.0, "background": "#000000"}
 
-
-# What a network names the class of.
+# What has a class: a whole image, or each of its pixels.
 Labels = Literal["images", "pixels"]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Literal
 
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, quote
 
 Axis = Literal["params", "macs", "bytes", "latency"]
 
@@ -182,17 +182,17 @@ def parse_amount(text: str, axis: Axis = "params") -> Amount:
         r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([a-zµμ]*|%)\s*", text.lower(), re.ASCII
     )
     if not match or len(text) > 40 or match[2] not in (*unit.suffixes, "%"):
-        raise UserError(f"budget {text[:40]!r} is not understood: write {unit.examples}")
+        raise UserError(f"budget {quote(text)} is not understood: write {unit.examples}")
     amount, suffix = Fraction(re.sub("[_,]", "", match[1])), match[2]
     if suffix == "%":
         if not 0 < amount < 100:
             raise UserError(
-                f"budget {text!r}: a percentage must be above 0% and below 100% of the student"
+                f"budget {quote(text)}: a percentage must be above 0% and below 100% of the student"
             )
         return Amount(text, fraction=amount / 100)
     amount *= unit.suffixes[suffix]
     if amount < 1 or amount.denominator != 1:
-        raise UserError(f"budget {text!r} must be a whole number of {unit.name}, 1 or more")
+        raise UserError(f"budget {quote(text)} must be a whole number of {unit.name}, 1 or more")
     return Amount(text, number=int(amount))
 
 
@@ -208,10 +208,10 @@ def parse_speedup(text: str) -> Amount:
     """
     match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{0,9})?)\s*[x×]?\s*", text.lower(), re.ASCII)
     if not match:
-        raise UserError(f"speedup {text[:40]!r} is not understood: write {SPEEDUP_EXAMPLES}")
+        raise UserError(f"speedup {quote(text)} is not understood: write {SPEEDUP_EXAMPLES}")
     times = Fraction(match[1])
     if times <= 1:
-        raise UserError(f"speedup {text!r}: must be above 1, as {SPEEDUP_EXAMPLES}")
+        raise UserError(f"speedup {quote(text)}: must be above 1, as {SPEEDUP_EXAMPLES}")
     return Amount(f"{match[1]}x", fraction=1 / times)
 
 

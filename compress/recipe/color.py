@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, quote
 
 
 def parse_color(text: str) -> str:
@@ -22,7 +22,7 @@ def parse_color(text: str) -> str:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is not a colour; write a name, as 'white', or '#rrggbb'"
+            f"{quote(text)} is not a colour; write a name, as 'white', or '#rrggbb'"
         ) from error
     return f"#{red:02x}{green:02x}{blue:02x}"
 

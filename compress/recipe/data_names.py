@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.recipe.in_memory import is_in_memory
 from compress.recipe.registry import DATA_SOURCES, import_object
-from compress.runtime.errors import UserError, one_line
+from compress.runtime.errors import UserError, one_line, quote
 
 # Data that is named by its place, as ``folder:PATH``: what follows the prefix, and what opens it.
 DATA_PLACES = {
@@ -61,7 +61,7 @@ def check_data_name(data: str | None) -> Path | None:
         raise UserError(f"{data}: name a data set of Hugging Face, or the folder of a local one")
     if prefix is None and data not in DATA_SOURCES:
         if hint := _suggest_place(path):
-            raise UserError(f"unknown {DATA_SOURCES.kind} {data!r}{hint}")
+            raise UserError(f"unknown {DATA_SOURCES.kind} {quote(data)}{hint}")
         forms = [f"{name}:{rest}" for name, (rest, _) in DATA_PLACES.items()]
         raise UserError(DATA_SOURCES.describe_unknown(data, *forms))
     return None

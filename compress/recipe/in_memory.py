@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, quote
 
 MEMORY = "memory:"
 
@@ -54,7 +54,7 @@ def find_held(name: str) -> Any:
     """
     if name not in _held:
         raise UserError(
-            f"{name!r} was an object in memory; pass it again in Python, to compress.run, or to"
-            " compress.load(FILE, model=…)"
+            f"{quote(name)} was an object in memory; pass it again in Python, to compress.run, or"
+            " to compress.load(FILE, model=…)"
         )
     return _held[name]

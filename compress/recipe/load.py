@@ -17,7 +17,7 @@ from compress.recipe.schema import Recipe
 from compress.recipe.stages import Prune, Quantize, Train
 from compress.recipe.types import StageFile
 from compress.runtime.checksum import check_table
-from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.errors import UserError, did_you_mean, quote
 from compress.runtime.plain_files import check_plain, read_json, read_toml
 
 T = TypeVar("T")
@@ -52,7 +52,9 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
     path = shipped_recipes().get(name, Path(name))
     if not path.is_file():
         hint = did_you_mean(name, shipped_recipes())
-        raise UserError(f"no recipe {name!r}{hint}: see `compress recipes`, or pass a TOML file")
+        raise UserError(
+            f"no recipe {quote(name)}{hint}: see `compress recipes`, or pass a TOML file"
+        )
     table = read_run_recipe(path) if path.suffix == ".json" else read_toml(path)
     if "stages" not in table and not table.keys().isdisjoint(
         ("recipe", "seeds", "keys", "grid", "rows")
@@ -188,7 +190,7 @@ def _check_stage_order(recipe: Recipe, where: str) -> None:
     for kind in ("teach", "distill"):
         if kinds.count(kind) > 1:
             raise UserError(
-                f"{where}: stages: {kind!r} comes twice, and each starts from a new network;"
+                f"{where}: stages: {quote(kind)} comes twice, and each starts from a new network;"
                 " use 'finetune' to train further"
             )
     if any(isinstance(stage, Quantize) for stage in recipe.stages[:-1]):
@@ -225,8 +227,8 @@ def _check_distill_from(recipe: Recipe, where: str) -> None:
         pruned = pruned or isinstance(stage, Prune)
         if isinstance(stage, Train) and stage.distill_from != "teacher" and not pruned:
             raise UserError(
-                f"{where}: stages.{place}.distill_from: {stage.distill_from!r} needs an earlier"
-                " 'prune' stage; use 'teacher'"
+                f"{where}: stages.{place}.distill_from: {quote(stage.distill_from)} needs an"
+                " earlier 'prune' stage; use 'teacher'"
             )
 
 

@@ -13,7 +13,7 @@ from compress.recipe.budget import BUDGET_KEYS, budget_examples
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe
 from compress.recipe.stages import STAGE_TYPES
-from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.errors import UserError, did_you_mean, quote
 
 KINDS = f"a stage is one of {', '.join(STAGE_TYPES)}"
 
@@ -59,7 +59,7 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
         reason = _describe_kind(first["input"])
     else:
         reason = _describe(first, [field.name for field in dataclasses.fields(owner)])
-    where = ".".join(str(part + 1) if isinstance(part, int) else str(part) for part in path)
+    where = ".".join(str(part + 1 if isinstance(part, int) else part)[:60] for part in path)
     more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {reason}{more}" if where else f"{reason}{more}"
 
@@ -92,6 +92,4 @@ def _describe(error: Any, keys: list[str]) -> str:
 
 def _as_toml(value: object) -> str:
     """Return a value as TOML writes it, shortened to 60 characters."""
-    if isinstance(value, str):
-        return repr(value[:60])
-    return str(value).lower() if isinstance(value, bool) else repr(value)[:60]
+    return str(value).lower() if isinstance(value, bool) else quote(value, 60)

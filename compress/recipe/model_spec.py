@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from compress.recipe.registry import NETWORKS, Stem
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, quote
 
 Source = Literal["torchvision", "timm", "smp", "zoo", "custom"]
 
@@ -70,7 +70,8 @@ class ModelSpec:
         # A zoo's name may be torchvision's too.
         elif self.source != inferred and not {self.source, inferred} <= {"torchvision", "zoo"}:
             raise UserError(
-                f"source {self.source!r} does not suit the name {self.name!r}; leave source out"
+                f"source {quote(self.source)} does not suit the name {quote(self.name)}; leave"
+                " source out"
             )
 
 

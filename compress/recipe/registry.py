@@ -16,13 +16,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.recipe.in_memory import find_held, is_in_memory
-from compress.runtime.errors import UserError, did_you_mean, one_line
+from compress.runtime.errors import UserError, did_you_mean, one_line, quote
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-# Characters of an unknown name that are shown.
-LONGEST = 80
 # First layers of a network; see `compress.recipe.model_spec.ModelSpec.stem`.
 Stem = Literal["auto", "imagenet", "half", "pool", "small"]
 
@@ -76,8 +74,7 @@ class Registry:
         """
         known = self.names()
         hint = did_you_mean(name, known)
-        shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
-        return f"unknown {self.kind} {shown!r}{hint}; known: {', '.join([*known, *also])}"
+        return f"unknown {self.kind} {quote(name)}{hint}; known: {', '.join([*known, *also])}"
 
     def load(self, name: str) -> Any:
         """Import and return the object registered as `name`.
@@ -122,7 +119,7 @@ class Registry:
     def _describe_plugin(self, entry: EntryPoint) -> str:
         package = f" of the package {entry.dist.name}" if entry.dist is not None else ""
         return (
-            f"{self.kind} {entry.name!r}: the plug-in {entry.value}, an entry point in"
+            f"{self.kind} {quote(entry.name)}: the plug-in {entry.value}, an entry point in"
             f" {self.group}{package},"
         )
 

@@ -1,5 +1,6 @@
 """Recipes as typed data: every key, its default, and what it means. Does not import torch.
 
+The keys of stages are in `compress.recipe.stages`.
 The text under a key is its documentation: the tables in ``docs/recipes.md`` and the JSON Schema,
 ``TypeAdapter(Recipe).json_schema()``, are generated from it.
 """

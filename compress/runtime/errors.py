@@ -29,6 +29,20 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
+def quote(value: object, limit: int = 200) -> str:
+    """Return a value as a message shows it: as Python writes it, cut after so many characters.
+
+    Names and values come from files, and may be of any length.
+
+    Example:
+        >>> quote("resnet18"), quote("a" * 99, limit=3)
+        ("'resnet18'", "'aaa…'")
+    """
+    if isinstance(value, str):
+        return repr(value if len(value) <= limit else f"{value[:limit]}…")
+    return repr(value)[:limit]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if `error` is Python's MemoryError, or torch's error for a full device."""
     messages = ("out of memory", "can't allocate memory")
