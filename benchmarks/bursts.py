@@ -26,6 +26,7 @@ from compress.models.build import build
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
+from compress.pipeline.fit_to_data import MAX_BATCH_SIZE
 from compress.pipeline.plan import Plan, make_plan
 from compress.pipeline.pretrained import load_checkpoint
 from compress.pipeline.train_stage import ENDLESS, build_trainer
@@ -38,6 +39,16 @@ WARM = 3
 
 # Trains, one step at a time: yields the number of images after each step.
 Training = Callable[[], Iterator[int]]
+
+
+def for_bursts(recipe: Recipe, steps: int) -> Recipe:
+    """Return `recipe` with as many images as a burst of so many steps takes: one epoch of ours.
+
+    It keeps its stages, and the batches that it has on all of its data, however few the images.
+    """
+    size = MAX_BATCH_SIZE if recipe.batch_size == "auto" else recipe.batch_size
+    images = (WARM + steps) * size
+    return replace(recipe, batch_size=size, max_images=images, small_data=None)
 
 
 @dataclass(frozen=True)

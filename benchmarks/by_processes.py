@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from bursts import WARM, Setting
+from bursts import Setting, for_bursts
 
 from compress.recipe.load import load_recipe
 from compress.runtime import distributed
@@ -24,8 +24,7 @@ from compress.runtime.device import pick_device
 
 def main() -> None:
     name, weights, device, steps, batch, kind = sys.argv[1:]
-    recipe = load_recipe(name, {"batch_size": int(batch)})
-    recipe = replace(recipe, max_images=(WARM + int(steps)) * recipe.batch_size)
+    recipe = for_bursts(load_recipe(name, {"batch_size": int(batch)}), int(steps))
     with distributed.process_group(), TemporaryDirectory() as folder:
         on = pick_device(device)
         setting = Setting(name, recipe, Path(weights), on, int(steps), 1, 0, False, Path(folder))

@@ -75,6 +75,19 @@ def test_every_row_is_measured(tiny: Tiny, weights: Path) -> None:
         assert math.isfinite(ratio) and ours > 0, row
 
 
+def test_the_default_keeps_its_stages_and_batches_in_a_burst(tiny: Tiny) -> None:
+    from bursts import WARM, for_bursts
+
+    from compress.data.open_dataset import open_dataset
+    from compress.pipeline.fit_to_data import fit_to_data
+    from compress.recipe.load import load_recipe
+
+    recipe = for_bursts(load_recipe("default", {"data": f"folder:{tiny.data}"}), 10)
+    assert (recipe.batch_size, recipe.max_images) == (256, (WARM + 10) * 256)
+    fitted, _ = fit_to_data(recipe, open_dataset(recipe.data))
+    assert [s.kind for s in fitted.stages] == [s.kind for s in load_recipe("default").stages]
+
+
 def test_cached_logits_spare_the_teacher_and_live_ones_do_not(tiny: Tiny, weights: Path) -> None:
     import importlib
 
