@@ -119,3 +119,10 @@ def test_evaluation_fuses_batch_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="a batch norm runs"):
         make_forward(network)(IMAGES)
     assert 0 <= measure_accuracy(network, make_batches(), TASK) <= 1
+
+
+def test_images_are_made_smaller_with_antialiasing() -> None:
+    """Noise averages out only if every pixel counts."""
+    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    small = make_forward(lambda images: images.flatten(1), 8)(noise)
+    assert small.shape == (2, 3 * 8 * 8) and float(small.std()) < 0.3 * float(noise.std())

@@ -21,9 +21,8 @@ from compress.runtime.sealed_json import open_line
 from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
 from compress.training.events import Events
-from compress.training.forward import make_forward
 from compress.training.objective import Forward, Losses, Objective
-from compress.training.schedule import count_steps, find_phase, learning_rate
+from compress.training.schedule import count_steps, learning_rate
 from compress.training.trainer import Trainer, TrainResult
 
 STAGE = Train(kind="finetune", epochs=4, optimizer="adamw", lr=5e-3, weight_decay=1e-2, warmup=0.25)
@@ -209,22 +208,6 @@ def test_validation_is_of_the_model_that_comes_back(data: Dataset, tmp_path: Pat
         assert metrics(tmp_path / f"{ema}.state")[-1]["val"] == accuracy(model, data)
 
 
-def test_the_rate_rises_linearly_to_the_peak_and_falls_linearly_to_zero() -> None:
-    assert learning_rate(0.8, 0.2, 0) == 0 and learning_rate(0.8, 0.2, 1) == pytest.approx(0)
-    assert learning_rate(0.8, 0.2, 0.2) == pytest.approx(0.8)
-    assert learning_rate(0.8, 0.2, 0.1) == pytest.approx(0.4)
-    assert learning_rate(0.8, 0.2, 0.6) == pytest.approx(0.4)
-    # Without a warm-up, the peak comes first.
-    assert learning_rate(0.8, 0.0, 0) == 0.8
-    assert learning_rate(0.8, 1.0, 0.5) == pytest.approx(0.4)
-
-
-def test_each_phase_has_a_progress_of_its_own() -> None:
-    ends = (0.25, 1.0)
-    assert find_phase(0.0, ends) == (0, 0.0) and find_phase(0.125, ends) == (0, 0.5)
-    assert find_phase(0.25, ends) == (1, 0.0) and find_phase(1.0, ends) == (1, 1.0)
-
-
 @pytest.mark.slow
 # ``auto`` is Muon for this network.
 @pytest.mark.parametrize(("optimizer", "ema"), [("sgd", 0.0), ("adamw", 0.9), ("auto", 0.9)])
@@ -370,13 +353,6 @@ def test_images_are_resized_on_their_way_in(data: Dataset, tmp_path: Path) -> No
     assert sizes == {8}
 
 
-def test_images_are_made_smaller_with_antialiasing() -> None:
-    """Noise averages out only if every pixel counts."""
-    noise = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    small = make_forward(lambda images: images.flatten(1), 8)(noise)
-    assert small.shape == (2, 3 * 8 * 8) and float(small.std()) < 0.3 * float(noise.std())
-
-
 def test_progress_runs_from_zero_towards_one(data: Dataset, tmp_path: Path) -> None:
     recording = Recording()
     train(data, tmp_path / "s.state", objective=recording)
@@ -394,30 +370,3 @@ def test_a_loss_that_is_not_finite_ends_the_training(data: Dataset, tmp_path: Pa
     with pytest.raises(UserError, match=r"not finite in epoch 2, .*; lower .* lr"):
         train(data, tmp_path / "s.state", objective=exploding)
     assert len(metrics(tmp_path / "s.state")) == 1
-
-
-def test_accuracy_counts_correct_answers() -> None:
-    class Third(nn.Module):
-        """Answers correctly for every third image."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = nn.Parameter(torch.zeros(()))
-
-        def forward(self, images: Tensor) -> Tensor:
-            assert not self.training
-            return images[:, 0, 0] + self.bias
-
-    targets = torch.arange(30) % 4
-    answers = torch.eye(4)[(targets + (torch.arange(30) % 3 > 0)) % 4]
-    images = answers[:, None, None, :].expand(-1, 3, 4, 4)
-    slices = [slice(start, start + 7) for start in range(0, 30, 7)]
-    batches = [Batch(images[s], targets[s], torch.arange(30)[s], s.start) for s in slices]
-    model = Third().train()
-    assert measure_accuracy(model, batches, TASK) == pytest.approx(10 / 30) and model.training
-    assert measure_accuracy(model, [], TASK) == 0
-
-
-@pytest.mark.parametrize(("samples", "steps"), [(1, 1), (31, 1), (32, 1), (63, 1), (64, 2)])
-def test_an_epoch_has_full_batches_only(samples: int, steps: int) -> None:
-    assert count_steps(samples, 32) == steps
