@@ -22,16 +22,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from tiny import NETWORKS, Tiny, wait_for
 from torch import Tensor
+from torchrun import find_process, finish, start
 
 import compress
 from compress.runtime import distributed
-from compress.runtime.errors import UserError
-from compress.runtime.files import write_text
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 # Stops the process of one rank in a training step, so that the test can kill a process just then.
 # The file `gate` names the rank, and a file that must exist first.
@@ -120,42 +116,6 @@ def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     compute_in_float64(monkeypatch)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def start(folder: Path, *words: object) -> subprocess.Popen[str]:
-    """Start two processes with torchrun, in `folder`, where the networks are."""
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    return subprocess.Popen(
-        [*TORCHRUN, *map(str, words)],
-        env=env,
-        cwd=folder,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
-def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
-    """Wait for the processes and return what they printed, and their errors."""
-    try:
-        out, err = started.communicate(timeout=120)
-    except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
-        raise
-    assert started.returncode == code, out + err
-    return out, err
-
-
-def find_process(torchrun: int, rank: int) -> int:
-    """Return the id of the process that torchrun started as this rank."""
-    for process in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
-        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{process}/environ").read_bytes():
-            return process
-    raise ProcessLookupError(rank)
 
 
 def train_cases(recipe: str, out: Path) -> None:
@@ -312,100 +272,12 @@ def test_a_batch_too_small_for_the_processes_is_reported_once(still: Tiny, tmp_p
     assert not out.exists()
 
 
-def exchange(out: Path) -> None:
-    """Write what this process gets from the others; then fail in each of them."""
-    assert distributed.world_size() == 1
-    with distributed.process_group():
-        rank = distributed.rank()
-        found = {
-            "world_size": distributed.world_size(),
-            "local_rank": distributed.local_rank(),
-            "is_main": distributed.is_main(),
-            "shard": distributed.shard(),
-            "broadcast": distributed.broadcast({"from": rank}),
-            "sum": distributed.all_reduce_sum(torch.tensor([1, 10 * rank])).tolist(),
-        }
-        (out / f"{rank}.json").write_text(json.dumps(found))
-        write_text(out / "written-by", str(rank))
-        distributed.require_single_process("an experiment")
-
-
-@pytest.mark.slow
-def test_processes_exchange_values_and_report_an_error_once(tmp_path: Path) -> None:
-    _, err = finish(start(tmp_path, __file__, "exchange", tmp_path), code=1)
-    both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
-    assert [found["shard"] for found in both] == [[0, 2], [1, 2]]
-    assert [found["local_rank"] for found in both] == [0, 1]
-    assert [found["is_main"] for found in both] == [True, False]
-    for found in both:
-        assert found["world_size"] == 2 and found["broadcast"] == {"from": 0}
-        assert found["sum"] == [2, 10]
-    assert (tmp_path / "written-by").read_text() == "0"
-    assert err.count("error: an experiment runs in one process") == 1
-
-
-def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with distributed.process_group():
-        assert (distributed.world_size(), distributed.rank(), distributed.local_rank()) == (1, 0, 0)
-        assert distributed.is_main() and distributed.shard() == (0, 1)
-        value, tensor = object(), torch.ones(2)
-        assert distributed.broadcast(value) is value
-        assert distributed.all_reduce_sum(tensor) is tensor
-        distributed.require_single_process("an experiment")
-
-
-def test_an_incomplete_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    for name in ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with (
-        pytest.raises(UserError, match=r"not LOCAL_RANK, MASTER_ADDR, MASTER_PORT.*torchrun"),
-        distributed.process_group(),
-    ):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("gpus", "backends"), [(True, {"cpu:gloo", "cuda:nccl"}), (False, {"gloo"})]
-)
-def test_values_travel_through_cpus_and_gradients_through_gpus(
-    monkeypatch: pytest.MonkeyPatch, gpus: bool, backends: set[str]
-) -> None:
-    for name in distributed.REQUIRED:
-        monkeypatch.setenv(name, "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
-    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
-    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(None, 0, 2)]))
-    chosen: list[str] = []
-
-    class Chosen(Exception):
-        pass
-
-    def choose(backend: str, **_: object) -> None:
-        chosen.append(backend)
-        raise Chosen
-
-    monkeypatch.setattr(dist, "init_process_group", choose)
-    with pytest.raises(Chosen), distributed.process_group():
-        pass
-    assert set(chosen[0].split(",")) == backends
-
-
 if __name__ == "__main__":
     command, *words = sys.argv[1:]
-    if command == "exchange":
-        try:
-            exchange(Path(words[0]))
-        except UserError as error:
-            sys.exit(f"error: {error}")
+    compute_in_float64(pytest.MonkeyPatch())
+    if command == "train":
+        train_cases(words[0], Path(words[1]))
     else:
-        compute_in_float64(pytest.MonkeyPatch())
-        if command == "train":
-            train_cases(words[0], Path(words[1]))
-        else:
-            from compress.cli.main import main
+        from compress.cli.main import main
 
-            main(prog_name="compress")
+        main(prog_name="compress")

@@ -1,0 +1,47 @@
+"""Two processes that torchrun starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start(folder: Path, *words: object) -> subprocess.Popen[str]:
+    """Start two processes with torchrun, in `folder`, where the networks are."""
+    env = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(folder), *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.Popen(
+        [*TORCHRUN, *map(str, words)],
+        env=env,
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    """Wait for the processes and return what they printed, and their errors."""
+    try:
+        out, err = started.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        os.killpg(started.pid, signal.SIGKILL)
+        raise
+    assert started.returncode == code, out + err
+    return out, err
+
+
+def find_process(torchrun: int, rank: int) -> int:
+    """Return the id of the process that torchrun started as this rank."""
+    for process in map(int, Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()):
+        if f"\0RANK={rank}\0".encode() in Path(f"/proc/{process}/environ").read_bytes():
+            return process
+    raise ProcessLookupError(rank)
