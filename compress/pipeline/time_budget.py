@@ -57,8 +57,11 @@ class StageTime:
         if name not in decided:
             decided[name] = False
             if can_compile(self.plan.device):
-                limits = (steps, math.inf) if self.seconds is None else (math.inf, self.seconds)
-                decided[name], measured = timing.compiling_pays(probe, *limits)
+                fixed = self.seconds is None or is_early(self.step, self.plan)
+                seconds = math.inf if self.seconds is None else self.seconds
+                decided[name], measured = timing.compiling_pays(
+                    probe, steps if fixed else math.inf, seconds
+                )
                 if measured:
                     self.events.log(f"  {measured}")
             self.run_dir.write()
@@ -67,8 +70,8 @@ class StageTime:
     def fit_epochs(self, probe: Probe, steps: int, cached_after: float) -> float:
         """Return the stage's epochs: the recipe's, or as many as fit into its time.
 
-        Before the last cut, it is no more than the recipe's: more time is worth most where it
-        trains the final network. The number is measured once and stored.
+        An early stage has no more than the recipe's: more time is worth most where it trains the
+        final network. The number is measured once and stored.
 
         Args:
             steps: the number of steps in an epoch.
@@ -83,7 +86,7 @@ class StageTime:
             left = self.seconds - (time.monotonic() - self.started)
             seconds = distributed.broadcast(left)
             epochs = timing.count_epochs(seconds, probe, steps, cached_after)
-            if any(later.prune for later in self.plan.steps[self.step.index :]):
+            if is_early(self.step, self.plan):
                 epochs = min(epochs, self.step.train.length)
             fitted[name] = round_epochs(epochs, steps, continues_training(self.step, self.plan))
             self.run_dir.write()
@@ -121,6 +124,13 @@ def round_epochs(epochs: float, steps: int, trained: bool) -> float:
     if trained:
         return epochs if epochs * steps >= MIN_STEPS else 0.0
     return max(epochs, float(f"{1 / steps:.4g}"))
+
+
+def is_early(step: Step, plan: Plan) -> bool:
+    """Return True if a later step makes the last cut, and the network is trained after it."""
+    cut = max((each.index for each in plan.steps if each.prune), default=-1)
+    last = max((each.index for each in plan.steps if each.train), default=-1)
+    return step.index < cut < last
 
 
 def continues_training(step: Step, plan: Plan) -> bool:

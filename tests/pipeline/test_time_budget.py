@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,13 @@ from compress.pipeline.stage_costs import image_costs
 from compress.pipeline.time_budget import (
     MIN_SHARE,
     RESERVE,
+    is_early,
     round_epochs,
     stage_seconds,
 )
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
+from compress.recipe.schema import Recipe
 from compress.runtime.checksum import seal_table
 from compress.training import timing
 
@@ -90,6 +93,17 @@ def test_hardly_any_time_is_none_for_a_trained_network_and_a_step_for_a_new_one(
     assert round_epochs(0.2, 100, trained=True) == 0.2
     assert round_epochs(0, 100, trained=False) == 0.01
     assert round_epochs(0.05, 100, trained=False) == 0.05
+
+
+def test_stages_before_the_last_cut_are_early_if_any_follow(tiny: Tiny) -> None:
+    def find_early(recipe: Recipe) -> list[str]:
+        plan = make_plan(recipe)
+        return [step.name for step in plan.steps if step.train and is_early(step, plan)]
+
+    whole = load_recipe(str(tiny.recipe))
+    assert find_early(whole) == TRAINED[:3]
+    # The time has nowhere else to go.
+    assert find_early(replace(whole, stages=whole.stages[:-1])) == []
 
 
 @pytest.mark.slow
