@@ -79,7 +79,8 @@ def time_burst(
     if trace is None:
         return Burst(seen / seconds)
     trace.stop()
-    return Burst(seen / seconds, covered(kernels(trace.events())) / 1e6 / seconds)
+    events = trace.events()  # type: ignore[no-untyped-call]
+    return Burst(seen / seconds, covered(kernels(events)) / 1e6 / seconds)
 
 
 def _now(device: torch.device) -> float:
@@ -146,7 +147,7 @@ class Setting:
                 trainer = build_trainer(model, endless, ctx, stage.compile is True)
                 for epoch in count():
                     for _ in trainer.steps(epoch):
-                        yield min(self.recipe.batch_size, self.plan.data.train_count)
+                        yield min(self.plan.batch_size, self.plan.data.train_count)
 
         return training
 
@@ -165,7 +166,7 @@ class Setting:
         def training() -> Iterator[int]:
             recipe, crop = self.recipe, self.stage(kind).crop or (1.0, 1.0)
             images = plain.images(recipe.data, cache_root(), recipe.image_size, crop)
-            loader = plain.load(images, recipe.batch_size, self.workers, self.device)
+            loader = plain.load(images, self.plan.batch_size, self.workers, self.device)
             teacher = None if kind == "teach" else self._random(recipe.teacher)
             return train(self._model(kind, student), loader, teacher, self.device)
 

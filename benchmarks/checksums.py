@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,7 +48,8 @@ def time_both(
     """Return the median seconds of some work with a part and without it."""
     found: tuple[list[float], list[float]] = [], []
     for _ in range(rounds + 1):
-        for times, context in zip(found, (nullcontext(), patch(part)), strict=True):
+        contexts: list[AbstractContextManager[object]] = [nullcontext(), patch(part)]
+        for times, context in zip(found, contexts, strict=True):
             with context:
                 started = clock()
                 work()

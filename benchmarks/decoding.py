@@ -27,7 +27,8 @@ BOX = (30, 60, 320, 380)  # top, left, height, width
 
 
 def by_torchvision(data: bytes) -> Tensor:
-    return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    pixels: Tensor = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+    return pixels
 
 
 def by_pillow(data: bytes) -> Tensor:
@@ -35,17 +36,20 @@ def by_pillow(data: bytes) -> Tensor:
 
 
 def crop_by_torchvision(data: bytes) -> Tensor:
-    return F.resized_crop(by_torchvision(data), *BOX, [SIDE, SIDE], antialias=True)
+    crop: Tensor = F.resized_crop(by_torchvision(data), *BOX, [SIDE, SIDE], antialias=True)
+    return crop
 
 
 def crop_of_pillow(data: bytes) -> Tensor:
-    return F.resized_crop(by_pillow(data), *BOX, [SIDE, SIDE], antialias=True)
+    crop: Tensor = F.resized_crop(by_pillow(data), *BOX, [SIDE, SIDE], antialias=True)
+    return crop
 
 
 def crop_by_pillow(data: bytes) -> Tensor:
     top, left, height, width = BOX
     image = Image.open(io.BytesIO(data)).crop((left, top, left + width, top + height))
-    return F.pil_to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    crop: Tensor = F.pil_to_tensor(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return crop
 
 
 WAYS: dict[str, tuple[Callable[[bytes], Tensor], Callable[[bytes], Tensor]]] = {

@@ -93,13 +93,14 @@ def train_plainly(data: Dataset, budget: int, seconds: float, seed: int) -> Scor
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=WEIGHT_DECAY)
     began = time.process_time()
     while time.process_time() - began < seconds:
-        for rows in torch.randperm(len(images)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(images)), BATCH):
             done = min((time.process_time() - began) / seconds, 1.0)
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1.0, done / 0.1) * (1 + math.cos(math.pi * done)) / 2
             batch = torch.stack([crop(images[row]) for row in rows])
             logits = model((batch.float() - mean) / std)
-            F.cross_entropy(logits, targets[rows], label_smoothing=SMOOTHING).backward()
+            loss = F.cross_entropy(logits, targets[rows], label_smoothing=SMOOTHING)
+            torch.autograd.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
     pixels, truth = load(data, data.test_images())
@@ -126,7 +127,7 @@ def score(
     model.eval()
     mean, std = normalization
     answers = []
-    for some in shown[0].split(200):
+    for some in torch.split(shown[0], 200):
         whole = v2.functional.center_crop(some, [round(1.1 * side)])
         whole = v2.functional.resize(whole, [side], antialias=True)
         answers.append(model((whole.float() - mean) / std).argmax(1))
@@ -164,8 +165,8 @@ def main(
     out: Path,
 ) -> None:
     torch.set_num_threads(1)
-    options = {"--data": data, "--image-size": image_size, "--max-images": max_images}
-    options |= {"--budget": budget, "--minutes": minutes}
+    options: dict[str, object] = {"--data": data, "--image-size": image_size}
+    options |= {"--max-images": max_images, "--budget": budget, "--minutes": minutes}
     words = [str(word) for pair in options.items() if pair[1] is not None for word in pair]
     ours, plain, rows = [], [], []
     for seed in map(int, seeds.split(",")):

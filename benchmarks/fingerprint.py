@@ -11,9 +11,9 @@ logits, Muon, moving averages, every distillation method, and both modes of prun
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from compress.experiments.sweep import sweep
 from compress.models.build import build
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import Stem
 
 RECIPE = """
 title = "fingerprint"
@@ -135,7 +136,7 @@ METHOD = (
     "fsp",
     "overhaul",
 )
-CUTS = (
+CUTS: tuple[tuple[str, Stem, str], ...] = (
     ("resnet18", "imagenet", "20%"),
     ("mobilenet_v2", "imagenet", "30%"),
     ("vgg11", "imagenet", "10%"),
@@ -185,18 +186,17 @@ def main() -> None:
 
         for method in METHOD:
             alpha = 0.0 if method == "labels" else 0.3
-            keys = {"distill.method": method, "distill.scale": 1.0, "distill.alpha": alpha}
-            compress.run(
-                str(recipe), out=here / method, max_images=192, **{"finetune.epochs": 0.5} | keys
-            )
+            keys: dict[str, Any] = {"finetune.epochs": 0.5, "distill.method": method}
+            keys |= {"distill.scale": 1.0, "distill.alpha": alpha}
+            compress.run(str(recipe), out=here / method, max_images=192, **keys)
             tell(f"method {method}", here / method)
 
         for name, stem, budget in CUTS:
             torch.manual_seed(0)
-            model = build(ModelSpec(name, stem), 10)  # type: ignore[arg-type]
+            model = build(ModelSpec(name, stem), 10)
             pruned = compress.prune(model, torch.zeros(1, 3, 64, 64), budget)
             print(f"{'cut':24} {name:16} {digest(pruned.state_dict())}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -40,7 +40,7 @@ def main() -> None:
 
     from compress.cli import terminal
     from compress.cli.main import main as command
-    from compress.data import dataset, open_dataset
+    from compress.data import dataset, open_dataset, sources
 
     def finish(self: object, batches: Iterable[object], total: int, label: str) -> None:
         next(iter(batches))
@@ -51,8 +51,8 @@ def main() -> None:
 
     # Reading ends with the checksum and the normalization of the images.
     names = ("open_pool", "measure_normalization", "checksum_images")
-    measured = {name: Clock(getattr(dataset, name)) for name in names}
-    listing = Clock(open_dataset.open_source)
+    measured: dict[str, Any] = {name: Clock(getattr(dataset, name)) for name in names}
+    listing = Clock(sources.open_source)
     reading = {"open_source": listing, **measured}
     with (
         mock.patch.multiple(dataset, **measured),

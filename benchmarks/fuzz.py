@@ -40,7 +40,7 @@ from compress.models import checkpoint
 from compress.models.build import build
 from compress.models.checkpoint import Checkpoint
 from compress.models.tensor_file import read_training_file
-from compress.pipeline.run_dir import read_results
+from compress.pipeline.manifest import read_results
 from compress.recipe.load import load_recipe, recipe_from_dict, recipe_to_dict
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError

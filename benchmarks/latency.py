@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,14 +61,12 @@ def check_budgets(weights: Path, runtime: str, threads: int) -> None:
     loaded = checkpoint.load(weights)
     uncut, size = loaded.model.eval(), loaded.input_size
     watch = open_stopwatch(runtime, threads)
-    options = {"runtime": runtime, "threads": threads}
     example = torch.zeros(1, *size)
-    by_speedup = [compress.prune(uncut, example, speedup=s, **options) for s in SPEEDUPS]
+    cut = partial(compress.prune, uncut, example, runtime=runtime, threads=threads)
+    by_speedup = [cut(speedup=speedup) for speedup in SPEEDUPS]
     full = statistics.median(watch.networks([uncut], size)[0])
     limits = [full / speedup for speedup in SPEEDUPS]
-    by_time = [
-        compress.prune(uncut, example, latency=f"{t * 1e9:.0f}ns", **options) for t in limits
-    ]
+    by_time = [cut(latency=f"{limit * 1e9:.0f}ns") for limit in limits]
     first, *times = watch.networks([uncut, *by_speedup, *by_time], size)
     ratios = [
         statistics.median(uncut_time / time for uncut_time, time in zip(first, each, strict=True))

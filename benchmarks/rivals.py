@@ -14,7 +14,8 @@ from torchvision.models.resnet import BasicBlock
 
 from compress.models.build import build
 from compress.models.cost import measure_cost
-from compress.recipe.model_spec import ModelSpec, Stem
+from compress.recipe.model_spec import ModelSpec
+from compress.recipe.registry import Stem
 from compress.runtime.errors import one_line
 
 RESNET18 = (64, 128, 256, 512)

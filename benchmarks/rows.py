@@ -25,7 +25,7 @@ from compress.models.memory_format import to_channels_last
 from compress.pipeline.stages import run_stage
 from compress.pipeline.step import Step
 from compress.pipeline.train_stage import build_trainer
-from compress.recipe.model_spec import Stem
+from compress.recipe.registry import Stem
 from compress.recipe.stages import Train
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
@@ -189,7 +189,7 @@ def relative_step(setting: Setting) -> float:
                 trainer = build_trainer(laid_out, replace(step.train, compile=False), ctx)
                 for epoch in count():
                     for _ in trainer.steps(epoch):
-                        yield min(setting.plan.recipe.batch_size, setting.plan.data.train_count)
+                        yield min(setting.plan.batch_size, setting.plan.data.train_count)
 
         return time_burst(training, STEPS, setting.plan.device).rate
 
@@ -241,16 +241,17 @@ def learn(
     Returns:
         The trained model, and the duration of the training in seconds.
     """
-    assert step.train is not None
+    train = step.train
+    assert train is not None
     if kd and setting.teacher is None:
         raise Refused("there is no teacher")
     if not kd:
         step = on_labels(step)
-    elif not uses_logits(step.train):
-        stage = replace(step.train, method="kd", alpha=0.5, temperature=4.0, fade=False)
+    elif not uses_logits(train):
+        stage = replace(train, method="kd", alpha=0.5, temperature=4.0, fade=False)
         step = replace(step, stage=stage)
     else:
-        step = replace(step, stage=replace(step.train, stop_at_teacher=False))
+        step = replace(step, stage=replace(train, stop_at_teacher=False))
     ctx = setting.context(step, state)
     output = run_stage(to_channels_last(model).to(setting.plan.device), ctx)
     return output.model, output.seconds
