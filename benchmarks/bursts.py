@@ -164,7 +164,7 @@ class Setting:
         """
 
         def training() -> Iterator[int]:
-            recipe, crop = self.recipe, self.stage(kind).crop or (1.0, 1.0)
+            recipe, crop = self.plan.recipe, self.stage(kind).crop or (1.0, 1.0)
             images = plain.images(recipe.data, cache_root(), recipe.image_size, crop)
             loader = plain.load(images, self.plan.batch_size, self.workers, self.device)
             teacher = None if kind == "teach" else self._random(recipe.teacher)
@@ -189,14 +189,14 @@ class Setting:
         if stage.kind == "teach":
             return ctx
         taught = next(step for step in self.plan.steps if step.kind == "teach")
-        teacher = to_channels_last(self._random(self.recipe.teacher)).to(self.device)
+        teacher = to_channels_last(self._random(self.plan.recipe.teacher)).to(self.device)
         return replace(ctx, teacher=Teacher(teacher, taught.image_size))
 
     def _model(self, kind: str, student: ModelSpec | None) -> nn.Module:
         if kind == "finetune":
-            return load_checkpoint(self.weights, self.recipe.student).model
+            return load_checkpoint(self.weights, self.plan.recipe.student).model
         return self._random(
-            self.recipe.teacher if kind == "teach" else student or self.recipe.student
+            self.plan.recipe.teacher if kind == "teach" else student or self.plan.recipe.student
         )
 
     def _random(self, spec: ModelSpec) -> nn.Module:

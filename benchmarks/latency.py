@@ -24,6 +24,7 @@ from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.pipeline.run import RunResult
 from compress.recipe.load import load_recipe
+from compress.recipe.model_spec import settle_stem
 from compress.runtime.files import write_text
 
 SPEEDUPS = (1.5, 2.0, 2.5, 3.0, 4.0)
@@ -155,7 +156,7 @@ def load_student(arguments: argparse.Namespace, fast: nn.Module, size: Size) -> 
     """Return the network that is cut, with its own weights or random ones."""
     if arguments.weights is not None:
         return checkpoint.load(arguments.weights).model.eval()
-    spec = load_recipe(arguments.recipe).student
+    spec = settle_stem(load_recipe(arguments.recipe).student, size[-1])
     classes = next(m for m in reversed(list(fast.modules())) if isinstance(m, nn.Linear))
     return build(spec, classes.out_features, input_size=size).eval()
 

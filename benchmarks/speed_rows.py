@@ -55,7 +55,10 @@ class Line:
 
 
 def teach(setting: Setting) -> Iterator[Line]:
-    stage, work = replace(setting.stage("teach"), scale=1.0), f"train {setting.recipe.teacher.name}"
+    stage, work = (
+        replace(setting.stage("teach"), scale=1.0),
+        f"train {setting.plan.recipe.teacher.name}",
+    )
     ways = [(work, stage)]
     if setting.compiled and can_compile(setting.device):
         ways.append((f"{work}: compiled", replace(stage, compile=True)))
@@ -67,10 +70,10 @@ def teach(setting: Setting) -> Iterator[Line]:
 def distill(setting: Setting) -> Iterator[Line]:
     stage, student, full = (
         setting.stage("distill"),
-        setting.recipe.student,
+        setting.plan.recipe.student,
         setting.plan.data.image_size,
     )
-    work = f"distill {setting.recipe.teacher.name} into {student.name}"
+    work = f"distill {setting.plan.recipe.teacher.name} into {student.name}"
     ways = [
         (
             stage,
@@ -155,7 +158,7 @@ def start_up(setting: Setting) -> Iterator[Line]:
 
 
 def framework(setting: Setting) -> Iterator[Line]:
-    teacher, student = setting.recipe.teacher, setting.recipe.student
+    teacher, student = setting.plan.recipe.teacher, setting.plan.recipe.student
     work = (
         f"distill {teacher.name} into {student.name},"
         f" {student.stem} stem at {setting.plan.data.image_size} px"

@@ -88,6 +88,18 @@ def test_the_default_keeps_its_stages_and_batches_in_a_burst(tiny: Tiny) -> None
     assert [s.kind for s in fitted.stages] == [s.kind for s in load_recipe("default").stages]
 
 
+def test_a_burst_trains_the_networks_of_a_run(tiny: Tiny, weights: Path) -> None:
+    from bursts import Setting
+
+    from compress.recipe.load import load_recipe
+
+    table = {"data": f"folder:{tiny.data}", "student": {"name": "resnet18", "stem": "auto"}}
+    recipe = load_recipe(str(tiny.recipe), table)
+    setting = Setting("", recipe, weights, torch.device("cpu"), 1, 1, 0, False, tiny.root / "none")
+    made = setting._model("distill", None)
+    assert made.conv1.stride == (1, 1)  # of 16 pixels, the stem shrinks none
+
+
 def test_cached_logits_spare_the_teacher_and_live_ones_do_not(tiny: Tiny, weights: Path) -> None:
     import importlib
 
