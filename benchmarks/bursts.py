@@ -33,6 +33,7 @@ from compress.pipeline.train_stage import ENDLESS, build_trainer
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe
 from compress.recipe.stages import Train
+from compress.runtime.memory import kept_memory
 
 # Steps of a burst before its clock starts: caches fill, workers read ahead, networks compile.
 WARM = 3
@@ -139,7 +140,7 @@ class Setting:
         """
 
         def training() -> Iterator[int]:
-            with TemporaryDirectory() as aside:
+            with TemporaryDirectory() as aside, kept_memory():
                 logits_dir = self.folder if cached else Path(aside)
                 ctx = self._context(stage, Path(aside) / "state", logits_dir)
                 model = to_channels_last(self._model(stage.kind, student)).to(self.device)

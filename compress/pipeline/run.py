@@ -34,6 +34,7 @@ from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.arguments import read_channel_values
 from compress.runtime.errors import UserError
+from compress.runtime.memory import kept_memory
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def run(
     name = "recipe" if isinstance(recipe, Recipe | Mapping) else Path(recipe).stem
     receiver = to_events(events, callbacks)
     given = Given(classes, _to_normalization(mean, std), trained)
-    with holding(), quiet_builders():
+    with holding(), quiet_builders(), kept_memory():
         loaded, notes = to_recipe(recipe, overrides, given)
         loaded = loaded.quick() if quick else loaded
         path = Path(out) if out is not None else default_run_dir(name, loaded, quick)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compress.models.memory_format import images_format
 from compress.runtime.device import full_precision, has_fast_bfloat16
+from compress.training.cpu_kernels import CpuKernels
 from compress.training.objective import Forward
-from compress.training.single_pixel_conv import SinglePixels
 
 
 def make_forward(
@@ -41,9 +41,9 @@ def make_forward(
             )
         images = images.contiguous(memory_format=layout)
         fast = not exact and has_fast_bfloat16(images.device)
-        pixels = SinglePixels() if images.device.type == "cpu" else nullcontext()
+        kernels = CpuKernels() if images.device.type == "cpu" else nullcontext()
         digits = full_precision() if exact else nullcontext()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), pixels, digits:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=fast), kernels, digits:
             logits = model(images).float()
         if logits.dim() == 4 and logits.shape[2:] != size:
             logits = F.interpolate(logits, size=size, mode="bilinear")

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 Pair = tuple[int, int]
-# Of stride, padding, dilation and groups, as nn.Conv2d passes them.
-ARGUMENT_TYPES = [tuple, tuple, tuple, int]
 
 
-class SinglePixels(TorchFunctionMode):
-    """Context in which convolutions with 1×1 outputs are computed as matrix products, on a CPU.
-
-    Networks end in such maps on small images: at 28 pixels, half of a ResNet50's weights are in
-    such convolutions. oneDNN trains them at a quarter of the speed of its matrix products. Its
-    bfloat16 convolutions also leave the gradients of taps that only see padding uninitialized; here
-    they are zero.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if (
-            func is torch.conv2d
-            and not kwargs
-            and [type(arg) for arg in args[3:]] == ARGUMENT_TYPES
-        ):
-            product = _as_product(*args)
-            if product is not None:
-                return product
-        return func(*args, **(kwargs or {}))
-
-
-def _as_product(
+def convolve(
     images: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -47,6 +21,11 @@ def _as_product(
     """Return a convolution as a matrix product if its output is a single pixel, else None.
 
     The convolution maps images (B, I, H, W) to (B, O, 1, 1) by a weight (O, I / groups, h, w).
+
+    Networks end in such maps on small images: at 28 pixels, half of a ResNet50's weights are in
+    such convolutions. oneDNN trains them at a quarter of the speed of its matrix products. Its
+    bfloat16 convolutions also leave the gradients of taps that only see padding uninitialized; here
+    they are zero.
     """
     if dilation != (1, 1) or images.dim() != 4:
         return None

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from compress.runtime.device import has_fast_bfloat16
+from compress.training.cpu_kernels import CpuKernels
 from compress.training.forward import make_forward
-from compress.training.single_pixel_conv import SinglePixels
 
 
 def learned(conv: nn.Conv2d, images: Tensor) -> list[Tensor]:
@@ -47,7 +47,7 @@ def test_the_same_as_torch_whatever_the_shape(
     if last:
         images = images.contiguous(memory_format=torch.channels_last)
     theirs = learned(conv, images)
-    with SinglePixels():
+    with CpuKernels():
         ours = learned(conv, images)
     torch.testing.assert_close(ours, theirs)
 
