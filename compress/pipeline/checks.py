@@ -109,6 +109,16 @@ def note_new_heads(recipe: Recipe, steps: Sequence[Step], data: Dataset) -> list
     return notes
 
 
+def note_unused_teacher(steps: Sequence[Step]) -> list[str]:
+    """Return a line on a teacher that is trained, if no stage distills from it."""
+    used = {step.teacher for step in steps if step.train and uses_teacher(step.train)}
+    return [
+        f"teacher: no stage distills from {step.network.name}; all of them train on the labels"
+        for index, step in enumerate(steps)
+        if step.kind == "teach" and step.trained is not None and index not in used
+    ]
+
+
 def note_missing_teachers(steps: Sequence[Step]) -> list[str]:
     """Return a line on each stage that is to distill and has no teacher; steps are numbered."""
     return [

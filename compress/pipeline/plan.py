@@ -27,6 +27,7 @@ from compress.pipeline.checks import (
     network_channels,
     note_missing_teachers,
     note_new_heads,
+    note_unused_teacher,
     student_model,
 )
 from compress.pipeline.fit_to_data import fit_to_data
@@ -220,7 +221,8 @@ def make_plan(
         cost = replace(cost, latency=round(clock.full))
     limits, max_file_bytes = _resolve_budgets(recipe, number_steps(steps), data, student, cost)
     steps = number_steps(set_targets(drop_rounds(steps, limits, cost), limits, cost))
-    notes = (*notes, *note_new_heads(recipe, steps, data), *note_missing_teachers(steps))
+    notes = (*notes, *note_new_heads(recipe, steps, data))
+    notes = (*notes, *note_missing_teachers(steps), *note_unused_teacher(steps))
     check_something_to_prune(recipe, steps, limits, cost)
     rehearse_training(steps, data, task)
     least = 0 if clock is None else round(clock.least / MOST)

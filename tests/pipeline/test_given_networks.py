@@ -64,6 +64,19 @@ def test_a_given_teacher_sees_images_as_it_learned_to(
     assert plan.data.mean == pytest.approx((0.1, 0.2, 0.3))
 
 
+def test_a_teacher_that_no_stage_asks_is_mentioned(tiny: Tiny, finished: Path) -> None:
+    alone = {f"{kind}.method": "labels" for kind in ("distill", "finetune")}
+    given, line = (
+        {"teacher": finished / FILES[0]},
+        "teacher: no stage distills from tinynets:teacher",
+    )
+    noted = make_plan(load_recipe(str(tiny.recipe), given | alone)).notes
+    assert any(note.startswith(line) for note in noted), noted
+    for changes in (given, alone, given | {"finetune.method": "labels"}):
+        noted = make_plan(load_recipe(str(tiny.recipe), changes)).notes
+        assert not any("distills from" in note for note in noted)
+
+
 def test_a_teacher_of_other_classes_is_refused(tiny: Tiny, finished: Path, tmp_path: Path) -> None:
     teacher = own_model(finished / FILES[0])
     checkpoint.save(
