@@ -17,8 +17,8 @@ def kept_memory() -> Iterator[None]:
     """Keep freed memory in the process, for the next training step, until the context ends.
 
     By default, glibc returns large blocks to the system at once, and gets them back page by page,
-    filled with zeros: a tenth of the time of a small network's training on a CPU. Other C libraries
-    are left as they are.
+    filled with zeros, which takes a good part of a small network's training step on a CPU. Other C
+    libraries are left as they are.
     """
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
