@@ -9,10 +9,10 @@ of one name looks alike in all themes, so all icons of a name are in the same sp
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,5 +63,10 @@ def write_icons(themes: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder that is written")
+    arguments = parser.parse_args()
     with TemporaryDirectory() as download:
-        write_icons(unpack_themes(Path(download)), Path(sys.argv[1]))
+        write_icons(unpack_themes(Path(download)), arguments.out)
