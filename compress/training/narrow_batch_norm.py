@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from compress.runtime import distributed
+
 # torch's own is as fast from 32 channels on, and with 16, and on few pixels.
 CHANNELS, PIXELS = 32, 2**14
 # Neighbouring pixels whose channels are normalized side by side.
@@ -33,6 +35,8 @@ def normalize(
     """
     if weight is None or bias is None or running_mean is None or running_var is None:
         return None
+    if training and distributed.world_size() > 1:
+        return None  # `ddp.py` takes the statistics of the whole batch
     if images.dim() != 4 or images.dtype != torch.bfloat16 or weight.dtype != torch.float32:
         return None
     channels, pixels = images.shape[1], images.numel() // max(1, images.shape[1])

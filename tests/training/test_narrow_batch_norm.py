@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress.runtime.device import has_fast_bfloat16
 from compress.training.cpu_kernels import CpuKernels
+from compress.training.ddp import _WholeBatchNorm
 from compress.training.forward import make_forward
 from compress.training.narrow_batch_norm import CHANNELS, NarrowBatchNorm, normalize
 
@@ -91,3 +92,22 @@ def test_what_torch_normalizes_fast_is_left_to_it(
         images = images.contiguous(memory_format=torch.channels_last)
     assert normalize(images, ones, ones, ones, ones, True) is None
     assert normalize(images, None, None, ones, ones, True) is None
+
+
+def test_several_processes_share_the_statistics_of_the_whole_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.randn(64, 7, 16, 16).contiguous(memory_format=torch.channels_last).bfloat16()
+    norm = nn.BatchNorm2d(7)
+    seen: list[int] = []
+
+    def share(moments: Tensor) -> Tensor:
+        """Add up what two processes with the same shard have."""
+        seen.append(len(moments))
+        return 2 * moments
+
+    monkeypatch.setattr("compress.runtime.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("compress.runtime.distributed.all_reduce_sum", share)
+    with _WholeBatchNorm(), CpuKernels():
+        norm(images)
+    assert seen == [3]
