@@ -113,7 +113,8 @@ def note_unused_teacher(steps: Sequence[Step]) -> list[str]:
     """Return a line on a teacher that is trained, if no stage distills from it."""
     used = {step.teacher for step in steps if step.train and uses_teacher(step.train)}
     return [
-        f"teacher: no stage distills from {step.network.name}; all of them train on the labels"
+        f"teacher: no stage distills from {step.network.name}; leave it out, or give the stages"
+        " a method that has a teacher"
         for index, step in enumerate(steps)
         if step.kind == "teach" and step.trained is not None and index not in used
     ]
