@@ -31,7 +31,7 @@ def normalize(
     """Return the same as `F.batch_norm`, faster, or None where that is fast.
 
     On a CPU, torch normalizes maps (B, C, H, W) in channels-last memory pixel by pixel, in vectors
-    of 32 bfloat16 numbers. The rest of a pixel goes a slow way, and of seven channels, all is rest.
+    of 32 bfloat16 numbers. Channels that do not fill a vector are slow: of seven, all are.
     """
     if weight is None or bias is None or running_mean is None or running_var is None:
         return None
