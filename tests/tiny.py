@@ -135,8 +135,9 @@ def draw(kind: str, random: np.random.Generator) -> np.ndarray:
         "stripes": np.floor(y / 2) % 2 == 0,
         "wedge": x > y,
     }[kind]
-    pixels = 60 + 130 * shape[..., None] + random.normal(0, 25, (SIDE, SIDE, 3))
-    return pixels.clip(0, 255).astype(np.uint8)
+    noise = random.normal(0, 25, (SIDE, SIDE, 3))
+    pixels: np.ndarray = (60 + 130 * shape[..., None] + noise).clip(0, 255)
+    return pixels.astype(np.uint8)
 
 
 def write_folder(root: Path, train: int = 220, test: int = 80) -> Path:
