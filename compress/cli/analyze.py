@@ -11,6 +11,7 @@ from compress.cli.options import (
     device_option,
     json_option,
     load_builder,
+    parse_threads,
     require_free,
     weights_options,
 )
@@ -62,7 +63,8 @@ def parse_fractions(ctx: click.Context, parameter: click.Parameter, text: str) -
 )
 @click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=int,
+    callback=parse_threads,
     default=1,
     show_default=True,
     help="Threads of that runtime.",

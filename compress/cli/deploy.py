@@ -19,6 +19,7 @@ from compress.cli.options import (
 from compress.cli.output import echo_line
 from compress.recipe.data_names import check_data_name
 from compress.recipe.registry import EXPORT_FORMATS
+from compress.runtime.arguments import require_threads
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 
@@ -220,6 +221,8 @@ def bench(
     from compress.reporting.bench_file import write_bench
 
     names = parse_formats(formats) if formats else []
+    for count in threads:
+        require_threads(count)
     check_data_name(data)
     if out is not None:
         require_free(out)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from compress.recipe.registry import Stem
+from compress.runtime.arguments import require_threads
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_file
 from compress.runtime.plain_files import read_text
@@ -133,6 +134,16 @@ def parse_floats(
         raise click.BadParameter(f"{text!r}: write one number, or three with commas") from error
 
 
+def parse_threads(
+    ctx: click.Context, parameter: click.Parameter, threads: int | None
+) -> int | None:
+    """Refuse more threads than there are cores."""
+    try:
+        return threads if threads is None else require_threads(threads)
+    except UserError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 builder_option = click.option(
     "--builder",
     metavar="PACKAGE.MODULE:FUNCTION",
@@ -189,7 +200,10 @@ budget_options = combine_options(
         "--runtime", help="Where time is measured: onnx (default), onnx-int8, openvino or torch."
     ),
     click.option(
-        "--threads", type=click.IntRange(1), help="Threads of that runtime; 1 by default."
+        "--threads",
+        type=int,
+        callback=parse_threads,
+        help="Threads of that runtime; 1 by default.",
     ),
 )
 

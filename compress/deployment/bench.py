@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.runtime.arguments import require_threads
 from compress.runtime.errors import UserError
 
 ROUNDS = 20
@@ -72,8 +73,10 @@ def bench_files(
         The files in their order, for each number of threads and each batch size.
 
     Raises:
-        UserError: a file cannot be used.
+        UserError: a file cannot be used, or this machine has fewer cores than one of `threads`.
     """
+    for count in threads:
+        require_threads(count)
     paths = [Path(file) for file in files]
     rest = [str(ROUND_SECONDS), str(image_size or 0), *builders]
     found = []

@@ -18,6 +18,7 @@ from compress.deployment.layer_graph import Layer
 from compress.deployment.measurements import Measurements
 from compress.deployment.runtimes import Runtime
 from compress.recipe.registry import RUNTIMES
+from compress.runtime.arguments import require_threads
 from compress.runtime.device import device_name
 
 # Seconds and runs for which a single layer is timed, at most.
@@ -83,8 +84,10 @@ def open_stopwatch(runtime: str, threads: int = 1) -> Stopwatch:
     """Return the stopwatch of a registered runtime, with what it measured on this machine before.
 
     Raises:
-        UserError: there is no such runtime, or a package that it needs is missing.
+        UserError: there is no such runtime, a package that it needs is missing, or this machine has
+            fewer cores than `threads`.
     """
+    require_threads(threads)
     found: Runtime = RUNTIMES.load(runtime)
     found.check()
     versions = [f"{package} {metadata.version(package)}" for package in found.packages]

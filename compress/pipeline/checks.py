@@ -30,6 +30,7 @@ from compress.recipe.overrides import ROLES
 from compress.recipe.registry import IMPORTANCES
 from compress.recipe.schema import Recipe
 from compress.recipe.stages import Prune
+from compress.runtime.arguments import require_threads
 from compress.runtime.errors import UserError, one_line
 from compress.training.task import Task
 
@@ -57,6 +58,16 @@ def check_networks(recipe: Recipe) -> None:
         IMPORTANCES.load(stage.importance)
         if stage.mode == "weights":
             unstructured.check_weight_importance(stage.importance)
+
+
+def check_threads(recipe: Recipe) -> None:
+    """Check that this machine has the cores to time networks, if the recipe has a budget on time.
+
+    Raises:
+        UserError: it has fewer than the recipe's `threads`.
+    """
+    if "latency" in recipe.budgets():
+        require_threads(recipe.threads)
 
 
 def check_images(recipe: Recipe, steps: Sequence[Step], data: Dataset, task: Task) -> None:

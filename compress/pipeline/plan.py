@@ -24,6 +24,7 @@ from compress.pipeline.checks import (
     check_images,
     check_methods,
     check_networks,
+    check_threads,
     network_channels,
     note_missing_teachers,
     note_new_heads,
@@ -181,6 +182,7 @@ def make_plan(
         UserError: the recipe cannot be carried out on this machine or data.
     """
     picked = pick_device(device)
+    check_threads(recipe)
     check_networks(recipe)
     trained = load_trained(recipe)
     data = open_dataset(

@@ -94,7 +94,7 @@ class Recipe:
     """Where `latency` and `speedup` are measured, on this machine's CPU: `onnx` or `onnx-int8` in
     onnxruntime, `openvino` or `torch`."""
     threads: Count = 1
-    """Threads of that runtime."""
+    """Threads of that runtime; at most as many as there are cores."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seed of everything random: chosen images, initial weights, views."""
     batch_size: BatchSize = "auto"

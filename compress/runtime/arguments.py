@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from compress.runtime.device import count_cores
 from compress.runtime.errors import UserError
 
 # Instead of a module, to functions that need to know its classes and its images.
@@ -48,6 +49,21 @@ def require_side(found: Any, what: str = "image_size") -> int:
     if isinstance(found, int) and not isinstance(found, bool) and found > 0:
         return found
     raise UserError(f"{what} = {found!r}: pass the side of square images in pixels, as 224")
+
+
+def require_threads(found: Any) -> int:
+    """Return a number of threads of a runtime.
+
+    Raises:
+        UserError: it is no whole number above 0, or more than this process has cores: the threads
+            of some runtimes wait for each other without end then.
+    """
+    cores = count_cores()
+    if isinstance(found, int) and not isinstance(found, bool) and 0 < found <= cores:
+        return found
+    raise UserError(
+        f"threads = {found!r}: pass a whole number from 1 to {cores}, the number of cores here"
+    )
 
 
 def require_input_size(found: Any) -> tuple[int, int, int]:

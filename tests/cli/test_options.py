@@ -109,6 +109,15 @@ def test_commands_that_train_say_that_they_resume(
     assert ended.exit_code == 130 and ("resumes" in ended.stderr) == resumes
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["run"], ["analyze", "-w", "none.pth"], ["prune", "-w", "none.pth", "--speedup", "2x"]],
+)
+def test_more_threads_than_cores_are_refused_at_once(words: list[str]) -> None:
+    refused = CliRunner().invoke(main, [*words, "--threads", "4000"])
+    assert refused.exit_code == 2 and "threads = 4000" in refused.stderr
+
+
 def test_a_file_that_exists_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "there.pth").touch()
     (tmp_path / "link.pth").symlink_to(tmp_path / "nowhere")

@@ -41,6 +41,7 @@ def test_file_that_cannot_be_used_is_named(exported: Exported, tmp_path: Path) -
     [
         (["none.pth"], "none.pth: no such file"),
         ([__file__, "--threads", "0"], "'0'"),
+        ([__file__, "--threads", "1,4000"], "threads = 4000"),
         ([__file__, "--batch", "1,x"], "'1,x'"),
         ([str(Path(__file__).parent)], "not a run directory"),
         ([__file__, "--to", "onxn"], "'onxn'"),
@@ -49,6 +50,11 @@ def test_file_that_cannot_be_used_is_named(exported: Exported, tmp_path: Path) -
 def test_bench_refuses(words: list[str], message: str) -> None:
     refused = CliRunner().invoke(main, ["bench", *words])
     assert refused.exit_code == 2 and message in refused.stderr
+
+
+def test_more_threads_than_cores_are_refused_before_anything_is_timed() -> None:
+    with pytest.raises(UserError, match="threads = 4000"):
+        bench_files([__file__], threads=(1, 4000))
 
 
 @pytest.mark.slow

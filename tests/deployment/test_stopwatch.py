@@ -47,6 +47,11 @@ def test_every_runtime_times_layers_and_networks_and_keeps_them(cache: Path, nam
     assert len(list((cache / "latency").glob(f"{name}-1-*.jsonl"))) == 1
 
 
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(UserError, match="threads = 4000"):
+        open_stopwatch("torch", 4000)
+
+
 @pytest.mark.parametrize(
     ("layer", "outs", "ins"),
     [

@@ -66,6 +66,14 @@ def test_run_delivers_a_network_that_is_fast_enough(
     assert not list((tmp_path / "run" / "stages").glob("*.times"))
 
 
+def test_more_threads_than_cores_are_refused_where_time_is_measured(
+    tiny: Tiny, timer: MacsTimer
+) -> None:
+    recipe = load_recipe(str(tiny.recipe), {"speedup": "3x", "threads": 4000})
+    with pytest.raises(UserError, match="threads = 4000"):
+        make_plan(recipe)
+
+
 @pytest.mark.slow
 def test_resumed_cut_is_the_same_on_a_busier_machine(
     tiny: Tiny, tmp_path: Path, timer: MacsTimer, monkeypatch: pytest.MonkeyPatch

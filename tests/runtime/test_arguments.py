@@ -13,6 +13,7 @@ from compress.runtime.arguments import (
     require_name,
     require_path,
     require_side,
+    require_threads,
 )
 from compress.runtime.errors import UserError
 
@@ -41,6 +42,13 @@ def test_what_is_no_name_is_refused() -> None:
 def test_what_is_no_side_is_refused(found: Any) -> None:
     with pytest.raises(UserError, match="image_size = "):
         require_side(found)
+
+
+@pytest.mark.parametrize("found", [0, 4000, 1.0, "1", True, None])
+def test_what_is_no_number_of_threads_here_is_refused(found: Any) -> None:
+    assert require_threads(1) == 1
+    with pytest.raises(UserError, match=r"threads = .* from 1 to "):
+        require_threads(found)
 
 
 @pytest.mark.parametrize("found", [(32, 32), (1, 3, 32, 32), (3, 0, 32), (3.0, 32, 32), 32, None])
