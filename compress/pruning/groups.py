@@ -141,9 +141,8 @@ def _find_tp_groups(
         pruner = graph.get_pruner_of_module(module)
         if module in seen or pruner is None:
             continue
-        # The weight of a transposed convolution has its sides swapped. A weight that is computed
-        # from other tensors, as by spectral_norm, cannot be cut.
-        if isinstance(module, _ConvTransposeNd) or not isinstance(module.weight, nn.Parameter):
+        # The weight of a transposed convolution has its sides swapped.
+        if isinstance(module, _ConvTransposeNd) or _has_computed_weight(module):
             unresolved.append(names.get(module, "?"))
             continue
         try:
@@ -169,7 +168,7 @@ def _is_consistent(graph: Any, tp_group: Any, avoided: set[Any]) -> bool:
     units = len(tp_group[0].idxs) // _count_common_partitions(tp_group) or 1
     for dep, idxs in tp_group:
         module = dep.target.module
-        if module in avoided or isinstance(module, nn.RNNBase):
+        if module in avoided or isinstance(module, nn.RNNBase) or _has_computed_weight(module):
             return False
         if mixes_channels(module) and len(idxs) % units:
             return False
@@ -177,6 +176,15 @@ def _is_consistent(graph: Any, tp_group: Any, avoided: set[Any]) -> bool:
         if reads and max(idxs) >= get_in_channels(module):
             return False
     return _can_be_scored(tp_group)
+
+
+def _has_computed_weight(module: Any) -> bool:
+    """Return True if the weight is computed from other tensors, as by spectral_norm.
+
+    It can be neither scored by its gradient nor cut.
+    """
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter)
 
 
 def _can_be_scored(tp_group: Any) -> bool:

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrizations
 
 from compress.pruning.groups import INPUT, OUTPUT, trace_channel_groups
 from compress.pruning.pruner import prune, prune_to_minimum
+from compress.recipe.registry import IMPORTANCES
 from compress.runtime.errors import UserError
 
 EXAMPLE = torch.zeros(1, 3, 12, 12)
@@ -262,6 +263,25 @@ def test_layers_whose_weights_cannot_be_cut_are_left_alone_and_logged(
     assert pruned[0].out_channels == 32  # type: ignore[index,union-attr]
     assert pruned[1].out_channels < 32  # type: ignore[index,union-attr,operator]
     assert lines[0].endswith("cannot resolve their channel groups: 0")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("importance", IMPORTANCES.builtin)
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_channels_that_a_computed_weight_reads_are_left_alone_and_logged(
+    norm: Callable[[nn.Module], nn.Module], importance: str
+) -> None:
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 7)]
+    layers = [nn.Conv2d(3, 32, 3), norm(nn.Conv2d(32, 32, 3)), nn.Conv2d(32, 32, 3)]
+    model, lines = nn.Sequential(*layers, nn.BatchNorm2d(32), *head), list[str]()
+    losses = [lambda model: model(torch.ones(4, 3, 12, 12)).square().mean()]
+    pruned = prune(
+        model.eval(), EXAMPLE, "90%", importance=importance, losses=losses, log=lines.append
+    )
+    found = [layer.out_channels for layer in pruned if isinstance(layer, nn.Conv2d)]  # type: ignore[union-attr]
+    assert found[:2] == [32, 32] and found[2] < 32
+    assert lines[0].endswith(": 1, 0")
+    assert lines[1].startswith("the weights of 1 ") and "remove_parametrizations" in lines[1]
 
 
 def test_a_network_of_one_linear_layer_cannot_be_pruned() -> None:
