@@ -36,9 +36,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        UserError: there is no such file, or it is not TOML, or exceeds a limit.
+        UserError: there is no such file, or it is empty, or not TOML, or exceeds a limit.
     """
     table: dict[str, Any] = _read(Path(path), MAX_TOML_BYTES, tomllib.loads, "not TOML")
+    if not table:
+        raise UserError(f"{path}: is empty; write keys and values to it")
     return table
 
 
@@ -100,7 +102,8 @@ def _read_bytes(path: Path, limit: int) -> bytes:
 def _read(path: Path, limit: int, parse: Callable[[str], Any], what: str) -> Any:
     content = _read_bytes(path, limit)
     try:
-        found = parse(content.decode())
+        # Some editors begin a file with a byte order mark.
+        found = parse(content.decode("utf-8-sig"))
         check_plain(found)
     except UserError as error:
         raise UserError(f"{path}: {what}: {error}") from error

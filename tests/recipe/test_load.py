@@ -74,6 +74,19 @@ def test_a_file_that_is_not_toml_is_refused_in_one_line(text: bytes, tmp_path: P
     assert len(str(refused.value).splitlines()) == 1
 
 
+def test_a_file_without_keys_is_refused_as_empty(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.toml"
+    empty.write_text("# Nothing yet.\n")
+    with pytest.raises(UserError, match=r"empty\.toml: is empty"):
+        load_recipe(str(empty))
+
+
+def test_a_byte_order_mark_is_skipped(small: Path, tmp_path: Path) -> None:
+    marked = tmp_path / "marked.toml"
+    marked.write_text(small.read_text(), encoding="utf-8-sig")
+    assert load_recipe(str(marked)) == load_recipe(str(small))
+
+
 def test_an_experiment_is_refused_with_the_command_that_runs_it(tmp_path: Path) -> None:
     path = tmp_path / "views.toml"
     path.write_text('recipe = "default"\n[grid]\nseed = [0]\n')
