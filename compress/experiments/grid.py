@@ -34,6 +34,8 @@ def _count_seeds(seeds: Any) -> Any:
     if type(seeds) is int:
         _check_count(seeds)
         return list(range(seeds))
+    if not isinstance(seeds, list):
+        raise ValueError("must be a whole number, or a list of them")
     return seeds
 
 
@@ -68,7 +70,7 @@ class Experiment:
 
     recipe: str = "default"
     """Name of a shipped recipe, or a TOML file, relative to the experiment file or to the current
-    directory."""
+    directory. Only a file with `keys`, `grid` or `rows` may leave it out."""
     out: str | None = None
     """Directory of the runs; `runs/` and the experiment file's name if left out."""
     seeds: Seeds = field(default_factory=lambda: [0])
@@ -93,6 +95,8 @@ def load_experiment(file: str | Path) -> Experiment:
     if "stages" in table and "recipe" not in table:
         raise UserError(f"{path}: is a recipe; run `compress run {path}`")
     experiment = validate_table(Experiment, table, str(path))
+    if table.keys().isdisjoint(("recipe", "keys", "grid", "rows")):
+        raise UserError(f"{path}: names nothing to run; set recipe, keys, grid or rows")
     tables = [("keys", experiment.keys), ("grid", experiment.grid)]
     for name, keys in [*tables, *(("rows", row) for row in experiment.rows)]:
         if "seed" in keys:

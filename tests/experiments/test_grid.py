@@ -21,6 +21,7 @@ from compress.runtime.errors import UserError
         ("seeds = 0", ("seeds: must name one value or more",)),
         ("seeds = [1, 1]", ("seeds: must name one value or more, each once",)),
         ("seeds = 'two'", ("seeds: ", "'two'")),
+        ("seeds = 1.5", ("seeds: must be a whole number, or a list", "1.5")),
         ("seeds = [-1]", ("seed: ", "-1")),
         ("recipe = 'defualt'", ("'defualt'", "'default'")),
         ("grid.data_fraction = 0.5", ("grid.data_fraction: ", "0.5")),
@@ -64,6 +65,14 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     message = str(caught.value)
     assert all(word in message for word in words) and "\n" not in message
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("text", ["", "# recipe = 'pair.toml'", "seeds = 3", "out = 'runs/mine'"])
+def test_a_file_that_names_nothing_to_run_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "nothing.toml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"nothing\.toml: (is empty|names nothing to run)"):
+        load_experiment(file)
 
 
 def test_recipes_and_experiments_are_told_apart(run: Compress, folder: Path) -> None:
