@@ -9,7 +9,7 @@ def parse_color(text: str) -> str:
     """Return a colour as ``#rrggbb``.
 
     Raises:
-        ValueError: there is no such colour.
+        UserError: there is no such colour.
 
     Example:
         >>> parse_color("white")
@@ -21,7 +21,7 @@ def parse_color(text: str) -> str:
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{quote(text)} is not a colour; write a name, as 'white', or '#rrggbb'"
         ) from error
     return f"#{red:02x}{green:02x}{blue:02x}"
@@ -35,7 +35,7 @@ def read_color(background: str) -> str:
     """
     try:
         return parse_color(background)
-    except ValueError as error:
+    except UserError as error:
         raise UserError(f"background: {error}") from error
 
 

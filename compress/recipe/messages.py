@@ -14,6 +14,7 @@ from compress.recipe.model_spec import ModelSpec
 from compress.recipe.schema import Recipe
 from compress.recipe.stages import STAGE_TYPES
 from compress.runtime.errors import UserError, did_you_mean, quote
+from compress.runtime.text import safe_line
 
 KINDS = f"a stage is one of {', '.join(STAGE_TYPES)}"
 
@@ -44,7 +45,8 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
     Args:
         owner: the dataclass that was validated.
     """
-    first, *others = error.errors()
+    # A misspelt key is missing, too, under its right name.
+    first, *others = sorted(error.errors(), key=lambda each: each["type"] == "missing")
     path = list(first["loc"])
     if path[:1] in (["teacher"], ["student"]) and len(path) > 1:
         owner = ModelSpec
@@ -59,7 +61,8 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
         reason = _describe_kind(first["input"])
     else:
         reason = _describe(first, [field.name for field in dataclasses.fields(owner)])
-    where = ".".join(str(part + 1 if isinstance(part, int) else part)[:60] for part in path)
+    parts = (str(part + 1 if isinstance(part, int) else part)[:60] for part in path)
+    where = safe_line(".".join(parts))
     more = f" (and {len(others)} more)" if others else ""
     return f"{where}: {reason}{more}" if where else f"{reason}{more}"
 

@@ -45,6 +45,7 @@ def drop(*path: Any) -> Change:
         # Unknown keys, with the closest known one of the same table.
         (put("budgets", value=3), "budgets", ["unknown key", "'budget'"]),
         (put("teacher", "nam", value="x"), "teacher.nam", ["unknown key", "'name'"]),
+        (put("teacher", "na\x85m", value="x"), "teacher.na\\x85m", ["unknown key", "'name'"]),
         (put("stages", 0, "epoch", value=3), "stages.1.epoch", ["unknown key", "'epochs'"]),
         (put("stages", 2, "sampels", value=3), "stages.3.sampels", ["unknown key", "'samples'"]),
         (put("stages", 0, "importance", value="taylor"), "stages.1.importance", ["unknown key"]),
@@ -108,6 +109,7 @@ def drop(*path: Any) -> Change:
             "data",
             ["unknown data set 'cifar-10'", "did you mean 'cifar10'", "folder:PATH"],
         ),
+        (put("background", value="whte"), "background", ["'whte' is not a colour", "'white'"]),
         (put("student", "source", value="zoo:"), "student.source", ["'custom'", "'zoo:'"]),
         (put("student", "source", value="custom"), "student", ["'custom'", "'resnet18'"]),
         # Ranges.
@@ -161,6 +163,12 @@ def test_further_mistakes_are_counted(small: Path) -> None:
     small.write_text(text.replace("epochs = 5", "epochs = 0"))
     with pytest.raises(UserError, match=r"stages\.2\.epochs: .* \(and 1 more\)"):
         load_recipe(str(small))
+
+
+def test_a_misspelt_key_comes_before_the_one_that_is_missing(table: Table) -> None:
+    table["teacher"] = {"nam": "resnet18"}
+    with pytest.raises(UserError, match=r"teacher\.nam: unknown key .*'name'"):
+        recipe_from_dict(table)
 
 
 def test_a_long_value_is_shortened(table: Table) -> None:
