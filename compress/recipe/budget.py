@@ -37,7 +37,7 @@ _UNITS: dict[Axis, _Unit] = {
     "latency": _Unit(
         "nanoseconds",
         {"ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9},
-        "0.4ms, 400us or 20%",
+        "0.4ms or 400us, with the unit, or 20%",
     ),
 }
 
@@ -178,21 +178,21 @@ def parse_amount(text: str, axis: Axis = "params") -> Amount:
         100000
     """
     unit = _UNITS[axis]
+    # A speedup is parsed by itself.
+    named = f"{next(key for key in BUDGET_KEYS if BUDGET_KEYS[key] == axis)} {quote(text)}"
     match = re.fullmatch(
         r"\s*(\d+(?:[_,]\d{3})*|\d*\.\d+|\d+\.)\s*([a-zµμ]*|%)\s*", text.lower(), re.ASCII
     )
     if not match or len(text) > 40 or match[2] not in (*unit.suffixes, "%"):
-        raise UserError(f"budget {quote(text)} is not understood: write {unit.examples}")
+        raise UserError(f"{named} is not understood: write {unit.examples}")
     amount, suffix = Fraction(re.sub("[_,]", "", match[1])), match[2]
     if suffix == "%":
         if not 0 < amount < 100:
-            raise UserError(
-                f"budget {quote(text)}: a percentage must be above 0% and below 100% of the student"
-            )
+            raise UserError(f"{named}: a percentage must be above 0% and below 100% of the student")
         return Amount(text, fraction=amount / 100)
     amount *= unit.suffixes[suffix]
     if amount < 1 or amount.denominator != 1:
-        raise UserError(f"budget {quote(text)} must be a whole number of {unit.name}, 1 or more")
+        raise UserError(f"{named} must be a whole number of {unit.name}, 1 or more")
     return Amount(text, number=int(amount))
 
 

@@ -54,7 +54,7 @@ def describe_first_error(error: pydantic.ValidationError, owner: Any) -> str:
         # pydantic puts the stage's kind, which is no key of the file, into the path.
         owner = STAGE_TYPES[str(path.pop(2))]
     if len(path) > 1 and path[-2] in UNIONS:
-        path, others = path[:-1], others[1:]
+        path, others = path[:-1], [o for o in others if o["loc"][:-1] != first["loc"][:-1]]
         reason = f"{UNIONS[str(path[-1])]}, not {_as_toml(first['input'])}"
     elif first["type"] in ("union_tag_not_found", "union_tag_invalid"):
         path.append("kind")

@@ -126,6 +126,7 @@ def drop(*path: Any) -> Change:
         (put("max_images", value=0), "max_images", ["equal to 1", "not 0"]),
         # Budgets.
         (put("budget", value=True), "budget", ["100k", "5%", "not true"]),
+        (put("speedup", value=True), "speedup", ["5x", "not true"]),
         (put("budget", value=1.5), "budget", ["100k", "5%", "not 1.5"]),
         (put("file_size", value=[1]), "file_size", ["400KB", "5%", "not [1]"]),
     ],
@@ -141,12 +142,27 @@ def test_a_mistake_is_reported_with_its_key(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("budget", "5k%"), ("budget", 0), ("macs", "5KB"), ("file_size", "100%")]
+    ("key", "value"),
+    [
+        ("budget", "5k%"),
+        ("budget", 0),
+        ("macs", "5KB"),
+        ("file_size", "100%"),
+        ("latency", "5"),
+        ("latency", "0.1ns"),
+        ("speedup", "fast"),
+    ],
 )
-def test_a_budget_that_is_not_understood_is_quoted(key: str, value: Any, table: Table) -> None:
+def test_a_budget_that_is_not_understood_is_named_and_quoted(
+    key: str, value: Any, table: Table
+) -> None:
     table[key] = value
-    message = refuse(table)
-    assert message.startswith("mine.toml: ") and repr(str(value)) in message
+    assert refuse(table).startswith(f"mine.toml: {key} {str(value)!r}")
+
+
+def test_a_time_without_its_unit_is_refused_with_some(table: Table) -> None:
+    table["latency"] = "5"
+    assert "0.4ms" in refuse(table) and "unit" in refuse(table)
 
 
 def refuse(table: Table) -> str:
