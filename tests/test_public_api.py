@@ -65,6 +65,7 @@ def test_what_a_function_does_not_take_is_refused_in_one_line(tmp_path: Path) ->
         ("data: a tuple", lambda: compress.adopt(file, "resnet18", (images, [0, 1] * 3))),
         ("tensors: a Conv2d", lambda: compress.adopt(net, "resnet18", "mnist")),
         ("mean = ", lambda: compress.adopt(file, "resnet18", "mnist", mean="a")),
+        ("std = 0", lambda: compress.adopt(file, "resnet18", "mnist", std=0)),
         ("image_size", lambda: compress.adopt(file, "resnet18", "mnist", image_size=(8, 8))),
         ("image_size", lambda: compress.save(net, file, classes=2, image_size=(8, 8))),
         ("mean = ", lambda: compress.save(net, file, classes=2, image_size=8, mean=None)),

@@ -32,7 +32,7 @@ from compress.models.torchvision_networks import torchvision_names
 from compress.recipe.in_memory import MEMORY, find_held, is_in_memory
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.arguments import (
-    read_channel_values,
+    read_normalization,
     require_name,
     require_path,
     require_side,
@@ -222,10 +222,7 @@ def to_checkpoint(
     if spec is not None and spec.source == "custom":
         builder = import_builder(spec.name)  # type: ignore[assignment]
     spec = replace(spec or ModelSpec(f"{MEMORY}{type(module).__name__}"), pretrained=False)
-    mean, std = (
-        fit_channels(read_channel_values(each, name), channels)
-        for name, each in zip(("mean", "std"), normalization, strict=True)
-    )
+    mean, std = (fit_channels(each, channels) for each in read_normalization(*normalization))
     size = (channels, image_size, image_size)
     made = Checkpoint(own, spec, names, size, mean, std, data)
     try:

@@ -28,7 +28,7 @@ from compress.pipeline.load_networks import LoadedNetwork, load_networks
 from compress.pipeline.provenance import make_checkpoint
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.arguments import (
-    read_channel_values,
+    read_normalization,
     require_name,
     require_path,
     require_side,
@@ -109,7 +109,7 @@ def adopt(
         network = require_name(network, "network", "'resnet50' or 'package.module:function'")
     spec = ModelSpec(network) if isinstance(network, str) else network
     where = f"{tensors}: " if isinstance(tensors, str | Path) else ""
-    mean, std = read_channel_values(mean, "mean"), read_channel_values(std, "std")
+    mean, std = read_normalization(mean, std)
     if image_size is not None:
         require_side(image_size)
     if not isinstance(tensors, Mapping):

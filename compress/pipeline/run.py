@@ -32,7 +32,7 @@ from compress.recipe.in_memory import holding
 from compress.recipe.load import recipe_to_dict
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
-from compress.runtime.arguments import read_channel_values
+from compress.runtime.arguments import read_normalization
 from compress.runtime.errors import UserError
 from compress.runtime.memory import kept_memory
 
@@ -161,7 +161,7 @@ def _to_normalization(
         return None
     if mean is None or std is None:
         raise UserError("mean and std: pass both, of one value each, or of three")
-    read = read_channel_values(mean, "mean"), read_channel_values(std, "std")
+    read = read_normalization(mean, std)
     return fit_channels(read[0], 3), fit_channels(read[1], 3)
 
 

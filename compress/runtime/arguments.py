@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -79,18 +80,30 @@ def require_input_size(found: Any) -> tuple[int, int, int]:
     raise UserError(f"input_size: {shown} is not the size of an image; pass (C, H, W)")
 
 
+def read_normalization(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return a mean and a standard deviation by channel: one value each, or three.
+
+    Raises:
+        UserError: these are no such values, or a standard deviation is not above 0.
+    """
+    read = read_channel_values(mean, "mean"), read_channel_values(std, "std")
+    if min(read[1]) <= 0:
+        raise UserError(f"std = {std!r}: must be above 0 in every channel")
+    return read
+
+
 def read_channel_values(found: Any, what: str) -> tuple[float, ...]:
     """Return a mean or a standard deviation by channel: one value, or three.
 
     Raises:
-        UserError: these are no numbers, or another number of them.
+        UserError: these are no finite numbers, or another number of them.
     """
     values = found if isinstance(found, Iterable) and not isinstance(found, str) else [found]
     try:
         read = tuple(float(value) for value in values)
     except (TypeError, ValueError):
         read = ()
-    if len(read) not in (1, 3):
+    if len(read) not in (1, 3) or not all(map(math.isfinite, read)):
         raise UserError(f"{what} = {found!r}: give one value, or three, as [0.5, 0.5, 0.5]")
     return read
 

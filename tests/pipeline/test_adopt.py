@@ -136,7 +136,7 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
             ["four.pt", "--network", "resnet18", *data, "--std", "0.1,0.2"],
             "give one value, or three",
         ),
-        (["four.pt", "--network", "resnet18", *data, "--std", "0"], "std"),
+        (["four.pt", "--network", "resnet18", *data, "--std", "0"], "error: std = (0.0,)"),
         (["four.pt", "--network", "resnet18", *data, "--mean", "grey"], "write one number"),
         (
             ["four.pt", "--network", "resnet18", *data, "--out", tmp_path / "there.pth"],

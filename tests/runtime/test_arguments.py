@@ -9,6 +9,7 @@ import pytest
 
 from compress.runtime.arguments import (
     read_channel_values,
+    read_normalization,
     require_input_size,
     require_name,
     require_path,
@@ -57,7 +58,27 @@ def test_what_is_no_input_size_is_refused(found: Any) -> None:
         require_input_size(found)
 
 
-@pytest.mark.parametrize("found", ["0.5, 0.5, 0.5", "a", [0.5, 0.5], [], None, ["a"], [[1], [2]]])
+@pytest.mark.parametrize("std", [0, -1.0, (0.5, 0, 0.5)])
+def test_a_standard_deviation_is_above_0(std: Any) -> None:
+    assert read_normalization(0, [1, 2, 3]) == ((0,), (1, 2, 3))
+    with pytest.raises(UserError, match=r"std = .* above 0"):
+        read_normalization(0, std)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "0.5, 0.5, 0.5",
+        "a",
+        [0.5, 0.5],
+        [],
+        None,
+        ["a"],
+        [[1], [2]],
+        float("nan"),
+        [1, 1, float("inf")],
+    ],
+)
 def test_what_are_no_channel_values_is_refused(found: Any) -> None:
     with pytest.raises(UserError, match=r"mean = .*one value, or three"):
         read_channel_values(found, "mean")
