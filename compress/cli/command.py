@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,7 +57,10 @@ class Command(click.Command):
             raise CommandError("an argument is empty; leave it out, or quote what it stands for")
         ctx.meta[WORDS] = tuple(args)
         with _usage_in_one_line(ctx):
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
+            for parameter in self.params:
+                _refuse_dash(parameter, ctx)
+        return rest
 
     def invoke(self, ctx: click.Context) -> None:
         escape_unprintable()
@@ -95,6 +99,15 @@ class CommandGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         with _usage_in_one_line(ctx):
             return super().resolve_command(ctx, args)
+
+
+def _refuse_dash(parameter: click.Parameter, ctx: click.Context) -> None:
+    """Refuse -, which stands for standard input or output, where neither can be used."""
+    found = ctx.params.get(parameter.name or "")
+    values = found if isinstance(found, tuple) else (found,)
+    kind = parameter.type
+    if isinstance(kind, click.Path) and not kind.allow_dash and Path("-") in values:
+        raise click.BadParameter("'-' is no file; name one", ctx, parameter)
 
 
 @contextmanager

@@ -12,16 +12,18 @@ import click
 
 from compress.cli.command import Command
 from compress.cli.options import (
+    STDOUT,
     device_option,
     foreign_options,
     json_option,
     load_any_model,
     make_foreign,
     require_free,
+    require_table,
     skip_broken_option,
     weights_options,
 )
-from compress.cli.output import echo_line
+from compress.cli.output import echo_csv, echo_line
 from compress.recipe.data_names import check_data_name
 from compress.runtime.errors import UserError
 from compress.runtime.files import (
@@ -29,7 +31,6 @@ from compress.runtime.files import (
     PIXELS_CSV_HEADER,
     atomic_write,
     require_file,
-    require_replaceable,
 )
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ MAX_MATRIX = 20
 @json_option
 @click.option(
     "--csv",
-    type=click.Path(path_type=Path),
-    help="Write scores and confusion of each class as CSV to this file.",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write scores and confusion of each class as CSV to this file; - is standard output.",
 )
 @click.option(
     "--calibrate",
@@ -109,9 +110,9 @@ def evaluate(
         raise UserError("--out is for --calibrate, which writes a weights file")
     if out:
         require_free(out)
-    table = require_replaceable(csv, CLASSES_CSV_HEADER, PIXELS_CSV_HEADER) if csv else None
-    # JSON alone is for other programs.
-    log = partial(echo_line, err=as_json)
+    table = require_table(csv, as_json, CLASSES_CSV_HEADER, PIXELS_CSV_HEADER)
+    # JSON and CSV alone are for other programs.
+    log = partial(echo_line, err=as_json or csv == STDOUT)
     checkpoint = load_any_model(weights, builder, make_foreign(classes, mean, std, image_size))
 
     from compress.reporting.evaluation import collect_answers, name_images, open_split
@@ -132,6 +133,9 @@ def evaluate(
         )
         images = name_images(checkpoint, data, len(opened.test_images().targets), split)
         log(f"calibration error on {images}: {error:.2%} to {now:.2%}")
+    if csv == STDOUT:
+        echo_csv(TABLES[type(found)].csv(found).as_csv())
+        return
     if table:
         with atomic_write(table) as file:
             # Names of folders may be bytes that are not UTF-8.

@@ -15,7 +15,7 @@ import click
 from compress.recipe.registry import Stem
 from compress.runtime.arguments import require_threads
 from compress.runtime.errors import UserError
-from compress.runtime.files import require_file
+from compress.runtime.files import require_file, require_replaceable
 from compress.runtime.plain_files import read_text
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from compress.deployment.load_model import Foreign
     from compress.models.checkpoint import Checkpoint
+
+# What stands for standard output in place of a file.
+STDOUT = Path("-")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,6 +38,23 @@ def require_free(out: Path) -> None:
     """
     if out.exists() or out.is_symlink():
         raise UserError(f"{out}: already exists; choose another --out")
+
+
+def require_table(csv: Path | None, as_json: bool, *headers: str) -> Path | None:
+    """Check that a CSV table can be written to `csv`, and return that file with links resolved.
+
+    Args:
+        headers: as for `require_replaceable`.
+
+    Returns:
+        None without a file: no table is asked for, or it goes to standard output.
+
+    Raises:
+        UserError: it is a file of another kind, or standard output gets JSON already.
+    """
+    if csv == STDOUT and as_json:
+        raise UserError("--json and --csv - both write to standard output; pass one of them")
+    return None if csv in (None, STDOUT) else require_replaceable(csv, *headers)
 
 
 def load_weights(weights: Path, builder: str | None) -> Checkpoint:

@@ -20,6 +20,11 @@ def echo_block(text: str) -> None:
     click.echo(safe_block(text))
 
 
+def echo_csv(table: str) -> None:
+    """Print a CSV table, with the line ends of this system."""
+    click.echo(safe_block(table.replace("\r\n", "\n")), nl=False)
+
+
 def escape_unprintable() -> None:
     """Let the standard streams escape characters that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):

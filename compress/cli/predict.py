@@ -9,18 +9,20 @@ import click
 
 from compress.cli.command import Command
 from compress.cli.options import (
+    STDOUT,
     device_option,
     foreign_options,
     json_option,
     load_any_model,
     make_foreign,
+    require_table,
     skip_broken_option,
     weights_options,
 )
-from compress.cli.output import echo_line
+from compress.cli.output import echo_csv, echo_line
 from compress.recipe.data_names import check_data_name
 from compress.runtime.errors import UserError
-from compress.runtime.files import CSV_HEADER, require_file, require_folder, require_replaceable
+from compress.runtime.files import CSV_HEADER, require_file, require_folder
 
 if TYPE_CHECKING:
     from compress.deployment.predict import Prediction
@@ -48,7 +50,11 @@ if TYPE_CHECKING:
     help="Behind transparent parts: white, #rrggbb, …; as in training if left out.",
 )
 @json_option
-@click.option("--csv", type=click.Path(path_type=Path), help="Write CSV to this file.")
+@click.option(
+    "--csv",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write CSV to this file; - is standard output.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -95,8 +101,7 @@ def predict(
         )
     check_data_name(data)
     require_file(weights)
-    if csv:
-        require_replaceable(csv, CSV_HEADER)
+    require_table(csv, as_json, CSV_HEADER)
     if out:
         require_folder(out)
     foreign = make_foreign(classes, mean, std, image_size)
@@ -170,18 +175,22 @@ def _deliver(
     from compress.cli.terminal import Terminal
     from compress.deployment.labels import measure_label_accuracy
     from compress.deployment.write_masks import write_masks
-    from compress.deployment.write_predictions import to_json, write_csv
+    from compress.deployment.write_predictions import to_csv, to_json, write_csv
     from compress.reporting.tables import predictions_table
 
     terminal = Terminal()
+    # JSON and CSV alone are for other programs.
+    piped = as_json or csv == STDOUT
     if out is not None:
         for file in write_masks(predictions, out, crop_ratio=checkpoint.crop_ratio):
-            echo_line(str(file))
-    if csv:
+            echo_line(str(file), err=piped)
+    if csv == STDOUT:
+        echo_csv(to_csv(predictions))
+    elif csv:
         write_csv(predictions, csv)
     if as_json:
         click.echo(to_json(predictions))
     elif not csv and not out:
         terminal.show(predictions_table(predictions))
-    if (accuracy := measure_label_accuracy(predictions)) and not as_json:
+    if (accuracy := measure_label_accuracy(predictions)) and not piped:
         terminal.show(str(accuracy))

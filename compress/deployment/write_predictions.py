@@ -48,17 +48,28 @@ def _to_dict(prediction: Prediction) -> dict[str, Any]:
 
 
 def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
-    """Write image, rank, class, probability and error: a line per class, or one for an error.
+    """Write the table of `to_csv` to a file, completely or not at all.
 
-    The most likely class has rank 1. If images have labels, four columns follow: label, correct (1
-    or 0), and the accuracy and balanced accuracy of all images, the same in every line. The file is
-    written completely or not at all. A symbolic link stays one; its target is replaced, if it is
-    empty or such a table. No spreadsheet takes a cell for a formula (see `safe_cell`).
+    A symbolic link stays one; its target is replaced, if it is empty or such a table.
 
     Raises:
         UserError: `path` cannot be written, or is a file of another kind.
     """
-    target = require_replaceable(path, CSV_HEADER)
+    target, table = require_replaceable(path, CSV_HEADER), to_csv(predictions)
+    try:
+        with atomic_write(target) as file:
+            file.write(table.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def to_csv(predictions: Iterable[Prediction]) -> str:
+    """Return image, rank, class, probability and error: a line per class, or one for an error.
+
+    The most likely class has rank 1. If images have labels, four columns follow: label, correct (1
+    or 0), and the accuracy and balanced accuracy of all images, the same in every line. No
+    spreadsheet takes a cell for a formula (see `safe_cell`).
+    """
     predictions = list(predictions)
     accuracy = measure_label_accuracy(predictions)
     text = io.StringIO(newline="")
@@ -74,11 +85,7 @@ def write_csv(predictions: Iterable[Prediction], path: str | Path) -> None:
             write_row((prediction.image, rank, name, value, "", *labels))
         if prediction.error is not None:
             write_row((prediction.image, "", "", "", prediction.error, *labels))
-    try:
-        with atomic_write(target) as file:
-            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    return text.getvalue()
 
 
 def _label_cells(prediction: Prediction, accuracy: LabelAccuracy) -> tuple[object, ...]:

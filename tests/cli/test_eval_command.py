@@ -76,6 +76,8 @@ def test_json_and_csv_hold_the_evaluation(untrained: Path, tmp_path: Path) -> No
     table.write_text(table.read_text().splitlines()[0] + "\nold")
     run(*words)
     assert list(csv.DictReader(table.open())) == rows
+    shown = run("-w", untrained, "--builder", "tinynets:student", "--csv", "-")
+    assert list(csv.DictReader(shown.stdout.splitlines())) == rows
 
 
 def test_no_file_of_another_kind_is_replaced(untrained: Path, tmp_path: Path) -> None:

@@ -118,6 +118,22 @@ def test_more_threads_than_cores_are_refused_at_once(words: list[str]) -> None:
     assert refused.exit_code == 2 and "threads = 4000" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run"],
+        ["prune", "-w", "x.pth"],
+        ["report", "runs/x"],
+        ["card", "-w", "x.pth"],
+        ["bench", "x"],
+    ],
+)
+def test_a_dash_is_no_name_of_a_file(words: list[str]) -> None:
+    refused = CliRunner().invoke(main, [*words, "--out", "-"])
+    assert refused.exit_code == 2 and "'--out'" in refused.stderr and "'-'" in refused.stderr
+    assert not Path("-").exists()
+
+
 def test_a_file_that_exists_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "there.pth").touch()
     (tmp_path / "link.pth").symlink_to(tmp_path / "nowhere")

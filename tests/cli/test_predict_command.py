@@ -53,6 +53,17 @@ def test_predictions_for_other_programs(
     ]
 
 
+def test_a_table_goes_to_standard_output_alone(
+    run: Compress, tiny: Tiny, weights: Path, tmp_path: Path
+) -> None:
+    words, table = ("predict", "-w", weights, tiny.data / "test" / "blob", "--csv"), "out.csv"
+    run(*words, tmp_path / table)
+    assert run(*words, "-").out.splitlines() == (tmp_path / table).read_text().splitlines()
+    refused = run(*words, "-", "--json", code=2)
+    assert refused.out == "" and "--json and --csv -" in refused.err
+    assert not Path("-").exists()
+
+
 def test_an_unreadable_image_does_not_stop_the_others(
     run: Compress, tiny: Tiny, weights: Path, tmp_path: Path
 ) -> None:
