@@ -43,6 +43,8 @@ def check_data_name(data: str | None) -> Path | None:
     if data is None or is_in_memory(data):
         return None
     prefix, place = split_data_name(data) or (None, data)
+    if prefix is not None and not place:
+        raise UserError(f"{data} names no place; write {prefix}:{DATA_PLACES[prefix][0]}")
     path = Path(place).expanduser()
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -57,8 +59,6 @@ def check_data_name(data: str | None) -> Path | None:
         if not is_file:
             raise UserError(f"{data}: there is no file {path}" + _suggest_place(path))
         return path
-    if prefix == "hf" and not place:
-        raise UserError(f"{data}: name a data set of Hugging Face, or the folder of a local one")
     if prefix is None and data not in DATA_SOURCES:
         if hint := _suggest_place(path):
             raise UserError(f"unknown {DATA_SOURCES.kind} {quote(data)}{hint}")

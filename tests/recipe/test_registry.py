@@ -72,9 +72,15 @@ def test_data_of_other_kinds_is_named_by_its_place(tmp_path: Path) -> None:
     table.write_text("path,label\n")
     assert check_data_name(f"csv:{table}") == table
     assert check_data_name("hf:owner/name") is None
-    with pytest.raises(UserError, match="hf:"):
-        check_data_name("hf:")
     assert all(callable(load_data_place(prefix)) for prefix in DATA_PLACES)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "place"), [(key, rest) for key, (rest, _) in DATA_PLACES.items()]
+)
+def test_a_prefix_needs_a_place(prefix: str, place: str) -> None:
+    with pytest.raises(UserError, match=f"^{prefix}: names no place; write {prefix}:{place}$"):
+        check_data_name(f"{prefix}:")
 
 
 def test_a_prefix_that_is_missing_or_wrong_is_suggested(
