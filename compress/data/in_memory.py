@@ -15,14 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from compress.data.find_splits import find_splits
 from compress.data.labelled_files import TEST_FRACTION
-from compress.data.labels import ClassNames, to_class_numbers
-from compress.data.read_split import fit, is_arrays_pair, read_splits
-from compress.data.source import Normalization, Pixels, Source
-from compress.data.split_names import SPLIT_NAMES, split_of
+from compress.data.labels import (
+    ClassNames,
+    describe_split,
+    name_labels,
+    read_class_names,
+    to_class_numbers,
+)
+from compress.data.read_split import Read, fit, read_splits
+from compress.data.source import WHITE, Normalization, Pixels, Source
 from compress.data.splits import split_rows
+from compress.recipe.color import read_color
 from compress.runtime.errors import UserError
 
 
@@ -30,7 +37,9 @@ def to_source(
     data: Any,
     *,
     image_size: int | None = None,
+    background: str = WHITE,
     classes: ClassNames | None = None,
+    rename: bool = True,
     normalization: Normalization | None = None,
 ) -> tuple[Source, str]:
     """Read data in memory, with a fingerprint of its content.
@@ -38,12 +47,17 @@ def to_source(
     Args:
         data: a torch Dataset or DataLoader, a sequence of (image, label), a pair of arrays (images,
             labels), or a Hugging Face dataset; or its splits: (train, val), (train, val, test), or
-            a mapping with the usual names, such as a DatasetDict. Without a test split, the
-            validation images are the test images, or a fifth of the only split is held out.
+            a mapping with the usual names, such as a DatasetDict, or with columns, such as x_train
+            and y_train. Without a test split, the validation images are the test images, or a fifth
+            of the only split is held out. Splits that know their classes may have them in any
+            order, and validation and test images may lack some.
         image_size: side in pixels to which images of several sizes are resized, and cropped at the
             centre; 224 if left out. Images of one size keep theirs.
+        background: colour behind transparent parts, as ``white`` or ``#rrggbb``.
         classes: names of the classes, as `read_class_names` takes them; the data's own, or numbers,
             if left out.
+        rename: `classes` are new names of the data's own, in their order, if these are others;
+            otherwise the data's own must be among them.
         normalization: mean and standard deviation by channel, of the network's images. It is undone
             in images that are normalized already. If left out, networks take floats as they come;
             other images are normalized by their own values.
@@ -54,15 +68,14 @@ def to_source(
     Raises:
         UserError: the data is of another kind, or an image or a label cannot be used.
     """
-    splits = _find_splits(data)
+    splits = find_splits(data)
+    background = read_color(background)
     with _repeatable():
-        read = read_splits(splits, image_size, normalization)
-    own = next((each.classes for each in read.values() if each.classes), None)
-    labels = {key: each.labels for key, each in read.items()}
-    targets, names = to_class_numbers(labels, classes or own, from_zero=own is not None)
+        read = read_splits(splits, image_size, background, normalization)
+    targets, names = _number_labels(read, classes, rename)
     side = read["train"].side
     images = {
-        key: Pixels(_stack(each.images, side, read["train"].channels), targets[key])
+        key: Pixels(_stack(each, side, read["train"].channels), targets[key])
         for key, each in read.items()
     }
     notes = tuple(dict.fromkeys(note for each in read.values() for note in each.notes))
@@ -70,25 +83,54 @@ def to_source(
         normalization = ((0.0,) * 3, (1.0,) * 3)
     fingerprint = _fingerprint(images, names, normalization)
     source = _make_source(f"{_name(splits[0][1])}-{fingerprint}", images, names, side, notes)
-    return replace(source, normalization=normalization), fingerprint
+    return replace(source, normalization=normalization, background=background), fingerprint
 
 
 def to_scored_source(
-    data: Any, *, image_size: int, classes: Sequence[str], normalization: Normalization
+    data: Any,
+    *,
+    image_size: int,
+    background: str,
+    classes: Sequence[str],
+    normalization: Normalization,
 ) -> Source:
     """Read data in memory that a trained network is scored on.
 
     Of a single split, all images are both validation and test images; otherwise as `to_source`.
+    The data may have some of the network's classes, in any order.
     """
-    splits = _find_splits(data)
+    splits = find_splits(data)
     single = splits[0][1] if len(splits) == 1 else None
     source, _ = to_source(
         data if single is None else (single, single),
         image_size=image_size,
+        background=background,
         classes=classes,
+        rename=False,
         normalization=normalization,
     )
     return source if single is None else replace(source, notes=())
+
+
+def _number_labels(
+    read: Mapping[str, Read], classes: ClassNames | None, rename: bool
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the class numbers of each split, and the names of the classes.
+
+    Numbers mean the classes that their split knows, or else the first split that knows any.
+    """
+    own = {key: each.classes for key, each in read.items()}
+    known = {each for each in own.values() if each is not None}
+    if classes is not None and rename and len(known) == 1:
+        names = read_class_names(classes)
+        if not set(known.pop()) <= set(names):
+            own = dict.fromkeys(own, names)
+    first = next((each for each in own.values() if each is not None), None)
+    labels = {}
+    for key, each in read.items():
+        meant = own[key] or first
+        labels[key] = name_labels(each.labels, meant, describe_split(key)) if meant else each.labels
+    return to_class_numbers(labels, first if classes is None else classes)
 
 
 def _make_source(
@@ -112,43 +154,13 @@ def _make_source(
     return Source(name, classes, side, train, lambda: found, val, notes=notes, test_count=count)
 
 
-def _find_splits(data: Any) -> list[tuple[str, Any]]:
-    """Return the splits of `data` by name, "train" first."""
-    if isinstance(data, Mapping) and not hasattr(data, "features"):
-        return _name_splits(data)
-    if isinstance(data, tuple) and len(data) == 4 and all(hasattr(each, "shape") for each in data):
-        raise UserError("data: four arrays; pass ((train images, labels), (val images, labels))")
-    if _may_be_splits(data) and not is_arrays_pair(data):
-        return list(zip(("train", "val", "test"), data, strict=False))
-    return [("train", data)]
-
-
-def _may_be_splits(data: Any) -> bool:
-    """Return True for two or three objects; in a list, which may hold items, they are datasets."""
-    if not isinstance(data, tuple | list) or len(data) not in (2, 3):
-        return False
-    return isinstance(data, tuple) or all(isinstance(x, Dataset | DataLoader) for x in data)
-
-
-def _name_splits(data: Mapping[Any, Any]) -> list[tuple[str, Any]]:
-    found: dict[str, Any] = {}
-    for key, split in data.items():
-        role = split_of(str(key))
-        if role is None or role in found:
-            known = "train, val, test"
-            raise UserError(f"data: {key!r} is no split, or comes twice; name the splits {known}")
-        found[role] = split
-    if "train" not in found:
-        raise UserError(f"data: no train split among {', '.join(map(str, data))}")
-    return [(role, found[role]) for role in SPLIT_NAMES if role in found]
-
-
-def _stack(images: list[Tensor] | Tensor, side: int, channels: int) -> Tensor:
+def _stack(read: Read, side: int, channels: int) -> Tensor:
     """Return images (N, C, H, W), square; those of another size become `side` pixels wide."""
+    images = read.images
+    if read.channels > channels:
+        raise UserError("data: training images are grey, others have colours; convert them alike")
     if isinstance(images, Tensor) and images.shape[2] == images.shape[3]:
         return images if images.shape[1] == channels else images.expand(-1, channels, -1, -1)
-    if any(each.shape[0] > channels for each in images):
-        raise UserError("data: training images are grey, others have colours; convert them alike")
     fitted = [
         (each if tuple(each.shape[1:]) == (side, side) else fit(each, side)).expand(
             channels, -1, -1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, quote
 
 # Names of classes in order, their number, or a mapping of names to numbers or of numbers to names.
 ClassNames = Sequence[str] | Mapping[str, int] | Mapping[int, str] | int
@@ -36,6 +37,11 @@ def read_targets(labels: Any) -> list[Any]:
         labels = np.array([each.item() if _is_scalar(each) else each for each in labels])
     if labels.ndim == 2:
         labels = labels[:, 0] if labels.shape[1] == 1 else _find_classes(labels)
+    if labels.ndim > 2:
+        raise UserError(
+            f"labels of shape {labels.shape}; pass (images, labels) for each split, with one label"
+            " for each image"
+        )
     if labels.ndim != 1 or labels.dtype.kind not in "iufbUO":
         raise UserError(f"labels of type {labels.dtype}, shape {labels.shape}: pass numbers (N,)")
     if labels.dtype.kind == "f":
@@ -47,7 +53,7 @@ def read_targets(labels: Any) -> list[Any]:
     if len(kinds) > 1 or not kinds <= {int, bool, str}:
         names = ", ".join(sorted(kind.__name__ for kind in kinds))
         raise UserError(f"labels of type {names}; pass numbers, or names, one for each image")
-    return [int(each) if isinstance(each, bool) else each for each in found]
+    return [normalize_name(each) if isinstance(each, str) else int(each) for each in found]
 
 
 def _find_classes(rows: Any) -> Any:
@@ -80,7 +86,33 @@ def read_class_names(classes: ClassNames) -> tuple[str, ...]:
         found = _sort_by_number(found)
     if isinstance(found, str) or not isinstance(found, Iterable):
         raise UserError(f"classes: {found!r}: pass the names of all classes")
-    return tuple(str(each) for each in found)
+    return tuple(normalize_name(str(each)) for each in found)
+
+
+def normalize_name(name: str) -> str:
+    """Return the name of a class in one spelling (NFC), since accents have two in Unicode.
+
+    The names of files from macOS have the other one.
+
+    Example:
+        >>> len("e\u0301"), len(normalize_name("e\u0301"))
+        (2, 1)
+    """
+    return unicodedata.normalize("NFC", name)
+
+
+def name_labels(labels: list[Any], names: tuple[str, ...], where: str) -> list[Any]:
+    """Replace the numbers of classes, from 0, by their names; names stay as they are.
+
+    Raises:
+        UserError: a label is not the number of a class.
+    """
+    for label in sorted(set(labels)):
+        if isinstance(label, int) and not 0 <= label < len(names):
+            raise UserError(
+                f"{where}: label {label} is none of {len(names)} classes, numbered from 0"
+            )
+    return [names[label] if isinstance(label, int) else label for label in labels]
 
 
 def _sort_by_number(classes: Mapping[Any, Any]) -> list[Any]:
@@ -97,8 +129,6 @@ def _sort_by_number(classes: Mapping[Any, Any]) -> list[Any]:
 def to_class_numbers(
     labels: Mapping[str, list[Any]],
     classes: ClassNames | None = None,
-    *,
-    from_zero: bool = False,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Convert the labels of each split to class numbers, int64 (N,).
 
@@ -106,10 +136,9 @@ def to_class_numbers(
         labels: numbers from 0 or 1, or names, by split; the training images' are under "train".
         classes: names of the classes, as `read_class_names` takes them; those found, sorted, or
             numbers, if left out.
-        from_zero: numbers are from 0, whatever the names of the classes are.
 
     Raises:
-        UserError: a label is not one of the classes.
+        UserError: a label is not one of the classes, or numbers may be from 0 or from 1.
 
     Example:
         >>> to_class_numbers({"train": ["dog", "cat", "dog"]})
@@ -125,15 +154,16 @@ def to_class_numbers(
     names = read_class_names(classes)
     if len(set(names)) < len(names):
         raise UserError("classes: their names must be distinct")
-    first = 0 if named or from_zero else _first_number(found, names)
+    first = 0 if named else _first_number(found, names)
     numbers = {name: number for number, name in enumerate(names)}
     targets = {}
     for split, each in labels.items():
-        for label in set(each):
+        for label in sorted(set(each)):
             if (label not in numbers) if named else not 0 <= label - first < len(names):
-                counted = "" if named else f", numbered from {first}"
+                expected = _list_names(names) if named else f"numbered from {first}"
                 raise UserError(
-                    f"data, {split}: label {label!r} is none of {len(names)} classes{counted}"
+                    f"{describe_split(split)}: label {label!r} is none of {len(names)} classes,"
+                    f" {expected}"
                 )
         targets[split] = torch.tensor([numbers[x] if named else x - first for x in each])
     return targets, names
@@ -143,17 +173,36 @@ def _number_classes(found: Collection[int], lowest: int) -> list[str]:
     """Return the names of classes that are numbered from `lowest`, 0 or 1."""
     highest = max(found)
     if lowest not in (0, 1) or len(found) <= highest // 2:
-        raise UserError(
-            f"labels {lowest} to {highest}, {len(found)} different ones: number the classes from 0,"
-            " or pass names"
-        )
+        several = f"{len(found)} different labels, from {lowest} to {highest}"
+        found_labels = several if len(found) > 1 else f"all labels are {lowest}"
+        raise UserError(f"{found_labels}: number the classes from 0, or pass their names")
     return [str(number) for number in range(lowest, highest + 1)]
 
 
 def _first_number(found: Collection[int], names: tuple[str, ...]) -> int:
-    """Return the number of the first class: 1 if the classes are called 1 to N, else 0."""
+    """Return the number of the first class: 1 if the classes are called 1 to N, else 0.
+
+    Such classes may have numbers from 0 even so; the lowest or the highest label tells.
+    """
     counted = tuple(str(number) for number in range(1, len(names) + 1))
-    return int(names == counted and 0 not in found)
+    if names != counted or 0 in found:
+        return 0
+    if max(found) < len(names):
+        raise UserError(
+            f"labels {min(found)} to {max(found)} of classes '1' to {names[-1]!r} may be numbered"
+            " from 0 or from 1; pass the names of the classes as labels"
+        )
+    return 1
+
+
+def describe_split(split: str) -> str:
+    """Return a split as messages name it; a single one is "train"."""
+    return "data" if split == "train" else f"data, {split}"
+
+
+def _list_names(names: Sequence[str], most: int = 5) -> str:
+    more = ", …" if len(names) > most else ""
+    return ", ".join(quote(each, 40) for each in names[:most]) + more
 
 
 def _is_scalar(found: Any) -> bool:

@@ -23,8 +23,9 @@ from compress.data.arrays import (
     list_scales,
 )
 from compress.data.color import convert_to_rgb
+from compress.data.dataset_classes import find_class_names
 from compress.data.hugging_face import IMAGE_COLUMNS, LABEL_COLUMNS
-from compress.data.labels import read_targets
+from compress.data.labels import describe_split, read_targets
 from compress.data.loaders import unwrap_loader
 from compress.data.source import Normalization
 from compress.runtime.errors import UserError, one_line
@@ -35,6 +36,21 @@ IMAGE_SIZE = 224
 IMAGE_KEYS = (*IMAGE_COLUMNS, "pixel_values", "picture", "photo")
 LABEL_KEYS = (*LABEL_COLUMNS, "targets", "y")
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read.
+
+    Args:
+        image_size: side in pixels to which images of several sizes are resized.
+        background: colour behind transparent parts.
+        scale: that of floats.
+    """
+
+    image_size: int | None
+    background: str
+    scale: Scale
 
 
 @dataclass
@@ -69,13 +85,13 @@ def is_arrays_pair(data: Any) -> bool:
     flat = _is_column(labels) or (
         isinstance(labels, list | tuple)
         and bool(labels)
-        and all(isinstance(each, int | str | np.integer) or _is_number(each) for each in labels)
+        and all(isinstance(each, int | float | str) or _is_number(each) for each in labels)
     )
     return flat and isinstance(images, Sequence)
 
 
 def _is_number(found: Any) -> bool:
-    return isinstance(found, Tensor) and found.numel() == 1
+    return isinstance(found, np.generic) or (isinstance(found, Tensor) and found.numel() == 1)
 
 
 def _is_column(found: Any) -> bool:
@@ -84,9 +100,14 @@ def _is_column(found: Any) -> bool:
 
 
 def read_splits(
-    splits: Sequence[tuple[str, Any]], image_size: int | None, normalization: Normalization | None
+    splits: Sequence[tuple[str, Any]],
+    image_size: int | None,
+    background: str,
+    normalization: Normalization | None,
 ) -> dict[str, Read]:
     """Read splits by name; the floats of all their images are on one scale.
+
+    Images have their own size, or `image_size` if those of a split have several.
 
     Raises:
         UserError: a split cannot be used.
@@ -94,47 +115,42 @@ def read_splits(
     errors: list[ScaleError] = []
     for scale in list_scales(normalization):
         try:
-            return {name: read_split(split, name, image_size, scale) for name, split in splits}
+            reading = Reading(image_size, background, scale)
+            return {name: _read_split(split, name, reading) for name, split in splits}
         except ScaleError as error:
             errors.append(error)
     # Without a normalization, floats of 0 to 1 are what was expected.
     raise errors[0 if normalization is None else -1]
 
 
-def read_split(data: Any, split: str, image_size: int | None, scale: Scale) -> Read:
-    """Read one split; its images have their own size, or `image_size` if they have several.
-
-    Raises:
-        ScaleError: images are floats on another scale.
-        UserError: the split cannot be used.
-    """
-    where = "data" if split == "train" else f"data, {split}"
+def _read_split(data: Any, split: str, reading: Reading) -> Read:
+    where = describe_split(split)
     notes: tuple[str, ...] = ()
     if isinstance(data, DataLoader):
         data, notes = unwrap_loader(data, where)
-    found = _read_data(data, where, image_size, scale)
+    found = _read_data(data, where, reading)
     found.notes = (*notes, *found.notes)
     return found
 
 
-def _read_data(data: Any, where: str, image_size: int | None, scale: Scale) -> Read:
+def _read_data(data: Any, where: str, reading: Reading) -> Read:
     if not is_arrays_pair(data):
-        return _read_items(data, where, image_size, scale)
+        return _read_items(data, where, reading)
     images, labels = data
     labels = read_targets(labels)
     if len(images) != len(labels):
         raise UserError(f"{where}: {len(images)} images and {len(labels)} labels")
     if not is_array(images):
-        return _read_items(list(zip(images, labels, strict=True)), where, image_size, scale)
+        return _read_items(list(zip(images, labels, strict=True)), where, reading)
     try:
-        pixels = images_to_pixels(images, (scale,))
+        pixels = images_to_pixels(images, (reading.scale,))
     except UserError as error:
         raise type(error)(f"{where}: {error}") from error
     side, notes = min(pixels.shape[2:]), _note_crop(pixels[0])
     return Read(pixels, labels, None, side, pixels.shape[1], is_float(images), notes)
 
 
-def _read_items(data: Any, where: str, image_size: int | None, scale: Scale) -> Read:
+def _read_items(data: Any, where: str, reading: Reading) -> Read:
     """Read a dataset item by item."""
     _check_items(data, where)
     count = len(data)
@@ -143,19 +159,19 @@ def _read_items(data: Any, where: str, image_size: int | None, scale: Scale) -> 
     labels: list[Any] = []
     side: int | None = None
     for row in range(count):
-        pixels, label = _read_item(data, row, keys, where, scale)
+        pixels, label = _read_item(data, row, keys, where, reading)
         if side is None and images and pixels.shape[1:] != images[0].shape[1:]:
-            side = image_size or IMAGE_SIZE
+            side = reading.image_size or IMAGE_SIZE
             images = [fit(each, side) for each in images]
         images.append(pixels if side is None else fit(pixels, side))
         labels.append(label)
-    again, _ = _read_item(data, 0, keys, where, scale)
+    again, _ = _read_item(data, 0, keys, where, reading)
     if side is None and not torch.equal(again, images[0]):
         notes = (*notes, "the dataset changes its images at random: one drawing of each is kept")
     notes = (*notes, *_note_crop(images[0]))
     channels = max(each.shape[0] for each in images)
     side = side or min(images[0].shape[1:])
-    floats, classes = is_float(data[0][keys[0]]), _find_classes(data, keys)
+    floats, classes = is_float(data[0][keys[0]]), find_class_names(data, keys[1], where)
     return Read(images, read_targets(labels), classes, side, channels, floats, notes)
 
 
@@ -189,25 +205,25 @@ def _check_items(data: Any, where: str) -> None:
 
 
 def _read_item(
-    data: Any, row: int, keys: tuple[Any, Any], where: str, scale: Scale
+    data: Any, row: int, keys: tuple[Any, Any], where: str, reading: Reading
 ) -> tuple[Tensor, Any]:
     try:
         item = data[row]
         image, label = item[keys[0]], item[keys[1]]
-        return _to_pixels(image, scale), label
+        return _to_pixels(image, reading), label
     # A dataset may raise anything.
     except Exception as error:
         kind = ScaleError if isinstance(error, ScaleError) else UserError
         raise kind(f"{where}: item {row}: {one_line(error)}") from error
 
 
-def _to_pixels(image: Any, scale: Scale) -> Tensor:
+def _to_pixels(image: Any, reading: Reading) -> Tensor:
     if isinstance(image, Image.Image):
-        pixels: Tensor = F.pil_to_tensor(convert_to_rgb(image, "white"))
+        pixels: Tensor = F.pil_to_tensor(convert_to_rgb(image, reading.background))
         return pixels[:1] if image.mode in GREY_MODES else pixels
     if not is_array(image):
         raise UserError(f"a {type(image).__name__} is no image; pass a Pillow image or an array")
-    return image_to_pixels(image, (scale,))
+    return image_to_pixels(image, (reading.scale,))
 
 
 def _find_columns(data: Any, where: str) -> tuple[tuple[Any, Any], tuple[str, ...]]:
@@ -238,18 +254,6 @@ def _find_columns(data: Any, where: str) -> tuple[tuple[Any, Any], tuple[str, ..
     others = [key for key in labels[1:] if isinstance(features, Mapping)]
     notes = (f"labels are the column {labels[0]!r}",) if others else ()
     return (images[0], labels[0]), notes
-
-
-def _find_classes(data: Any, keys: tuple[Any, Any]) -> tuple[str, ...] | None:
-    """Return the names of the classes that a dataset knows."""
-    features = getattr(data, "features", None)
-    names = getattr(features[keys[1]], "names", None) if isinstance(features, Mapping) else None
-    while names is None and data is not None:
-        names, data = getattr(data, "classes", None), getattr(data, "dataset", None)
-    if not isinstance(names, Sequence) or isinstance(names, str) or not names:
-        return None
-    # ImageNet's classes have several names each.
-    return tuple(str(each[0] if isinstance(each, tuple) else each) for each in names)
 
 
 def fit(image: Tensor, side: int) -> Tensor:

@@ -15,6 +15,8 @@ from compress.runtime.errors import UserError, one_line
 # those of grey images repeated.
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
+WHITE = "#ffffff"
+
 # The value of pixels in masks that belong to no class.
 IGNORE = 255
 
@@ -114,7 +116,7 @@ class Source:
     notes: tuple[str, ...] = ()
     groups: Tensor | None = None
     held_out: bool = False
-    background: str = "#ffffff"
+    background: str = WHITE
     test_count: int | None = None
 
 

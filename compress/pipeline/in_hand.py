@@ -7,7 +7,6 @@ again, and is refused if they differ.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from compress.data.dataset import Dataset
 from compress.data.in_memory import to_source
 from compress.data.labels import ClassNames
 from compress.data.open_dataset import open_dataset
-from compress.data.source import Normalization
+from compress.data.source import WHITE, Normalization
 from compress.distillation.functions import to_method
 from compress.distillation.objectives import load_method
 from compress.models.channels import input_channels
@@ -74,19 +73,21 @@ def to_recipe(
         UserError: an object cannot be used, or a key or value is wrong.
     """
     changes = dict(overrides)
-    method, importance = changes.pop("method", None), changes.pop("importance", None)
     table = dict(recipe) if isinstance(recipe, Mapping) else {}
+    data = _take_data(table, changes)
+    method, importance = changes.pop("method", None), changes.pop("importance", None)
     image_size = changes.get("image_size") or table.get("image_size")
     if isinstance(image_size, tuple | list):
         require_side(image_size)
-    holder = functools.partial(_replace_objects, given=given, image_size=image_size)
-    table, changes = holder(table), holder(changes)
+    table, changes = _replace_objects(table), _replace_objects(changes)
     if isinstance(recipe, Recipe):
         loaded = override_recipe(recipe, changes)
     elif isinstance(recipe, Mapping):
         loaded = recipe_from_dict(apply_overrides(table, changes))
     else:
         loaded = load_recipe(str(recipe), changes)
+    if data is not None:
+        loaded = replace(loaded, data=_hold_data(data, given, loaded))
     if method is not None:
         loaded = _use_method(loaded, _hold_method(method))
     if importance is not None:
@@ -94,7 +95,19 @@ def to_recipe(
     return _settle_modules(loaded, given)
 
 
-def _replace_objects(table: Mapping[str, Any], given: Given, image_size: int | None) -> Any:
+def _take_data(*tables: dict[str, Any]) -> Any:
+    """Take the data out of tables of recipe keys, of which the last counts, unless it is a name."""
+    data = None
+    for table in tables:
+        found = table.get("data")
+        if isinstance(found, str):
+            data = None
+        elif found is not None:
+            data = table.pop("data")
+    return data
+
+
+def _replace_objects(table: Mapping[str, Any]) -> Any:
     """Replace the objects in a recipe's table, or in overrides, by names under which they are held.
 
     Keys of overrides may be dotted.
@@ -102,9 +115,7 @@ def _replace_objects(table: Mapping[str, Any], given: Given, image_size: int | N
     replaced = {}
     for key, value in table.items():
         leaf = key.rpartition(".")[2]
-        if leaf == "data" and not isinstance(value, str | None):
-            value = _hold_data(value, given, image_size)
-        elif leaf in ROLES and not isinstance(value, str | Path | Mapping | ModelSpec | None):
+        if leaf in ROLES and not isinstance(value, str | Path | Mapping | ModelSpec | None):
             value = {"name": _hold_module(value, leaf)}
         elif leaf == "name" and isinstance(value, nn.Module):
             value = _hold_module(value, key)
@@ -113,21 +124,24 @@ def _replace_objects(table: Mapping[str, Any], given: Given, image_size: int | N
         elif leaf == "importance" and value is not None:
             value = _hold_importance(value)
         elif isinstance(value, Mapping):
-            value = _replace_objects(value, given, image_size)
+            value = _replace_objects(value)
         elif leaf == "stages" and isinstance(value, list | tuple):
             value = [
-                _replace_objects(stage, given, image_size) if isinstance(stage, Mapping) else stage
-                for stage in value
+                _replace_objects(stage) if isinstance(stage, Mapping) else stage for stage in value
             ]
         replaced[key] = value
     return replaced
 
 
-def _hold_data(data: Any, given: Given, image_size: int | None) -> str:
+def _hold_data(data: Any, given: Given, recipe: Recipe) -> str:
     if isinstance(data, Path):
         raise UserError(f"data: a folder of images is named 'folder:{data}'")
     source, _ = to_source(
-        data, image_size=image_size, classes=given.classes, normalization=given.normalization
+        data,
+        image_size=recipe.image_size,
+        background=recipe.background or WHITE,
+        classes=given.classes,
+        normalization=given.normalization,
     )
     name = f"{MEMORY}{source.name}"
     return hold(name, replace(source, name=name))

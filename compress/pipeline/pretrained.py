@@ -90,7 +90,7 @@ def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Reci
     """Return the recipe and the data, adapted to the trained networks.
 
     The recipe gets their specifications. The data gets their normalization and, as far as the
-    recipe leaves these open, their `crop_ratio` and `background`.
+    recipe leaves these open, their `crop_ratio` and `background`; images in memory lie on theirs.
 
     Raises:
         UserError: their classes are not the data's, or teacher and student are normalized
@@ -116,8 +116,9 @@ def merge_trained(recipe: Recipe, data: Dataset, trained: Trained) -> tuple[Reci
     if not trained:
         return recipe, data
     widest = max(trained.values(), key=lambda kept: kept.input_size[0])
+    background = data.background if is_in_memory(data.name) else widest.background
     return recipe, data.normalized(widest.mean, widest.std).framed(
-        recipe.crop_ratio or widest.crop_ratio, recipe.background or widest.background
+        recipe.crop_ratio or widest.crop_ratio, recipe.background or background
     )
 
 

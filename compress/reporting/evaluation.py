@@ -261,6 +261,7 @@ def _name_data(checkpoint: Checkpoint, data: Any) -> str:
     source = to_scored_source(
         data,
         image_size=checkpoint.input_size[-1],
+        background=checkpoint.background,
         classes=checkpoint.classes,
         normalization=(fit_channels(checkpoint.mean, 3), fit_channels(checkpoint.std, 3)),
     )

@@ -77,6 +77,9 @@ class Column:
         (FIRST, torch.from_numpy(LABELS)),
         (FIRST.int(), torch.from_numpy(LABELS)),
         ([Image.fromarray(image) for image in IMAGES], LABELS),
+        ([Image.fromarray(image) for image in IMAGES], LABELS.tolist()),
+        ([Image.fromarray(image) for image in IMAGES], LABELS.astype(float).tolist()),
+        {"image": IMAGES, "label": LABELS},
         [(Image.fromarray(image), label) for image, label in zip(IMAGES, LABELS, strict=True)],
         TensorDataset(FIRST, torch.from_numpy(LABELS)),
         TensorDataset(FIRST.float() / 255, torch.from_numpy(LABELS)),
@@ -160,30 +163,12 @@ def test_all_floats_of_a_data_set_are_on_one_scale(scale: str, form: str) -> Non
     assert torch.equal(found, torch.from_numpy(SEVERAL).permute(0, 3, 1, 2))
 
 
-def test_splits_by_position_and_by_name() -> None:
-    full, half = (IMAGES, LABELS), (IMAGES[:10], LABELS[:10])
-    source, _ = to_source((full, half))
-    assert len(source.train.targets) == 20 and source.val is not None
-    assert (
-        torch.equal(source.test().targets, source.val.targets) and "validation" in source.notes[0]
-    )
-    source, _ = to_source((full, half, (IMAGES[:5], LABELS[:5])))
-    assert source.val is not None
-    assert (len(source.val.targets), len(source.test().targets)) == (10, 5)
-    source, _ = to_source({"train": Table(), "test": Table()})
-    assert source.val is None and len(source.test().targets) == 20
-    assert source.classes == ("ant", "bee", "cow")
-    source, _ = to_source(full)
-    assert (len(source.train.targets), len(source.test().targets)) == (16, 4)
-    for wrong in ({"train": full, "extra": half}, {"test": full}):
-        with pytest.raises(UserError, match="train"):
-            to_source(wrong)
-
-
-def test_a_list_of_datasets_is_one_of_splits() -> None:
-    data = TensorDataset(FIRST, torch.from_numpy(LABELS))
-    source, _ = to_source([data, Subset(data, range(5))])
-    assert source.val is not None and len(source.val.targets) == 5
+def test_transparent_parts_get_the_background() -> None:
+    clear = Image.new("RGBA", (4, 4), (9, 9, 9, 0))
+    for background, value in (("white", 255), ("#000000", 0)):
+        source, _ = to_source(([clear] * 4, [0, 1, 0, 1]), background=background)
+        assert isinstance(source.train, Pixels) and source.train.pixels.unique().tolist() == [value]
+        assert source.background == f"#{value:02x}{value:02x}{value:02x}"
 
 
 def test_images_of_several_sizes_are_resized_and_cropped() -> None:
@@ -279,6 +264,7 @@ class Counted(Endless):
         ((np.zeros((20, 6, 6, 4), np.uint8), LABELS), "RGB"),
         ((IMAGES, LABELS - 1), "-1"),
         ((IMAGES, LABELS + 2), "2 to 4"),
+        ((IMAGES, LABELS * 0 + 2), "all labels are 2"),
         ((IMAGES, (LABELS + 1) * 10), "10 to 30"),
         ((IMAGES, [None, *LABELS[1:]]), "NoneType, int"),
         ((IMAGES, np.eye(3, dtype=int)[LABELS] | np.eye(3, dtype=int)[0]), "several classes"),
@@ -292,8 +278,13 @@ class Counted(Endless):
         ([FIRST[0]], "items are"),
         (([(FIRST[0], 0), (FIRST[0], 1)], [(FIRST[0], 5)]), "label 5"),
         ([{"image": FIRST[0], "name": "x"}], "no label"),
-        ((IMAGES, IMAGES, LABELS, LABELS), "four arrays"),
+        ((IMAGES, IMAGES, LABELS, LABELS), "4 arrays"),
+        ([IMAGES, LABELS, IMAGES, LABELS], "4 arrays"),
+        (((IMAGES, IMAGES), (LABELS, LABELS)), "for each split"),
         ((IMAGES, IMAGES, LABELS), "without labels"),
+        (((IMAGES[..., 0], LABELS), (IMAGES, LABELS)), "grey, others have colours"),
+        (((list(IMAGES[..., 0]), LABELS), (list(IMAGES), LABELS)), "grey, others have colours"),
+        ({"x_train": IMAGES, "y_test": LABELS}, "no split"),
         (Counted(), "Counted"),
         (Frame(), "Frame.*csv:"),
     ],
@@ -324,11 +315,16 @@ def test_a_network_of_classes_1_to_n_is_scored_by_their_numbers() -> None:
     classes, plain = ("1", "2", "3"), ((0.0,) * 3, (1.0,) * 3)
 
     def targets_of(data: Any) -> list[int]:
-        source = to_scored_source(data, image_size=6, classes=classes, normalization=plain)
+        source = to_scored_source(
+            data, image_size=6, background="white", classes=classes, normalization=plain
+        )
         return source.test().targets.tolist()
 
     assert targets_of((IMAGES[:2], [2, 3])) == [1, 2]
     assert targets_of((IMAGES[:3], [0, 1, 2])) == [0, 1, 2]
+    with pytest.raises(UserError, match="from 0 or from 1"):
+        targets_of((IMAGES[:2], [1, 2]))
+    assert targets_of((IMAGES[:2], ["1", "2"])) == [0, 1]
 
     class Named(TensorDataset):
         classes = ("1", "2", "3")

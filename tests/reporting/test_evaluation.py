@@ -6,18 +6,21 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import CLASSES, Tiny, own_model
+from torch.utils.data import Dataset
 from toy_classifiers import SHADE
 
 import compress
-from compress.deployment.predict import predict
+from compress.data.batches import plain_batches
+from compress.deployment.predict import predict, prepare
 from compress.models import checkpoint
-from compress.reporting.evaluation import evaluate, score_test_split
+from compress.reporting.evaluation import evaluate, open_split, score_test_split
 from compress.runtime.errors import UserError
 
 
@@ -100,6 +103,41 @@ def test_data_in_memory_is_scored_as_its_files_are(tiny: Tiny, untrained: Path) 
         evaluate(loaded, (images, [7] * 80))
     with pytest.raises(UserError, match="folder:"):
         evaluate(loaded, tiny.data)
+
+
+class Photos(Dataset[Any]):
+    """Items with classes of their own, all of one colour with transparent corners."""
+
+    def __init__(self, classes: tuple[str, ...], labels: list[str]) -> None:
+        self.classes, self.labels = classes, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        image = Image.new("RGBA", (16, 16))
+        image.paste((200, 20 * row, 90, 255), (4, 4, 16, 16))
+        return image, self.classes.index(self.labels[row])
+
+
+def test_classes_of_a_data_set_in_memory_are_found_by_their_names(untrained: Path) -> None:
+    """Some are missing in the data, and its numbers are others."""
+    loaded = own_model(untrained)
+    some = (CLASSES[3], CLASSES[1])
+    found = evaluate(loaded, Photos(some, [CLASSES[3]] * 3 + [CLASSES[1]]))
+    assert [row.images for row in found.per_class] == [0, 1, 0, 3]
+    with pytest.raises(UserError, match="'made up'"):
+        evaluate(loaded, Photos(("made up", *some), ["made up"]))
+
+
+def test_transparent_parts_in_memory_have_the_background_of_the_network(untrained: Path) -> None:
+    photos = Photos(CLASSES, [*CLASSES])
+    for background in ("#000000", "#ffffff"):
+        loaded = replace(own_model(untrained), background=background)
+        opened = open_split(loaded, photos)
+        [batch] = plain_batches(opened, opened.test(), batch_size=9)
+        expected = [prepare(photos[row][0], loaded)[0] for row in range(len(photos))]
+        assert torch.allclose(batch.images, torch.stack(expected), atol=1e-5)
 
 
 def test_data_with_other_classes_is_refused(tiny: Tiny) -> None:
