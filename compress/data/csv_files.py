@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +14,11 @@ from pathlib import Path
 import torch
 
 from compress.data.labelled_files import make_source, to_numbers
+from compress.data.labels import normalize_name
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
 from compress.runtime.errors import UserError, did_you_mean
-from compress.runtime.plain_files import read_text
+from compress.runtime.plain_files import read_bytes
 
 # Columns, and the names under which they are known, in any case.
 COLUMNS = {
@@ -26,6 +30,8 @@ COLUMNS = {
 # Of a table: as much as millions of lines take.
 MAX_BYTES = 2**28
 REQUIRED = ("path", "label")
+# What paths and labels cannot hold.
+ODD_SIGNS = {"\0": "a NUL byte", "\n": "a line break", "\r": "a line break"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,13 @@ def open_csv(path: Path) -> Source:
         ('cat', 'dog')
     """
     name = f"csv:{path}"
-    rows = list(_read_rows(name, path))
+    lines = _read_lines(name, path)
+    _, header = next(lines, (1, []))
+    columns, notes = _find_columns(name, header)
+    rows = [
+        _read_row(f"{name}: line {line}", line, cells, columns, path.parent)
+        for line, cells in lines
+    ]
     if not rows:
         raise UserError(f"{name}: has no lines below its header")
     _check_rows(name, path, rows)
@@ -73,47 +85,65 @@ def open_csv(path: Path) -> Source:
         for split, members in by_split.items()
     }
     groups = _number_groups(by_split.get("train", []))
-    return make_source(name, classes, splits, groups=groups)
+    return make_source(name, classes, splits, notes, groups)
 
 
-def _read_rows(name: str, path: Path) -> Iterator[_Row]:
-    """Yield the rows of a table, checked one by one."""
-    try:
-        text = read_text(path, MAX_BYTES, "utf-8-sig")
-    except (OSError, UserError) as error:
-        raise UserError(f"{name}: {error}") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    table = csv.reader(text.splitlines(), delimiter=delimiter)
-    columns = _find_columns(name, next(table, []))
+def _read_lines(name: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of each line that is not empty."""
+    text = io.StringIO(_read_text(name, path), newline="")
+    delimiter = max(",;\t", key=text.readline().count)
+    text.seek(0)
+    table = csv.reader(text, delimiter=delimiter)
+    line = 1
     try:
         for cells in table:
-            if not any(cell.strip() for cell in cells):
-                continue
-            yield _read_row(f"{name}: line {table.line_num}", table.line_num, cells, columns)
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = table.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{name}: line {table.line_num}: {error}") from error
+        raise UserError(f"{name}: line {line}: {error}") from error
 
 
-def _find_columns(name: str, header: list[str]) -> dict[str, int]:
-    """Return the place of each column that the table has."""
+def _read_text(name: str, path: Path) -> str:
+    """Read a table in UTF-8 or, as Excel may write it, in UTF-16."""
+    try:
+        content = read_bytes(path, MAX_BYTES)
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: is not text in UTF-8 ({error})") from error
+    except (OSError, UserError) as error:
+        raise UserError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def _find_columns(name: str, header: list[str]) -> tuple[dict[str, int], list[str]]:
+    """Return the place of each column that the table has, and lines on what was chosen."""
     cells = [cell.strip().lower() for cell in header]
-    places = {
-        column: next((cells.index(each) for each in names if each in cells), None)
-        for column, names in COLUMNS.items()
-    }
+    places, notes = {}, []
+    for column, names in COLUMNS.items():
+        known = [cell for each in names for cell in cells if cell == each]
+        if len(known) > 1 and known[0] == known[1]:
+            raise UserError(
+                f"{name}: line 1: {known[0]!r} names several columns; rename the others"
+            )
+        if known:
+            places[column] = cells.index(known[0])
+        if len(known) > 1:
+            notes.append(f"{column} is the column {known[0]!r}, and not {known[1]!r}")
     for column in REQUIRED:
-        if places[column] is None:
+        if column not in places:
             hint = did_you_mean(column, cells)
             found = ", ".join(filter(None, header)) or "nothing"
             raise UserError(
                 f"{name}: line 1: no column {column!r}{hint}; the first line names the columns"
                 f" path, label and, if wanted, split and group; found: {found[:200]}"
             )
-    return {column: place for column, place in places.items() if place is not None}
+    return places, notes
 
 
-def _read_row(where: str, line: int, cells: list[str], columns: dict[str, int]) -> _Row:
+def _read_row(
+    where: str, line: int, cells: list[str], columns: dict[str, int], folder: Path
+) -> _Row:
     needed = max(columns[column] for column in REQUIRED)
     if len(cells) <= needed:
         raise UserError(f"{where}: has {len(cells)} of at least {needed + 1} columns")
@@ -124,21 +154,36 @@ def _read_row(where: str, line: int, cells: list[str], columns: dict[str, int]) 
     for column in REQUIRED:
         if not found[column]:
             raise UserError(f"{where}: {column} is empty")
+        if odd := next((sign for sign in ODD_SIGNS if sign in found[column]), None):
+            raise UserError(
+                f"{where}: {column} holds {ODD_SIGNS[odd]}; remove it, or close a quote before it"
+            )
     split = "train"
     if "split" in columns:
         known = split_of(found["split"])
         if known is None:
             raise UserError(f"{where}: split {found['split']!r} is unknown; use train, val or test")
         split = known
-    return _Row(line, found["path"], found["label"], split, found.get("group", ""))
+    place = _find_path(folder, found["path"])
+    return _Row(line, place, normalize_name(found["label"]), split, found.get("group", ""))
+
+
+def _find_path(folder: Path, path: str) -> str:
+    """Return a path as this system writes it; tables from Windows have backslashes."""
+    if "\\" in path and not (folder / path).exists():
+        return path.replace("\\", "/")
+    return path
 
 
 def _check_rows(name: str, path: Path, rows: list[_Row]) -> None:
     """Check that no image comes twice, no group is in two splits, and the folder is right."""
     lines: dict[str, _Row] = {}
     groups: dict[str, _Row] = {}
+    folder = os.path.abspath(path.parent)  # noqa: PTH100
     for row in rows:
-        first = lines.setdefault(row.path, row)
+        # One file may be written in several ways.
+        place = os.path.normpath(os.path.join(folder, row.path))  # noqa: PTH118
+        first = lines.setdefault(place, row)
         if first is not row:
             raise UserError(f"{name}: line {row.line}: {row.path} is in line {first.line} already")
         first = groups.setdefault(row.group, row) if row.group else row

@@ -82,6 +82,8 @@ def read_photo(
             source = _image_from_array(source)
         if isinstance(source, Image.Image):
             return _to_photo(source, background, grey)
+        if not isinstance(source, str | Path) and not hasattr(source, "read"):
+            raise UserError(describe_no_image(source))
         with _open(source) as file:
             return _decode(file, background, grey, framing)
 
@@ -108,7 +110,10 @@ def open_regular(path: Path) -> BinaryIO:
     Raises:
         UserError: it is no regular file; the message is the reason alone.
     """
-    if not stat.S_ISREG(path.stat().st_mode):
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise UserError("a folder, not an image")
+    if not stat.S_ISREG(mode):
         raise UserError("a pipe or a device, not a file")
     return path.open("rb")
 
@@ -257,9 +262,21 @@ def translate_errors() -> Iterator[None]:
         raise UserError(describe_error(error)) from error
 
 
+def describe_no_image(found: object) -> str:
+    """Return why an object is no image, and what to pass."""
+    if isinstance(found, bytes | bytearray | memoryview):
+        return "bytes are no image; pass io.BytesIO(…) of the content of a file"
+    return (
+        f"an object of type {type(found).__name__} is no image; pass a path, a Pillow image, an"
+        " array, or a list of them"
+    )
+
+
 def describe_error(error: Exception) -> str:
     """Return what an error in decoding an image means for its file."""
     match error:
+        case UserError():
+            return str(error)
         case FileNotFoundError():
             return "no such file"
         case UnidentifiedImageError():

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from compress.data.arrays import is_array, is_single_image, to_one_scale
-from compress.data.decode import ImageSource, read_photo, translate_errors
+from compress.data.decode import ImageSource, describe_no_image, read_photo, translate_errors
 from compress.data.photo import Framing, fit_photo
 from compress.deployment.load_model import load_model
 from compress.models.checkpoint import Checkpoint
@@ -176,11 +176,9 @@ def _list_sources(
     images: ImageSource | Iterable[ImageSource], channels: int
 ) -> Iterator[ImageSource]:
     """Return an iterator of single images, for a network that takes so many channels."""
-    if not isinstance(images, Iterable | Image.Image) and not hasattr(images, "read"):
-        raise UserError(
-            f"images: a {type(images).__name__} is no image; pass a path, a Pillow image, an array,"
-            " or a list of them"
-        )
+    known = isinstance(images, Iterable | Image.Image) or hasattr(images, "read")
+    if not known or isinstance(images, bytes | bytearray | memoryview):
+        raise UserError(f"images: {describe_no_image(images)}")
     if isinstance(images, str | Path | Image.Image) or hasattr(images, "read"):
         return iter([images])  # type: ignore[list-item]
     if is_array(images):

@@ -51,9 +51,22 @@ def read_text(path: str | Path, limit: int = MAX_JSON_BYTES, encoding: str = "ut
         UserError: there is no such file, or it is larger, or not text.
     """
     try:
-        return _read_bytes(Path(path), limit).decode(encoding)
+        return read_bytes(path, limit).decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+
+
+def read_bytes(path: str | Path, limit: int) -> bytes:
+    """Read a file of at most `limit` bytes.
+
+    Raises:
+        UserError: there is no such file, or it is larger.
+    """
+    with require_file(Path(path)).open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise UserError(f"{path}: larger than {limit:,} bytes")
+    return content
 
 
 def check_plain(value: Any) -> None:
@@ -91,16 +104,8 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _read_bytes(path: Path, limit: int) -> bytes:
-    with require_file(path).open("rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise UserError(f"{path}: larger than {limit:,} bytes")
-    return content
-
-
 def _read(path: Path, limit: int, parse: Callable[[str], Any], what: str) -> Any:
-    content = _read_bytes(path, limit)
+    content = read_bytes(path, limit)
     try:
         # Some editors begin a file with a byte order mark.
         found = parse(content.decode("utf-8-sig"))

@@ -86,6 +86,12 @@ def test_groups_stay_on_one_side_of_all_splits(tmp_path: Path, images: list[str]
         (["path,label", "{0},cat", "", "{1},"], "line 4: label is empty"),
         (["path,label,split", "{0},cat,train", "{1},cat,holdback"], "line 3: split 'holdback'"),
         (["path,label", "{0},cat", "{0},dog"], r"line 3: .* is in line 2 already"),
+        (["path,label", "{0},cat", "./{0},dog"], r"line 3: .* is in line 2 already"),
+        (["path,label", "{0},cat", "images/../{0},dog"], r"line 3: .* is in line 2 already"),
+        (["path,label", "{0},cat", "a\0.png,dog"], "line 3: path holds a NUL byte"),
+        (["path,label", '{0},"a', 'cat"', "{1},dog"], "line 2: label holds a line break"),
+        (["path,label", "{0},cat", '"{1},dog', "{2},dog"], "line 3: has 1 of at least 2"),
+        (["path,label,Label", "{0},cat,dog"], "line 1: 'label' names several columns"),
         (["path,label,split,group", "{0},cat,train,a", "{1},cat,test,a"], "line 3: group 'a'"),
         (["path,label", "nowhere/a.png,cat"], r"line 2: there is no file .*nowhere/a.png"),
         (["path,label,split", "{0},cat,train", "{1},dog,test"], "no image of 'dog' in the train"),
@@ -102,7 +108,44 @@ def test_what_is_wrong_is_named_with_its_line(
     assert str(error.value).startswith(f"csv:{table}: ") and "\n" not in str(error.value)
 
 
+def test_a_file_has_one_row_however_its_path_is_written(tmp_path: Path, images: list[str]) -> None:
+    lines = [f"{each},{label(each)}" for each in [*images, tmp_path / images[0]]]
+    with pytest.raises(UserError, match=r"line 22: .* is in line 2 already"):
+        open_csv(write_table(tmp_path, "path,label", *map(str, lines)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_come_from_any_system(
+    tmp_path: Path, images: list[str], encoding: str, end: str
+) -> None:
+    """Paths of Windows, and signs in labels that Unicode takes for ends of lines."""
+    labels = ["caf\u00e9\u2028big", "cafe\u0301\u2028big", "a\x0cb"]
+    rows = [each.replace("/", "\\") + f'\t"{labels[row % 3]}"' for row, each in enumerate(images)]
+    text = end.join(["path\tlabel", *rows])
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "labels.tsv").write_bytes((mark + text).encode(encoding))
+    source = open_csv(tmp_path / "labels.tsv")
+    assert source.classes == (labels[2], labels[0])
+    assert sorted(names(source.train) + names(source.test())) == images
+
+
+def test_a_line_says_which_of_several_columns_is_taken(tmp_path: Path, images: list[str]) -> None:
+    lines = [f"7,{label(each)},{each}" for each in images]
+    source = open_csv(write_table(tmp_path, "target,label,path", *lines))
+    assert source.classes == ("cat", "dog")
+    assert any("'label'" in note and "'target'" in note for note in source.notes)
+
+
+def test_a_row_that_names_a_folder_says_so(tmp_path: Path, images: list[str]) -> None:
+    lines = [f"{each},{label(each)}" for each in [*images, "images/cat"]]
+    table = write_table(tmp_path, "path,label", *lines)
+    with pytest.raises(UserError, match=r"images/cat \(a folder, not an image\)"):
+        open_dataset(f"csv:{table}", verify=True)
+
+
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(UserError, match="UTF-8"):
+    with pytest.raises(UserError, match="UTF-8") as error:
         open_csv(tmp_path / "labels.csv")
+    assert str(error.value).count("labels.csv") == 1

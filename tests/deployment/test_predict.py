@@ -116,6 +116,16 @@ def test_floats_of_one_call_are_on_one_scale() -> None:
     assert alone.top[0][0] == SHADES[2]
 
 
+def test_what_is_no_image_is_called_that() -> None:
+    for odd, word in ((5, "int"), (b"abc", "bytes"), (None, "NoneType")):
+        with pytest.raises(UserError, match=f"{word}.* no image"):
+            predict(SHADE, odd)  # type: ignore[arg-type]
+    for odd, word in (([[0, 1], [2, 3]], "list"), ([b"abc"], "bytes"), ([3], "int")):
+        errors = [each.error for each in predict(SHADE, odd)]  # type: ignore[arg-type]
+        assert len(errors) == len(odd)
+        assert all(each and word in each and "no image" in each for each in errors)
+
+
 def test_model_of_the_checkpoint_does_not_change() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), Corner())
     known = checkpoint(model, CORNERS, centre=0)
