@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from compress.data.formats import SUFFIXES
 from compress.data.labelled_files import make_source
+from compress.data.labels import normalize_name
 from compress.data.source import Files, Source
 from compress.data.split_names import looks_like_split, split_of
 from compress.data.walk import walk_files
@@ -34,6 +36,7 @@ def open_folder(path: Path) -> Source:
     splits = _find_splits(name, path)
     if not splits:
         _check_unsplit(name, path)
+        _check_crossed(name, path)
         classes, images = list_images(name, path)
         return make_source(name, classes, {"train": images}, _describe_skipped([path]))
     if len(splits) == 1:
@@ -44,6 +47,7 @@ def open_folder(path: Path) -> Source:
     classes, train = list_images(name, splits["train"])
     if all(map(looks_like_split, classes)):
         raise UserError(_describe_split_classes(name, classes))
+    _check_crossed(name, splits["train"])
     others = {
         key: list_split(name, root, classes) for key, root in splits.items() if key != "train"
     }
@@ -109,19 +113,41 @@ def _check_unsplit(name: str, path: Path) -> None:
     odd = [each for each in classes if looks_like_split(each)]
     if odd:
         raise UserError(_describe_split_classes(name, odd))
-    inside: dict[str, list[str]] = {}
-    for each in classes:
-        folders = [entry.name for entry in (path / each).iterdir() if _is_class(entry)]
-        if folders and not any(_is_image(entry) for entry in (path / each).iterdir()):
-            inside[each] = folders
+    inside = {each: found for each in classes if (found := _list_inner(path / each))}
     if len(classes) == 1 and inside:
         raise UserError(f"{name}: has one class; did you mean {name}/{classes[0]}?")
     for each, folders in inside.items():
         if all(map(looks_like_split, folders)):
             raise UserError(
-                f"{name}: {each}/ holds splits ({', '.join(sorted(folders))}); put the splits"
+                f"{name}: {each}/ holds splits ({', '.join(folders)}); put the splits"
                 " outside and the classes inside: train/CLASS/, test/CLASS/"
             )
+
+
+def _check_crossed(name: str, root: Path) -> None:
+    """Refuse folders that all hold the same folders, as images/cat and labels/cat, images/dog ….
+
+    Either may be the classes. Of a single folder in each, as cat/images, the outer ones are.
+    """
+    outer = [each for each in sorted(root.iterdir()) if _is_class(each)]
+    found = {_list_inner(each) for each in outer}
+    inner = found.pop() if len(found) == 1 else ()
+    if len(outer) > 1 and len(inner) > 1:
+        raise UserError(
+            f"{name}: {_list_few(each.name for each in outer)} all hold {_list_few(inner)}, and"
+            f" either may be the classes; put the images of each class directly into its folder in"
+            f" {root}, or list them with their labels in a table: csv:FILE"
+        )
+
+
+def _list_inner(folder: Path) -> tuple[str, ...]:
+    """Return the names of the folders in a folder, sorted; none if it holds images as well."""
+    entries = sorted(folder.iterdir())
+    return () if any(map(_is_image, entries)) else tuple(x.name for x in entries if _is_class(x))
+
+
+def _list_few(names: Iterable[str]) -> str:
+    return ", ".join(f"{each}/" for each in islice(names, 3))
 
 
 def _describe_split_classes(name: str, classes: Sequence[str]) -> str:
@@ -151,13 +177,15 @@ def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
     """
 
     try:
-        classes = tuple(sorted(each.name for each in root.iterdir() if _is_class(each)))
+        folders = sorted(filter(_is_class, root.iterdir()))
+        classes = tuple(sorted({normalize_name(each.name) for each in folders}))
         if not classes:
             raise UserError(_describe_flat(root))
         samples = [
             (str(file), number)
-            for number, each in enumerate(classes)
-            for file in walk_files(root / each)
+            for each in folders
+            for number in [classes.index(normalize_name(each.name))]
+            for file in walk_files(each)
             if _is_image(file) and not _is_hidden(file.relative_to(root))
         ]
     except (OSError, UserError) as error:
@@ -165,7 +193,7 @@ def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
     empty = set(range(len(classes))) - {number for _, number in samples}
     if empty:
         folder = classes[min(empty)]
-        held = _count_endings([root / folder])
+        held = _count_endings(each for each in folders if normalize_name(each.name) == folder)
         what = f"no images in {folder}/" + (
             f", which holds files that are not read: {_describe(held)}" if held else ""
         )

@@ -18,7 +18,7 @@ from compress.runtime.errors import UserError, one_line
 
 # Usual names of the columns, the likeliest first; of several, the first is taken.
 IMAGE_COLUMNS = ("image", "img", "images", "pixels")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "category", "target", "coarse_label")
 
 # Types of labels, as they begin.
 LABEL_TYPES = ("string", "large_string", "int", "uint", "bool")
@@ -48,7 +48,10 @@ def open_hugging_face(place: str) -> Source:
     name = f"hf:{place}"
     tables = _load_tables(name, place)
     first = next(iter(tables.values()))
-    image, label = _find_image_column(name, first), _find_label_column(name, first)
+    image, labels = _find_image_column(name, first), _list_label_columns(first)
+    label = _choose_column(name, "labels", labels, LABEL_COLUMNS, first)
+    others = ", ".join(repr(each) for each in labels if each != label)
+    notes = (f"labels are the column {label!r}, and not {others}",) if others else ()
     tables = {split: _drop_unlabelled(table, label) for split, table in tables.items()}
     tables = {split: table for split, table in tables.items() if len(table)}
     classes = _find_classes(name, tables, label)
@@ -57,7 +60,7 @@ def open_hugging_face(place: str) -> Source:
         labels = [_name_label(first, label, value) for value in table[label]]
         root, names = _find_files(name, table, image)
         splits[split] = Files(root, names, to_numbers(labels, classes))
-    return make_source(name, classes, splits)
+    return make_source(name, classes, splits, notes)
 
 
 def _load_tables(name: str, place: str) -> dict[str, Any]:
@@ -110,18 +113,15 @@ def _find_image_column(name: str, table: Any) -> str:
     return _choose_column(name, "images", columns, IMAGE_COLUMNS, table)
 
 
-def _find_label_column(name: str, table: Any) -> str:
+def _list_label_columns(table: Any) -> list[str]:
     import datasets
 
     features = table.features.items()
-    columns = [key for key, kind in features if isinstance(kind, datasets.ClassLabel)]
-    if not columns:
-        columns = [
-            key
-            for key, kind in features
-            if key.lower() in LABEL_COLUMNS and _describe_type(kind).startswith(LABEL_TYPES)
-        ]
-    return _choose_column(name, "labels", columns, LABEL_COLUMNS, table)
+    return [key for key, kind in features if isinstance(kind, datasets.ClassLabel)] or [
+        key
+        for key, kind in features
+        if key.lower() in LABEL_COLUMNS and _describe_type(kind).startswith(LABEL_TYPES)
+    ]
 
 
 def _choose_column(

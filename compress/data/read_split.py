@@ -251,8 +251,8 @@ def _find_columns(data: Any, where: str) -> tuple[tuple[Any, Any], tuple[str, ..
     if not images or not labels:
         missing = "label" if images else "image"
         raise UserError(f"{where}: no {missing} among the columns {', '.join(map(str, columns))}")
-    others = [key for key in labels[1:] if isinstance(features, Mapping)]
-    notes = (f"labels are the column {labels[0]!r}",) if others else ()
+    others = ", ".join(map(repr, labels[1:]))
+    notes = (f"labels are the column {labels[0]!r}, and not {others}",) if others else ()
     return (images[0], labels[0]), notes
 
 

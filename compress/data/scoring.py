@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from compress.data.dataset import Dataset
+from compress.data.labels import normalize_name
 from compress.data.open_dataset import hold_out_val
 from compress.data.source import IGNORE, Files, Images, Pixels, Source
 from compress.data.sources import open_source
@@ -104,13 +105,16 @@ def _choose_val(source: Source, seed: int | None, log: Callable[[str], None]) ->
 
 def _number_classes(source: Source, classes: tuple[str, ...], trained_on: str) -> torch.Tensor:
     """Return the network's number of each class of the source: int64 (classes,)."""
-    odd = [each for each in source.classes if each not in classes]
+    # Older weights files may have the other spelling of accents.
+    known = [normalize_name(each) for each in classes]
+    found = [normalize_name(each) for each in source.classes]
+    odd = [each for each in found if each not in known]
     if odd:
         raise UserError(
             f"{source.name}: its classes are not those of the weights file, trained on"
             f" {trained_on}, which has no {odd[0]!r}"
         )
-    return torch.tensor([classes.index(each) for each in source.classes], dtype=torch.int64)
+    return torch.tensor([known.index(each) for each in found], dtype=torch.int64)
 
 
 def _check_labels(source: Source, labels: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.data.decode import find_images
+from compress.data.labels import normalize_name
 from compress.deployment.predict import Prediction
 
 
@@ -49,13 +50,15 @@ def find_labelled_images(
         >>> find_labelled_images(["new"], ["cat", "dog"])
         [('new/cat/1.jpg', 'cat'), ('new/unsorted/2.jpg', None)]
     """
-    lower = Counter(each.lower() for each in classes)
-    known = {each.lower(): each for each in classes if lower[each.lower()] == 1}
-    known |= {each: each for each in classes}
+    spelled = {normalize_name(each): each for each in classes}
+    lower = Counter(each.lower() for each in spelled)
+    known = {each.lower(): spelled[each] for each in spelled if lower[each.lower()] == 1}
+    known |= spelled
 
     def label(folder: Path, image: str) -> str | None:
         inside = Path(image).relative_to(folder).parent.parts
-        found = (known.get(part) or known.get(part.lower()) for part in reversed(inside))
+        parts = map(normalize_name, reversed(inside))
+        found = (known.get(part) or known.get(part.lower()) for part in parts)
         return next(filter(None, found), None)
 
     return [

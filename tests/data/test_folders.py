@@ -9,6 +9,7 @@ from PIL import Image
 from compress.data.decode import read_photo
 from compress.data.folders import list_images, open_folder
 from compress.data.open_dataset import open_dataset
+from compress.data.scoring import open_scored
 from compress.data.source import Files
 from compress.runtime.errors import UserError
 
@@ -184,6 +185,42 @@ def test_splits_inside_of_classes_are_refused(tmp_path: Path) -> None:
         write_images(tmp_path / name, ["train", "test"], 3)
     with pytest.raises(UserError, match=r"cat/ holds splits \(test, train\)"):
         open_folder(tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_folders_that_all_hold_the_same_folders_are_asked_about(
+    tmp_path: Path, inside: str
+) -> None:
+    for outer in ("day", "night"):
+        write_images(tmp_path / inside / outer, ["cat", "dog"], 3)
+    if inside:
+        write_images(tmp_path / "test", ["day", "night"], 1)
+    with pytest.raises(UserError, match="day/, night/ all hold cat/, dog/"):
+        open_folder(tmp_path)
+
+
+def test_classes_may_hold_folders(tmp_path: Path) -> None:
+    write_images(tmp_path / "cat", ["left", "right"], 3)
+    write_images(tmp_path / "dog", ["left", "front"], 3)
+    assert open_folder(tmp_path).classes == ("cat", "dog")
+    for name in ("cat", "dog"):
+        write_images(tmp_path / "single" / name, ["images"], 3)
+    assert open_folder(tmp_path / "single").classes == ("cat", "dog")
+
+
+def test_accents_have_one_spelling(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_images(tmp_path / "train", [composed, "tea"], 4)
+    write_images(tmp_path / "test", [decomposed, "tea"], 2)
+    source = open_folder(tmp_path)
+    assert source.classes == (composed, "tea")
+    assert source.test().targets.bincount().tolist() == [2, 2]
+    write_images(tmp_path / "train", [decomposed], 3)
+    assert open_folder(tmp_path).train.targets.bincount().tolist() == [7, 4]
+    # A network of an older version has the other spelling.
+    name = f"folder:{tmp_path}"
+    scored = open_scored(name, ("tea", decomposed), 32, trained_on=name)
+    assert scored.test_images().targets.bincount().tolist() == [2, 2]
 
 
 def test_what_lies_beside_splits_and_classes_is_named(tmp_path: Path) -> None:

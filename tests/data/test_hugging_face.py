@@ -8,6 +8,7 @@ from dataset_files import write_images
 from PIL import Image
 
 from compress.data.hugging_face import open_hugging_face
+from compress.data.in_memory import to_source
 from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.runtime.errors import UserError
@@ -109,6 +110,17 @@ def test_labels_of_other_types(tmp_path: Path, kind: str, labels: list[Any]) -> 
     make_table(10, datasets.Value(kind), labels * 5).save_to_disk(str(tmp_path / "t"))
     source = open_hugging_face(str(tmp_path / "t"))
     assert source.classes == tuple(map(str, labels)) and source.train.targets.sum() == 4
+
+
+def test_a_line_says_which_of_several_columns_is_taken(tmp_path: Path) -> None:
+    table = make_table(10).rename_column("label", "fine_label")
+    table = table.add_column("coarse_label", [0, 0] * 5)
+    table = table.cast_column("coarse_label", datasets.ClassLabel(names=["animal"]))
+    table.save_to_disk(str(tmp_path / "t"))
+    for notes in (open_hugging_face(str(tmp_path / "t")).notes, to_source(table)[0].notes):
+        assert any("'fine_label', and not 'coarse_label'" in note for note in notes)
+    items = [dict(row) for row in table]
+    assert any("'coarse_label'" in note for note in to_source(items)[0].notes)
 
 
 def test_a_column_of_another_type_is_named(tmp_path: Path) -> None:

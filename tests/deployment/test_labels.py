@@ -44,6 +44,13 @@ def test_subfolders_named_like_classes_are_labels(new: Path) -> None:
     }
 
 
+def test_accents_have_one_spelling(tmp_path: Path) -> None:
+    (tmp_path / "cafe\u0301").mkdir()
+    (tmp_path / "cafe\u0301" / "1.png").touch()
+    [(_, label)] = find_labelled_images([str(tmp_path)], ["caf\u00e9", "tea"])
+    assert label == "caf\u00e9"
+
+
 def test_files_and_globs_have_no_labels(new: Path) -> None:
     patterns = [f"{new}/cat/*.png", f"{new}/cat/1.png", "-", str(new / "cat")]
     assert [label for _, label in find_labelled_images(patterns, ["cat", "dog"])] == [None] * 4
