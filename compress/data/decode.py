@@ -24,7 +24,7 @@ from compress.data.arrays import image_to_pixels
 from compress.data.color import ORIENTATION, convert_to_rgb
 from compress.data.formats import FORMATS, SUFFIXES
 from compress.data.photo import Framing, Photo, to_luma
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, describe_type
 
 # A path, "-" for standard input, an open binary file; or an image in memory: Pillow's, or an array
 # or tensor (H, W), (H, W, C) or (C, H, W). C is 1, 3, or 4 with alpha.
@@ -267,7 +267,7 @@ def describe_no_image(found: object) -> str:
     if isinstance(found, bytes | bytearray | memoryview):
         return "bytes are no image; pass io.BytesIO(…) of the content of a file"
     return (
-        f"an object of type {type(found).__name__} is no image; pass a path, a Pillow image, an"
+        f"{describe_type(found)} is no image; pass a path, a Pillow image, an"
         " array, or a list of them"
     )
 

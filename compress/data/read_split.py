@@ -28,7 +28,7 @@ from compress.data.hugging_face import IMAGE_COLUMNS, LABEL_COLUMNS
 from compress.data.labels import describe_split, read_targets
 from compress.data.loaders import unwrap_loader
 from compress.data.source import Normalization
-from compress.runtime.errors import UserError, one_line
+from compress.runtime.errors import UserError, describe_type, one_line
 
 # Side in pixels to which images of several sizes are resized by default.
 IMAGE_SIZE = 224
@@ -189,7 +189,7 @@ def _check_items(data: Any, where: str) -> None:
         raise UserError(f"{where}: images without labels; pass (images, labels)")
     if hasattr(data, "iloc"):
         raise UserError(
-            f"{where}: a {type(data).__name__} is no dataset; pass (images, labels), or write a"
+            f"{where}: {describe_type(data)} is no dataset; pass (images, labels), or write a"
             " table of image files and pass csv:FILE"
         )
     try:
@@ -197,7 +197,7 @@ def _check_items(data: Any, where: str) -> None:
         count = len(data)
     except (TypeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"{where}: a {type(data).__name__} has no length or no items; pass a dataset, arrays"
+            f"{where}: {describe_type(data)} has no length or no items; pass a dataset, arrays"
             " (images, labels), or a list of (image, label)"
         ) from error
     if count == 0:
@@ -222,7 +222,7 @@ def _to_pixels(image: Any, reading: Reading) -> Tensor:
         pixels: Tensor = F.pil_to_tensor(convert_to_rgb(image, reading.background))
         return pixels[:1] if image.mode in GREY_MODES else pixels
     if not is_array(image):
-        raise UserError(f"a {type(image).__name__} is no image; pass a Pillow image or an array")
+        raise UserError(f"{describe_type(image)} is no image; pass a Pillow image or an array")
     return image_to_pixels(image, (reading.scale,))
 
 
@@ -242,8 +242,9 @@ def _find_columns(data: Any, where: str) -> tuple[tuple[Any, Any], tuple[str, ..
             raise UserError(f"{where}: item 0: {one_line(error)}") from error
         if not isinstance(first, Mapping):
             if not isinstance(first, tuple | list) or len(first) < 2:
-                kind = type(first).__name__
-                raise UserError(f"{where}: items are (image, label), or columns; found a {kind}")
+                raise UserError(
+                    f"{where}: items are (image, label), or columns; found {describe_type(first)}"
+                )
             return (0, 1), ()
         images, labels, columns = [], [], list(first)
     images = images or [key for key in IMAGE_KEYS if key in columns]

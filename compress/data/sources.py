@@ -39,7 +39,7 @@ from compress.data.source import (
 from compress.recipe.data_names import check_data_name, load_data_place, split_data_name
 from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.registry import DATA_SOURCES
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, describe_type
 
 IMAGENETTE = {
     "n01440764": "tench",
@@ -81,7 +81,7 @@ def open_source(name: str) -> Source:
     else:
         source = load_data_place(place[0])(place[1] if path is None else path)
     if not isinstance(source, Source):
-        raise UserError(f"data set {name!r}: returns a {type(source).__name__}, not a Source")
+        raise UserError(f"data set {name!r}: returns {describe_type(source)}, not a Source")
     return _check_targets(source)
 
 

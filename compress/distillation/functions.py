@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.data.batches import Batch
 from compress.distillation.method import LogitsInputs, Method
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, describe_type
 from compress.training.objective import Forward, Losses
 
 
@@ -56,7 +56,7 @@ def to_method(found: Any) -> Method:
         return found
     if not callable(found) or isinstance(found, type):
         raise UserError(
-            f"method: a {type(found).__name__} is neither a name, a Method, nor a function"
+            f"method: {describe_type(found)} is neither a name, a Method, nor a function"
             " (student_logits, teacher_logits) → loss"
         )
     if _count_parameters(found) not in (2, 3):

@@ -38,7 +38,13 @@ from compress.models.torchvision_networks import (
 from compress.recipe.in_memory import find_held, is_in_memory
 from compress.recipe.model_spec import TIMM_PREFIX, ModelSpec, settle_stem
 from compress.recipe.registry import NETWORKS
-from compress.runtime.errors import UserError, did_you_mean, is_out_of_memory, one_line
+from compress.runtime.errors import (
+    UserError,
+    describe_type,
+    did_you_mean,
+    is_out_of_memory,
+    one_line,
+)
 
 Builder = Callable[..., nn.Module]
 
@@ -231,8 +237,9 @@ def _build_custom(spec: ModelSpec, classes: int, builder: Builder | None) -> nn.
             raise
         raise UserError(f"network {spec.name!r} cannot be built: {one_line(error)}") from error
     if not isinstance(model, nn.Module):
-        kind = type(model).__name__
-        raise UserError(f"network {spec.name!r} returns a {kind}; it must return a torch.nn.Module")
+        raise UserError(
+            f"network {spec.name!r} returns {describe_type(model)}; return a torch.nn.Module"
+        )
     return _take_plain(model, spec.name)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.errors import UserError, describe_type, did_you_mean
 
 # Files of training scripts are at most this many containers deep.
 MAX_DEPTH = 8
@@ -110,7 +110,7 @@ def describe_content(content: Any, most: int = 6) -> str:
     """Describe what a file holds, in a few words: its keys, with the number of their tensors."""
     entries = list(_flatten(content))
     if not isinstance(content, Mapping):
-        return f"a {type(content).__name__} with {len(entries)} tensors"
+        return f"{describe_type(content)} with {len(entries)} tensors"
     direct = [entry for entry in entries if not entry.container]
     parts = [_describe_tensors(direct, "")] if direct else []
     for key, value in content.items():

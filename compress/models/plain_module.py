@@ -16,7 +16,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from compress.models.outputs import return_logits
 from compress.models.placeholders import has_lazy_parameters
-from compress.runtime.errors import UserError, one_line
+from compress.runtime.errors import UserError, describe_type, one_line
 
 # What makes plain weights of those that a hook computes from other tensors.
 REMEDIES: dict[type, str] = {
@@ -121,7 +121,7 @@ def _describe_object(found: Any) -> str:
     if isinstance(found, type) and issubclass(found, nn.Module):
         return f"{found.__name__} is a class; pass an instance, {found.__name__}(…)"
     if isinstance(getattr(found, "model", None), nn.Module):
-        return f"a {type(found).__name__} is no module; pass its .model"
+        return f"{describe_type(found)} is no module; pass its .model"
     if isinstance(found, str | Path):
         return f"{found} is no module; pass compress.load(FILE).model, or a module of yours"
-    return f"a {type(found).__name__} is no module; pass a torch.nn.Module"
+    return f"{describe_type(found)} is no module; pass a torch.nn.Module"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress.pruning.structure import Structure
 from compress.recipe.registry import IMPORTANCES
 from compress.runtime.device import full_precision
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, describe_type
 
 # Maps a model to its mean loss on one batch, which the callable holds.
 Loss = Callable[[nn.Module], Tensor]
@@ -89,8 +89,8 @@ def to_importance(found: Any) -> Importance:
         return found
     if not callable(found):
         raise UserError(
-            f"importance: a {type(found).__name__} is neither a name, an Importance, nor a function"
-            " (group) → scores"
+            f"importance: {describe_type(found)} is neither a name, an Importance, nor a"
+            " function (group) → scores"
         )
     kind = found if isinstance(found, type) else type(found)
     if issubclass(kind, tp.importance.GroupHessianImportance):

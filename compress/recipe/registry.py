@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.recipe.in_memory import find_held, is_in_memory
-from compress.runtime.errors import UserError, did_you_mean, one_line, quote
+from compress.runtime.errors import UserError, describe_type, did_you_mean, one_line, quote
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -105,7 +105,7 @@ class Registry:
             if isinstance(found, kind):
                 return
             inside = [key for key, each in _members(found).items() if isinstance(each, kind)]
-            what = f"a {kind.__name__} ({self.expected.partition(':')[0]})"
+            what = f"an object of type {kind.__name__} ({self.expected.partition(':')[0]})"
         else:
             if callable(found) and (not self.parameter or self.parameter in _parameters(found)):
                 return
@@ -113,7 +113,7 @@ class Registry:
             what = "a function" + (f" that takes {self.parameter}" if self.parameter else "")
         remedy = f"write {entry.value}:{inside[0]}" if inside else f"let it name {what}"
         raise UserError(
-            f"{self._describe_plugin(entry)} is a {type(found).__name__}, not {what}; {remedy}"
+            f"{self._describe_plugin(entry)} is {describe_type(found)}, not {what}; {remedy}"
         )
 
     def _describe_plugin(self, entry: EntryPoint) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.runtime.device import count_cores
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, describe_type
 
 # Instead of a module, to functions that need to know its classes and its images.
 CHECKPOINT = "a weights file, or a checkpoint; compress.save(MODULE, FILE, classes=…) makes both"
@@ -27,7 +27,7 @@ def require_path(found: Any, what: str = "file", remedy: str = CHECKPOINT) -> Pa
     """
     if isinstance(found, str | os.PathLike):
         return Path(found)
-    raise UserError(f"{what}: {_describe(found)} is no path; pass {remedy}")
+    raise UserError(f"{what}: {describe_type(found)} is no path; pass {remedy}")
 
 
 def require_name(found: Any, what: str, example: str) -> str:
@@ -38,7 +38,7 @@ def require_name(found: Any, what: str, example: str) -> str:
     """
     if isinstance(found, str):
         return found
-    raise UserError(f"{what}: {_describe(found)} is no name; pass one, as {example}")
+    raise UserError(f"{what}: {describe_type(found)} is no name; pass one, as {example}")
 
 
 def require_side(found: Any, what: str = "image_size") -> int:
@@ -76,7 +76,7 @@ def require_input_size(found: Any) -> tuple[int, int, int]:
     whole = isinstance(found, tuple | list) and all(isinstance(side, int) for side in found)
     if whole and len(found) == 3 and min(found) > 0:
         return found[0], found[1], found[2]
-    shown = repr(found) if isinstance(found, tuple | list) else _describe(found)
+    shown = repr(found) if isinstance(found, tuple | list) else describe_type(found)
     raise UserError(f"input_size: {shown} is not the size of an image; pass (C, H, W)")
 
 
@@ -106,9 +106,3 @@ def read_channel_values(found: Any, what: str) -> tuple[float, ...]:
     if len(read) not in (1, 3) or not all(map(math.isfinite, read)):
         raise UserError(f"{what} = {found!r}: give one value, or three, as [0.5, 0.5, 0.5]")
     return read
-
-
-def _describe(found: Any) -> str:
-    if found is None:
-        return "None"
-    return f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"

@@ -43,6 +43,20 @@ def quote(value: object, limit: int = 200) -> str:
     return repr(value)[:limit]
 
 
+def describe_type(found: object) -> str:
+    """Return what an object is, in a few words that need no article.
+
+    Example:
+        >>> describe_type(3), describe_type(int), describe_type(None)
+        ('an object of type int', 'the class int', 'None')
+    """
+    if found is None:
+        return "None"
+    if isinstance(found, type):
+        return f"the class {found.__name__}"
+    return f"an object of type {type(found).__name__}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if `error` is Python's MemoryError, or torch's error for a full device."""
     messages = ("out of memory", "can't allocate memory")

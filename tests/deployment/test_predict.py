@@ -117,7 +117,7 @@ def test_floats_of_one_call_are_on_one_scale() -> None:
 
 
 def test_what_is_no_image_is_called_that() -> None:
-    for odd, word in ((5, "int"), (b"abc", "bytes"), (None, "NoneType")):
+    for odd, word in ((5, "int"), (b"abc", "bytes"), (None, "None")):
         with pytest.raises(UserError, match=f"{word}.* no image"):
             predict(SHADE, odd)  # type: ignore[arg-type]
     for odd, word in (([[0, 1], [2, 3]], "list"), ([b"abc"], "bytes"), ([3], "int")):

@@ -170,7 +170,7 @@ def test_function_is_told_of_pretrained_weights_if_it_can_be(
     assert printed.out == "" and printed.err == 3 * "built\n"
 
 
-@pytest.mark.parametrize(("name", "message"), [("nothing", "NoneType"), ("fails", "index")])
+@pytest.mark.parametrize(("name", "message"), [("nothing", "None"), ("fails", "index")])
 def test_function_that_builds_no_network_is_refused(
     name: str, message: str, loading: dict[str, torch.Tensor]
 ) -> None:

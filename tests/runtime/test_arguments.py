@@ -35,7 +35,7 @@ def test_what_is_no_path_is_refused(found: Any) -> None:
 
 
 def test_what_is_no_name_is_refused() -> None:
-    with pytest.raises(UserError, match=r"network: a list .*'resnet18'"):
+    with pytest.raises(UserError, match=r"network: an object of type list .*'resnet18'"):
         require_name(["resnet18"], "network", "'resnet18'")
 
 
