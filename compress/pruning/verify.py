@@ -12,8 +12,10 @@ from torch.overrides import TorchFunctionMode
 from compress.runtime.device import full_precision
 from compress.runtime.errors import UserError, one_line
 
-# Rounding may change a logit by this fraction of the largest logit when a cut is correct.
-TOLERANCE = 0.002
+# Rounding may change a logit by this fraction of the largest logit when a cut is correct. In single
+# precision on a CPU it changes them by some 1e-6, and a wrong cut of one channel by some 1e-3. Half
+# precision and GPUs round more.
+TOLERANCE, COARSE_TOLERANCE = 1e-4, 2e-3
 
 
 def check_classifier(model: nn.Module, example: Tensor) -> None:
@@ -46,7 +48,10 @@ def check_classifier(model: nn.Module, example: Tensor) -> None:
 
 def same_logits(before: Tensor, after: Tensor) -> bool:
     """Return True if logits differ by no more than rounding."""
-    return bool((after - before).abs().max() <= TOLERANCE * before.abs().max() + 1e-6)
+    exact = before.device.type == "cpu" and before.dtype.itemsize >= 4
+    tolerance = TOLERANCE if exact else COARSE_TOLERANCE
+    before, after = before.double(), after.double()
+    return bool((after - before).abs().max() <= tolerance * before.abs().max() + 1e-6)
 
 
 class _PlainWeights(TorchFunctionMode):
@@ -82,7 +87,7 @@ def run_without_norms(model: nn.Module, images: Tensor) -> Tensor:
     try:
         # In reduced precision, a GPU rounds differently at different widths.
         with full_precision(), _PlainWeights():
-            return model(images).float()  # type: ignore[no-any-return]
+            return model(images)  # type: ignore[no-any-return]
     finally:
         for hook in hooks:
             hook.remove()

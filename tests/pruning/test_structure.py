@@ -120,6 +120,37 @@ def test_a_cut_that_changes_the_logits_is_detected() -> None:
         structure.prune(kept)
 
 
+class Centred(Reversed):
+    """Subtracts the mean over its channels, so that none of them can be removed.
+
+    The logits hardly show it: they are large.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.constant_(self.head.bias, 1.0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.a(images).relu()
+        return self.head(self.b(x - x.mean(1, keepdim=True)).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_cut_that_changes_the_logits_a_little_is_detected(seed: int) -> None:
+    torch.manual_seed(seed)
+    structure = Structure(Centred(), EXAMPLE)
+    kept = [torch.arange(len(group) - (group.name == "a")) for group in structure.groups]
+    with pytest.raises(UnresolvedGroupError, match="logits"):
+        structure.prune(kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_correct_cut_passes_in_other_precisions(dtype: torch.dtype) -> None:
+    model = build_from_blocks(["residual"], width=32).to(dtype)
+    structure = Structure(model, torch.zeros(1, 3, 12, 12, dtype=dtype))
+    assert structure.prune([torch.arange(len(group) - 1) for group in structure.groups])
+
+
 @pytest.mark.parametrize("gain", [1, 1e5])
 def test_a_cut_that_cannot_be_verified_is_logged(gain: float) -> None:
     """Without normalization layers, ten layers with a gain of 1e5 overflow."""
