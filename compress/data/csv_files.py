@@ -31,7 +31,8 @@ COLUMNS = {
 MAX_BYTES = 2**28
 REQUIRED = ("path", "label")
 # What paths and labels cannot hold.
-ODD_SIGNS = {"\0": "a NUL byte", "\n": "a line break", "\r": "a line break"}
+LINE_BREAK = "a line break; remove it, or close a quote before it"
+ODD_SIGNS = {"\0": "a NUL byte; remove it", "\n": LINE_BREAK, "\r": LINE_BREAK}
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,7 @@ def _read_row(
         if not found[column]:
             raise UserError(f"{where}: {column} is empty")
         if odd := next((sign for sign in ODD_SIGNS if sign in found[column]), None):
-            raise UserError(
-                f"{where}: {column} holds {ODD_SIGNS[odd]}; remove it, or close a quote before it"
-            )
+            raise UserError(f"{where}: {column} holds {ODD_SIGNS[odd]}")
     split = "train"
     if "split" in columns:
         known = split_of(found["split"])

@@ -1,12 +1,16 @@
 """Data in memory in place of a recipe's data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from small_checkpoints import make_checkpoint
 
+from compress.data.open_dataset import open_dataset
 from compress.pipeline.in_hand import Given, to_recipe
+from compress.pipeline.pretrained import merge_trained
 from compress.recipe.in_memory import find_held, holding
 from compress.recipe.load import load_recipe, shipped_recipes
 
@@ -45,3 +49,14 @@ def test_a_name_takes_the_place_of_data(form: str) -> None:
         named, _ = to_recipe(table, {"data": "mnist" if form == "override" else None}, Given())
     assert (named.data == "mnist") == (form == "override")
     assert "data" in table
+
+
+def test_the_background_is_that_on_which_images_in_memory_lie() -> None:
+    """A trained teacher may have another one."""
+    teacher = replace(make_checkpoint("resnet10", classes=2), background="#000000")
+    data = ([Image.new("RGBA", (8, 8))] * 8, [*teacher.classes] * 4)
+    with holding():
+        recipe, _ = to_recipe(TABLE, {"data": (data, data)}, Given())
+        opened = open_dataset(recipe.data)
+    _, merged = merge_trained(recipe, opened, {"teacher": teacher})
+    assert merged.background == "#ffffff"
