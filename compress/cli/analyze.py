@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
+from compress.cli.load import load_builder
 from compress.cli.options import (
     device_option,
     json_option,
-    load_builder,
     parse_threads,
     require_free,
     weights_options,

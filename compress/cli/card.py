@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import load_weights, require_free, weights_options
+from compress.cli.load import load_weights
+from compress.cli.options import require_free, weights_options
 from compress.cli.output import echo_block, echo_line
 from compress.runtime.files import write_text
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import builders_option, foreign_options, make_foreign
+from compress.cli.load import make_foreign
+from compress.cli.options import builders_option, foreign_options
 from compress.cli.output import echo_line
 from compress.runtime.errors import UserError
 from compress.runtime.files import format_size, require_file

@@ -8,14 +8,8 @@ from tempfile import TemporaryDirectory
 import click
 
 from compress.cli.command import Command
-from compress.cli.options import (
-    builders_option,
-    foreign_options,
-    load_builder,
-    make_foreign,
-    require_free,
-    weights_options,
-)
+from compress.cli.load import load_builder, make_foreign
+from compress.cli.options import builders_option, foreign_options, require_free, weights_options
 from compress.cli.output import echo_line
 from compress.recipe.data_names import check_data_name
 from compress.recipe.registry import EXPORT_FORMATS

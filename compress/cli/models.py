@@ -8,13 +8,12 @@ from pathlib import Path
 import click
 
 from compress.cli.command import Command
+from compress.cli.load import load_weights, make_foreign
 from compress.cli.options import (
     budget_options,
     builder_option,
     device_option,
     foreign_options,
-    load_weights,
-    make_foreign,
     require_free,
     weights_options,
 )

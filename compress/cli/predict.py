@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import click
 
 from compress.cli.command import Command
+from compress.cli.load import load_any_model, make_foreign
 from compress.cli.options import (
     STDOUT,
     device_option,
     foreign_options,
     json_option,
-    load_any_model,
-    make_foreign,
     require_table,
     skip_broken_option,
     weights_options,

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from tiny import CLASSES, Tiny
 
 import compress
+from compress.cli.load import read_names
 from compress.cli.main import main
-from compress.cli.options import read_names
 from compress.deployment.load_model import Foreign, load_model
 from compress.reporting.compare import compare_models
 from compress.reporting.evaluation import score_test_split

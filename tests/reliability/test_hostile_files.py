@@ -14,7 +14,7 @@ from hostile import VALUES, replaced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress.cli.options import read_names
+from compress.cli.load import read_names
 from compress.data.csv_files import open_csv
 from compress.deployment.description import parse_description
 from compress.experiments.experiment import plan_experiment
