@@ -73,13 +73,11 @@ def measure_stage_seconds(plan: Plan) -> StageSeconds:
     # A forward pass is a third of a step.
     validation = plan.data.val_count / plan.batch_size / 3
     whole, least = [], []
-    for step, cost, length in zip(plan.steps, costs, lengths, strict=True):
+    for cost, length in zip(costs, lengths, strict=True):
         floor = LEAST_STEPS_LONGEST if length == max(lengths) else LEAST_STEPS
         whole.append(cost * length)
         steps = min(length, floor) + FITTING_STEPS + VALIDATIONS * validation
-        # A stage that is short of time trains without sam.
-        shortest = cost / 2 if step.train and step.train.sam else cost
-        least.append(shortest * steps if length else 0.0)
+        least.append(cost * steps if length else 0.0)
     needed = (sum(least) + time.monotonic() - started) / (1 - RESERVE)
     whole, least, needed = distributed.broadcast((whole, least, needed))
     minutes = plan.recipe.minutes
@@ -116,8 +114,7 @@ def _time_training(model: nn.Module, plan: Plan, step: Step) -> float:
     assert step.train is not None
     with TemporaryDirectory() as folder:
         ctx = StageContext(plan, step, Path(folder) / "least.state", Path(folder), RunEvents())
-        plain = replace(step.train, freeze=None, sam=0.0)
-        with probe_training(model, plain, ctx, False) as trainer:
+        with probe_training(model, replace(step.train, freeze=None), ctx, False) as trainer:
             return timing.fastest_step(trainer, TIMED_STEPS)
 
 

@@ -67,7 +67,5 @@ def image_costs(plan: Plan, per_mac: Sequence[float] | None = None) -> list[floa
                 uncached = epochs_until_cached(step.train, data.train_count, *shape)
                 asked = min(uncached / step.train.length, 1)
                 cost += asked * network[teacher.index] / 3
-            # Two passes, forward and backward.
-            cost *= 2 if step.train.sam else 1
         costs.append(cost)
     return costs

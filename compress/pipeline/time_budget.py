@@ -71,8 +71,7 @@ class StageTime:
         """Return the stage's epochs: the recipe's, or as many as fit into its time.
 
         An early stage has no more than the recipe's: more time is worth most where it trains the
-        final network. The number is measured once and stored. With `sam`, it is that of epochs
-        without, of which two take as long as one with.
+        final network. The number is measured once and stored.
 
         Args:
             steps: the number of steps in an epoch.
@@ -88,7 +87,7 @@ class StageTime:
             seconds = distributed.broadcast(left)
             epochs = timing.count_epochs(seconds, probe, steps, cached_after)
             if is_early(self.step, self.plan):
-                epochs = min(epochs, self.step.train.length * (2 if self.step.train.sam else 1))
+                epochs = min(epochs, self.step.train.length)
             fitted[name] = round_epochs(epochs, steps, continues_training(self.step, self.plan))
             self.run_dir.write()
             planned = f"{fitted[name]:.3g} epochs, within {max(seconds, 0) / 60:.1f} min"

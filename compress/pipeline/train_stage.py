@@ -60,7 +60,7 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
             compiled = ctx.time.should_compile(probe, stage.length * steps)
 
         def probe_epochs(cached: bool) -> AbstractContextManager[Trainer]:
-            timed = replace(_without_teacher(stage) if cached else stage, sam=0.0)
+            timed = _without_teacher(stage) if cached else stage
             return probe_training(model, timed, ctx, compiled)
 
         epochs = ctx.time.fit_epochs(probe_epochs, steps, _epochs_until_cached(stage, ctx))
@@ -68,8 +68,6 @@ def train_model(model: nn.Module, ctx: StageContext) -> TrainResult:
             # No time is left, and the model has been trained before.
             return TrainResult(model.eval(), 0.0)
         if ctx.time.seconds is not None:
-            if stage.sam:
-                stage, epochs = _settle_sam(stage, epochs, steps, ctx.events)
             stage = replace(stage, views=fit_views(stage.views, epochs))
         return build_trainer(model, replace(stage, epochs=epochs), ctx, compiled).fit()
     return build_trainer(model, stage, ctx, compiled).fit()
@@ -131,20 +129,6 @@ def probe_training(
         )
         endless = replace(stage, epochs=ENDLESS)
         yield build_trainer(copy.deepcopy(model), endless, aside, compiled, lr_scale=0.0)
-
-
-def _settle_sam(stage: Train, epochs: float, steps: int, events: RunEvents) -> tuple[Train, float]:
-    """Return the stage and its epochs with `sam`, or without it where time is short.
-
-    Args:
-        epochs: as many as there is time for without.
-        steps: the number of steps in an epoch.
-    """
-    if epochs * steps < 2 * stage.min_steps:
-        events.log("  without sam: it would leave too few steps")
-        return replace(stage, sam=0.0), epochs
-    events.log("  with sam, half as many")
-    return stage, epochs / 2
 
 
 def _without_teacher(stage: Train) -> Train:

@@ -97,11 +97,6 @@ class Train:
     """Fraction of the steps in which the learning rate rises linearly from zero."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Smoothing of the labels in the cross-entropy."""
-    sam: NotNegative = 0.0
-    """Radius of sharpness-aware minimization, relative to the size of each weight (ASAM, Kwon et
-    al. 2021, arXiv:2102.11600); 0 is off. Each step follows the gradient of the weights nearby at
-    which the loss is highest, and takes twice as long. 1 helps where images are few. Where
-    `minutes` leave fewer such steps than `min_steps`, the stage trains without."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the exponential moving average of the weights, which becomes the result; 0 keeps
     the last weights."""

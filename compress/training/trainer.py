@@ -39,7 +39,6 @@ from compress.training.forward import compile_model, freeze_statistics, make_for
 from compress.training.objective import Losses, Objective, total_loss
 from compress.training.optimizers import build_optimizer, settle_optimizer, update_average
 from compress.training.schedule import find_phase, learning_rate
-from compress.training.sharpness import highest_nearby
 from compress.training.state import read_state, write_state
 
 # Metrics of an epoch, as `Events.on_epoch_end` describes them.
@@ -198,13 +197,6 @@ class Trainer:
         self.images += len(batch.images) + batch.elsewhere
         loss, losses = self._step(batch, progress)
         torch.autograd.backward(loss)
-        if self.stage.sam:
-            trained = [p for p in self.model.parameters() if p.grad is not None]
-            # Not of biases and normalizations, as with weight decay.
-            weights: list[Tensor] = [p for p in trained if p.dim() > 1]
-            with highest_nearby(weights, self.stage.sam):
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(self._step(batch, progress)[0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:

@@ -69,10 +69,6 @@ def test_costs_are_epochs_times_multiply_adds(tiny: Tiny) -> None:
     labels = tiny.variant("labels.toml", ("ema = 0.9", "alpha = 0.0"))
     by_hand[-1] = 3 * second * student
     assert stage_costs(make_plan(load_recipe(str(labels)))) == pytest.approx(by_hand)
-    # Sharpness-aware minimization: every step twice.
-    by_hand[-1] *= 2
-    sharp = tiny.variant("sam.toml", ("ema = 0.9", "alpha = 0.0\nsam = 1.0"))
-    assert stage_costs(make_plan(load_recipe(str(sharp)))) == pytest.approx(by_hand)
 
 
 def test_a_trained_student_has_its_own_cost(tiny: Tiny, finished: Path) -> None:
@@ -269,22 +265,6 @@ def test_a_last_stage_without_time_leaves_its_network_alone(
     before, last = result.results[-2:]
     assert (last.epochs, last.val, last.test) == (0, before.val, before.test)
     assert same(tmp_path / "run" / before.checkpoint, tmp_path / "run" / last.checkpoint)
-
-
-@pytest.mark.parametrize(("min_steps", "epochs"), [(12, 2.0), (13, 4.0)])
-def test_sam_is_left_out_where_it_leaves_too_few_steps(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, min_steps: int, epochs: float
-) -> None:
-    """There is time for 4 epochs of 6 steps, or for half of them with sam."""
-    own = iter([1, 1, 1, 4])
-    monkeypatch.setattr(timing, "count_epochs", lambda *arguments: next(own))
-    keys = f"ema = 0.9\nsam = 1.0\nmin_steps = {min_steps}"
-    recipe = tiny.variant("sam.toml", ("ema = 0.9", keys))
-    result = compress.run(str(recipe), minutes=1, out=tmp_path / "run")
-    assert result.results[-1].epochs == epochs
-    # Run again, it has nothing left to do.
-    again = compress.run(str(recipe), minutes=1, out=tmp_path / "run")
-    assert again.results[-1].epochs == epochs
 
 
 def test_minutes_that_are_no_number_are_refused(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
