@@ -107,7 +107,8 @@ def _refuse_dash(parameter: click.Parameter, ctx: click.Context) -> None:
     values = found if isinstance(found, tuple) else (found,)
     kind = parameter.type
     if isinstance(kind, click.Path) and not kind.allow_dash and Path("-") in values:
-        raise click.BadParameter("'-' is no file; name one", ctx, parameter)
+        expected = "file" if kind.file_okay else "folder"
+        raise click.BadParameter(f"'-' is no {expected}; name one", ctx, parameter)
 
 
 @contextmanager

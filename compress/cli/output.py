@@ -21,8 +21,9 @@ def echo_block(text: str) -> None:
 
 
 def echo_csv(table: str) -> None:
-    """Print a CSV table, with the line ends of this system."""
-    click.echo(safe_block(table.replace("\r\n", "\n")), nl=False)
+    """Print a CSV table, with the line ends of this system; as it is, if a program reads it."""
+    text = table.replace("\r\n", "\n")
+    click.echo(safe_block(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def escape_unprintable() -> None:

@@ -34,6 +34,8 @@ def _count_seeds(seeds: Any) -> Any:
     if type(seeds) is int:
         _check_count(seeds)
         return list(range(seeds))
+    if isinstance(seeds, tuple | range):
+        return list(seeds)
     if not isinstance(seeds, list):
         raise ValueError("must be a whole number, or a list of them")
     return seeds

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 from compress.runtime.device import count_cores
 from compress.runtime.errors import UserError, describe_type
@@ -60,8 +61,12 @@ def require_threads(found: Any) -> int:
             of some runtimes wait for each other without end then.
     """
     cores = count_cores()
-    if isinstance(found, int) and not isinstance(found, bool) and 0 < found <= cores:
-        return found
+    if (
+        isinstance(found, SupportsIndex)
+        and not isinstance(found, bool)
+        and 0 < index(found) <= cores
+    ):
+        return index(found)
     raise UserError(
         f"threads = {found!r}: pass a whole number from 1 to {cores}, the number of cores here"
     )

@@ -59,6 +59,10 @@ def test_a_table_goes_to_standard_output_alone(
     words, table = ("predict", "-w", weights, tiny.data / "test" / "blob", "--csv"), "out.csv"
     run(*words, tmp_path / table)
     assert run(*words, "-").out.splitlines() == (tmp_path / table).read_text().splitlines()
+    # Names are those of the files, even where they could turn the text of a terminal around.
+    odd = tmp_path / "a\u202eb.png"
+    odd.write_bytes((tiny.data / "test" / "blob" / "000.png").read_bytes())
+    assert str(odd) in run("predict", "-w", weights, odd, "--csv", "-").out
     refused = run(*words, "-", "--json", code=2)
     assert refused.out == "" and "--json and --csv -" in refused.err
     assert not Path("-").exists()
