@@ -13,33 +13,37 @@ from compress.data.labels import read_class_names
 from compress.runtime.errors import UserError
 
 
-def find_class_names(data: Any, label: Any, where: str) -> tuple[str, ...] | None:
+def find_class_names(
+    data: Any, label: Any, where: str, *, named: bool = False
+) -> tuple[str, ...] | None:
     """Return the names of the classes that a dataset knows, in the order of their numbers.
 
     Args:
         label: key of the label in an item.
         where: the split, for messages.
+        named: the names were passed: if datasets are joined whose own differ, these are not known.
 
     Raises:
         UserError: datasets are joined whose classes have different names.
     """
-    if isinstance(data, ConcatDataset):
-        return _join([find_class_names(each, label, where) for each in data.datasets], where)
     names = _read_own_names(data, label)
-    inside = getattr(data, "dataset", None)
-    if names is not None or inside is None:
+    if names is not None:
         return names
-    return find_class_names(inside, label, where)
+    if isinstance(data, ConcatDataset):
+        found = [find_class_names(each, label, where, named=named) for each in data.datasets]
+        known = [each for each in found if each is not None]
+        return None if named and len(set(known)) > 1 else _join(known, where)
+    inside = getattr(data, "dataset", None)
+    return None if inside is None else find_class_names(inside, label, where, named=named)
 
 
-def _join(found: Sequence[tuple[str, ...] | None], where: str) -> tuple[str, ...] | None:
-    known = [each for each in found if each is not None]
+def _join(known: Sequence[tuple[str, ...]], where: str) -> tuple[str, ...] | None:
     if len(set(known)) > 1:
         odd = sorted(set().union(*known) - set(known[0]).intersection(*known))
         why = f"{odd[0]!r} is not in all" if odd else "they are in another order"
         raise UserError(
-            f"{where}: datasets with different classes are joined ({why}); pass (images, labels),"
-            " with the names of the classes as labels"
+            f"{where}: datasets with different classes are joined ({why}); pass classes=, if"
+            " numbers mean the same in each, or (images, labels) with names as labels"
         )
     return known[0] if known else None
 

@@ -22,6 +22,7 @@ from compress.data.labelled_files import TEST_FRACTION
 from compress.data.labels import (
     ClassNames,
     describe_split,
+    list_names,
     name_labels,
     read_class_names,
     to_class_numbers,
@@ -30,7 +31,9 @@ from compress.data.read_split import Read, fit, read_splits
 from compress.data.source import WHITE, Normalization, Pixels, Source
 from compress.data.splits import split_rows
 from compress.recipe.color import read_color
-from compress.runtime.errors import UserError
+from compress.runtime.errors import UserError, quote
+
+NO_TEST_IMAGES = "no test images: test accuracy is that on the validation images"
 
 
 def to_source(
@@ -56,8 +59,9 @@ def to_source(
         background: colour behind transparent parts, as ``white`` or ``#rrggbb``.
         classes: names of the classes, as `read_class_names` takes them; the data's own, or numbers,
             if left out.
-        rename: `classes` are new names of the data's own, in their order, if these are others;
-            otherwise the data's own must be among them.
+        rename: `classes` are new names of the data's own, in their order, if any of these is
+            another. If False, they are a network's: only where as many are all others, they are
+            matched by number; otherwise the data's own must be among them.
         normalization: mean and standard deviation by channel, of the network's images. It is undone
             in images that are normalized already. If left out, networks take floats as they come;
             other images are normalized by their own values.
@@ -71,14 +75,17 @@ def to_source(
     splits = find_splits(data)
     background = read_color(background)
     with _repeatable():
-        read = read_splits(splits, image_size, background, normalization)
-    targets, names = _number_labels(read, classes, rename)
+        read = read_splits(
+            splits, image_size, background, normalization, named=rename and classes is not None
+        )
+    own, matched = _name_classes(read, classes, rename)
+    targets, names = _number_labels(read, own, classes, rename)
     side = read["train"].side
     images = {
         key: Pixels(_stack(each, side, read["train"].channels), targets[key])
         for key, each in read.items()
     }
-    notes = tuple(dict.fromkeys(note for each in read.values() for note in each.notes))
+    notes = tuple(dict.fromkeys(note for each in read.values() for note in each.notes)) + matched
     if normalization is None and read["train"].floats:
         normalization = ((0.0,) * 3, (1.0,) * 3)
     fingerprint = _fingerprint(images, names, normalization)
@@ -97,7 +104,8 @@ def to_scored_source(
     """Read data in memory that a trained network is scored on.
 
     Of a single split, all images are both validation and test images; otherwise as `to_source`.
-    The data may have some of the network's classes, in any order.
+    The data may have some of the network's classes, in any order; or as many, whose names are all
+    others, in the network's order.
     """
     splits = find_splits(data)
     single = splits[0][1] if len(splits) == 1 else None
@@ -109,28 +117,63 @@ def to_scored_source(
         rename=False,
         normalization=normalization,
     )
-    return source if single is None else replace(source, notes=())
+    if single is None:
+        return source
+    return replace(source, notes=tuple(each for each in source.notes if each != NO_TEST_IMAGES))
+
+
+def _name_classes(
+    read: Mapping[str, Read], classes: ClassNames | None, rename: bool
+) -> tuple[dict[str, tuple[str, ...] | None], tuple[str, ...]]:
+    """Return the classes that the numbers of each split mean, and a note if a network's are meant.
+
+    They are the data's own; or `classes`, as far as these are other names of the same.
+    """
+    own = {key: each.classes for key, each in read.items()}
+    known = {each for each in own.values() if each is not None}
+    if classes is None or len(known) != 1:
+        return own, ()
+    names, found = read_class_names(classes), known.pop()
+    if rename:
+        return own if set(found) <= set(names) else dict.fromkeys(own, names), ()
+    if len(found) != len(names) or set(found) & set(names):
+        return own, ()
+    note = (
+        f"its classes are matched by number: the network calls {quote(found[0], 40)}"
+        f" {quote(names[0], 40)}"
+    )
+    return dict.fromkeys(own, names), (note,)
 
 
 def _number_labels(
-    read: Mapping[str, Read], classes: ClassNames | None, rename: bool
+    read: Mapping[str, Read],
+    own: Mapping[str, tuple[str, ...] | None],
+    classes: ClassNames | None,
+    rename: bool,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the class numbers of each split, and the names of the classes.
 
     Numbers mean the classes that their split knows, or else the first split that knows any.
     """
-    own = {key: each.classes for key, each in read.items()}
-    known = {each for each in own.values() if each is not None}
-    if classes is not None and rename and len(known) == 1:
-        names = read_class_names(classes)
-        if not set(known.pop()) <= set(names):
-            own = dict.fromkeys(own, names)
     first = next((each for each in own.values() if each is not None), None)
+    found = {label for each in read.values() for label in each.labels}
     labels = {}
     for key, each in read.items():
-        meant = own[key] or first
-        labels[key] = name_labels(each.labels, meant, describe_split(key)) if meant else each.labels
+        meant, where = own[key] or first, describe_split(key)
+        labels[key] = name_labels(each.labels, meant, where, found) if meant else each.labels
+    if first is not None and classes is not None and not rename:
+        _check_known(labels, read_class_names(classes))
     return to_class_numbers(labels, first if classes is None else classes)
+
+
+def _check_known(labels: Mapping[str, list[Any]], classes: tuple[str, ...]) -> None:
+    """Check that a network has the classes of data that names them."""
+    odd = sorted({label for each in labels.values() for label in each} - set(classes))
+    if odd:
+        raise UserError(
+            f"data: {quote(odd[0], 40)} is none of the network's {len(classes)} classes,"
+            f" {list_names(classes)}; pass (images, labels), with class numbers as labels"
+        )
 
 
 def _make_source(
@@ -147,7 +190,7 @@ def _make_source(
         train, test = train.take(rest), train.take(held_out)
     elif test is None:
         test = val
-        notes = (*notes, "no test images: test accuracy is that on the validation images")
+        notes = (*notes, NO_TEST_IMAGES)
     assert test is not None
     found = test
     count = len(found.targets)

@@ -101,12 +101,22 @@ def normalize_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def name_labels(labels: list[Any], names: tuple[str, ...], where: str) -> list[Any]:
+def name_labels(
+    labels: list[Any], names: tuple[str, ...], where: str, found: Collection[Any]
+) -> list[Any]:
     """Replace the numbers of classes, from 0, by their names; names stay as they are.
+
+    Names may be numbers themselves, as 1 to N: labels are these if they cannot be from 0.
+
+    Args:
+        found: labels of all splits.
 
     Raises:
         UserError: a label is not the number of a class.
     """
+    numbers = {label for label in found if isinstance(label, int)}
+    if {str(label) for label in numbers} <= set(names) and max(numbers, default=0) >= len(names):
+        return [str(label) for label in labels]
     for label in sorted(set(labels)):
         if isinstance(label, int) and not 0 <= label < len(names):
             raise UserError(
@@ -151,6 +161,8 @@ def to_class_numbers(
     if classes is None:
         trained = set(labels["train"])
         classes = sorted(trained) if named else _number_classes(trained, min(found))
+    if isinstance(classes, int) and not named and (min(found), max(found)) == (1, classes):
+        classes = _number_classes(found, 1)
     names = read_class_names(classes)
     if len(set(names)) < len(names):
         raise UserError("classes: their names must be distinct")
@@ -160,7 +172,7 @@ def to_class_numbers(
     for split, each in labels.items():
         for label in sorted(set(each)):
             if (label not in numbers) if named else not 0 <= label - first < len(names):
-                expected = _list_names(names) if named else f"numbered from {first}"
+                expected = list_names(names) if named else f"numbered from {first}"
                 raise UserError(
                     f"{describe_split(split)}: label {label!r} is none of {len(names)} classes,"
                     f" {expected}"
@@ -200,7 +212,8 @@ def describe_split(split: str) -> str:
     return "data" if split == "train" else f"data, {split}"
 
 
-def _list_names(names: Sequence[str], most: int = 5) -> str:
+def list_names(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names of classes, quoted, for messages."""
     more = ", …" if len(names) > most else ""
     return ", ".join(quote(each, 40) for each in names[:most]) + more
 

@@ -46,11 +46,13 @@ class Reading:
         image_size: side in pixels to which images of several sizes are resized.
         background: colour behind transparent parts.
         scale: that of floats.
+        named: the names of the classes were passed.
     """
 
     image_size: int | None
     background: str
     scale: Scale
+    named: bool
 
 
 @dataclass
@@ -104,10 +106,13 @@ def read_splits(
     image_size: int | None,
     background: str,
     normalization: Normalization | None,
+    *,
+    named: bool,
 ) -> dict[str, Read]:
     """Read splits by name; the floats of all their images are on one scale.
 
-    Images have their own size, or `image_size` if those of a split have several.
+    Images have their own size, or `image_size` if those of a split have several. Datasets that are
+    joined may have classes with different names if names were passed (`named`).
 
     Raises:
         UserError: a split cannot be used.
@@ -115,7 +120,7 @@ def read_splits(
     errors: list[ScaleError] = []
     for scale in list_scales(normalization):
         try:
-            reading = Reading(image_size, background, scale)
+            reading = Reading(image_size, background, scale, named)
             return {name: _read_split(split, name, reading) for name, split in splits}
         except ScaleError as error:
             errors.append(error)
@@ -171,7 +176,8 @@ def _read_items(data: Any, where: str, reading: Reading) -> Read:
     notes = (*notes, *_note_crop(images[0]))
     channels = max(each.shape[0] for each in images)
     side = side or min(images[0].shape[1:])
-    floats, classes = is_float(data[0][keys[0]]), find_class_names(data, keys[1], where)
+    floats = is_float(data[0][keys[0]])
+    classes = find_class_names(data, keys[1], where, named=reading.named)
     return Read(images, read_targets(labels), classes, side, channels, floats, notes)
 
 

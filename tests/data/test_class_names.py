@@ -89,11 +89,7 @@ def list_animals(source: Source) -> list[str]:
 def test_splits_agree_by_the_names_of_their_classes(other: Any, expected: tuple[str, ...]) -> None:
     source, _ = to_source((Animals(), other))
     assert source.classes == ANIMALS and list_animals(source) == [*expected]
-    plain = ((0.0,) * 3, (1.0,) * 3)
-    scored = to_scored_source(
-        other, image_size=4, background=WHITE, classes=ANIMALS, normalization=plain
-    )
-    assert list_animals(scored) == [*expected]
+    assert list_animals(score(other)) == [*expected]
 
 
 def test_a_class_that_is_not_trained_on_is_refused() -> None:
@@ -129,6 +125,32 @@ def test_joined_data_sets_keep_the_names_that_they_share() -> None:
             to_source(ConcatDataset([Animals(), other]))
 
 
+def test_names_of_the_whole_or_passed_ones_are_those_of_joined_data_sets() -> None:
+    joined = ConcatDataset([Animals(), Animals(classes=("Ant", "Bee", "Cow"))])
+    assert to_source(joined, classes=ANIMALS)[0].classes == ANIMALS
+    joined.classes = ANIMALS
+    assert list_animals(to_source((joined, joined))[0]) == [*ANIMALS, *ANIMALS]
+    assert list_animals(score(joined)) == [*ANIMALS, *ANIMALS]
+
+
+class Counted(Unnamed):
+    """A data set whose labels are numbers from 1."""
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        image, number = super().__getitem__(row)
+        return image, number + 1
+
+
+def test_classes_that_are_the_labels_themselves_match_by_value() -> None:
+    data: Any = Counted()
+    for classes in (None, 3):
+        source, _ = to_source((data, Subset(data, [0, 1])), classes=classes)
+        assert source.classes == ("1", "2", "3") and source.test().targets.tolist() == [0, 1]
+    data.classes = [1, 2, 3]
+    source, _ = to_source((data, Subset(data, [0, 1])))
+    assert source.classes == ("1", "2", "3") and source.test().targets.tolist() == [0, 1]
+
+
 def test_passed_names_rename_classes_or_order_them() -> None:
     renamed, _ = to_source((Animals(), Animals()), classes=["Ameise", "Biene", "Kuh"])
     assert renamed.classes == ("Ameise", "Biene", "Kuh")
@@ -137,6 +159,33 @@ def test_passed_names_rename_classes_or_order_them() -> None:
     assert ordered.classes == SWAPPED and list_animals(ordered) == [*ANIMALS]
     with pytest.raises(UserError, match="'ant'"):
         to_source((Animals(), Animals(SWAPPED)), classes=["Ameise", "Biene", "Kuh"])
+
+
+def score(data: Any, classes: tuple[str, ...] = ANIMALS) -> Source:
+    """Open data that a network of `classes` is scored on."""
+    plain = ((0.0,) * 3, (1.0,) * 3)
+    return to_scored_source(
+        data, image_size=4, background=WHITE, classes=classes, normalization=plain
+    )
+
+
+@pytest.mark.parametrize(
+    "classes", [("0", "1", "2"), ("Ameise", "Biene", "Kuh"), ("Ant", "B", "C")]
+)
+@pytest.mark.parametrize("data", [Animals(), (Subset(Animals(), [0]), Animals())])
+def test_a_network_whose_names_are_all_others_is_scored_by_number(
+    data: Any, classes: tuple[str, ...]
+) -> None:
+    source = score(data, classes)
+    assert source.classes == classes and source.test().targets.tolist() == [0, 1, 2]
+    (note,) = [each for each in source.notes if "by number" in each]
+    assert "'ant'" in note and repr(classes[0]) in note
+
+
+@pytest.mark.parametrize("classes", [("ant", "bee", "Kuh"), ("Ameise", "Biene")])
+def test_a_network_that_lacks_a_class_by_name_is_not_scored_on_it(classes: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"is none of the network's \d classes.*\(images, labels\)"):
+        score(Animals(), classes)
 
 
 def test_accents_have_one_spelling() -> None:
