@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from compress.data.class_order import number_as
 from compress.data.dataset import Dataset
 from compress.data.source import Images, Source
 from compress.data.sources import open_source
@@ -32,6 +33,7 @@ def open_dataset(
     val_fraction: float = VAL_FRACTION,
     crop_ratio: float | None = None,
     background: str | None = None,
+    classes: tuple[str, ...] = (),
     verify: bool = False,
     skip_broken: bool = False,
     log: Callable[[str], None] = lambda line: None,
@@ -52,6 +54,7 @@ def open_dataset(
         crop_ratio: side of the centre that is evaluated, relative to the shorter side; chosen by
             the files if left out.
         background: colour behind transparent parts; the source's own if left out.
+        classes: those of a trained network, whose order is taken if the data has the same.
         verify: check that the image files of all splits can be read; see `verify_source`.
         skip_broken: verify, and leave out the files that cannot be read.
         log: called with a line before many files are checked.
@@ -72,19 +75,21 @@ def open_dataset(
     source = open_source(name)
     if verify or skip_broken:
         source = verify_source(source, skip_broken=skip_broken, log=log)
-    classes = len(source.classes)
-    if classes < 2:
-        raise UserError(f"{name} has {classes} class; a classifier needs at least 2")
+    if set(source.classes) == set(classes):
+        source = number_as(source, classes)
+    kinds = len(source.classes)
+    if kinds < 2:
+        raise UserError(f"{name} has {kinds} class; a classifier needs at least 2")
     val, rest = hold_out_val(source, seed, val_fraction)
     count = round(data_fraction * len(rest))
     if max_images is not None:
-        count = _limit_count(name, max_images, count, classes)
-    if count < classes or len(val.targets) == 0:
-        limited = classes <= len(rest) and len(val.targets)
+        count = _limit_count(name, max_images, count, kinds)
+    if count < kinds or len(val.targets) == 0:
+        limited = kinds <= len(rest) and len(val.targets)
         remedy = "raise data_fraction or max_images" if limited else "add images"
         raise UserError(
             f"{name}: {count} training and {len(val.targets)} validation images are too few for"
-            f" {classes} classes; {remedy}"
+            f" {kinds} classes; {remedy}"
         )
     chosen, _ = split_rows(source.train.targets[rest], count, seed)
     return Dataset(

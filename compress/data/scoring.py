@@ -9,10 +9,10 @@ from typing import Literal
 
 import torch
 
+from compress.data.class_order import number_as
 from compress.data.dataset import Dataset
-from compress.data.labels import normalize_name
 from compress.data.open_dataset import hold_out_val
-from compress.data.source import IGNORE, Files, Images, Pixels, Source
+from compress.data.source import Files, Images, Source
 from compress.data.sources import open_source
 from compress.data.verify import verify_source
 from compress.recipe.data_names import split_data_name
@@ -62,7 +62,8 @@ def open_scored(
     _check_labels(source, labels)
     if skip_broken:
         source = verify_source(source, skip_broken=True, log=log)
-    numbers = _number_classes(source, classes, trained_on)
+    _check_classes(source, classes, trained_on)
+    source = number_as(source, classes)
     test = _choose_val(source, seed, log) if split == "val" else source.test()
     if source.held_out and whole and split == "test":
         if same_data(name, trained_on):
@@ -79,7 +80,6 @@ def open_scored(
         )
     for note in source.notes:
         log(f"{name}: {note}")
-    test = _renumber(test, numbers)
     return Dataset(
         name=source.name,
         classes=classes,
@@ -103,18 +103,13 @@ def _choose_val(source: Source, seed: int | None, log: Callable[[str], None]) ->
     return val
 
 
-def _number_classes(source: Source, classes: tuple[str, ...], trained_on: str) -> torch.Tensor:
-    """Return the network's number of each class of the source: int64 (classes,)."""
-    # Older weights files may have the other spelling of accents.
-    known = [normalize_name(each) for each in classes]
-    found = [normalize_name(each) for each in source.classes]
-    odd = [each for each in found if each not in known]
+def _check_classes(source: Source, classes: tuple[str, ...], trained_on: str) -> None:
+    odd = [each for each in source.classes if each not in classes]
     if odd:
         raise UserError(
             f"{source.name}: its classes are not those of the weights file, trained on"
             f" {trained_on}, which has no {odd[0]!r}"
         )
-    return torch.tensor([known.index(each) for each in found], dtype=torch.int64)
 
 
 def _check_labels(source: Source, labels: str) -> None:
@@ -126,20 +121,6 @@ def _check_labels(source: Source, labels: str) -> None:
             f"{source.name} has a class for each image, and the network labels pixels; use data"
             " with masks, as masks:PATH"
         )
-
-
-def _renumber(images: Images, numbers: torch.Tensor) -> Images:
-    """Give images, or the pixels of their masks, the network's class numbers."""
-    if images.masks is None:
-        return replace(images, targets=numbers[images.targets])
-    table = torch.arange(IGNORE + 1, dtype=torch.uint8)
-    table[: len(numbers)] = numbers.to(torch.uint8)
-    if isinstance(images, Pixels):
-        return replace(images, masks=table[images.masks.long()])
-    values = list(range(IGNORE + 1))
-    values[: len(images.masks.numbers)] = images.masks.numbers
-    masks = replace(images.masks, numbers=tuple(table[torch.tensor(values)].tolist()))
-    return replace(images, masks=masks)
 
 
 def same_data(name: str, other: str) -> bool:

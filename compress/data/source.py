@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from compress.data.labels import normalize_name
 from compress.runtime.errors import UserError, one_line
 
 # Mean and standard deviation of each channel, of pixels on a scale of 0 to 1: three values each,
@@ -118,6 +119,9 @@ class Source:
     held_out: bool = False
     background: str = WHITE
     test_count: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(map(normalize_name, self.classes)))
 
 
 def fit_channels(values: Iterable[float], channels: int) -> tuple[float, ...]:

@@ -51,7 +51,9 @@ def open_own_data(checkpoint: Checkpoint, data: str | None = None) -> Dataset:
     decisive = ("seed", "max_images", "data_fraction", "skip_broken")
     keys = {key: recipe[key] for key in decisive if key in recipe}
     size = checkpoint.input_size[-1]
-    opened = open_dataset(data or checkpoint.data, image_size=size, **keys)
+    opened = open_dataset(
+        data or checkpoint.data, image_size=size, classes=checkpoint.classes, **keys
+    )
     if opened.classes != checkpoint.classes:
         raise UserError(
             f"{opened.name}: its classes are not those of the weights file, trained on"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.data.labels import normalize_name
 from compress.models.build import skeleton
 from compress.models.file_content import FORMAT, VERSION, Labels, check_bytes, validate_content
 from compress.models.layers import (
@@ -78,6 +79,10 @@ class Checkpoint:
     background: str = "#ffffff"
     temperature: float = 1.0
     labels: Labels = "images"
+
+    def __post_init__(self) -> None:
+        # Files of earlier releases may have the other spelling of accents.
+        object.__setattr__(self, "classes", tuple(map(normalize_name, self.classes)))
 
     @property
     def logits_shape(self) -> tuple[int, ...]:

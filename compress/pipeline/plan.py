@@ -185,8 +185,10 @@ def make_plan(
     check_threads(recipe)
     check_networks(recipe)
     trained = load_trained(recipe)
+    first = next(iter(trained.values()), None)
     data = open_dataset(
         recipe.data,
+        classes=() if first is None else first.classes,
         image_size=recipe.image_size,
         max_images=recipe.max_images,
         data_fraction=recipe.data_fraction,
