@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,16 +9,20 @@ from typing import Any
 
 import torch
 
-from compress.data.formats import SUFFIXES
+from compress.data.folder_entries import (
+    count_endings,
+    describe_endings,
+    describe_skipped,
+    is_class,
+    is_hidden,
+    is_image,
+)
 from compress.data.labelled_files import make_source
 from compress.data.labels import normalize_name
 from compress.data.source import Files, Source
 from compress.data.split_names import looks_like_split, split_of
 from compress.data.walk import walk_files
 from compress.runtime.errors import UserError, one_line
-
-# Folders that operating systems and tools leave behind, besides hidden ones.
-SYSTEM_FOLDERS = ("__MACOSX", "__pycache__", "System Volume Information", "$RECYCLE.BIN")
 
 
 def open_folder(path: Path) -> Source:
@@ -38,7 +41,7 @@ def open_folder(path: Path) -> Source:
         _check_unsplit(name, path)
         _check_crossed(name, path)
         classes, images = list_images(name, path)
-        return make_source(name, classes, {"train": images}, _describe_skipped([path]))
+        return make_source(name, classes, {"train": images}, describe_skipped([path]))
     if len(splits) == 1:
         raise UserError(
             f"{name}: {path} has train/ but neither val/ nor test/ beside it; add one of them"
@@ -51,16 +54,16 @@ def open_folder(path: Path) -> Source:
     others = {
         key: list_split(name, root, classes) for key, root in splits.items() if key != "train"
     }
-    beside = tuple(each.name for each in sorted(path.iterdir()) if _is_class(each))
+    beside = tuple(each.name for each in sorted(path.iterdir()) if is_class(each))
     unused = [each for each in beside if split_of(each) is None]
-    notes = _describe_skipped(splits.values(), unused)
+    notes = describe_skipped(splits.values(), unused)
     return make_source(name, classes, {"train": train} | others, notes)
 
 
 def _find_splits(name: str, path: Path) -> dict[str, Path]:
     """Return the split folders in `path`: train, val, test."""
     found: dict[str, Path] = {}
-    folders = [each for each in sorted(path.iterdir()) if _is_class(each)]
+    folders = [each for each in sorted(path.iterdir()) if is_class(each)]
     for folder in folders:
         split = split_of(folder.name)
         if split is None:
@@ -83,7 +86,7 @@ def _refuse_half_split(name: str, splits: Sequence[Path], folders: Sequence[Path
     if odd:
         raise UserError(_describe_split_classes(name, odd))
     others = [each.name for each in folders if each not in splits]
-    if others and any(_is_image(each) for folder in splits for each in folder.iterdir()):
+    if others and any(is_image(each) for folder in splits for each in folder.iterdir()):
         raise UserError(
             f"{name}: is {split}/ a class or a split? It holds images and lies beside {others[0]}/;"
             f" if it is a class, call it 'a {split}', else move classes into {split}/"
@@ -97,8 +100,8 @@ def _refuse_flat_split(name: str, splits: Mapping[str, Path]) -> None:
     """Refuse a split of images without labels, as test images often are."""
     for split, root in splits.items():
         entries = list(root.iterdir())
-        images = sum(map(_is_image, entries))
-        if split != "train" and images and not any(map(_is_class, entries)):
+        images = sum(map(is_image, entries))
+        if split != "train" and images and not any(map(is_class, entries)):
             train = f"pass folder:{splits['train']}"
             remedy = f"move {root.name}/ away" if len(splits) > 2 else train
             raise UserError(
@@ -109,7 +112,7 @@ def _refuse_flat_split(name: str, splits: Mapping[str, Path]) -> None:
 
 def _check_unsplit(name: str, path: Path) -> None:
     """Refuse classes that look like splits, and a folder one level above the classes."""
-    classes = [each.name for each in sorted(path.iterdir()) if _is_class(each)]
+    classes = [each.name for each in sorted(path.iterdir()) if is_class(each)]
     odd = [each for each in classes if looks_like_split(each)]
     if odd:
         raise UserError(_describe_split_classes(name, odd))
@@ -127,10 +130,13 @@ def _check_unsplit(name: str, path: Path) -> None:
 def _check_crossed(name: str, root: Path) -> None:
     """Refuse folders that all hold the same folders, as images/cat and labels/cat, images/dog ….
 
-    Either may be the classes. Of a single folder in each, as cat/images, the outer ones are.
+    Either may be the classes. Of a single one with images in each, as cat/images, the outer are.
     """
-    outer = [each for each in sorted(root.iterdir()) if _is_class(each)]
-    found = {_list_inner(each) for each in outer}
+    outer = [each for each in sorted(root.iterdir()) if is_class(each)]
+    found = {
+        tuple(inner for inner in _list_inner(each) if any(map(is_image, walk_files(each / inner))))
+        for each in outer
+    }
     inner = found.pop() if len(found) == 1 else ()
     if len(outer) > 1 and len(inner) > 1:
         raise UserError(
@@ -143,7 +149,7 @@ def _check_crossed(name: str, root: Path) -> None:
 def _list_inner(folder: Path) -> tuple[str, ...]:
     """Return the names of the folders in a folder, sorted; none if it holds images as well."""
     entries = sorted(folder.iterdir())
-    return () if any(map(_is_image, entries)) else tuple(x.name for x in entries if _is_class(x))
+    return () if any(map(is_image, entries)) else tuple(x.name for x in entries if is_class(x))
 
 
 def _list_few(names: Iterable[str]) -> str:
@@ -161,7 +167,7 @@ def _describe_split_classes(name: str, classes: Sequence[str]) -> str:
 
 def _unnest(folder: Path) -> Path:
     """Return the split folder inside of one with the same name, as archives often have it."""
-    inside = [each for each in folder.iterdir() if _is_class(each)]
+    inside = [each for each in folder.iterdir() if is_class(each)]
     nested = len(inside) == 1 and inside[0].name.lower() == folder.name.lower()
     return inside[0] if nested else folder
 
@@ -177,32 +183,32 @@ def list_images(name: str, root: Path) -> tuple[tuple[str, ...], Files]:
     """
 
     try:
-        folders = sorted(filter(_is_class, root.iterdir()))
+        folders = sorted(filter(is_class, root.iterdir()))
         classes = tuple(sorted({normalize_name(each.name) for each in folders}))
         if not classes:
             raise UserError(_describe_flat(root))
+        numbers = {each: number for number, each in enumerate(classes)}
         samples = [
-            (str(file), number)
+            (str(file), numbers[normalize_name(each.name)])
             for each in folders
-            for number in [classes.index(normalize_name(each.name))]
             for file in walk_files(each)
-            if _is_image(file) and not _is_hidden(file.relative_to(root))
+            if is_image(file) and not is_hidden(file.relative_to(root))
         ]
     except (OSError, UserError) as error:
         raise UserError(f"cannot read {_where(name, root)}: {one_line(error)}") from error
     empty = set(range(len(classes))) - {number for _, number in samples}
     if empty:
         folder = classes[min(empty)]
-        held = _count_endings(each for each in folders if normalize_name(each.name) == folder)
+        held = count_endings(each for each in folders if normalize_name(each.name) == folder)
         what = f"no images in {folder}/" + (
-            f", which holds files that are not read: {_describe(held)}" if held else ""
+            f", which holds files that are not read: {describe_endings(held)}" if held else ""
         )
         raise UserError(f"cannot read {_where(name, root)}: {what}; remove it or add images")
     return classes, _to_files(samples, root)
 
 
 def _describe_flat(root: Path) -> str:
-    images = sum(map(_is_image, root.iterdir()))
+    images = sum(map(is_image, root.iterdir()))
     if not images:
         return "there is no folder of a class"
     return (
@@ -248,64 +254,3 @@ def to_files(folder: Any, root: Path) -> Files:
 def _to_files(samples: list[tuple[str, int]], root: Path) -> Files:
     names = tuple(Path(path).relative_to(root).as_posix() for path, _ in samples)
     return Files(root, names, torch.tensor([number for _, number in samples]))
-
-
-def _is_skipped(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name in SYSTEM_FOLDERS
-
-
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not _is_skipped(path)
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
-
-
-def _is_hidden(path: Path) -> bool:
-    """Return True if a part of a relative path is hidden, or a system folder."""
-    return any(part.startswith(".") or part in SYSTEM_FOLDERS for part in path.parts)
-
-
-def _describe_skipped(roots: Iterable[Path], unused: Iterable[str] = ()) -> tuple[str, ...]:
-    """Describe the folders and files that are passed over: one line for each kind.
-
-    Args:
-        unused: names of folders beside the splits.
-    """
-    folders, loose, classes = list(unused), 0, []
-    for root in roots:
-        for entry in sorted(root.iterdir()):
-            if entry.is_dir() and not _is_skipped(entry):
-                classes.append(entry)
-            elif entry.is_dir():
-                folders.append(entry.name)
-            elif _is_image(entry) and not entry.name.startswith("."):
-                loose += 1
-    endings = _count_endings(classes)
-    notes = []
-    if folders:
-        notes.append(f"skipped folders: {', '.join(dict.fromkeys(folders))}")
-    if loose:
-        notes.append(f"skipped images outside of the folders of classes: {loose}")
-    if endings:
-        heif = {".heic", ".heif", ".hif"} & set(endings)
-        hint = " (pip install 'compress[heif]' to read HEIF)" if heif else ""
-        notes.append(f"skipped files that are not read as images: {_describe(endings)}{hint}")
-    return tuple(notes)
-
-
-def _count_endings(folders: Iterable[Path]) -> Counter[str]:
-    """Count the files below `folders` that are not read as images, by their endings."""
-    return Counter(
-        file.suffix.lower()
-        for folder in folders
-        for file in folder.rglob("*")
-        if not _is_image(file) and not _is_hidden(file.relative_to(folder)) and file.is_file()
-    )
-
-
-def _describe(endings: Counter[str]) -> str:
-    return ", ".join(
-        f"{count} {ending or 'without an ending'}" for ending, count in endings.most_common()
-    )

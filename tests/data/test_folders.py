@@ -118,7 +118,7 @@ def test_files_that_are_not_read_are_counted_by_their_endings(
 ) -> None:
     write_images(tmp_path / "train", ["cat", "dog"], 6)
     write_images(tmp_path / "test", ["cat", "dog"], 2)
-    monkeypatch.setattr("compress.data.folders.SUFFIXES", (".png", ".jpg"))
+    monkeypatch.setattr("compress.data.folder_entries.SUFFIXES", (".png", ".jpg"))
     for number, file in enumerate(sorted((tmp_path / "train" / "cat").iterdir())[:3]):
         file.rename(file.with_suffix(".heic" if number else ".PDF"))
     source = open_folder(tmp_path)
@@ -205,6 +205,8 @@ def test_classes_may_hold_folders(tmp_path: Path) -> None:
     assert open_folder(tmp_path).classes == ("cat", "dog")
     for name in ("cat", "dog"):
         write_images(tmp_path / "single" / name, ["images"], 3)
+        (tmp_path / "single" / name / "labels").mkdir()
+        (tmp_path / "single" / name / "labels" / "0.txt").touch()
     assert open_folder(tmp_path / "single").classes == ("cat", "dog")
 
 
