@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ COLUMNS = {
 # Of a table: as much as millions of lines take.
 MAX_BYTES = 2**28
 REQUIRED = ("path", "label")
+# The first line that Excel takes for the delimiter.
+DELIMITER_LINE = re.compile(r'"?sep=([^"\r\n])"?[,;\t]*\s*', re.IGNORECASE)
 # What paths and labels cannot hold.
 LINE_BREAK = "a line break; remove it, or close a quote before it"
 ODD_SIGNS = {"\0": "a NUL byte; remove it", "\n": LINE_BREAK, "\r": LINE_BREAK}
@@ -92,15 +95,18 @@ def open_csv(path: Path) -> Source:
 def _read_lines(name: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the cells of each line that is not empty."""
     text = io.StringIO(_read_text(name, path), newline="")
-    delimiter = max(",;\t", key=text.readline().count)
-    text.seek(0)
-    table = csv.reader(text, delimiter=delimiter)
-    line = 1
+    first = text.readline()
+    named = DELIMITER_LINE.fullmatch(first)
+    if not named:
+        text.seek(0)
+    table = csv.reader(text, delimiter=named[1] if named else max(",;\t", key=first.count))
+    skipped = 1 if named else 0
+    line = skipped + 1
     try:
         for cells in table:
             if any(cell.strip() for cell in cells):
                 yield line, cells
-            line = table.line_num + 1
+            line = skipped + table.line_num + 1
     except csv.Error as error:
         raise UserError(f"{name}: line {line}: {error}") from error
 
@@ -112,7 +118,7 @@ def _read_text(name: str, path: Path) -> str:
         wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{name}: is not text in UTF-8 ({error})") from error
+        raise UserError(f"{name}: is not text in UTF-8 or UTF-16 ({error})") from error
     except (OSError, UserError) as error:
         raise UserError(f"{name}: {str(error).removeprefix(f'{path}: ')}") from error
 

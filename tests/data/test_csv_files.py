@@ -144,8 +144,23 @@ def test_a_row_that_names_a_folder_says_so(tmp_path: Path, images: list[str]) ->
         open_dataset(f"csv:{table}", verify=True)
 
 
+@pytest.mark.parametrize("sign", [";", "|"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_first_line_may_name_the_delimiter(
+    tmp_path: Path, images: list[str], sign: str, mark: str
+) -> None:
+    """As Excel reads it; lines in messages are those of the file."""
+    lines = [sign.join((each, label(each), "1,5")) for each in images]
+    header = sign.join(("path", "label", "weight"))
+    table = write_table(tmp_path, f"{mark}sep={sign}\r\n{header}", *lines)
+    assert open_csv(table).classes == ("cat", "dog")
+    table = write_table(tmp_path, f"sep={sign}\n{header}", *lines, lines[0])
+    with pytest.raises(UserError, match=f"line {len(lines) + 3}: .* is in line 3"):
+        open_csv(table)
+
+
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00path")
-    with pytest.raises(UserError, match="UTF-8") as error:
+    with pytest.raises(UserError, match="UTF-8 or UTF-16") as error:
         open_csv(tmp_path / "labels.csv")
     assert str(error.value).count("labels.csv") == 1
