@@ -13,7 +13,7 @@ from compress.data.split_names import SPLIT_NAMES, split_of
 from compress.runtime.errors import UserError
 
 # Names of columns, and what they hold.
-COLUMNS = dict.fromkeys((*IMAGE_KEYS, "x"), "images") | dict.fromkeys(LABEL_KEYS, "labels")
+COLUMNS = dict.fromkeys((*IMAGE_KEYS, "x", "data"), "images") | dict.fromkeys(LABEL_KEYS, "labels")
 
 
 def find_splits(data: Any) -> list[tuple[str, Any]]:
@@ -73,7 +73,10 @@ def _pair(split: Any) -> Any:
 
 
 def _pair_columns(data: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a mapping with (images, labels) by split in place of two columns."""
+    """Return a mapping with (images, labels) by split in place of two columns.
+
+    Beside such a pair, what is neither a split nor a column, such as ``id``, is passed over.
+    """
     rest = dict(data)
     columns = {_read_key(str(key).lower()): key for key in data}
     pairs = {
@@ -81,7 +84,12 @@ def _pair_columns(data: Mapping[Any, Any]) -> dict[Any, Any]:
         for (split, column), key in columns.items()
         if column == "images" and (split, "labels") in columns and split not in data
     }
-    return pairs | rest
+    return pairs | {key: split for key, split in rest.items() if not pairs or _is_meant(str(key))}
+
+
+def _is_meant(key: str) -> bool:
+    """Return True for a split, or a column that lacks the other of its pair."""
+    return split_of(key) is not None or _read_key(key.lower())[1] is not None
 
 
 def _read_key(key: str) -> tuple[str, str | None]:

@@ -56,6 +56,7 @@ def test_a_list_of_datasets_is_one_of_splits() -> None:
         ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test"),
         ("train_images", "train_labels", "val_images", "val_labels", "test_images", "test_labels"),
         ("X_train", "y_train", "X_valid", "y_valid", "X_test", "y_test"),
+        ("train_data", "train_labels", "val_data", "val_labels", "test_data", "test_labels"),
     ],
 )
 def test_arrays_by_name_are_splits(names: tuple[str, ...]) -> None:
@@ -64,8 +65,14 @@ def test_arrays_by_name_are_splits(names: tuple[str, ...]) -> None:
     assert source.val is not None
     found = [len(each.targets) for each in (source.train, source.val, source.test())]
     assert found == [9, 6, 3]
-    two, _ = to_source(dict(zip(names[:4], arrays[:4], strict=True)))
+    beside = {"id": range(9), "num_classes": 3}
+    two, _ = to_source(dict(zip(names[:4], arrays[:4], strict=True)) | beside)
     assert two.val is not None and len(two.test().targets) == 6
-    tables = ({"image": IMAGES, "label": LABELS}, {"image": IMAGES[:5], "label": LABELS[:5]})
+    with pytest.raises(UserError, match=names[4]):
+        to_source(dict(zip(names[:5], arrays[:5], strict=True)))
+    tables = (
+        {"image": IMAGES, "label": LABELS, "id": range(20)},
+        {"image": IMAGES[:5], "label": LABELS[:5]},
+    )
     for splits in (tables, dict(zip(("train", "test"), tables, strict=True))):
         assert len(to_source(splits)[0].test().targets) == 5
