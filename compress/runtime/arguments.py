@@ -68,7 +68,7 @@ def require_threads(found: Any) -> int:
     ):
         return index(found)
     raise UserError(
-        f"threads = {found!r}: pass a whole number from 1 to {cores}, the number of cores here"
+        f"{found!r} threads: pass a whole number from 1 to {cores}, the number of cores here"
     )
 
 

@@ -70,7 +70,7 @@ def test_more_threads_than_cores_are_refused_where_time_is_measured(
     tiny: Tiny, timer: MacsTimer
 ) -> None:
     recipe = load_recipe(str(tiny.recipe), {"speedup": "3x", "threads": 4000})
-    with pytest.raises(UserError, match="threads = 4000"):
+    with pytest.raises(UserError, match="4000 threads"):
         make_plan(recipe)
 
 

@@ -48,7 +48,7 @@ def test_what_is_no_side_is_refused(found: Any) -> None:
 @pytest.mark.parametrize("found", [0, 4000, 1.0, "1", True, None])
 def test_what_is_no_number_of_threads_here_is_refused(found: Any) -> None:
     assert require_threads(1) == 1
-    with pytest.raises(UserError, match=r"threads = .* from 1 to "):
+    with pytest.raises(UserError, match=r"threads: .* from 1 to "):
         require_threads(found)
 
 
