@@ -148,8 +148,10 @@ def _check_crossed(name: str, root: Path) -> None:
 
 def _list_inner(folder: Path) -> tuple[str, ...]:
     """Return the names of the folders in a folder, sorted; none if it holds images as well."""
-    entries = sorted(folder.iterdir())
-    return () if any(map(is_image, entries)) else tuple(x.name for x in entries if is_class(x))
+    # A class may hold many thousand images: the first of them is enough to know.
+    if any(map(is_image, folder.iterdir())):
+        return ()
+    return tuple(sorted(each.name for each in folder.iterdir() if is_class(each)))
 
 
 def _list_few(names: Iterable[str]) -> str:
