@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from compress.data.labelled_files import make_source, to_numbers
-from compress.data.labels import normalize_name
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
 from compress.runtime.errors import UserError, did_you_mean
 from compress.runtime.plain_files import read_bytes
+from compress.runtime.text import normalize_name
 
 # Columns, and the names under which they are known, in any case.
 COLUMNS = {

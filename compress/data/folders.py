@@ -18,11 +18,11 @@ from compress.data.folder_entries import (
     is_image,
 )
 from compress.data.labelled_files import make_source
-from compress.data.labels import normalize_name
 from compress.data.source import Files, Source
 from compress.data.split_names import looks_like_split, split_of
 from compress.data.walk import walk_files
 from compress.runtime.errors import UserError, one_line
+from compress.runtime.text import normalize_name
 
 
 def open_folder(path: Path) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compress.runtime.errors import UserError, quote
+from compress.runtime.text import normalize_name
 
 # Names of classes in order, their number, or a mapping of names to numbers or of numbers to names.
 ClassNames = Sequence[str] | Mapping[str, int] | Mapping[int, str] | int
@@ -87,18 +87,6 @@ def read_class_names(classes: ClassNames) -> tuple[str, ...]:
     if isinstance(found, str) or not isinstance(found, Iterable):
         raise UserError(f"classes: {found!r}: pass the names of all classes")
     return tuple(normalize_name(str(each)) for each in found)
-
-
-def normalize_name(name: str) -> str:
-    """Return the name of a class in one spelling (NFC), since accents have two in Unicode.
-
-    The names of files from macOS have the other one.
-
-    Example:
-        >>> len("e\u0301"), len(normalize_name("e\u0301"))
-        (2, 1)
-    """
-    return unicodedata.normalize("NFC", name)
 
 
 def name_labels(

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from compress.data.labels import normalize_name
 from compress.runtime.errors import UserError, one_line
+from compress.runtime.text import normalize_name
 
 # Mean and standard deviation of each channel, of pixels on a scale of 0 to 1: three values each,
 # those of grey images repeated.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compress.data.decode import find_images
-from compress.data.labels import normalize_name
 from compress.deployment.predict import Prediction
+from compress.runtime.text import normalize_name
 
 
 @dataclass(frozen=True)

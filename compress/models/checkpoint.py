@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.data.labels import normalize_name
 from compress.models.build import skeleton
 from compress.models.file_content import FORMAT, VERSION, Labels, check_bytes, validate_content
 from compress.models.layers import (
@@ -39,6 +38,7 @@ from compress.recipe.in_memory import MEMORY, is_in_memory
 from compress.recipe.load import validate_table
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError, one_line
+from compress.runtime.text import normalize_name
 
 # Key of a network on the Hugging Face Hub, in its specification: what it is built of.
 ARCHITECTURE = "architecture"

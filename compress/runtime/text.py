@@ -1,8 +1,9 @@
-"""Text from files and file names, made safe for terminals and spreadsheets."""
+"""Text from files and file names, safe for terminals and spreadsheets and in one spelling."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 # Control characters, which terminals obey; marks that reverse the direction of what follows; and
 # halves of characters, which stand for bytes of file names that are not UTF-8.
@@ -49,6 +50,18 @@ def plain_cell(cell: str) -> str:
         ('=1+1', "'s")
     """
     return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+def normalize_name(name: str) -> str:
+    """Return the name of a class in one spelling (NFC), since accents have two in Unicode.
+
+    The names of files from macOS have the other one.
+
+    Example:
+        >>> len("e\u0301"), len(normalize_name("e\u0301"))
+        (2, 1)
+    """
+    return unicodedata.normalize("NFC", name)
 
 
 def _escape(match: re.Match[str]) -> str:

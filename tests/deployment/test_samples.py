@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from compress.data.labels import normalize_name
 from compress.data.open_dataset import open_dataset
 from compress.data.source import Files
 from compress.deployment.samples import open_own_data
 from compress.models.checkpoint import Checkpoint
 from compress.recipe.model_spec import ModelSpec
+from compress.runtime.text import normalize_name
 
 
 def test_accents_may_be_spelled_and_sorted_as_by_earlier_releases(tmp_path: Path) -> None:
