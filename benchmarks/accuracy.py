@@ -6,6 +6,8 @@
     python benchmarks/accuracy.py --quick
     # Your own images, or fewer of them.
     python benchmarks/accuracy.py --data folder:photos --image-size 64 --rows 1,6,7
+    # With a teacher that has been trained.
+    python benchmarks/accuracy.py --recipe taught --teacher docs.lite0:lite0 --rows 1,9
     # Start from a trained classifier.
     python benchmarks/accuracy.py --student weights/fashion-mnist-100k.pth --budget 30k
 
@@ -180,6 +182,10 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
     type=click.Path(exists=True, dir_okay=False),
     help="Weights of a trained network to prune.",
 )
+@click.option(
+    "--teacher",
+    help="Teacher, in place of the recipe's: a name, a weights file, or module:function.",
+)
 @click.option("--seeds", default="0,1,2", show_default=True, callback=numbers)
 @click.option(
     "--rows", "wanted", default="1,2,3,4,5,6,7,8,9,10,11", show_default=True, callback=numbers
@@ -195,6 +201,7 @@ def main(
     image_size: int | None,
     max_images: int | None,
     student: str | None,
+    teacher: str | None,
     seeds: list[int],
     wanted: list[int],
     quick: bool,
@@ -204,6 +211,7 @@ def main(
         "accuracy",
         *(["quick"] if quick else []),
         *([Path(student).stem, budget] if student else []),
+        *([f"{Path(teacher).stem}-teaches".replace(":", ".")] if teacher else []),
         *([Path(data).name] if data else []),
         *([f"{max_images}-images"] if max_images else []),
     ]
@@ -218,6 +226,7 @@ def main(
                     "budget": budget,
                     "seed": seed,
                     "student": student,
+                    "teacher": teacher,
                     "data": data,
                     "image_size": image_size,
                     "max_images": max_images,

@@ -16,7 +16,8 @@ import torch
 from bursts import time_burst
 from rivals import HAND_SHAPED, RESNET18, Refused, fastnas, narrow, resnet18, torch_pruning_cut
 from setting import Setting
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from compress.data.batches import plain_batches
 from compress.distillation.objectives import uses_logits
@@ -30,7 +31,7 @@ from compress.recipe.stages import Train
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import write_text
 from compress.training.evaluate import measure_accuracy
-from compress.training.forward import make_forward
+from compress.training.forward import make_forward, resize_images
 from compress.training.schedule import count_steps
 
 # Steps of a burst that times training, and number of bursts.
@@ -113,17 +114,20 @@ def by_fasterai(setting: Setting, folder: Path) -> Trained:
         raise Refused(f"fasterai cannot be imported: {one_line(error)}") from error
     if setting.teacher is None:
         raise Refused("there is no teacher")
-    sizes = {setting.teacher.image_size, setting.image_size, setting.plan.data.image_size}
-    if len(sizes) > 1:
-        raise Refused("fasterai's networks take images of one size")
+    student, teacher = setting.student(), setting.teacher.model
+    # fasterai passes the same images to both.
+    hooks = [
+        resize_first(student, setting.image_size),
+        resize_first(teacher, setting.teacher.image_size),
+    ]
     plan, started = setting.plan, time.monotonic()
     steps = count_steps(plan.data.train_count, plan.batch_size)
     half = max(1, round(setting.epochs / 2))
     epochs = (half, max(1, round(setting.epochs) - half))
     try:
         model = prune_and_distill(
-            setting.student(),
-            setting.teacher.model,
+            student,
+            teacher,
             Views(setting.view, steps),
             plan.task.label_loss,
             setting.budget,
@@ -134,8 +138,21 @@ def by_fasterai(setting: Setting, folder: Path) -> Trained:
     # A fault of fasterai ends this row only.
     except Exception as error:
         raise Refused(f"fails: {type(error).__name__}: {one_line(error)}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
     seconds = setting.seconds("teach", "distill") + time.monotonic() - started
     return Trained(model, seconds, sum(epochs))
+
+
+def resize_first(model: nn.Module, side: int) -> RemovableHandle:
+    """Let `model` resize its images to `side` pixels first, as our training does."""
+
+    def resize(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (images,) = inputs
+        return (resize_images(images, side),)
+
+    return model.register_forward_pre_hook(resize)
 
 
 def narrowed(setting: Setting, folder: Path, kd: bool) -> Trained:

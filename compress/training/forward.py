@@ -32,13 +32,8 @@ def make_forward(
 
     def forward(images: Tensor) -> Tensor:
         size = images.shape[2:]
-        if image_size is not None and images.shape[-1] != image_size:
-            images = F.interpolate(
-                images,
-                size=(image_size, image_size),
-                mode="bilinear",
-                antialias=images.shape[-1] > image_size,
-            )
+        if image_size is not None:
+            images = resize_images(images, image_size)
         images = images.contiguous(memory_format=layout)
         fast = not exact and has_fast_bfloat16(images.device)
         kernels = CpuKernels() if images.device.type == "cpu" else nullcontext()
@@ -50,6 +45,15 @@ def make_forward(
         return logits
 
     return forward
+
+
+def resize_images(images: Tensor, side: int) -> Tensor:
+    """Return square images (B, C, S, S) resized to `side` pixels, (B, C, side, side)."""
+    before = images.shape[-1]
+    if before == side:
+        return images
+    size = (side, side)
+    return F.interpolate(images, size=size, mode="bilinear", antialias=before > side)
 
 
 def make_teacher(model: nn.Module, image_size: int | None = None) -> Forward:

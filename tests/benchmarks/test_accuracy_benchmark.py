@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from tiny import Tiny
-from torch import nn
+from torch import Tensor, nn
 
 from compress.models.build import import_builder
 from compress.pipeline.events import RunEvents
@@ -293,9 +293,33 @@ def test_fasterai_s_faults_end_its_row_and_ours_end_the_run(
 
     with pytest.raises(rows.Refused, match="no teacher"):
         rows.by_fasterai(replace(setting, teacher=None), tmp_path)
-    larger = replace(setting.teacher, image_size=2 * setting.image_size)
-    with pytest.raises(rows.Refused, match="one size"):
-        rows.by_fasterai(replace(setting, teacher=larger), tmp_path)
+
+
+@pytest.mark.slow
+def test_fasterai_s_networks_see_images_in_their_own_sizes(
+    setting: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rows
+
+    seen: list[torch.Size] = []
+
+    def note(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0].shape[2:])
+
+    def prune_and_distill(student: nn.Module, teacher: nn.Module, *_: Any) -> nn.Module:
+        for model in (student, teacher):
+            model.register_forward_pre_hook(note)
+            model(torch.zeros(2, 3, size, size))
+        return student
+
+    fake = SimpleNamespace(Views=lambda view, steps: None, prune_and_distill=prune_and_distill)
+    monkeypatch.setitem(sys.modules, "by_fasterai", fake)
+    size = setting.image_size
+    teacher = replace(setting.teacher, image_size=2 * size)
+    made = rows.by_fasterai(replace(setting, teacher=teacher), tmp_path).model
+    teacher.model(torch.zeros(2, 3, size, size))
+    made(torch.zeros(2, 3, 3 * size, 3 * size))
+    assert [side for side, _ in seen] == [size, 2 * size, size, 3 * size]
 
 
 @pytest.mark.slow
