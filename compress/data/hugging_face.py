@@ -15,6 +15,7 @@ from compress.data.labelled_files import make_source, to_numbers
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
 from compress.runtime.errors import UserError, one_line
+from compress.runtime.text import normalize_name
 
 # Usual names of the columns, the likeliest first; of several, the first is taken.
 IMAGE_COLUMNS = ("image", "img", "images", "pixels")
@@ -167,7 +168,7 @@ def _find_classes(name: str, tables: dict[str, Any], label: str) -> tuple[str, .
         if other:
             raise UserError(f"{name}: its splits have different classes in {label!r}")
         return names
-    found = {split: set(table.unique(label)) for split, table in tables.items()}
+    found = {split: set(map(_spell, table.unique(label))) for split, table in tables.items()}
     for split, labels in found.items():
         odd = sorted(map(str, labels ^ found["train"]))
         if odd:
@@ -180,7 +181,11 @@ def _find_classes(name: str, tables: dict[str, Any], label: str) -> tuple[str, .
 
 def _name_label(table: Any, label: str, value: Any) -> str:
     names = getattr(table.features[label], "names", None)
-    return str(value) if names is None else names[value]
+    return str(_spell(value)) if names is None else names[value]
+
+
+def _spell(label: Any) -> Any:
+    return normalize_name(label) if isinstance(label, str) else label
 
 
 def _find_files(name: str, table: Any, image: str) -> tuple[Path, tuple[str, ...]]:

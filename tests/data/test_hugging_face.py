@@ -60,6 +60,13 @@ def test_parquet_files_with_labels_in_words(tmp_path: Path) -> None:
     assert len(source.train.targets) == 8 and len(source.test().targets) == 2
 
 
+def test_labels_in_two_spellings_are_one_class(tmp_path: Path) -> None:
+    names = ["caf\u00e9", "cafe\u0301", "bar"] * 4
+    make_table(12, datasets.Value("string"), names).save_to_disk(str(tmp_path / "saved"))
+    source = open_hugging_face(str(tmp_path / "saved"))
+    assert source.classes == ("bar", "caf\u00e9")
+
+
 def test_a_folder_of_images_is_not_copied(tmp_path: Path) -> None:
     for split in ("train", "test"):
         write_images(tmp_path / "photos" / split, ["cat", "dog"], 4)
