@@ -89,7 +89,7 @@ def build(
     if spec.source == "custom":
         _renew_head(model, spec, classes, builder, input_size)
     if spec.source != "torchvision":
-        return_logits(model)
+        return_logits(model, classes)
     if input_size is not None and has_lazy_parameters(model):
         materialize(model, input_size)
     if input_size is not None and spec.source != "torchvision":

@@ -77,7 +77,7 @@ def find_other_head(
     linear = {p: m.out_features for p, m in model.named_modules() if isinstance(m, nn.Linear)}
     if linear and [*linear.values()][-1] == classes:
         return None
-    ran = _run_layers(model, [input_size] if input_size else TRIED_SIZES)
+    ran = _run_layers(model, classes, [input_size] if input_size else TRIED_SIZES)
     if ran is not None:
         return None if ran.logits == classes else ran.last
     if any(parameter.is_meta for parameter in model.parameters()):
@@ -94,19 +94,21 @@ class _Ran:
     last: str | None
 
 
-def _run_layers(model: nn.Module, sizes: Sequence[tuple[int, int, int]]) -> _Ran | None:
+def _run_layers(
+    model: nn.Module, classes: int | None, sizes: Sequence[tuple[int, int, int]]
+) -> _Ran | None:
     """Run a network on images of the first size that it takes; None if it takes none."""
     for size in sizes:
         # A network may raise anything.
         with suppress(Exception):
-            logits, outputs = _list_outputs(model, size)
+            logits, outputs = _list_outputs(model, classes, size)
             return _Ran(logits, next((p for p, n in reversed(outputs) if n == logits), None))
     return None
 
 
 @torch.no_grad()
 def _list_outputs(
-    model: nn.Module, size: tuple[int, int, int]
+    model: nn.Module, classes: int | None, size: tuple[int, int, int]
 ) -> tuple[int, list[tuple[str, int]]]:
     """Return the number of logits; and the paths of the layers that can output logits, as they run.
 
@@ -126,7 +128,7 @@ def _list_outputs(
     training = model.training
     try:
         images = torch.zeros(1, *size, device=next(model.parameters()).device)
-        return find_logits(model.eval()(images)).shape[1], ran
+        return find_logits(model.eval()(images), classes).shape[1], ran
     finally:
         model.train(training)
         for hook in hooks:
@@ -176,7 +178,7 @@ def find_head(model: nn.Module) -> str:
     Raises:
         UserError: the network has no last layer.
     """
-    ran = _run_layers(model, TRIED_SIZES)
+    ran = _run_layers(model, None, TRIED_SIZES)
     path = (ran and ran.last) or find_last_layer(model)[0]
     parts, count = path.split("."), len(list(model.parameters()))
     outer = (".".join(parts[:depth]) for depth in range(1, len(parts)))

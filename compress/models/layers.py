@@ -124,6 +124,8 @@ def removed_blocks(model: nn.Module) -> list[str]:
 def set_tensors(model: nn.Module, tensors: Mapping[str, Any]) -> None:
     """Replace all parameters and buffers of a skeleton by contiguous copies of `tensors`, in place.
 
+    It is in evaluation mode then.
+
     Raises:
         UserError: a name is missing or unknown, or a tensor does not fit its layer.
     """
@@ -148,6 +150,8 @@ def set_tensors(model: nn.Module, tensors: Mapping[str, Any]) -> None:
         if parameter.shape != copy.shape or not torch.equal(parameter, copy):
             raise UserError(f"tensor {key!r} differs from the one that it is shared with")
         setattr(parent, name, parameter)
+    # In training mode, a look at a spectrally normalized weight changes its tensors.
+    model.eval()
     for path, module in model.named_modules():
         weight, shape = getattr(module, "weight", None), _weight_shape(module)
         if shape is not None and weight is not None and weight.shape != shape:

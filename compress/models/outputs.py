@@ -16,16 +16,17 @@ from torch import Tensor, nn
 
 from compress.runtime.errors import UserError
 
-# The key or field of the logits, as libraries call it; else they are the first tensor (B, C).
-NAMES = ("logits", "out", "output")
+# The key or field of the logits, as people call it; else they are the first tensor (B, C).
+NAMES = ("logits", "out", "output", "pred", "preds", "prediction", "predictions")
 
 
-def find_logits(output: Any) -> Tensor:
+def find_logits(output: Any, classes: int | None = None) -> Tensor:
     """Return the logits in the output of a network.
 
     Args:
         output: the logits, or a tuple, list, mapping or dataclass that holds them: under one of
             `NAMES`, or as its first tensor of two dimensions.
+        classes: number of classes, if known; then tensors of as many columns come first.
 
     Raises:
         UserError: there are none.
@@ -33,18 +34,42 @@ def find_logits(output: Any) -> Tensor:
     Example:
         >>> find_logits((torch.zeros(1, 10), torch.zeros(1, 3))).shape
         torch.Size([1, 10])
+        >>> find_logits((torch.zeros(1, 10), torch.zeros(1, 3)), classes=3).shape
+        torch.Size([1, 3])
     """
     if isinstance(output, Tensor):
         return output
+    rows = [tensor for tensor in list_tensors(output) if tensor.dim() == 2]
+    fitting = [tensor for tensor in rows if tensor.shape[1] == classes]
     named = dict(_named_parts(output))
     for name in NAMES:
-        if isinstance(named.get(name), Tensor):
-            return named[name]  # type: ignore[no-any-return]
-    tensors = list_tensors(output)
-    found = next((tensor for tensor in tensors if tensor.dim() == 2), None)
-    if found is None:
+        found = named.get(name)
+        if not isinstance(found, Tensor) or found.dim() < 2:
+            continue
+        if not fitting or found.shape[1] == classes:
+            return found
+    if not rows:
         raise UserError(f"the network returns {type(output).__name__}, with no logits in it")
-    return found
+    return (fitting or rows)[0]
+
+
+def describe_choice(model: nn.Module, images: Tensor) -> str:
+    """Say which output of a network counts as its logits, where that is not clear.
+
+    Returns:
+        A line; empty where it is clear.
+    """
+    with torch.no_grad():
+        output = run_unreduced(model, images)
+    rows = [tensor for tensor in list_tensors(output) if tensor.dim() == 2]
+    named = {name for name, _ in _named_parts(output)}
+    if len({tensor.shape[1] for tensor in rows}) < 2 or not named.isdisjoint(NAMES):
+        return ""
+    columns = " and ".join(str(tensor.shape[1]) for tensor in rows)
+    return (
+        f"the model returns tensors of {columns} columns; the first counts as its logits: if it is"
+        " another, let the model return it first"
+    )
 
 
 def list_tensors(output: Any) -> list[Tensor]:
@@ -52,6 +77,12 @@ def list_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
     return [tensor for _, part in _named_parts(output) for tensor in list_tensors(part)]
+
+
+def suggest_flatten(shape: object) -> str:
+    """Say what keeps the dimension of a batch of one image, if the output's shape has lost it."""
+    lost = isinstance(shape, tuple) and len(shape) == 1
+    return "; let it call flatten(1) instead of squeeze()" if lost else ""
 
 
 def refuse_probabilities(model: nn.Module, input_size: tuple[int, int, int], what: str) -> None:
@@ -89,24 +120,31 @@ def _find_activation(model: nn.Module, input_size: tuple[int, int, int]) -> str:
     return ""
 
 
-def return_logits(model: nn.Module) -> nn.Module:
-    """Make `model` return its logits alone, in place; its names and tensors stay as they are."""
-    if not returns_logits_alone(model):
-        model.register_forward_hook(_keep_logits)
+def return_logits(model: nn.Module, classes: int | None = None) -> nn.Module:
+    """Make `model` return its logits alone, in place; its names and tensors stay as they are.
+
+    Args:
+        classes: number of classes, if known.
+    """
+    hook = _find_hook(model)
+    if hook is None:
+        model.register_forward_hook(_KeepLogits(classes))
+    elif classes is not None:
+        hook.classes = classes
     return model
 
 
 def return_all(model: nn.Module) -> nn.Module:
     """Undo `return_logits`, in place."""
     for number, hook in [*model._forward_hooks.items()]:
-        if hook is _keep_logits:
+        if isinstance(hook, _KeepLogits):
             del model._forward_hooks[number]
     return model
 
 
 def returns_logits_alone(model: nn.Module) -> bool:
     """Return True if `return_logits` was called."""
-    return _keep_logits in model._forward_hooks.values()
+    return _find_hook(model) is not None
 
 
 def run_unreduced(model: nn.Module, images: Tensor) -> Any:
@@ -114,8 +152,25 @@ def run_unreduced(model: nn.Module, images: Tensor) -> Any:
     return model.forward(images) if returns_logits_alone(model) else model(images)
 
 
-def _keep_logits(module: nn.Module, inputs: Any, output: Any) -> Any:
-    return output if isinstance(output, Tensor) else find_logits(output)
+def keep_logits(model: nn.Module, output: Any) -> Tensor:
+    """Return the logits in what `run_unreduced` returned."""
+    hook = _find_hook(model)
+    return find_logits(output, hook.classes if hook else None)
+
+
+class _KeepLogits:
+    """The hook of `return_logits`."""
+
+    def __init__(self, classes: int | None) -> None:
+        self.classes = classes
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Tensor:
+        return find_logits(output, self.classes)
+
+
+def _find_hook(model: nn.Module) -> _KeepLogits | None:
+    hooks = model._forward_hooks.values()
+    return next((hook for hook in hooks if isinstance(hook, _KeepLogits)), None)
 
 
 def _named_parts(output: Any) -> Iterable[tuple[str, Any]]:

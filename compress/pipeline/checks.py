@@ -21,7 +21,7 @@ from compress.distillation.objectives import (
 from compress.models.build import build, describe_new_head, import_builder, skeleton
 from compress.models.channels import first_convolution, input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
-from compress.models.outputs import refuse_probabilities
+from compress.models.outputs import refuse_probabilities, suggest_flatten
 from compress.pipeline.stage_steps import scale_image_size
 from compress.pipeline.step import Step
 from compress.pruning import unstructured
@@ -200,6 +200,7 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], task: Task) -> No
         if answer != expected:
             raise UserError(
                 f"network {spec.name!r} returns {answer} for one image; expected logits {expected}"
+                f"{suggest_flatten(answer)}"
             )
         if spec.source == "custom":
             refuse_probabilities(model, (3, size, size), f"network {spec.name!r}")

@@ -12,11 +12,14 @@ import math
 
 from torch import Tensor
 
+from compress.models.plain_module import describe_computed_weights
 from compress.pruning.structure import Structure
 from compress.recipe.budget import Cost, Limits
 from compress.runtime.errors import UserError
 
-# Every group keeps at least as many units: with fewer, next to nothing gets through a layer.
+# Every group keeps at least as many units: with fewer, next to nothing gets through a layer. Where
+# a unit is one channel of each part of a group normalization or a grouped convolution, and the
+# budget cannot be met otherwise, every group keeps as many channels.
 MIN_UNITS = 4
 # Every group keeps as many units if floors of that height take no more than half of the budget.
 COMFORTABLE_UNITS = 8
@@ -69,29 +72,39 @@ def get_floors(structure: Structure, units: int) -> list[int]:
     return [min(count, units) for count in structure.unit_counts()]
 
 
+def get_lowest_floors(structure: Structure) -> list[int]:
+    """Return the units of each group that have at least `MIN_UNITS` channels, or all of them."""
+    return [
+        min(len(group), math.ceil(MIN_UNITS / group.units.shape[1])) for group in structure.groups
+    ]
+
+
 def choose_floors(structure: Structure, limits: Limits) -> list[int]:
     """Return the number of units that each group keeps in any case.
 
     It is the same for all groups: the largest up to `COMFORTABLE_UNITS` with which the floors alone
-    use at most half of the budget, and at least `MIN_UNITS`.
+    use at most half of the budget, and at least `MIN_UNITS`. Where these do not fit, floors are
+    those of `get_lowest_floors`.
 
     Raises:
         UserError: not even the lowest floors fit.
     """
-    lowest = structure.predict_cost(get_floors(structure, MIN_UNITS))
-    if not limits.fits(lowest):
-        uncut = structure.uncut_layers
-        others = f" and {len(uncut) - 3} more" if len(uncut) > 3 else ""
-        named = f", as {', '.join(uncut[:3])}{others} cannot be cut" if uncut else ""
-        raise UserError(
-            f"a budget of {limits} is out of reach; the minimum for this network is"
-            f" {limits.describe(lowest)}{named}"
-        )
     for units in range(COMFORTABLE_UNITS, MIN_UNITS, -1):
         floors = get_floors(structure, units)
         if limits.usage(structure.predict_cost(floors)) <= 0.5:
             return floors
-    return get_floors(structure, MIN_UNITS)
+    for floors in (get_floors(structure, MIN_UNITS), get_lowest_floors(structure)):
+        lowest = structure.predict_cost(floors)
+        if limits.fits(lowest):
+            return floors
+    uncut = structure.uncut_layers
+    others = f" and {len(uncut) - 3} more" if len(uncut) > 3 else ""
+    named = f", as {', '.join(uncut[:3])}{others} cannot be cut" if uncut else ""
+    remedy = describe_computed_weights(structure.model)
+    raise UserError(
+        f"a budget of {limits} is out of reach; the minimum for this network is"
+        f" {limits.describe(lowest)}{named}{f'; {remedy}' if remedy else ''}"
+    )
 
 
 def find_smallest_step(structure: Structure, kept: list[int], limits: Limits) -> Cost | None:

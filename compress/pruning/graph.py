@@ -15,7 +15,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning.dependency.node import Node
 
-from compress.models.outputs import find_logits, list_tensors, run_unreduced
+from compress.models.outputs import keep_logits, list_tensors, run_unreduced
 from compress.runtime.errors import UserError, one_line
 
 
@@ -66,7 +66,7 @@ def _run_forward(model: nn.Module, images: Tensor) -> Any:
         for module in names
     ]
     try:
-        return _run_auxiliary(model, images) or find_logits(run_unreduced(model, images))
+        return _run_auxiliary(model, images) or keep_logits(model, run_unreduced(model, images))
     except Exception as error:
         raise UserError(
             f"this network cannot be pruned: tracing fails in or after layer {reached[-1]!r}"
@@ -93,7 +93,10 @@ def _run_auxiliary(model: nn.Module, images: Tensor) -> list[Tensor]:
     finally:
         for module in containers:
             module.training = False
-    return [] if isinstance(output, Tensor) else [t for t in list_tensors(output) if t.dim() == 2]
+    if isinstance(output, Tensor):
+        return []
+    classes = keep_logits(model, output).shape[1]
+    return [each for each in list_tensors(output) if each.dim() == 2 and each.shape[1] == classes]
 
 
 def _read_dim(node: Any) -> tuple[int, tuple[int, ...]]:

@@ -13,19 +13,18 @@ from torch import Tensor, nn
 
 from compress.deployment.stopwatch import open_stopwatch
 from compress.models.cost import describe_difference, measure_cost
-from compress.models.outputs import return_all, returns_logits_alone
+from compress.models.outputs import describe_choice, return_all, returns_logits_alone
 from compress.models.plain_module import (
     copy_module,
     describe_computed_weights,
     require_module,
 )
 from compress.pruning.allocate import (
-    MIN_UNITS,
     TARGET_USAGE,
     allocate,
     choose_floors,
     find_smallest_step,
-    get_floors,
+    get_lowest_floors,
 )
 from compress.pruning.clock import BLOCK, Clock
 from compress.pruning.importance import Loss, score_units
@@ -122,6 +121,8 @@ def prune(
     amounts: Any = {"params": params, "macs": macs, "bytes": bytes, "latency": time}
     limits = parse_limits(amounts, full)
     _check_limits(limits, full)
+    if choice := describe_choice(model, example):
+        log(choice)
     options = PruneOptions(
         importance,
         None if losses is None else list(losses),
@@ -220,7 +221,7 @@ def start_clock(
 
 
 def prune_to_minimum(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost]:
-    """Return a copy of `model` with every group at its floor of `MIN_UNITS`, and its cost.
+    """Return a copy of `model` with every group at its lowest floor, and its cost.
 
     Raises:
         UserError: the model cannot be pruned.
@@ -228,7 +229,7 @@ def prune_to_minimum(model: nn.Module, example: Tensor) -> tuple[nn.Module, Cost
     structure, kept, _ = cut_verified(
         model,
         example,
-        lambda structure: [torch.arange(units) for units in get_floors(structure, MIN_UNITS)],
+        lambda structure: [torch.arange(units) for units in get_lowest_floors(structure)],
     )
     return structure.model, structure.predict_cost(kept)
 

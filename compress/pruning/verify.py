@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from compress.models.outputs import suggest_flatten
 from compress.runtime.device import full_precision
 from compress.runtime.errors import UserError, one_line
 
@@ -41,6 +42,7 @@ def check_classifier(model: nn.Module, example: Tensor) -> None:
         raise UserError(
             f"the model is not a classifier: it returns {found}, not logits of shape"
             f" ({len(example)}, classes), or ({len(example)}, classes, height, width) for pixels"
+            f"{suggest_flatten(found)}"
         )
     if not bool(torch.isfinite(logits).all()):
         raise UserError("the logits of the model are not finite; check its weights for NaN")

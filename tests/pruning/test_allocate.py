@@ -160,3 +160,33 @@ def test_the_smallest_step_is_the_cheapest_unit_that_was_removed() -> None:
         assert isinstance(step, Cost)
         assert step.params == params_of(kernel_size, 1)
     assert find_smallest_step(structure, [32, 32], Limits(params=1)) is None
+
+
+def test_where_units_are_many_channels_single_ones_may_be_left() -> None:
+    """A unit of 64 channels in 32 groups is 32 channels."""
+
+    def block(inputs: int, outputs: int) -> nn.Sequential:
+        norm = nn.GroupNorm(32, outputs)
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 3, bias=False), norm, nn.ReLU())
+
+    model = nn.Sequential(block(3, 64), block(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(64, CLASSES))
+    pruned = prune(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "30%")
+    assert list_out_channels(pruned) == [32, 32]
+    with pytest.raises(UserError, match="minimum"):
+        prune(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "10%")
+
+
+def test_a_refusal_names_what_makes_computed_weights_plain() -> None:
+    model = Branches(branch(32, 3), nn.utils.parametrizations.weight_norm(branch(32, 3)))
+    with pytest.raises(UserError, match=r"minimum .* cannot be cut; .*remove_parametrizations"):
+        prune(model, torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "10%")
+
+
+def test_a_network_that_squeezes_one_image_away_is_refused_with_the_remedy() -> None:
+    class Squeezes(Branches):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images).squeeze()
+
+    with pytest.raises(UserError, match=r"flatten\(1\) instead of squeeze\(\)"):
+        prune(Squeezes(branch(32, 3)), torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE), "50%")
