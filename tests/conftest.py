@@ -56,6 +56,21 @@ def no_sync() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forkserver() -> None:
+    """Fork processes from one that has imported torch already: each import would take seconds."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        [
+            "compress.pipeline.run",
+            "compress.cli.terminal",
+            "compress.deployment.predict",
+            "compress.experiments.experiment",
+            "compress.experiments.sweep",
+            "pytest",
+        ]
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     root = tmp_path_factory.mktemp("tiny")
@@ -111,15 +126,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Published:
 
 @pytest.fixture
 def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
-    """Start `compress ARGUMENTS…` in a process of its own, with its output in files.
-
-    The processes are forked from one that has imported torch already: each import would take
-    seconds.
-    """
+    """Start `compress ARGUMENTS…` in a process of its own, with its output in files."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["compress.pipeline.run", "compress.cli.terminal", "compress.deployment.predict"]
-    )
     started: list[Command] = []
     handles: list[int] = []  # of terminals, kept open: what is shown on a closed one may be lost
 

@@ -44,10 +44,9 @@ NETWORKS = [
 LARGE_NETWORKS = [
     ("resnet34", "small", 8, 0.02),
     ("resnet50", "imagenet", 32, 0.05),
-    ("wide_resnet50_2", "half", 8, 0.02),
     ("mobilenet_v3_large", "imagenet", 32, 0.1),
     ("densenet121", "imagenet", 32, 0.1),
-    ("vgg16_bn", "imagenet", 32, 0.02),
+    ("alexnet", "imagenet", 64, 0.02),
     ("efficientnet_b0", "imagenet", 32, 0.1),
     ("resnext50_32x4d", "imagenet", 32, 0.1),
     ("convnext_tiny", "imagenet", 32, 0.05),

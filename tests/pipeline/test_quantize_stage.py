@@ -29,13 +29,11 @@ def with_stage(tiny: Tiny, name: str, budget: str, keys: str = "") -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", ["11KB", "13KB"])
-def test_file_budget_is_that_of_the_int8_file(tiny: Tiny, tmp_path: Path, size: str) -> None:
-    recipe = with_stage(tiny, f"int8-{size}.toml", f'file_size = "{size}"')
+def test_file_budget_is_that_of_the_int8_file(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = with_stage(tiny, "int8.toml", 'file_size = "11KB"')
     result = compress.run(str(recipe), out=tmp_path / "run")
     file = tmp_path / "run" / "model.int8.onnx"
-    budget = 1000 * int(size.removesuffix("KB"))
-    assert 0.9 * budget <= file.stat().st_size <= budget
+    assert 9_900 <= file.stat().st_size <= 11_000
     last, before = result.results[-1], result.results[-2]
     assert last.kind == "quantize" and last.bytes == file.stat().st_size
     assert last.params == before.params

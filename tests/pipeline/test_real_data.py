@@ -35,7 +35,7 @@ def write_first_images(cache: Path, train: int, test: int) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not SYSTEM_COPY.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(tmp_path: Path) -> None:
-    write_first_images(tmp_path / "data", train=600, test=200)
+    write_first_images(tmp_path / "data", train=100, test=40)
     arguments = ["run", "--budget", "100k", "--quick", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         [sys.executable, "-m", "compress", *arguments],

@@ -94,9 +94,8 @@ def slow(*values: object) -> Any:
         slow("resnet34", "small", 28, 0.3),
         slow("resnet50", "small", 28, 0.5),
         slow("resnext50_32x4d", "half", 33, 0.4),
-        slow("vgg16_bn", "imagenet", 32, 0.1),
-        slow("alexnet", "imagenet", 64, 0.3),
-        slow("densenet121", "imagenet", 32, 0.5),
+        ("small_vgg", "imagenet", 32, 0.1),
+        ("small_densenet", "imagenet", 32, 0.5),
         ("mobilenet_v2", "imagenet", 64, 0.0),
         ("mobilenet_v2", "imagenet", 33, 0.7),
         ("mobilenet_v3_large", "imagenet", 32, 0.5),
@@ -107,7 +106,7 @@ def slow(*values: object) -> Any:
         slow("convnext_tiny", "imagenet", 64, 0.4),
         ("squeezenet1_1", "imagenet", 64, 0.4),
         ("googlenet", "imagenet", 64, 0.5),
-        slow("vit_b_16", "imagenet", 224, 0.6),
+        ("small_vit", "imagenet", 32, 0.6),
     ],
 )
 def test_torchvision_networks_land_on_the_budget(

@@ -1,8 +1,8 @@
 """A run of two processes computes what one process computes. The processes are real.
 
-torchrun starts them. They compute in float64: sums in another order then differ by less than
-1e-7, where in float32 a ReLU that flips would show; one case is in float32 nevertheless. The
-networks have no dropout, which differs between processes.
+torchrun starts those that are compared. They compute in float64: sums in another order then differ
+by less than 1e-7, where in float32 a ReLU that flips would show; one case is in float32
+nevertheless. The networks have no dropout, which differs between processes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 import os
 import shutil
 import signal
-import subprocess
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +22,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import NETWORKS, Tiny, wait_for
+from tiny import NETWORKS, Command, Compress, Tiny, wait_for
 from torch import Tensor
-from torchrun import find_process, finish, start
+from torchrun import find_process, finish
+from torchrun import start as torchrun
 
 import compress
 from compress.runtime import distributed
 
 # Stops the process of one rank in a training step, so that the test can kill a process just then.
-# The file `gate` names the rank, and a file that must exist first.
+# The file `gate` beside the networks names the rank, and a file that must exist first.
 GATE = """
 import os
 import pathlib
@@ -39,11 +40,11 @@ import time
 
 class Gate(nn.Module):
     def forward(self, images):
-        gate = pathlib.Path("gate")
+        gate = pathlib.Path(__file__).with_name("gate")
         if self.training and gate.exists():
             rank, file = gate.read_text().split(maxsplit=1)
             if os.environ.get("RANK") == rank and pathlib.Path(file).exists():
-                pathlib.Path("at-gate").touch()
+                gate.with_name("at-gate").touch()
                 while gate.exists():
                     time.sleep(0.01)
         return images
@@ -192,7 +193,7 @@ def test_two_processes_train_as_one_with_every_objective(
     two, one = tmp_path / "two", tmp_path / "one"
     two.mkdir()
     one.mkdir()
-    started = start(still.root, __file__, "train", still.recipe, two)
+    started = torchrun(still.root, __file__, "train", still.recipe, two)
     train_cases(str(still.recipe), one)
     finish(started)
     for name in CASES:
@@ -215,7 +216,7 @@ def test_a_distributed_run_equals_that_of_one_process_even_if_killed(
     alone, complete, killed, alone_after = (
         tmp_path / name for name in ("alone", "complete", "killed", "alone-after")
     )
-    started = start(still.root, __file__, "run", still.recipe, "--out", complete)
+    started = torchrun(still.root, __file__, "run", still.recipe, "--out", complete)
     compress.run(str(still.recipe), out=alone)
     out, _ = finish(started)
     # Only the main process prints.
@@ -224,8 +225,8 @@ def test_a_distributed_run_equals_that_of_one_process_even_if_killed(
 
     # The main process is killed in the second epoch of distilling.
     gate.write_text(f"0 {killed / 'stages' / '02-distill.jsonl'}")
-    started = start(still.root, __file__, "run", still.recipe, "--out", killed)
-    wait_at_gate(started, still.root)
+    started = torchrun(still.root, __file__, "run", still.recipe, "--out", killed)
+    wait_at_gate(still.root, lambda: started.poll() is not None)
     os.kill(find_process(started.pid, 0), signal.SIGKILL)
     _, err = finish(started, code=1)
     gate.unlink()
@@ -234,40 +235,58 @@ def test_a_distributed_run_equals_that_of_one_process_even_if_killed(
     assert list(load_stages(killed)) == ["01-teach"]
 
     shutil.copytree(killed, alone_after)
-    out, _ = finish(start(still.root, __file__, "run", still.recipe, "--out", killed))
+    out, _ = finish(torchrun(still.root, __file__, "run", still.recipe, "--out", killed))
     assert "teach: done" in out and "resuming after epoch 1 of 2" in out
     assert_equal_runs(complete, killed, 0)
     compress.run(str(still.recipe), out=alone_after)
     assert_equal_runs(complete, alone_after, 1e-6)
 
 
-def wait_at_gate(started: subprocess.Popen[str], folder: Path) -> None:
+def wait_at_gate(folder: Path, ended: Callable[[], bool]) -> None:
     at_gate = folder / "at-gate"
-    wait_for(lambda: at_gate.exists() or started.poll() is not None, seconds=120)
+    wait_for(lambda: at_gate.exists() or ended(), seconds=120)
     assert at_gate.exists()
+
+
+@pytest.fixture
+def start_both(start: Compress) -> Callable[..., list[Command]]:
+    """Start `compress ARGUMENTS…` in two processes, with the variables that torchrun sets."""
+
+    def begin(*arguments: object) -> list[Command]:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+        own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+        return [start(*arguments, env=shared | each) for each in own]
+
+    return begin
 
 
 @pytest.mark.slow
 def test_a_process_lost_in_a_training_step_is_reported_in_one_line(
-    still: Tiny, tmp_path: Path, gate: Path
+    start_both: Callable[..., list[Command]], still: Tiny, tmp_path: Path, gate: Path
 ) -> None:
     gate.write_text("0 .")
-    out = tmp_path / "run"
-    started = start(still.root, "-m", "compress", "run", still.recipe, "--out", out)
-    wait_at_gate(started, still.root)
-    os.kill(find_process(started.pid, 1), signal.SIGKILL)
-    _, err = finish(started, code=1)
-    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    main, other = start_both("run", still.recipe, "--out", tmp_path / "run")
+    wait_at_gate(still.root, lambda: main.process.exitcode is not None)
+    other.send(signal.SIGKILL)
+    # torchrun does so when it loses a process.
+    main.send(signal.SIGTERM)
+    assert main.wait() == 2
+    (line,) = [line for line in main.err.splitlines() if line.startswith("error: ")]
     assert "another process of this run is gone" in line
     assert line.endswith(distributed.RESUME_HINT)
 
 
 @pytest.mark.slow
-def test_a_batch_too_small_for_the_processes_is_reported_once(still: Tiny, tmp_path: Path) -> None:
+def test_a_batch_too_small_for_the_processes_is_reported_once(
+    start_both: Callable[..., list[Command]], still: Tiny, tmp_path: Path
+) -> None:
     recipe = still.variant("single.toml", ("batch_size = 33", "batch_size = 1"))
     out = tmp_path / "run"
-    started = start(still.root, "-m", "compress", "run", recipe, "--out", out)
-    _, err = finish(started, code=1)
+    both = start_both("run", recipe, "--out", out)
+    assert [each.wait() for each in both] == [2, 2]
+    err = "".join(each.err for each in both)
     assert err.count("error: 2 processes share a batch of 1 images") == 1
     assert not out.exists()
 
