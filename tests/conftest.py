@@ -10,7 +10,7 @@ import os
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,7 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
         columns: int = 80,
         env: dict[str, str] | None = None,
         code: int = 0,
+        target: Callable[..., None] = command_line,
     ) -> Command:
         folder = tmp_path / f"command-{len(started)}"
         folder.mkdir()
@@ -148,7 +149,7 @@ def start(tiny: Tiny, tmp_path: Path) -> Iterator[Compress]:
             termios.tcsetwinsize(handle, (50, columns))
             screen = os.ttyname(handle)
         process = context.Process(
-            target=command_line,
+            target=target,
             args=(words, folder, tiny.root, (screen, screen if both else "err"), env or {}),
         )
         process.start()

@@ -235,6 +235,7 @@ class Compress(Protocol):
         columns: int = 80,
         env: dict[str, str] | None = None,
         code: int = 0,
+        target: Callable[..., None] = ...,
     ) -> Command: ...
 
 

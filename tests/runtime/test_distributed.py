@@ -1,8 +1,8 @@
 """A run of two processes computes what one process computes. The processes are real.
 
-torchrun starts those that are compared. They compute in float64: sums in another order then differ
-by less than 1e-7, where in float32 a ReLU that flips would show; one case is in float32
-nevertheless. The networks have no dropout, which differs between processes.
+They compute in float64: sums in another order then differ by less than 1e-7, where in float32 a
+ReLU that flips would show; one case is in float32 nevertheless. The networks have no dropout, which
+differs between processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,9 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import NETWORKS, Command, Compress, Tiny, wait_for
+from tiny import NETWORKS, Compress, Tiny, command_line, wait_for
 from torch import Tensor
-from torchrun import find_process, finish
+from torchrun import find_process, finish, finish_both, start_both
 from torchrun import start as torchrun
 
 import compress
@@ -153,6 +152,29 @@ def train_cases(recipe: str, out: Path) -> None:
             torch.save(student.state_dict(), out / f"{name}-{distributed.rank()}.pt")
 
 
+def command_in_float64(*arguments: Any) -> None:
+    """Stand in for `command_line`."""
+    compute_in_float64(pytest.MonkeyPatch())
+    command_line(*arguments)
+
+
+def train_in_float64(
+    words: list[str], folder: Path, networks: Path, screens: object, env: dict[str, str]
+) -> None:
+    """Stand in for `command_line`, and train the cases of the recipe `words[0]` in `words[1]`."""
+    compute_in_float64(pytest.MonkeyPatch())
+    os.environ.update(env)
+    sys.path.insert(0, str(networks))
+    torch.set_num_threads(1)
+    train_cases(words[0], Path(words[1]))
+
+
+def wait_at_gate(folder: Path, ended: Callable[[], bool]) -> None:
+    at_gate = folder / "at-gate"
+    wait_for(lambda: at_gate.exists() or ended(), seconds=120)
+    assert at_gate.exists()
+
+
 def load_stages(run: Path) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of every stage's weights file."""
     return {
@@ -188,14 +210,14 @@ def assert_equal_runs(one: Path, other: Path, tolerance: float) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_every_objective(
-    still: Tiny, tmp_path: Path, float64: None
+    start: Compress, still: Tiny, tmp_path: Path, float64: None
 ) -> None:
     two, one = tmp_path / "two", tmp_path / "one"
     two.mkdir()
     one.mkdir()
-    started = torchrun(still.root, __file__, "train", still.recipe, two)
+    both = start_both(start, still.recipe, two, target=train_in_float64)
     train_cases(str(still.recipe), one)
-    finish(started)
+    assert [each.wait() for each in both] == [0, 0]
     for name in CASES:
         alone, first, second = (
             torch.load(f) for f in (one / f"{name}-0.pt", *sorted(two.glob(f"{name}-?.pt")))
@@ -211,19 +233,23 @@ def test_two_processes_train_as_one_with_every_objective(
 
 @pytest.mark.slow
 def test_a_distributed_run_equals_that_of_one_process_even_if_killed(
-    still: Tiny, tmp_path: Path, gate: Path, float64: None
+    start: Compress,
+    still: Tiny,
+    tmp_path: Path,
+    gate: Path,
+    float64: None,
 ) -> None:
     alone, complete, killed, alone_after = (
         tmp_path / name for name in ("alone", "complete", "killed", "alone-after")
     )
-    started = torchrun(still.root, __file__, "run", still.recipe, "--out", complete)
+    both = start_both(start, "run", still.recipe, "--out", complete, target=command_in_float64)
     compress.run(str(still.recipe), out=alone)
-    out, _ = finish(started)
+    out, _ = finish_both(both)
     # Only the main process prints.
     assert out.count("6/7 finetune 2") == 1 and out.count(f"{complete}/model.pth") == 1
     assert_equal_runs(alone, complete, 1e-6)
 
-    # The main process is killed in the second epoch of distilling.
+    # The main process, which torchrun started, is killed in the second epoch of distilling.
     gate.write_text(f"0 {killed / 'stages' / '02-distill.jsonl'}")
     started = torchrun(still.root, __file__, "run", still.recipe, "--out", killed)
     wait_at_gate(still.root, lambda: started.poll() is not None)
@@ -235,39 +261,20 @@ def test_a_distributed_run_equals_that_of_one_process_even_if_killed(
     assert list(load_stages(killed)) == ["01-teach"]
 
     shutil.copytree(killed, alone_after)
-    out, _ = finish(torchrun(still.root, __file__, "run", still.recipe, "--out", killed))
+    both = start_both(start, "run", still.recipe, "--out", killed, target=command_in_float64)
+    out, _ = finish_both(both)
     assert "teach: done" in out and "resuming after epoch 1 of 2" in out
     assert_equal_runs(complete, killed, 0)
     compress.run(str(still.recipe), out=alone_after)
     assert_equal_runs(complete, alone_after, 1e-6)
 
 
-def wait_at_gate(folder: Path, ended: Callable[[], bool]) -> None:
-    at_gate = folder / "at-gate"
-    wait_for(lambda: at_gate.exists() or ended(), seconds=120)
-    assert at_gate.exists()
-
-
-@pytest.fixture
-def start_both(start: Compress) -> Callable[..., list[Command]]:
-    """Start `compress ARGUMENTS…` in two processes, with the variables that torchrun sets."""
-
-    def begin(*arguments: object) -> list[Command]:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            port = server.getsockname()[1]
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-        own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-        return [start(*arguments, env=shared | each) for each in own]
-
-    return begin
-
-
 @pytest.mark.slow
 def test_a_process_lost_in_a_training_step_is_reported_in_one_line(
-    start_both: Callable[..., list[Command]], still: Tiny, tmp_path: Path, gate: Path
+    start: Compress, still: Tiny, tmp_path: Path, gate: Path
 ) -> None:
     gate.write_text("0 .")
-    main, other = start_both("run", still.recipe, "--out", tmp_path / "run")
+    main, other = start_both(start, "run", still.recipe, "--out", tmp_path / "run")
     wait_at_gate(still.root, lambda: main.process.exitcode is not None)
     other.send(signal.SIGKILL)
     # torchrun does so when it loses a process.
@@ -280,23 +287,17 @@ def test_a_process_lost_in_a_training_step_is_reported_in_one_line(
 
 @pytest.mark.slow
 def test_a_batch_too_small_for_the_processes_is_reported_once(
-    start_both: Callable[..., list[Command]], still: Tiny, tmp_path: Path
+    start: Compress, still: Tiny, tmp_path: Path
 ) -> None:
     recipe = still.variant("single.toml", ("batch_size = 33", "batch_size = 1"))
     out = tmp_path / "run"
-    both = start_both("run", recipe, "--out", out)
-    assert [each.wait() for each in both] == [2, 2]
-    err = "".join(each.err for each in both)
+    _, err = finish_both(start_both(start, "run", recipe, "--out", out), code=2)
     assert err.count("error: 2 processes share a batch of 1 images") == 1
     assert not out.exists()
 
 
 if __name__ == "__main__":
-    command, *words = sys.argv[1:]
-    compute_in_float64(pytest.MonkeyPatch())
-    if command == "train":
-        train_cases(words[0], Path(words[1]))
-    else:
-        from compress.cli.main import main
+    from compress.cli.main import main
 
-        main(prog_name="compress")
+    compute_in_float64(pytest.MonkeyPatch())
+    main(prog_name="compress")

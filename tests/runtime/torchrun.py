@@ -1,12 +1,16 @@
-"""Two processes that torchrun starts."""
+"""Two processes that torchrun starts, or that have the variables which it sets."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from tiny import Command, Compress
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
@@ -36,6 +40,23 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
         os.killpg(started.pid, signal.SIGKILL)
         raise
     assert started.returncode == code, out + err
+    return out, err
+
+
+def start_both(start: Compress, *arguments: object, **options: Any) -> list[Command]:
+    """Do what torchrun does with `compress ARGUMENTS…`, sooner, with the fixture `start`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return [start(*arguments, env=shared | each, **options) for each in own]
+
+
+def finish_both(both: list[Command], code: int = 0) -> tuple[str, str]:
+    """Wait for the processes and return what they printed, and their errors."""
+    codes = [each.wait() for each in both]
+    out, err = "".join(each.out for each in both), "".join(each.err for each in both)
+    assert codes == [code, code], out + err
     return out, err
 
 
