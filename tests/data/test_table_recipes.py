@@ -49,9 +49,19 @@ def shorten(recipe: str) -> dict[str, object]:
     return keys | {f"{kind}.epochs": epochs for kind in kinds} | SMALLER.get(recipe, {})
 
 
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "imagenet"
+    write_imagenet(root)
+    return root
+
+
 @pytest.fixture
 def write_data(
-    cache: Path, published: Published, monkeypatch: pytest.MonkeyPatch
+    cache: Path,
+    published: Published,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Callable[[str], None]:
     """Write a small data set of a published one's name, in its format."""
 
@@ -59,7 +69,8 @@ def write_data(
         if name == "cifar10":
             write_cifar10(cache, monkeypatch)
         elif name == "imagenet":
-            write_imagenet(cache / "imagenet")
+            cache.mkdir()
+            (cache / "imagenet").symlink_to(request.getfixturevalue("imagenet"))
         else:
             classes = IMAGENETTE if name == "imagenette" else IMAGEWOOF
             for split in ("train", "val"):

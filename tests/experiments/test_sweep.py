@@ -166,7 +166,7 @@ def test_a_killed_sweep_resumes_with_the_same_results(
     start: Compress, run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    recipe = tiny.variant("longer.toml", ("epochs = 3\nlr = 0.05", "epochs = 60\nlr = 0.05"))
+    recipe = tiny.variant("longer.toml", ("epochs = 3\nlr = 0.05", "epochs = 15\nlr = 0.05"))
     command = ("sweep", recipe, "--budgets", "6k, 3k", "--max-images", 64, "--out")
     run(*command, undisturbed)
     victim = start(*command, killed)

@@ -21,6 +21,7 @@ from torch import nn
 
 import compress
 from compress.models import checkpoint
+from compress.models.build import build, import_builder
 from compress.models.checkpoint import Checkpoint
 from compress.models.memory_format import to_channels_last
 from compress.models.tensor_file import read_tensors, write_tensors
@@ -45,14 +46,14 @@ LARGE_NETWORKS = [
     ("resnet34", "small", 8, 0.02),
     ("resnet50", "imagenet", 32, 0.05),
     ("mobilenet_v3_large", "imagenet", 32, 0.1),
-    ("densenet121", "imagenet", 32, 0.1),
-    ("alexnet", "imagenet", 64, 0.02),
+    ("small_networks:densenet", "imagenet", 32, 0.5),
+    ("small_networks:vgg", "imagenet", 32, 0.2),
     ("efficientnet_b0", "imagenet", 32, 0.1),
     ("resnext50_32x4d", "imagenet", 32, 0.1),
     ("convnext_tiny", "imagenet", 32, 0.05),
     ("googlenet", "imagenet", 64, 0.1),
     ("shufflenet_v2_x0_5", "imagenet", 32, 0.8),
-    ("vit_b_16", "imagenet", 224, 0.1),
+    ("small_networks:vit", "imagenet", 32, 0.8),
 ]
 
 
@@ -72,11 +73,12 @@ def test_network_of_any_widths_comes_back_unchanged(
 ) -> None:
     saved = make_checkpoint(name, stem, side, keep)
     checkpoint.save(saved, tmp_path / "new folder" / "model.pth")
-    loaded = checkpoint.load(tmp_path / "new folder" / "model.pth")
+    builder = import_builder(name) if ":" in name else None
+    loaded = checkpoint.load(tmp_path / "new folder" / "model.pth", builder)
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
         assert torch.equal(loaded.model(images), saved.model.eval()(images))
-    assert type(loaded.model) is type(torchvision.models.get_model(name, weights=None))
+    assert type(loaded.model) is type(build(ModelSpec(name), 5))
     assert not any(module.training for module in loaded.model.modules())
     for ours, theirs in zip(loaded.model.modules(), saved.model.modules(), strict=True):
         assert ours.extra_repr() == theirs.extra_repr()

@@ -80,10 +80,10 @@ def test_killed_again_and_again_while_files_are_written(
 ) -> None:
     out, kills = tmp_path / "run", 0
     # Every file is synced, and then its folder: odd calls are in the middle of a file.
-    while die(tiny, out, "os.fsync", 11) == -signal.SIGKILL:
+    while die(tiny, out, "os.fsync", 19) == -signal.SIGKILL:
         kills += 1
         assert kills < 20
-    assert kills > 5
+    assert kills > 3
     assert_same(out, finished)
     assert {path.name for path in out.iterdir()} == {"run.json", "model.pth", "stages", ".lock"}
     assert not list(out.rglob("*.part")) and not list(out.rglob("*.state"))

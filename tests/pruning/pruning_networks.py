@@ -10,10 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import torchinfo
-import torchvision.models as zoo
+import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import vgg
 
 from compress.models.build import build
 from compress.models.cost import measure_cost
@@ -40,34 +39,13 @@ def randomize_batch_norms(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def small_vgg() -> nn.Module:
-    model = vgg.VGG(vgg.make_layers([32, "M", 48, "M", 64, 64, "M"], batch_norm=True), 10)
-    model.avgpool = nn.AdaptiveAvgPool2d(2)
-    model.classifier = nn.Sequential(
-        *(nn.Linear(64 * 4, 96), nn.ReLU(), nn.Dropout(), nn.Linear(96, 10))
-    )
-    return model
-
-
-# Members of families of which torchvision has only large ones: a second instead of half a minute.
-SMALL: dict[str, Callable[[], nn.Module]] = {
-    "small_densenet": lambda: zoo.DenseNet(16, (2, 3), num_init_features=32, num_classes=10),
-    "small_maxvit": lambda: zoo.MaxVit((64, 64), 16, 2, [16, 32], [1, 1], 8, 0.0, num_classes=10),
-    "small_swin": lambda: zoo.SwinTransformer(
-        [4, 4], 24, [2, 2], [2, 4], [2, 2], stochastic_depth_prob=0.0, num_classes=10
-    ),
-    "small_vgg": small_vgg,
-    "small_vit": lambda: zoo.VisionTransformer(32, 8, 2, 4, 64, 128, num_classes=10),
-}
-
-
 @functools.cache
 def build_network(name: str, stem: Stem = "imagenet") -> nn.Module:
     """Build a network of 10 classes with random weights. It is shared: copy it before a change."""
     torch.manual_seed(0)
-    model = SMALL[name]() if name in SMALL else build(ModelSpec(name, stem), 10)
+    model = build(ModelSpec(name, stem), 10)
     # The head of a vision transformer starts at zero, and so would all logits.
-    if isinstance(model, zoo.VisionTransformer):
+    if isinstance(model, torchvision.models.VisionTransformer):
         nn.init.normal_(model.heads.head.weight)
     return randomize_batch_norms(model)
 
@@ -127,7 +105,8 @@ def prune_and_check(
     assert macs <= predicted.macs if attention else macs == predicted.macs
     assert limits.fits(predicted)
     unit_counts = unpruned.unit_counts()
-    assert all(keep >= min(units, MIN_UNITS) for keep, units in zip(kept, unit_counts, strict=True))
+    for group, keep in zip(unpruned.groups, kept, strict=True):
+        assert keep * group.units.shape[1] >= min(group.units.numel(), MIN_UNITS), group.name
     if limits.usage(predicted) < TARGET_USAGE:
         assert "smallest step" in lines[-1]
         for i, units in enumerate(unit_counts):

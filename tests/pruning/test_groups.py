@@ -56,7 +56,7 @@ def test_a_unit_of_grouped_convolutions_takes_a_channel_of_each_group() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size", "layer"),
-    [("small_swin", 32, "features.3"), ("small_maxvit", 64, "blocks.")],
+    [("small_networks:swin", 32, "features.3"), ("small_networks:maxvit", 64, "blocks.")],
 )
 def test_networks_that_slice_tokens_name_the_layers_that_stay(
     name: str, image_size: int, layer: str

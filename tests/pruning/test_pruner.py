@@ -37,7 +37,7 @@ AXES: st.SearchStrategy[Axis] = st.sampled_from(("params", "macs", "bytes"))
 
 
 @pytest.mark.slow
-@settings(SETTINGS, max_examples=10)
+@settings(SETTINGS, max_examples=6)
 @given(
     digits=st.floats(3.7, 7),
     seed=st.integers(0, 99),
@@ -94,8 +94,8 @@ def slow(*values: object) -> Any:
         slow("resnet34", "small", 28, 0.3),
         slow("resnet50", "small", 28, 0.5),
         slow("resnext50_32x4d", "half", 33, 0.4),
-        ("small_vgg", "imagenet", 32, 0.1),
-        ("small_densenet", "imagenet", 32, 0.5),
+        ("small_networks:vgg", "imagenet", 32, 0.1),
+        ("small_networks:densenet", "imagenet", 32, 0.5),
         ("mobilenet_v2", "imagenet", 64, 0.0),
         ("mobilenet_v2", "imagenet", 33, 0.7),
         ("mobilenet_v3_large", "imagenet", 32, 0.5),
@@ -106,7 +106,7 @@ def slow(*values: object) -> Any:
         slow("convnext_tiny", "imagenet", 64, 0.4),
         ("squeezenet1_1", "imagenet", 64, 0.4),
         ("googlenet", "imagenet", 64, 0.5),
-        ("small_vit", "imagenet", 32, 0.6),
+        ("small_networks:vit", "imagenet", 32, 0.6),
     ],
 )
 def test_torchvision_networks_land_on_the_budget(
@@ -117,7 +117,7 @@ def test_torchvision_networks_land_on_the_budget(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "small_densenet"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "small_networks:densenet"])
 def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: str) -> None:
     model, example = build_network(name), torch.zeros(1, 3, 32, 32)
     params, macs = count_independently(model, 32)
@@ -178,7 +178,9 @@ def test_a_second_budget_with_room_to_spare_changes_nothing(
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "small_densenet", slow("shufflenet_v2_x0_5")])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "small_networks:densenet", slow("shufflenet_v2_x0_5")]
+)
 def test_a_limit_on_bytes_holds(name: str) -> None:
     model, example = build_network(name), torch.zeros(1, 3, 32, 32)
     limit = count_bytes(model) * 2 // 3

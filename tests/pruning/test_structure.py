@@ -70,7 +70,7 @@ def test_neighbours_are_the_groups_that_share_a_layer() -> None:
     ("name", "stem"),
     [
         ("resnet18", "small"),
-        ("small_densenet", "imagenet"),
+        ("small_networks:densenet", "imagenet"),
         ("mobilenet_v2", "imagenet"),
         ("regnet_x_400mf", "imagenet"),
         ("resnext50_32x4d", "half"),
