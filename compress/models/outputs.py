@@ -6,6 +6,7 @@ heads, a loss or features beside them, always or only in training.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -60,7 +61,7 @@ def describe_choice(model: nn.Module, images: Tensor) -> str:
         A line; empty where it is clear.
     """
     with torch.no_grad():
-        output = run_unreduced(model, images)
+        output = run_unreduced(copy.deepcopy(model).eval(), images)
     rows = [tensor for tensor in list_tensors(output) if tensor.dim() == 2]
     named = {name for name, _ in _named_parts(output)}
     if len({tensor.shape[1] for tensor in rows}) < 2 or not named.isdisjoint(NAMES):

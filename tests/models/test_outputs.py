@@ -75,6 +75,8 @@ def test_pruning_says_which_output_counts_where_the_classes_are_not_known() -> N
     lines: list[str] = []
     example = torch.rand(1, 3, 8, 8)
     assert describe_choice(FeaturesFirst(12), example) == ""
+    net = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten())
+    assert describe_choice(net, example) == "" and net.training
     with pytest.raises(UserError):
         compress.prune(FeaturesFirst(), example, "50%", log=lines.append)
     assert "12 and 3 columns; the first counts" in lines.pop(0)

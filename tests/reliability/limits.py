@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
-import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,8 +37,6 @@ def read_limited(read: Callable[[Path], object], paths: Sequence[Path]) -> list[
 
 
 def _read(read: Callable[[Path], object], paths: Sequence[Path], sender: Connection) -> None:
-    # Measuring coverage would take more time than reading.
-    sys.settrace(None)
     status = Path("/proc/self/status").read_text().splitlines()
     (used,) = [1024 * int(line.split()[1]) for line in status if line.startswith("VmData:")]
     resource.setrlimit(resource.RLIMIT_DATA, (used + BYTES, used + BYTES))
