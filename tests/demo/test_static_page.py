@@ -126,10 +126,10 @@ def test_a_package_that_is_not_the_published_one_is_refused(
 def test_the_reason_of_npm_is_named(
     networks: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("npm_config_registry", "http://nowhere.invalid/")
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_fetch_retries", "0")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm"))
     monkeypatch.setenv("COMPRESS_DATA", str(tmp_path / "cache"))
     done = demo("-w", networks[1], "--static", tmp_path / "new")
-    assert done.exit_code == 2 and "nowhere.invalid" in done.output
+    assert done.exit_code == 2 and "127.0.0.1:9" in done.output
     assert done.output.count("\n") == 1
