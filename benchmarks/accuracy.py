@@ -153,6 +153,12 @@ def columns(row: Row, cells: list[Cell]) -> list[str]:
     ]
 
 
+def slug(network: str) -> str:
+    """Return a name or a path of a network as a part of a folder's name."""
+    file = Path(network)
+    return file.stem if file.is_file() else network.replace("/", "-").replace(":", ".")
+
+
 HEADINGS = ["", "how", "parameters", "MACs", "val %", "test %", "epochs", "minutes", ""]
 
 
@@ -211,7 +217,7 @@ def main(
         "accuracy",
         *(["quick"] if quick else []),
         *([Path(student).stem, budget] if student else []),
-        *([f"{Path(teacher).stem}-teaches".replace(":", ".")] if teacher else []),
+        *([f"{slug(teacher)}-teaches"] if teacher else []),
         *([Path(data).name] if data else []),
         *([f"{max_images}-images"] if max_images else []),
     ]

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from compress.runtime.errors import UserError
 
-# The key or field of the logits, as people call it; else they are the first tensor (B, C).
-NAMES = ("logits", "out", "output", "pred", "preds", "prediction", "predictions")
+# The key or field of the logits, as libraries call it; and as people do, of a tensor (B, C). Else
+# they are the first of these.
+NAMES, LIKELY = ("logits", "out", "output"), ("pred", "preds")
 
 
 def find_logits(output: Any, classes: int | None = None) -> Tensor:
@@ -26,7 +27,7 @@ def find_logits(output: Any, classes: int | None = None) -> Tensor:
 
     Args:
         output: the logits, or a tuple, list, mapping or dataclass that holds them: under one of
-            `NAMES`, or as its first tensor of two dimensions.
+            `NAMES` or `LIKELY`, or as its first tensor of two dimensions.
         classes: number of classes, if known; then tensors of as many columns come first.
 
     Raises:
@@ -45,13 +46,12 @@ def find_logits(output: Any, classes: int | None = None) -> Tensor:
     named = dict(_named_parts(output))
     for name in NAMES:
         found = named.get(name)
-        if not isinstance(found, Tensor) or found.dim() < 2:
-            continue
-        if not fitting or found.shape[1] == classes:
+        if isinstance(found, Tensor) and (not fitting or found.shape[1:2] == (classes,)):
             return found
     if not rows:
         raise UserError(f"the network returns {type(output).__name__}, with no logits in it")
-    return (fitting or rows)[0]
+    likely = [row for row in rows if any(named.get(name) is row for name in LIKELY)]
+    return (fitting or likely or rows)[0]
 
 
 def describe_choice(model: nn.Module, images: Tensor) -> str:
@@ -60,16 +60,19 @@ def describe_choice(model: nn.Module, images: Tensor) -> str:
     Returns:
         A line; empty where it is clear.
     """
+    hook = _find_hook(model)
+    if hook and hook.classes is not None:
+        return ""
     with torch.no_grad():
         output = run_unreduced(copy.deepcopy(model).eval(), images)
     rows = [tensor for tensor in list_tensors(output) if tensor.dim() == 2]
     named = {name for name, _ in _named_parts(output)}
-    if len({tensor.shape[1] for tensor in rows}) < 2 or not named.isdisjoint(NAMES):
+    if len({tensor.shape[1] for tensor in rows}) < 2 or not named.isdisjoint(NAMES + LIKELY):
         return ""
     columns = " and ".join(str(tensor.shape[1]) for tensor in rows)
     return (
-        f"the model returns tensors of {columns} columns; the first counts as its logits: if it is"
-        " another, let the model return it first"
+        f"the model returns tensors of {columns} columns; the first counts as its logits: if the"
+        " logits are another one, let the model return them first"
     )
 
 

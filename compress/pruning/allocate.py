@@ -10,16 +10,17 @@ import heapq
 import itertools
 import math
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.models.plain_module import describe_computed_weights
+from compress.pruning.groups import ChannelGroup
 from compress.pruning.structure import Structure
 from compress.recipe.budget import Cost, Limits
 from compress.runtime.errors import UserError
 
-# Every group keeps at least as many units: with fewer, next to nothing gets through a layer. Where
-# a unit is one channel of each part of a group normalization or a grouped convolution, and the
-# budget cannot be met otherwise, every group keeps as many channels.
+# Every group keeps at least as many units: with fewer, next to nothing gets through a layer. If the
+# budget cannot be met otherwise, it is as many channels where a unit is one of each part of a group
+# normalization or a grouped convolution.
 MIN_UNITS = 4
 # Every group keeps as many units if floors of that height take no more than half of the budget.
 COMFORTABLE_UNITS = 8
@@ -73,10 +74,26 @@ def get_floors(structure: Structure, units: int) -> list[int]:
 
 
 def get_lowest_floors(structure: Structure) -> list[int]:
-    """Return the units of each group that have at least `MIN_UNITS` channels, or all of them."""
+    """Return `MIN_UNITS` for each group, or all of its units where it has fewer.
+
+    Where layers divide their channels, it is as many units as have that many channels.
+    """
+    widths = [group.units.shape[1] if _is_divided(group) else 1 for group in structure.groups]
     return [
-        min(len(group), math.ceil(MIN_UNITS / group.units.shape[1])) for group in structure.groups
+        min(len(group), math.ceil(MIN_UNITS / width))
+        for group, width in zip(structure.groups, widths, strict=True)
     ]
+
+
+def _is_divided(group: ChannelGroup) -> bool:
+    """Return True if a group has a group normalization or a grouped convolution."""
+    layers = [dep.target.module for dep, _ in group.tp_group]
+    if any(isinstance(each, nn.MultiheadAttention) for each in layers):
+        return False
+    return any(
+        isinstance(each, nn.GroupNorm) or (isinstance(each, nn.Conv2d) and each.groups > 1)
+        for each in layers
+    )
 
 
 def choose_floors(structure: Structure, limits: Limits) -> list[int]:

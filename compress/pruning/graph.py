@@ -9,8 +9,10 @@ all others are pruned.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
+import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 from torch_pruning.dependency.node import Node
@@ -51,13 +53,16 @@ def build_graph(model: nn.Module, example: Tensor) -> tuple[Any, set[Any]]:
         return module2node
 
     graph._trace = trace_with_borders
-    graph.build_dependency(model, example, _run_forward, verbose=False)
+    with torch.no_grad():
+        classes = keep_logits(model, run_unreduced(model, example)).shape[1]
+    run_forward = partial(_run_forward, classes=classes)
+    graph.build_dependency(model, example, run_forward, verbose=False)
     for node in opaque:
         node.dependencies.clear()
     return graph, {node.module for node in opaque}
 
 
-def _run_forward(model: nn.Module, images: Tensor) -> Any:
+def _run_forward(model: nn.Module, images: Tensor, classes: int) -> Any:
     """Run `model` for torch-pruning. If it raises, name the last layer that was reached."""
     names = {module: name for name, module in model.named_modules() if not any(module.children())}
     reached = ["?"]
@@ -66,7 +71,9 @@ def _run_forward(model: nn.Module, images: Tensor) -> Any:
         for module in names
     ]
     try:
-        return _run_auxiliary(model, images) or keep_logits(model, run_unreduced(model, images))
+        return _run_auxiliary(model, images, classes) or keep_logits(
+            model, run_unreduced(model, images)
+        )
     except Exception as error:
         raise UserError(
             f"this network cannot be pruned: tracing fails in or after layer {reached[-1]!r}"
@@ -77,7 +84,7 @@ def _run_forward(model: nn.Module, images: Tensor) -> Any:
             hook.remove()
 
 
-def _run_auxiliary(model: nn.Module, images: Tensor) -> list[Tensor]:
+def _run_auxiliary(model: nn.Module, images: Tensor, classes: int) -> list[Tensor]:
     """Return the logits of all heads of a network that has more of them in training, else nothing.
 
     Layers are in evaluation mode: a batch norm would refuse single images.
@@ -95,7 +102,6 @@ def _run_auxiliary(model: nn.Module, images: Tensor) -> list[Tensor]:
             module.training = False
     if isinstance(output, Tensor):
         return []
-    classes = keep_logits(model, output).shape[1]
     return [each for each in list_tensors(output) if each.dim() == 2 and each.shape[1] == classes]
 
 

@@ -117,6 +117,6 @@ def test_two_processes_unpack_a_data_set_at_once() -> None:
     for process in both:
         process.start()
     for process in both:
-        process.join()
+        process.join(60)
     assert [process.exitcode for process in both] == [0, 0]
     unpack()

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import compress
-from compress.models.outputs import describe_choice, find_logits, refuse_probabilities
+from compress.models.outputs import (
+    describe_choice,
+    find_logits,
+    refuse_probabilities,
+    return_logits,
+)
 from compress.runtime.errors import UserError
 
 
@@ -59,6 +64,9 @@ def test_the_number_of_classes_tells_logits_from_features() -> None:
         assert find_logits(output, classes=3) is logits
     assert find_logits((logits, torch.zeros(2, 3)), classes=3) is logits
     assert find_logits((features, logits), classes=5) is features
+    assert find_logits({"scores": logits, "pred": logits.softmax(1)}, classes=3) is logits
+    assert find_logits({"maps": features, "pred": logits}) is logits
+    assert find_logits({"out": logits[0], "features": features}, classes=3).shape == (3,)
 
 
 @pytest.mark.parametrize("name", [None, "pred"])
@@ -75,6 +83,7 @@ def test_pruning_says_which_output_counts_where_the_classes_are_not_known() -> N
     lines: list[str] = []
     example = torch.rand(1, 3, 8, 8)
     assert describe_choice(FeaturesFirst(12), example) == ""
+    assert describe_choice(return_logits(FeaturesFirst(), classes=3), example) == ""
     net = nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten())
     assert describe_choice(net, example) == "" and net.training
     with pytest.raises(UserError):

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from compress.models.build import build
 from compress.models.cost import measure_cost
-from compress.pruning.allocate import MIN_UNITS, TARGET_USAGE
+from compress.pruning.allocate import MIN_UNITS, TARGET_USAGE, get_floors, get_lowest_floors
 from compress.pruning.pruner import prune, prune_to_minimum
 from compress.pruning.structure import Structure
 from compress.recipe.budget import Axis, Limits
@@ -105,8 +105,10 @@ def prune_and_check(
     assert macs <= predicted.macs if attention else macs == predicted.macs
     assert limits.fits(predicted)
     unit_counts = unpruned.unit_counts()
-    for group, keep in zip(unpruned.groups, kept, strict=True):
-        assert keep * group.units.shape[1] >= min(group.units.numel(), MIN_UNITS), group.name
+    floors = get_floors(unpruned, MIN_UNITS)
+    if not limits.fits(unpruned.predict_cost(floors)):
+        floors = get_lowest_floors(unpruned)
+    assert all(keep >= floor for keep, floor in zip(kept, floors, strict=True))
     if limits.usage(predicted) < TARGET_USAGE:
         assert "smallest step" in lines[-1]
         for i, units in enumerate(unit_counts):

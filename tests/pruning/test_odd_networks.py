@@ -6,6 +6,7 @@ import copy
 import io
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import odd_networks
@@ -13,7 +14,7 @@ import pytest
 import torch
 from pruning_networks import count_params
 from tiny import Compress, Tiny
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.models import checkpoint
@@ -102,6 +103,37 @@ def test_auxiliary_heads_lose_the_channels_that_they_read() -> None:
     assert pruned.side_head.in_features == pruned.conv1.out_channels < 16  # type: ignore[union-attr,operator]
     structure = Structure(copy.deepcopy(model), torch.zeros(1, *size))
     assert not structure.unresolved_layers
+
+
+class MoreInTraining(nn.Module):
+    """Returns its logits, and in training what `more` makes of its features and logits."""
+
+    def __init__(self, more: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3)
+        self.head, self.more = nn.Linear(32, 5), more
+
+    def forward(self, images: Tensor) -> object:
+        features = self.conv2(self.conv1(images).relu()).relu().mean((2, 3))
+        logits = self.head(features)
+        return self.more(features, logits) if self.training else logits
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda features, logits: {"loss": logits.mean()},
+        lambda features, logits: (features[:, :, None, None], logits[:, :, None, None]),
+        lambda features, logits: (features, logits),
+    ],
+)
+def test_what_is_returned_in_training_alone_changes_no_cut(
+    more: Callable[[Tensor, Tensor], object],
+) -> None:
+    torch.manual_seed(0)
+    model = MoreInTraining(more)
+    pruned = prune(model, torch.zeros(1, 3, SIZE, SIZE), "30%")
+    assert pruned.conv2.out_channels < 32 and pruned.head.out_features == 5  # type: ignore[union-attr]
 
 
 def test_logits_are_found_by_name_or_shape() -> None:

@@ -143,7 +143,7 @@ def test_limits_on_parameters_and_multiply_adds_hold_alone_and_together(name: st
     axes=st.permutations(("params", "macs", "bytes")),
     slack=st.floats(1, 3),
 )
-def test_a_second_budget_that_holds_anyway_costs_next_to_nothing(
+def test_with_a_second_budget_that_holds_anyway_the_tighter_one_is_used_up(
     kinds: list[str],
     width: int,
     flatten_maps: bool,

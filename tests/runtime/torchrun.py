@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any
 from tiny import Command, Compress
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+STARTED = itertools.count()
 
 
 def start(folder: Path, *words: object) -> subprocess.Popen[str]:
@@ -45,8 +47,8 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
 
 def start_both(start: Compress, *arguments: object, **options: Any) -> list[Command]:
     """Do what torchrun does with `compress ARGUMENTS…`, sooner, with the fixture `start`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    # Below the ports that the system hands out, and another one for each process that runs tests.
+    port = 20_000 + (16 * os.getpid() + next(STARTED)) % 12_000
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     return [start(*arguments, env=shared | each, **options) for each in own]
