@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import plain
 import torch
 from busy import covered, kernels
+from op_times import shares
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -182,6 +183,16 @@ class Setting:
         trace = profile(activities=[ProfilerActivity.CUDA])
         return time_burst(training, self.steps, self.device, trace).busy
 
+    def shares(self, training: Training) -> dict[str, float]:
+        """Return the percentages of a burst's time that kinds of operations take on a CPU."""
+        trace = profile(activities=[ProfilerActivity.CPU])
+        time_burst(training, self.steps, self.device, trace)
+        return shares(trace.events())  # type: ignore[no-untyped-call]
+
+    def pruned(self) -> nn.Module:
+        """Return the pruned network that is fine-tuned."""
+        return load_checkpoint(self.weights, self.plan.recipe.student).model
+
     def _context(self, stage: Train, state: Path, logits_dir: Path) -> StageContext:
         steps = [step for step in self.plan.steps if step.kind == stage.kind]
         size = max(1, round(self.plan.data.image_size * stage.scale))
@@ -195,7 +206,7 @@ class Setting:
 
     def _model(self, kind: str, student: ModelSpec | None) -> nn.Module:
         if kind == "finetune":
-            return load_checkpoint(self.weights, self.plan.recipe.student).model
+            return self.pruned()
         return self._random(
             self.plan.recipe.teacher if kind == "teach" else student or self.plan.recipe.student
         )

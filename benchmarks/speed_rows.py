@@ -17,7 +17,9 @@ from tempfile import TemporaryDirectory
 
 import torch
 from bursts import Setting, taking_turns
+from op_times import KINDS, product_rate
 
+from compress.models.cost import measure_cost
 from compress.runtime.device import can_compile
 from compress.runtime.errors import one_line
 
@@ -234,6 +236,27 @@ def together(setting: Setting) -> Iterator[Line]:
         yield Line(9, f"{kind}: {number} processes against one, {number} {unit}", pairs, "images/s")
 
 
+def arithmetic(setting: Setting) -> Iterator[Line]:
+    if setting.device.type != "cpu":
+        return
+    ours, theirs = setting.ours(setting.stage("finetune"), cached=True), setting.plain("finetune")
+    # Caches the logits of the whole view.
+    setting.rate(ours)
+    work, size = f"fine-tune {setting.weights.stem}, logits cached", setting.plan.data.image_size
+    macs = measure_cost(setting.pruned(), (3, size, size)).macs
+    # A backward pass takes twice the multiply-adds of a forward pass.
+    pairs = [
+        (3 * macs * setting.rate(ours) / 1e9, product_rate(setting.device) / 1e9)
+        for _ in range(setting.repeats)
+    ]
+    how = "multiply-adds, against those of matrix products in bfloat16"
+    yield Line(10, f"{work}: {how}", pairs, "G/s")
+    traced = [(setting.shares(ours), setting.shares(theirs)) for _ in range(setting.repeats)]
+    for kind in KINDS:
+        pairs = [(one[kind], other[kind]) for one, other in traced]
+        yield Line(10, f"{work}: time in {kind}", pairs, "%")
+
+
 ROWS = {
     1: teach,
     2: distill,
@@ -244,4 +267,5 @@ ROWS = {
     7: framework,
     8: busy,
     9: together,
+    10: arithmetic,
 }
