@@ -24,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from compress.data.cache import cache_root
 from compress.distillation.method import Teacher
 from compress.models.build import build
+from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
@@ -189,9 +190,19 @@ class Setting:
         time_burst(training, self.steps, self.device, trace)
         return shares(trace.events())  # type: ignore[no-untyped-call]
 
-    def pruned(self) -> nn.Module:
-        """Return the pruned network that is fine-tuned."""
-        return load_checkpoint(self.weights, self.plan.recipe.student).model
+    def training_macs(self, kind: str, teacher: bool) -> int:
+        """Return the multiply-adds for an image of a training step at full size.
+
+        Args:
+            teacher: count a forward pass of the teacher.
+        """
+        side = self.plan.data.image_size
+        shape = (3, side, side)
+        # A backward pass takes twice the multiply-adds of a forward pass.
+        macs = 3 * measure_cost(self._model(kind, None), shape).macs
+        if teacher:
+            macs += measure_cost(self._random(self.plan.recipe.teacher), shape).macs
+        return macs
 
     def _context(self, stage: Train, state: Path, logits_dir: Path) -> StageContext:
         steps = [step for step in self.plan.steps if step.kind == stage.kind]
@@ -206,7 +217,7 @@ class Setting:
 
     def _model(self, kind: str, student: ModelSpec | None) -> nn.Module:
         if kind == "finetune":
-            return self.pruned()
+            return load_checkpoint(self.weights, self.plan.recipe.student).model
         return self._random(
             self.plan.recipe.teacher if kind == "teach" else student or self.plan.recipe.student
         )

@@ -30,9 +30,10 @@ Rows:
     profiler's trace of its kernels
  9  as many processes as there are GPUs or cores, each with its shard of every batch, against one
     process on one GPU, or with as many threads
-10  on a CPU: multiply-adds a second of fine-tuning with cached logits, against those of products of
-    large matrices, which convolutions cannot exceed; then the percentage of the time that each kind
-    of operation takes on both sides, from a profiler's trace
+10  on a CPU: multiply-adds a second of distilling as in 2, like for like, and of fine-tuning with
+    cached logits, against those of products of large matrices, which convolutions cannot exceed;
+    then the percentage of the time that each kind of operation takes on both sides, from a
+    profiler's trace
 """
 
 from __future__ import annotations

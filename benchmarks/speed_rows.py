@@ -19,7 +19,6 @@ import torch
 from bursts import Setting, taking_turns
 from op_times import KINDS, product_rate
 
-from compress.models.cost import measure_cost
 from compress.runtime.device import can_compile
 from compress.runtime.errors import one_line
 
@@ -239,22 +238,28 @@ def together(setting: Setting) -> Iterator[Line]:
 def arithmetic(setting: Setting) -> Iterator[Line]:
     if setting.device.type != "cpu":
         return
-    ours, theirs = setting.ours(setting.stage("finetune"), cached=True), setting.plain("finetune")
-    # Caches the logits of the whole view.
-    setting.rate(ours)
-    work, size = f"fine-tune {setting.weights.stem}, logits cached", setting.plan.data.image_size
-    macs = measure_cost(setting.pruned(), (3, size, size)).macs
-    # A backward pass takes twice the multiply-adds of a forward pass.
-    pairs = [
-        (3 * macs * setting.rate(ours) / 1e9, product_rate(setting.device) / 1e9)
-        for _ in range(setting.repeats)
-    ]
-    how = "multiply-adds, against those of matrix products in bfloat16"
-    yield Line(10, f"{work}: {how}", pairs, "G/s")
-    traced = [(setting.shares(ours), setting.shares(theirs)) for _ in range(setting.repeats)]
-    for kind in KINDS:
-        pairs = [(one[kind], other[kind]) for one, other in traced]
-        yield Line(10, f"{work}: time in {kind}", pairs, "%")
+    recipe = setting.plan.recipe
+    works = {
+        "distill": f"distill {recipe.teacher.name} into {recipe.student.name}, at full size",
+        "finetune": f"fine-tune {setting.weights.stem}, logits cached",
+    }
+    for kind, work in works.items():
+        cached = kind == "finetune"
+        ours = setting.ours(replace(setting.stage(kind), scale=1.0), cached=cached)
+        theirs = setting.plain(kind)
+        # Fine-tuning caches the logits of the whole view.
+        setting.rate(ours)
+        macs = setting.training_macs(kind, teacher=not cached)
+        pairs = [
+            (macs * setting.rate(ours) / 1e9, product_rate(setting.device) / 1e9)
+            for _ in range(setting.repeats)
+        ]
+        how = "multiply-adds, against those of matrix products in bfloat16"
+        yield Line(10, f"{work}: {how}", pairs, "G/s")
+        traced = [(setting.shares(ours), setting.shares(theirs)) for _ in range(setting.repeats)]
+        for part in KINDS:
+            pairs = [(one[part], other[part]) for one, other in traced]
+            yield Line(10, f"{work}: time in {part}", pairs, "%")
 
 
 ROWS = {
