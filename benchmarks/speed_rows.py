@@ -251,8 +251,7 @@ def arithmetic(setting: Setting) -> Iterator[Line]:
         setting.rate(ours)
         macs = setting.training_macs(kind, teacher=not cached)
         pairs = [
-            (macs * setting.rate(ours) / 1e9, product_rate(setting.device) / 1e9)
-            for _ in range(setting.repeats)
+            (macs * setting.rate(ours) / 1e9, product_rate() / 1e9) for _ in range(setting.repeats)
         ]
         how = "multiply-adds, against those of matrix products in bfloat16"
         yield Line(10, f"{work}: {how}", pairs, "G/s")
