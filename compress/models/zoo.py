@@ -37,8 +37,9 @@ def resnet(blocks: tuple[int, int, int, int], num_classes: int) -> ResNet:
 def flat_resnet(widths: tuple[int, int, int, int], num_classes: int) -> ResNet:
     """Build a ResNet18 whose widths hardly grow with depth.
 
-    A tenth of ResNet18's parameters at more than its multiply-adds: small budgets of parameters are
-    better spent on resolution, where a channel costs as much in parameters and sees more.
+    A fifth of ResNet18's parameters at seven tenths of its multiply-adds: small budgets of
+    parameters are better spent on resolution, where a channel costs as much in parameters and sees
+    more.
 
     Args:
         widths: channels of each stage.
