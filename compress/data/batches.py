@@ -23,6 +23,9 @@ from compress.data.source import IGNORE
 from compress.recipe.stages import Augment
 from compress.runtime.device import to_device
 
+# Images that are scored at once, at most; and pixels of them, which large images reach first.
+MOST_SCORED, SCORED_PIXELS = 500, 500 * 64**2
+
 
 class Batch(NamedTuple):
     """A batch of images, or one process's shard of it.
@@ -149,6 +152,19 @@ def _crop_and_flip(
     for rows, pixels in zip(shards, photos.views(shards, drawn), strict=True):
         images = (pixels if flips is None else _flip(pixels, flips[rows])).float()
         yield images, pool.labels(to_device(rows, images.device))
+
+
+def scored_at_once(image_size: int, batch_size: int = 1) -> int:
+    """Return how many images of this side go through a network at once while it does not train.
+
+    Args:
+        batch_size: images that it trains on at once: so many fit in any case.
+
+    Example:
+        >>> [scored_at_once(side) for side in (28, 64, 224)]
+        [500, 500, 40]
+    """
+    return min(MOST_SCORED, max(batch_size, SCORED_PIXELS // image_size**2, 1))
 
 
 def plain_batches(

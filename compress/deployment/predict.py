@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from compress.data.arrays import is_array, is_single_image, to_one_scale
+from compress.data.batches import scored_at_once
 from compress.data.decode import ImageSource, describe_no_image, read_photo, translate_errors
 from compress.data.photo import Framing, fit_photo
 from compress.deployment.load_model import load_model
@@ -109,7 +110,7 @@ def predict(
     invert: bool = False,
     background: str | None = None,
     device: str = "auto",
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> Iterator[Prediction]:
     """Classify images, or their pixels, in their order, reading at most one batch ahead.
 
@@ -127,7 +128,8 @@ def predict(
         invert: swap light and dark first; see `prepare`.
         background: colour behind transparent parts; the checkpoint's if left out.
         device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
-        batch_size: number of images that go through the network at once.
+        batch_size: number of images that go through the network at once; what suits their size if
+            left out.
 
     Raises:
         UserError: the weights file cannot be loaded, there is no such device or colour, an array
@@ -143,19 +145,20 @@ def predict(
         >>> len(dark.top)
         3
     """
-    if top < 1 or batch_size < 1:
+    if top < 1 or (batch_size is not None and batch_size < 1):
         raise UserError(f"top and batch_size must be at least 1, not {top} and {batch_size}")
     if background is not None:
         background = read_color(background)
     target = pick_device(device)
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load_model(checkpoint)
     model = to_channels_last(copy.deepcopy(checkpoint.model)).to(target).eval()
+    at_once = batch_size or scored_at_once(max(checkpoint.input_size[1:]))
 
     remaining = _list_sources(images, checkpoint.input_size[0])
 
     def stream() -> Iterator[Prediction]:
         network, count = model, 0
-        while sources := list(islice(remaining, batch_size)):
+        while sources := list(islice(remaining, at_once)):
             count += len(sources)
             if network is model and count >= FUSE_FROM:
                 network = fuse_conv_bn(model)

@@ -82,7 +82,7 @@ def _first_channel(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor
     return (inputs[0][:, :1], *inputs[1:])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _takes(model: nn.Module, channels: int, image_size: int) -> bool:
     parameter = next(model.parameters(), torch.zeros(()))
     images = torch.zeros(1, channels, image_size, image_size, device=parameter.device)

@@ -212,7 +212,8 @@ def from_dict(plain: Any, builder: Callable[..., nn.Module] | None = None) -> Ch
     set_widths(model, content.widths)
     check_bytes(content.state_dict)
     set_tensors(model, content.state_dict)
-    with torch.inference_mode():
+    # Not in inference mode: tensors that the network keeps of its first call are trained with.
+    with torch.no_grad():
         logits = model.eval()(torch.zeros(1, *content.input_size))
     if spec.source != "torchvision":
         note_format(model, (channels, height, width))

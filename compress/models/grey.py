@@ -106,7 +106,7 @@ def _pair(padding: str | tuple[int, ...]) -> tuple[int, ...]:
     return (0, 0) if isinstance(padding, str) else padding
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _largest_difference(color: Checkpoint, grey: Checkpoint) -> float:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(IMAGES, 1, *color.input_size[1:], generator=generator)

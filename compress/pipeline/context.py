@@ -108,16 +108,23 @@ class StageContext:
 
     def score(self, model: nn.Module, every: int = 1) -> Scores:
         """Return the scores of `model` on the validation split, or one image of `every`."""
-        batches = plain_batches(
-            self.data, self.data.val, batch_size=500, shard=distributed.shard(), every=every
-        )
+        batches = self._validation_batches(every)
         size = self.step.image_size
         return measure_scores(model, batches, self.plan.task, image_size=size, exact=False)
 
     def measure_mirroring(self, model: nn.Module) -> MirrorTest:
         """Compare `model` on the validation images and on their mirror images."""
-        batches = plain_batches(self.data, self.data.val, batch_size=500, shard=distributed.shard())
+        batches = self._validation_batches()
         return measure_mirroring(model, batches, self.plan.task, image_size=self.step.image_size)
+
+    def _validation_batches(self, every: int = 1) -> Iterator[Batch]:
+        return plain_batches(
+            self.data,
+            self.data.val,
+            batch_size=self.plan.scored_at_once(self.step),
+            shard=distributed.shard(),
+            every=every,
+        )
 
     def sample_batches(self, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the first `samples` training images of a view that no epoch uses, in batches.

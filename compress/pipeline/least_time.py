@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from torch import nn
 from compress.models.build import build
 from compress.models.cost import measure_cost
 from compress.models.fuse_bn import fuse_conv_bn
-from compress.models.memory_format import to_channels_last
 from compress.models.reuse import reusing_networks
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
@@ -130,8 +130,8 @@ def _load_uncut(plan: Plan, step: Step) -> nn.Module:
     kind = "teach" if step.kind == "teach" else "distill"
     for other in plan.steps:
         if other.kind == kind and other.trained is not None:
-            return to_channels_last(other.trained.model).to(plan.device)
+            return plan.place(copy.deepcopy(other.trained.model), step)
     with torch.random.fork_rng(devices=[]):
         spec = replace(step.network, pretrained=False)
         model = build(spec, len(plan.data.classes), input_size=step.input_size)
-    return to_channels_last(model).to(plan.device)
+    return plan.place(model, step)

@@ -81,6 +81,7 @@ class _Manifest:
     device: str = ""
     compiled: dict[str, bool] = Field(default_factory=dict)
     mirrors: bool | None = None
+    mirrors_by: int = 1
     stage_seconds: list[Amount] = Field(default_factory=list)
     least_seconds: list[Amount] = Field(default_factory=list)
     seconds: Amount = 0.0

@@ -13,12 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.balance import draw_chances
+from compress.data.batches import scored_at_once
 from compress.data.dataset import Dataset
 from compress.data.open_dataset import open_dataset
 from compress.deployment.formats import get_format
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
+from compress.models.channels import widen_input
 from compress.models.cost import measure_cost
+from compress.models.memory_format import to_channels_last
 from compress.models.reuse import reusing_networks
 from compress.pipeline.checks import (
     check_images,
@@ -78,6 +81,7 @@ class Plan:
         limits: limits on the final network.
         max_file_bytes: size of the final weights file, if it is limited.
         steps: the stages, in order.
+        student_cost: cost of the student before its first cut, with its time if that is limited.
         notes: lines for the user, about what depends on the data.
         clock: measures the time of one image, if that is limited.
     """
@@ -88,6 +92,7 @@ class Plan:
     limits: Limits
     max_file_bytes: int | None
     steps: tuple[Step, ...]
+    student_cost: Cost
     notes: tuple[str, ...] = ()
     clock: Clock | None = None
 
@@ -127,6 +132,16 @@ class Plan:
         if step.train is None or step.teacher is None or not uses_teacher(step.train):
             return None
         return self.steps[step.teacher]
+
+    def scored_at_once(self, step: Step) -> int:
+        """Return how many images the model of `step` scores at once."""
+        return scored_at_once(max(step.image_size, self.data.image_size), self.batch_size)
+
+    def place(self, model: nn.Module, step: Step) -> nn.Module:
+        """Return the model of `step` on the plan's device, ready for the images of its batches."""
+        if step.channels < self.data.channels:
+            widen_input(model)
+        return to_channels_last(model).to(self.device)
 
     def original_of(self, step: Step) -> Step | None:
         """Return the step that leaves the student before its first cut, if `step` prunes."""
@@ -234,7 +249,7 @@ def make_plan(
     if cut is not None:
         rehearse_cut(steps, data, student, cut, task)
     rehearse_quantization(recipe, steps, data, student if cut is None else cut)
-    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), notes, clock)
+    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), cost, notes, clock)
 
 
 def _least_area(recipe: Recipe) -> float:

@@ -120,9 +120,9 @@ class RunDirectory:
             self.manifest.get("compiled", {}).pop(result.name, None)
             self.manifest.get("fitted", {}).pop(result.name, None)
         self.results = self.results[:count]
-        if count < 2:
-            # What decided it was trained later.
-            self.manifest.pop("mirrors", None)
+        if count <= self.manifest.get("mirrors_by", 1):
+            for key in ("mirrors", "mirrors_by"):
+                self.manifest.pop(key, None)
         for final in (self.model, self.int8_model, self.path / LOGGED):
             final.unlink(missing_ok=True)
         self.write()
@@ -210,7 +210,8 @@ def _discard_changed(
         # Stages that are done again may have other epochs.
         for key in ("stage_seconds", "least_seconds"):
             run_dir.manifest.pop(key, None)
-        run_dir.remove_states()
+        if stages.redo <= len(run_dir.results):
+            run_dir.remove_states()
         run_dir.forget(stages.redo)
     done = len(run_dir.results)
     if done < len(stages.positions) and changes_stage(manifest, begun, stages.positions[done]):

@@ -51,8 +51,7 @@ def image_costs(plan: Plan, per_mac: Sequence[float] | None = None) -> list[floa
     for step in plan.steps:
         if step.prune:
             if step.target is not None and step.prune.mode == "channels":
-                student = full_cost("distill", plan.image_size)
-                left = math.sqrt(1 / step.target.usage(student))
+                left = math.sqrt(1 / step.target.usage(plan.student_cost))
             costs.append(0.0)
             continue
         kind = "teach" if step.kind == "teach" else "distill"

@@ -21,7 +21,6 @@ from compress.deployment.formats import get_format
 from compress.deployment.load_model import load_model
 from compress.models import checkpoint
 from compress.models.build import build, import_builder
-from compress.models.channels import widen_input
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
@@ -73,7 +72,7 @@ def run_stage(model: nn.Module | None, ctx: StageContext) -> StageOutput:
         UserError: the stage fails.
     """
     if ctx.step.trained is not None:
-        return StageOutput(_place(copy.deepcopy(ctx.step.trained.model), ctx))
+        return StageOutput(ctx.plan.place(copy.deepcopy(ctx.step.trained.model), ctx.step))
     return STAGES[ctx.step.kind](model, ctx)
 
 
@@ -115,7 +114,7 @@ def prune(model: nn.Module | None, ctx: StageContext) -> StageOutput:
     spec = ctx.step.network
     builder = import_builder(spec.name) if spec.source == "custom" else None
     received = checkpoint.from_dict(distributed.broadcast(kept or {}), builder).model
-    return StageOutput(_place(received, ctx))
+    return StageOutput(ctx.plan.place(received, ctx.step))
 
 
 def quantize(model: nn.Module | None, ctx: StageContext) -> StageOutput:
@@ -167,14 +166,7 @@ def _train(model: nn.Module, ctx: StageContext) -> StageOutput:
 def _build_network(spec: ModelSpec, ctx: StageContext) -> nn.Module:
     torch.manual_seed(ctx.recipe.seed)
     model = build(spec, len(ctx.data.classes), input_size=ctx.step.input_size)
-    return _place(model, ctx)
-
-
-def _place(model: nn.Module, ctx: StageContext) -> nn.Module:
-    """Return `model` on the stage's device, ready for the images of its batches."""
-    if ctx.step.channels < ctx.data.channels:
-        widen_input(model)
-    return to_channels_last(model).to(ctx.device)
+    return ctx.plan.place(model, ctx.step)
 
 
 def _prune_model(model: nn.Module, ctx: StageContext) -> nn.Module:

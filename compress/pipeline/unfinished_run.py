@@ -14,9 +14,7 @@ from compress.data.near_duplicates import note_near_duplicates
 from compress.deployment.load_model import load_model
 from compress.distillation.method import Teacher
 from compress.models import checkpoint
-from compress.models.channels import widen_input
 from compress.models.cost import measure_cost, summary_table
-from compress.models.memory_format import to_channels_last
 from compress.models.modules import published_spec
 from compress.pipeline.context import StageContext
 from compress.pipeline.events import RunEvents
@@ -209,7 +207,7 @@ class UnfinishedRun:
         found = ctx.measure_mirroring(self._load_model(before))
         if found.mirrors is None:
             return False
-        self.run_dir.manifest["mirrors"] = found.mirrors
+        self.run_dir.manifest |= {"mirrors": found.mirrors, "mirrors_by": last}
         self.run_dir.write()
         self.events.log(
             f"  images are {'mirrored' if found.mirrors else 'not mirrored'} from here on:"
@@ -240,9 +238,7 @@ class UnfinishedRun:
     def _load_model(self, step: Step) -> nn.Module:
         """Load the model of a finished step."""
         kept = load_checkpoint(self.run_dir.path / step.file, step.network)
-        if kept.input_size[0] < self.plan.data.channels:
-            widen_input(kept.model)
-        return to_channels_last(kept.model).to(self.plan.device)
+        return self.plan.place(kept.model, step)
 
     def _load_delivered(self, step: Step) -> nn.Module:
         """Load what a finished step delivers: its model, or the int8 file that it wrote."""
@@ -266,7 +262,12 @@ class UnfinishedRun:
         scored = []
         pairs = list(zip(plan.steps, run_dir.results, strict=True))
         for step, result in self.events.progress(pairs, len(pairs), "scoring"):
-            batches = plain_batches(plan.data, pool, batch_size=500, shard=distributed.shard())
+            batches = plain_batches(
+                plan.data,
+                pool,
+                batch_size=plan.scored_at_once(step),
+                shard=distributed.shard(),
+            )
             scores = measure_scores(
                 self._load_delivered(step),
                 batches,

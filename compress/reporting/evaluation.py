@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.data.batches import plain_batches
+from compress.data.batches import plain_batches, scored_at_once
 from compress.data.dataset import Dataset
 from compress.data.in_memory import to_scored_source
 from compress.data.scoring import Split, open_scored, same_data
@@ -27,8 +27,8 @@ from compress.runtime.device import full_precision, pick_device
 from compress.runtime.errors import UserError
 from compress.training.task import make_plain_task
 
-# Images in a batch, at most, and the logits of a batch.
-BATCH_SIZE, MOST_LOGITS = 500, 2**26
+# Logits of a batch, at most.
+MOST_LOGITS = 2**26
 
 
 def evaluate(
@@ -140,7 +140,8 @@ COLLECT: dict[str, Callable[[Checkpoint, Dataset, Split], SplitLogits | SplitMas
 def iter_answers(checkpoint: Checkpoint, opened: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the logits of a network and the labels of a split, opened by `open_split`, by batch."""
     model = to_channels_last(fuse_conv_bn(checkpoint.model)).to(opened.device)
-    batch_size = min(BATCH_SIZE, max(MOST_LOGITS // math.prod(checkpoint.logits_shape), 1))
+    fits = max(MOST_LOGITS // math.prod(checkpoint.logits_shape), 1)
+    batch_size = min(scored_at_once(max(checkpoint.input_size[1:])), fits)
     for batch in plain_batches(opened, opened.test(), batch_size=batch_size):
         with torch.inference_mode(), full_precision():
             logits = model(batch.images.to(opened.device)).float().cpu()

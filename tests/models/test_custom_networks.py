@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import compress
 from compress.models.build import (
     build,
     import_builder,
@@ -203,3 +204,35 @@ def test_registered_builder_gets_the_options_that_it_takes(plug_in: str) -> None
     assert plug_in in network_names()
     with pytest.raises(UserError, match=f"pretrained.*'{plug_in}'"):
         build(ModelSpec(plug_in, pretrained=True, source="zoo"), 7)
+
+
+class Windowed(nn.Module):
+    """Makes a window when it first sees images, and keeps it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.window: torch.Tensor | None = None
+        self.fc = nn.Linear(48, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.window is None:
+            self.window = torch.ones_like(images[0])
+        maps: torch.Tensor = self.fc((self.window * images).flatten(1))
+        return maps
+
+
+def test_network_that_keeps_a_tensor_of_its_first_call_can_be_trained_once_loaded(
+    tmp_path: Path,
+) -> None:
+    compress.save(
+        Windowed(2),
+        tmp_path / "net.pth",
+        classes=["a", "b"],
+        image_size=4,
+        mean=[0] * 3,
+        std=[1] * 3,
+    )
+    model = compress.load(tmp_path / "net.pth", builder=Windowed).model
+    images = torch.rand(2, 3, 4, 4, requires_grad=True)
+    model.train()(images).sum().backward()
+    assert images.grad is not None

@@ -25,7 +25,10 @@ from compress.models.build import build, import_builder
 from compress.models.channels import input_channels
 from compress.models.checkpoint import Checkpoint
 from compress.models.grey import fold_grey
+from compress.pipeline.least_time import measure_stage_seconds
+from compress.pipeline.plan import make_plan
 from compress.pruning.pruner import prune
+from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.reporting.evaluation import score_test_split
 from compress.runtime.errors import UserError
@@ -126,6 +129,18 @@ def test_run_with_grey_networks(
     shown = {prediction.top[0][0] for prediction in compress.predict(checkpoint, images)}
     assert shown <= set(CLASSES)
     assert int(score_test_split(checkpoint)[1].sum()) == 32
+
+
+@pytest.mark.parametrize(("teacher", "student"), [("color", "grey"), ("grey", "color")])
+def test_time_is_shared_out_among_networks_of_grey_and_of_color_images(
+    teacher: str, student: str, place: Path, tmp_path: Path
+) -> None:
+    names = {"teacher": f"greynets:{teacher}", "student": f"greynets:{student}"}
+    recipe = tmp_path / "run.toml"
+    recipe.write_text(RECIPE.format(data=place / "images", method="", **names))
+    plan = make_plan(load_recipe(str(recipe), {"minutes": 30}), "cpu")
+    seconds = zip(plan.steps, measure_stage_seconds(plan).least, strict=True)
+    assert all((least > 0) == (step.train is not None) for step, least in seconds)
 
 
 @pytest.mark.slow

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import Tiny, weights
+from tiny import NAMES, Tiny, weights
 from torch import nn
 
 import compress
 from compress.deployment.layer_graph import Layer
 from compress.pipeline import stages
 from compress.pipeline.plan import make_plan
+from compress.pipeline.stage_costs import image_costs
 from compress.pruning import pruner
 from compress.pruning.clock import sum_layers
 from compress.recipe.load import load_recipe
@@ -64,6 +65,14 @@ def test_run_delivers_a_network_that_is_fast_enough(
     assert written["budget"]["nanoseconds"] == plan.limits.latency
     assert f"{others[-1]:.3f}" in stages_table(result.results).as_markdown()
     assert not list((tmp_path / "run" / "stages").glob("*.times"))
+
+
+def test_stages_after_cuts_to_a_time_are_expected_to_be_faster(
+    tiny: Tiny, timer: MacsTimer
+) -> None:
+    plan = make_plan(load_recipe(str(tiny.recipe), {"speedup": "4x"}), "cpu")
+    costs = dict(zip(NAMES, image_costs(plan), strict=True))
+    assert 0 < costs["finetune 2"] < costs["finetune 1"]
 
 
 def test_more_threads_than_cores_are_refused_where_time_is_measured(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FILES, NAMES, Compress, Tiny, assert_same
+from tiny import FILES, NAMES, Compress, Interrupted, InterruptIn, Tiny, assert_same
 
 import compress
 from compress.experiments.experiment import run_experiment
@@ -167,6 +167,21 @@ def test_from_a_stage_on_it_is_done_again(
     assert (out / FILES[5]).is_file() and again[0]["status"] == "done"
     # Other epochs take another time.
     assert "stage_seconds" not in again[0] and "least_seconds" not in again[0]
+
+
+@pytest.mark.slow
+def test_from_a_stage_that_is_not_reached_yet_keeps_finished_epochs(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        compress.run(str(tiny.recipe), out=out, callbacks=InterruptIn("teach", 2))
+    with pytest.raises(Interrupted):
+        compress.run(
+            str(tiny.recipe), out=out, callbacks=InterruptIn("teach", 1), redo_from="finetune 1"
+        )
+    lines = (out / FILES[0]).with_suffix(".jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
 @pytest.mark.slow
