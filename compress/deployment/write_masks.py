@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from compress.data.decode import read_photo
 from compress.data.masks import uncrop_mask
@@ -37,17 +38,31 @@ def make_palette() -> list[int]:
     return palette
 
 
-def mask_files(images: Iterable[str], out: Path) -> list[Path]:
+def mask_files(images: Sequence[str], out: Path) -> list[Path]:
     """Return the file of the mask of each image.
 
     Raises:
-        UserError: two images have the same name.
+        UserError: two images would have the same file, or a mask or an overlay would replace an
+            image.
     """
     names = ["stdin" if image == "-" else Path(image).stem for image in images]
-    name, count = Counter(names).most_common(1)[0] if names else ("", 0)
+    files = [out / f"{name}.png" for name in names]
+    written = [target for file in files for target in (file, overlay_file(file))]
+    file, count = Counter(written).most_common(1)[0] if written else (out, 0)
     if count > 1:
-        raise UserError(f"--out: {count} images are called {name!r}; pass them one by one")
-    return [out / f"{name}.png" for name in names]
+        raise UserError(
+            f"--out: two images would be written to {file}; write one to another folder"
+        )
+    sources = {Path(image).resolve() for image in images}
+    replaced = next((file for file in written if file.resolve() in sources), None)
+    if replaced is not None:
+        raise UserError(f"--out: {replaced} is one of the images; choose another folder")
+    return files
+
+
+def overlay_file(mask: Path) -> Path:
+    """Return the file of the overlay that belongs to a mask."""
+    return mask.with_name(f"{mask.stem}{OVERLAY}.png")
 
 
 def write_masks(
@@ -66,40 +81,43 @@ def write_masks(
         The files of the masks.
 
     Raises:
-        UserError: the folder cannot be written, or two images have the same name.
+        UserError: the folder cannot be written, or as `mask_files`.
     """
-    shown = [each for each in predictions if each.mask is not None]
-    files = mask_files((each.image for each in shown), Path(out))
+    files = mask_files([each.image for each in predictions], Path(out))
     try:
         make_folder(Path(out))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({one_line(error)})") from error
-    for prediction, file in zip(shown, files, strict=True):
-        _write_mask(prediction, file, crop_ratio)
-    return files
+    written = []
+    for prediction, file in zip(predictions, files, strict=True):
+        if prediction.mask is not None:
+            _write_mask(prediction, prediction.mask, file, crop_ratio)
+            written.append(file)
+    return written
 
 
-def _write_mask(prediction: Prediction, file: Path, crop_ratio: float) -> None:
-    assert prediction.mask is not None
+def _write_mask(prediction: Prediction, mask: Tensor, file: Path, crop_ratio: float) -> None:
     palette = make_palette()
     if prediction.image == "-":
         # Standard input cannot be read again.
-        mask = Image.fromarray(prediction.mask.numpy(), "P")
-        mask.putpalette(palette)
-        _save(mask, file)
+        _save_mask(mask, palette, file)
         return
     photo = read_photo(prediction.image)
-    values = uncrop_mask(prediction.mask, photo.size, crop_ratio)
-    mask = Image.fromarray(values.numpy(), "P")
-    mask.putpalette(palette)
-    _save(mask, file)
+    values = uncrop_mask(mask, photo.size, crop_ratio)
+    _save_mask(values, palette, file)
     colors = torch.tensor(palette).view(256, 3)[values.long()]
     pixels = photo.pixels.permute(1, 2, 0)
     # The ground of class 0, and what the network does not see, stay as they are.
     known = ((values > 0) & (values < 255))[..., None]
     mixed = torch.where(known, OPACITY * colors + (1 - OPACITY) * pixels, pixels.float())
     overlay = Image.fromarray(mixed.numpy().astype(np.uint8))
-    _save(overlay, file.with_name(f"{file.stem}{OVERLAY}.png"))
+    _save(overlay, overlay_file(file))
+
+
+def _save_mask(values: Tensor, palette: list[int], path: Path) -> None:
+    image = Image.fromarray(values.numpy(), "P")
+    image.putpalette(palette)
+    _save(image, path)
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -76,6 +76,9 @@ def test_masks_and_overlays_are_written(done: RunResult, recipe: Path, tmp_path:
     assert wide.shape == (64, 96)
     assert (wide[:, :16] == 255).all() and (wide[:, 16:80] != 255).all()
     assert Image.open(tmp_path / "out" / "wide-overlay.png").size == (96, 64)
+    before = large.read_bytes()
+    refused = call("predict", large, *command[3:5], "--out", tmp_path, *command[-2:], code=2)
+    assert "wide.png is one of the images" in refused.stderr and large.read_bytes() == before
     [found] = compress.predict(done.load(), [str(image)], top=3)
     assert found.top[0] == ("ground", pytest.approx(float((mask == 0).mean())))
 
