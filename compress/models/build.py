@@ -171,6 +171,15 @@ def import_builder(name: str) -> Builder:
     return found  # type: ignore[no-any-return]
 
 
+def builder_of(spec: ModelSpec) -> Builder | None:
+    """Return the function that builds a custom network, None for one that is built by its name.
+
+    Raises:
+        UserError: as for `import_builder`.
+    """
+    return import_builder(spec.name) if spec.source == "custom" else None
+
+
 def _suggest_name(name: str) -> str:
     """Return a hint at what an unknown name may mean."""
     if "." in name:

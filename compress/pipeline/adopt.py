@@ -18,7 +18,7 @@ from compress.data.dataset import Dataset
 from compress.data.open_dataset import open_dataset
 from compress.data.source import IMAGENET_NORMALIZATION
 from compress.models import checkpoint
-from compress.models.build import import_builder
+from compress.models.build import builder_of
 from compress.models.channels import first_convolution, input_channels
 from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
@@ -192,7 +192,7 @@ def _find_image_size(model: nn.Module, data: Dataset, log: Callable[[str], None]
 def _to_checkpoint(model: nn.Module, spec: ModelSpec, data: Dataset) -> Checkpoint:
     """Return the checkpoint as it will be loaded from a file, with everything checked."""
     adopted = make_checkpoint(model, spec, data, data.channels)
-    builder = import_builder(spec.name) if spec.source == "custom" else None
+    builder = builder_of(spec)
     try:
         return checkpoint.from_dict(checkpoint.to_dict(adopted), builder)
     except RuntimeError as error:

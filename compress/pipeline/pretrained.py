@@ -10,8 +10,8 @@ from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.build import (
     build,
+    builder_of,
     has_pretrained_head,
-    import_builder,
     pretrained_normalization,
 )
 from compress.models.checkpoint import Checkpoint
@@ -36,7 +36,7 @@ def load_checkpoint(path: Path, spec: ModelSpec) -> Checkpoint:
     if is_in_memory(str(path)):
         held: Checkpoint = find_held(str(path))
         return held
-    builder = import_builder(spec.name) if spec.source == "custom" else None
+    builder = builder_of(spec)
     kept = checkpoint.load(path, builder)
     custom = builder is not None and kept.network.source == "custom"
     return replace(kept, network=spec) if custom else kept

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.data.dataset import Dataset
 from compress.models import checkpoint
-from compress.models.build import build, import_builder
+from compress.models.build import build, builder_of
 from compress.models.checkpoint import Checkpoint
 from compress.models.memory_format import note_format, to_channels_last
 from compress.models.reuse import reusing_networks
@@ -138,7 +138,7 @@ def _save_and_load(
         data.name,
         labels=data.labels,
     )
-    builder = import_builder(spec.name) if spec.source == "custom" else None
+    builder = builder_of(spec)
     images = torch.rand(BATCH, *size, generator=torch.Generator().manual_seed(0))
     try:
         # Built once more: another process will not have this network to copy.

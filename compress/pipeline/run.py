@@ -17,7 +17,7 @@ from compress.data.labels import ClassNames
 from compress.data.near_duplicates import note_near_duplicates
 from compress.data.source import Normalization, fit_channels
 from compress.models import checkpoint
-from compress.models.build import import_builder
+from compress.models.build import builder_of
 from compress.models.checkpoint import Checkpoint
 from compress.models.reuse import quiet_builders
 from compress.pipeline.events import RunEvents, to_events
@@ -184,11 +184,10 @@ def _run(
         expected = measure_stage_seconds(plan)
         begun |= {"stage_seconds": expected.whole, "least_seconds": expected.least}
     with open_run(out, begun, fresh, stages, started) as run_dir:
-        if not distributed.broadcast(run_dir.done):
+        if not distributed.broadcast(run_dir.is_done()):
             UnfinishedRun(plan, run_dir, logits_dir or run_dir.logits_dir, events).resume()
         warnings = list_warnings(run_dir.results, plan.data.val_labels, plan.task)
-        spec = plan.steps[-1].network
-        builder = import_builder(spec.name) if spec.source == "custom" else None
+        builder = builder_of(plan.steps[-1].network)
         results = tuple(run_dir.results)
         seconds = float(run_dir.manifest.get("seconds", 0.0))
         return RunResult(run_dir.model, results, warnings, builder, seconds)

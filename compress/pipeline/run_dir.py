@@ -49,7 +49,7 @@ class RunDirectory:
         self.notes: list[str] = []
         results = [StageResult(**entry) for entry in manifest["stages"]]
         self.results = list(takewhile(lambda r: (path / r.checkpoint).is_file(), results))
-        if not self.done:
+        if not self.is_done():
             self.results = list(takewhile(self._is_intact, self.results))
 
     @property
@@ -67,9 +67,8 @@ class RunDirectory:
         """Folder of the run's own logits cache, which exists while it runs."""
         return self.path / "logits_cache"
 
-    @property
-    def done(self) -> bool:
-        """True if nothing is left to do."""
+    def is_done(self) -> bool:
+        """Return True if nothing is left to do; the final files are read and checked."""
         complete = len(self.results) == len(self.manifest["stages"]) > 0
         finals = [self.model]
         if complete and self.results[-1].kind == "quantize":

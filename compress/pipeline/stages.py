@@ -20,7 +20,7 @@ from compress.deployment.export import describe_versions
 from compress.deployment.formats import get_format
 from compress.deployment.load_model import load_model
 from compress.models import checkpoint
-from compress.models.build import build, import_builder
+from compress.models.build import build, builder_of
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.pipeline.context import StageContext
@@ -111,9 +111,8 @@ def prune(model: nn.Module | None, ctx: StageContext) -> StageOutput:
     if distributed.is_main():
         pruned = _prune_model(model, ctx)
         kept = checkpoint.to_dict(build_checkpoint(pruned, ctx.step, ctx.data, {}))
-    spec = ctx.step.network
-    builder = import_builder(spec.name) if spec.source == "custom" else None
-    received = checkpoint.from_dict(distributed.broadcast(kept or {}), builder).model
+    content, builder = distributed.broadcast(kept or {}), builder_of(ctx.step.network)
+    received = checkpoint.from_dict(content, builder).model
     return StageOutput(ctx.plan.place(received, ctx.step))
 
 
@@ -128,7 +127,7 @@ def quantize(model: nn.Module | None, ctx: StageContext) -> StageOutput:
     if distributed.is_main():
         plain = checkpoint.to_dict(build_checkpoint(model, ctx.step, ctx.data, {}))
         plain["origin"] = {"data_checksum": ctx.data.checksum}
-        known = checkpoint.from_dict(plain, _builder_of(ctx.step.network))
+        known = checkpoint.from_dict(plain, builder_of(ctx.step.network))
         origin = describe_versions(known, get_format("onnx"))
         made = quantize_network(
             known,
@@ -143,10 +142,6 @@ def quantize(model: nn.Module | None, ctx: StageContext) -> StageOutput:
     # The others wait for the file.
     distributed.broadcast(True)
     return StageOutput(model, delivered=load_model(ctx.int8_file).model)
-
-
-def _builder_of(spec: ModelSpec) -> Callable[..., nn.Module] | None:
-    return import_builder(spec.name) if spec.source == "custom" else None
 
 
 STAGES: dict[str, Callable[[nn.Module | None, StageContext], StageOutput]] = {
