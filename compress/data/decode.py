@@ -7,7 +7,6 @@ import io
 import os
 import stat
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from compress.data.arrays import image_to_pixels
 from compress.data.color import ORIENTATION, convert_to_rgb
 from compress.data.formats import FORMATS, SUFFIXES
 from compress.data.photo import Framing, Photo, to_luma
+from compress.data.quiet import no_warnings, silent_stderr
 from compress.runtime.errors import UserError, describe_type
 
 # A path, "-" for standard input, an open binary file; or an image in memory: Pillow's, or an array
@@ -198,28 +198,9 @@ def _decode_jpeg(file: BinaryIO, grey: bool) -> Tensor:
     """Decode a JPEG of one or three channels; a sixth faster than Pillow (docs/scaling.md)."""
     file.seek(0)
     data = torch.frombuffer(bytearray(file.read()), dtype=torch.uint8)
-    with _silent_stderr():
+    with silent_stderr:
         pixels = decode_jpeg(data)
     return to_luma(pixels) if grey else pixels.expand(3, -1, -1)
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Discard what C code writes to standard error: libjpeg warns of flaws in files by itself."""
-    try:
-        kept = os.dup(2)
-    except OSError:
-        # There is no standard error.
-        yield
-        return
-    discard = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(discard, 2)
-    os.close(discard)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _image_from_array(values: Tensor | np.ndarray[Any, Any]) -> Image.Image:
@@ -251,9 +232,7 @@ def _find_alpha(values: Tensor | np.ndarray[Any, Any]) -> int | None:
 def translate_errors() -> Iterator[None]:
     """Raise a `UserError` of one line for any error in decoding an image."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with no_warnings:
             yield
     except UserError:
         raise

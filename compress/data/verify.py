@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
@@ -19,6 +18,7 @@ from compress.data.cache import VERIFIED, cache_root
 from compress.data.decode import check_sides, describe_error, open_regular
 from compress.data.formats import FORMATS
 from compress.data.masks import find_mask_faults
+from compress.data.quiet import no_warnings
 from compress.data.source import Files, Images, Source
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
@@ -158,13 +158,9 @@ def _stat_unknown(
 
 def _find_faults(paths: list[Path]) -> list[str | None]:
     """Return what is wrong with each file; None if it can be decoded."""
-    # Filters of warnings belong to the process, so that the threads cannot set their own.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Pillow decodes without Python's lock.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-            return list(threads.map(_find_fault, paths))
+    # Pillow decodes without Python's lock.
+    with no_warnings, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+        return list(threads.map(_find_fault, paths))
 
 
 def _find_fault(path: Path) -> str | None:

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.io import decode_jpeg
 from toy_classifiers import (
     CORNER,
     CORNERS,
@@ -155,6 +156,33 @@ def test_transparency_of_grey_and_palette_images(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert best(ON_BLACK, *sorted(tmp_path.iterdir())) == ["bottom left"] * 4
+
+
+def test_threads_leave_standard_error_and_warnings_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered, left = threading.Semaphore(0), {str(each): threading.Event() for each in range(3)}
+
+    def decode_slowly(data: torch.Tensor) -> torch.Tensor:
+        entered.release()
+        left[threading.current_thread().name].wait(20)
+        return decode_jpeg(data)
+
+    monkeypatch.setattr("compress.data.decode.decode_jpeg", decode_slowly)
+    before, filters = os.fstat(2), [*warnings.filters]
+    files = [stored(corner_image(), "JPEG") for _ in left]
+    threads = [
+        threading.Thread(target=read_photo, args=[file], name=name)
+        for file, name in zip(files, left, strict=True)
+    ]
+    for each in threads:
+        each.start()
+        assert entered.acquire(timeout=20)
+    # The first one to come is the first one to go.
+    for each in threads:
+        left[each.name].set()
+        each.join()
+    assert os.path.samestat(os.fstat(2), before) and [*warnings.filters] == filters
 
 
 def test_the_exif_orientation_is_applied_once() -> None:
