@@ -97,6 +97,18 @@ def build(
     return model
 
 
+def build_untrained(
+    spec: ModelSpec, classes: int, input_size: tuple[int, int, int] | None = None
+) -> nn.Module:
+    """Build a network with random weights, and leave the state of the random generator as it is.
+
+    Args:
+        input_size: as for `build`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return build(replace(spec, pretrained=False), classes, input_size=input_size)
+
+
 def skeleton(
     spec: ModelSpec,
     classes: int,

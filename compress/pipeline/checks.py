@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 import torch
 from torch import nn
@@ -18,7 +17,13 @@ from compress.distillation.objectives import (
     needs_features,
     uses_teacher,
 )
-from compress.models.build import build, describe_new_head, import_builder, skeleton
+from compress.models.build import (
+    build,
+    build_untrained,
+    describe_new_head,
+    import_builder,
+    skeleton,
+)
 from compress.models.channels import first_convolution, input_channels, widen_input
 from compress.models.checkpoint import Checkpoint
 from compress.models.outputs import refuse_probabilities, suggest_flatten
@@ -97,10 +102,9 @@ def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset, task: Ta
     tapping = [step for step in students if step.train and needs_features(step.train)]
     if not tapping:
         return
-    specs = (replace(spec, pretrained=False) for spec in (recipe.teacher, recipe.student))
     teacher, student = (
-        _take_color(build(spec, len(data.classes)), own)
-        for spec, (_, own) in zip(specs, _by_network(recipe, steps), strict=True)
+        _take_color(build_untrained(spec, len(data.classes)), own)
+        for spec, own in _by_network(recipe, steps)
     )
     for step in tapping:
         source = steps[step.teacher or 0]
@@ -154,8 +158,7 @@ def network_channels(spec: ModelSpec, trained: Checkpoint | None, data: Dataset)
         return trained.input_size[0]
     if spec.source != "custom":
         return 3
-    with torch.random.fork_rng(devices=[]):
-        model = build(replace(spec, pretrained=False), len(data.classes))
+    model = build_untrained(spec, len(data.classes))
     try:
         return input_channels(model, data.image_size)
     except UserError as error:
@@ -184,7 +187,7 @@ def _check_image_sizes(spec: ModelSpec, steps: Sequence[Step], task: Task) -> No
             _run_once(shapes, size) == task.output_shape(1, size) for size in sizes
         ):
             return
-    model = _take_color(build(replace(spec, pretrained=False), classes), steps)
+    model = _take_color(build_untrained(spec, classes), steps)
     for size in sorted(sizes):
         try:
             answer = _run_once(model, size)
@@ -219,7 +222,7 @@ def _check_single_images(
         if step.stage is None or min(samples, recipe.batch_size) > 1:
             continue
         try:
-            model = build(replace(spec, pretrained=False), len(data.classes))
+            model = build_untrained(spec, len(data.classes))
             _run_once(_take_color(model, [step]), step.image_size, training=True)
         # A network may raise anything.
         except Exception as error:
@@ -273,4 +276,4 @@ def student_model(
     """Return the student to measure: the trained one, or one with random weights."""
     if trained is not None:
         return trained.model
-    return build(replace(recipe.student, pretrained=False), classes, input_size=input_size)
+    return build_untrained(recipe.student, classes, input_size)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from compress.models.build import build
+from compress.models.build import build_untrained
 from compress.models.cost import measure_cost
 from compress.models.fuse_bn import fuse_conv_bn
 from compress.models.reuse import reusing_networks
@@ -131,7 +131,5 @@ def _load_uncut(plan: Plan, step: Step) -> nn.Module:
     for other in plan.steps:
         if other.kind == kind and other.trained is not None:
             return plan.place(copy.deepcopy(other.trained.model), step)
-    with torch.random.fork_rng(devices=[]):
-        spec = replace(step.network, pretrained=False)
-        model = build(spec, len(plan.data.classes), input_size=step.input_size)
+    model = build_untrained(step.network, len(plan.data.classes), step.input_size)
     return plan.place(model, step)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.data.dataset import Dataset
 from compress.models import checkpoint
-from compress.models.build import build, builder_of
+from compress.models.build import build_untrained, builder_of
 from compress.models.checkpoint import Checkpoint
 from compress.models.memory_format import note_format, to_channels_last
 from compress.models.reuse import reusing_networks
@@ -41,10 +41,8 @@ def rehearse_training(steps: Sequence[Step], data: Dataset, task: Task) -> None:
     tried = {(step.network.name, step.input_size): step for step in steps if step.train}
     for step in tried.values():
         if step.trained is None and step.network.source != "torchvision":
-            spec = replace(step.network, pretrained=False)
-            with torch.random.fork_rng(devices=[]):
-                model = build(spec, len(data.classes), input_size=step.input_size)
-            _train_once(model, step.input_size, f"network {spec.name!r}", task)
+            model = build_untrained(step.network, len(data.classes), step.input_size)
+            _train_once(model, step.input_size, f"network {step.network.name!r}", task)
 
 
 def rehearse_cut(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 
-import torch
-
 from compress.distillation.objectives import epochs_until_cached
-from compress.models.build import build
+from compress.models.build import build_untrained
 from compress.models.cost import measure_cost
 from compress.models.reuse import reusing_networks
 from compress.pipeline.plan import Plan
@@ -39,9 +36,7 @@ def image_costs(plan: Plan, per_mac: Sequence[float] | None = None) -> list[floa
         if kind in trained:
             return measure_cost(trained[kind], (channels, size, size))
         spec = plan.recipe.teacher if kind == "teach" else plan.recipe.student
-        with torch.random.fork_rng(devices=[]):
-            spec = replace(spec, pretrained=False)
-            model = build(spec, len(data.classes), input_size=(channels, size, size))
+        model = build_untrained(spec, len(data.classes), (channels, size, size))
         return measure_cost(model, (channels, size, size))
 
     costs: list[float] = []
