@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,7 +159,8 @@ def _find_images(images: tuple[str, ...], checkpoint: Checkpoint) -> list[tuple[
     found = find_labelled_images(images, classes)
     for file, _ in found:
         # A folder stands for itself where it holds no image.
-        if file in images and Path(file).is_dir():
+        # Path.is_dir() raises an error if the name is too long for a path.
+        if file in images and os.path.isdir(file):  # noqa: PTH112
             raise UserError(f"{file}: holds no images; name a folder that does, files or globs")
     return found
 

@@ -14,6 +14,7 @@ from compress.data.folder_checksums import check_folder
 from compress.data.labelled_files import make_source, to_numbers
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
+from compress.recipe.data_names import expand_home
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.text import normalize_name
 
@@ -72,7 +73,7 @@ def _load_tables(name: str, place: str) -> dict[str, Any]:
         raise UserError(
             f"{name}: needs the package datasets: pip install 'compress[hf]'"
         ) from error
-    path = Path(place).expanduser()
+    path = expand_home(place)
     datasets.disable_progress_bars()
     # The hub's client would write a line for each of its attempts.
     for library in ("datasets", "huggingface_hub"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ from compress.data.open_dataset import hold_out_val
 from compress.data.source import Files, Images, Source
 from compress.data.sources import open_source
 from compress.data.verify import verify_source
-from compress.recipe.data_names import split_data_name
+from compress.recipe.data_names import expand_home, split_data_name
 from compress.runtime.errors import UserError
 
 Split = Literal["test", "val"]
@@ -129,7 +128,7 @@ def same_data(name: str, other: str) -> bool:
     if places[0] is None or places[1] is None:
         return name == other
     (prefix, place), (other_prefix, other_place) = places[0], places[1]
-    paths = [Path(each).expanduser().resolve() for each in (place, other_place)]
+    paths = [expand_home(each).resolve() for each in (place, other_place)]
     return prefix == other_prefix and paths[0] == paths[1]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -120,7 +121,9 @@ def run_experiment(
 def _find_recipe(name: str, folder: Path) -> str:
     """Return the name under which `load_recipe` finds an experiment's recipe."""
     beside = folder / name
-    return str(beside) if name not in shipped_recipes() and beside.is_file() else name
+    # Path.is_file() raises an error if the name is too long for a path.
+    own = name not in shipped_recipes() and os.path.isfile(beside)  # noqa: PTH113
+    return str(beside) if own else name
 
 
 def _assign_folders(

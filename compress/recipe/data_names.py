@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def split_data_name(data: str) -> tuple[str, str] | None:
     return (prefix, place) if colon and prefix in DATA_PLACES else None
 
 
+def expand_home(place: str) -> Path:
+    """Return the path of a place, with ``~`` expanded; ``~name`` stays if there is no such user."""
+    # Path.expanduser() raises an error then; the name may come from another machine.
+    return Path(os.path.expanduser(place))  # noqa: PTH111
+
+
 def check_data_name(data: str | None) -> Path | None:
     """Check that `data` is a registered data set, or a place, as ``folder:PATH`` or ``hf:NAME``.
 
@@ -45,7 +52,7 @@ def check_data_name(data: str | None) -> Path | None:
     prefix, place = split_data_name(data) or (None, data)
     if prefix is not None and not place:
         raise UserError(f"{data} names no place; write {prefix}:{DATA_PLACES[prefix][0]}")
-    path = Path(place).expanduser()
+    path = expand_home(place)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:

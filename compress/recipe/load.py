@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,7 +51,8 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         '50k'
     """
     path = shipped_recipes().get(name, Path(name))
-    if not path.is_file():
+    # Path.is_file() raises an error if the name is too long for a path.
+    if not os.path.isfile(path):  # noqa: PTH113
         hint = did_you_mean(name, shipped_recipes())
         raise UserError(
             f"no recipe {quote(name)}{hint}: see `compress recipes`, or pass a TOML file"

@@ -81,6 +81,14 @@ def test_an_unreadable_image_does_not_stop_the_others(
     assert f"│ ../{bad.name} " in shown and "unreadable: " in shown
 
 
+def test_a_name_too_long_for_a_path_does_not_stop_the_others(
+    run: Compress, tiny: Tiny, weights: Path
+) -> None:
+    good = tiny.data / "test" / "blob" / "000.png"
+    done = run("predict", "-w", weights, "x" * 300, good, "--json", code=1)
+    assert [len(row["top"]) for row in json.loads(done.out)] == [0, 3] and "too long" in done.err
+
+
 def test_the_test_split_is_scored_without_images(run: Compress, finished: Path) -> None:
     shown = run("predict", "-w", finished / "model.pth", *BUILDER).out
     correct = [int(count) for count in re.findall(r"│ +(\d+) │ +20 │", shown)]

@@ -94,6 +94,8 @@ def test_groups_stay_on_one_side_of_all_splits(tmp_path: Path, images: list[str]
         (["path,label,Label", "{0},cat,dog"], "line 1: 'label' names several columns"),
         (["path,label,split,group", "{0},cat,train,a", "{1},cat,test,a"], "line 3: group 'a'"),
         (["path,label", "nowhere/a.png,cat"], r"line 2: there is no file .*nowhere/a.png"),
+        (["path,label", "a" * 300 + ",cat"], r"line 2: there is no file .*aaa"),
+        (["path,label", "b\\" + "a" * 300 + ",cat"], r"line 2: there is no file .*b/aaa"),
         (["path,label,split", "{0},cat,train", "{1},dog,test"], "no image of 'dog' in the train"),
         (["path,label,split", "{0},cat,test"], "no training images"),
         (["path,label"], "no lines below its header"),

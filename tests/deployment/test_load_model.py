@@ -155,6 +155,11 @@ def test_classes_are_read_from_a_file(name: str, content: str, tmp_path: Path) -
     assert read_names(str(tmp_path / name)) == ["red", "green, or blue", "blue"]
 
 
+def test_a_list_of_names_may_be_longer_than_a_path() -> None:
+    names = [f"class {number}" for number in range(1000)]
+    assert read_names(",".join(names)) == names
+
+
 @pytest.mark.parametrize("content", ["", "[1, 2]", '{"red": 1}', "[", b"\xff\xfe\x00"])
 def test_file_without_classes_is_refused(content: str | bytes, tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"

@@ -61,6 +61,8 @@ def test_an_unknown_recipe_is_refused_with_the_closest_name(tmp_path: Path) -> N
     with pytest.raises(UserError, match="no recipe") as refused:
         load_recipe(str(tmp_path))
     assert repr(str(tmp_path)) in str(refused.value)
+    with pytest.raises(UserError, match="no recipe 'xxx"):
+        load_recipe("x" * 300)
 
 
 @pytest.mark.parametrize(

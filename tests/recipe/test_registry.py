@@ -315,3 +315,8 @@ def test_a_name_that_is_too_long_is_one_line(data: str) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="too long"):
         require_file("x" * 5000)
+
+
+def test_the_home_of_an_unknown_user_is_no_folder() -> None:
+    with pytest.raises(UserError, match="there is no folder ~nobody-of-that-name"):
+        check_data_name("folder:~nobody-of-that-name/photos")
