@@ -68,11 +68,7 @@ from compress.runtime.files import require_file
     show_default=True,
     help="Weights file to write.",
 )
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Leave out tensors that the network does not have; replace --out if it exists.",
-)
+@click.option("--force", is_flag=True, help="Leave out tensors that the network does not have.")
 def adopt(
     file: Path,
     network: str | None,
@@ -99,10 +95,7 @@ def adopt(
         raise UserError("name the network, by --network or by --builder")
     require_file(file)
     check_data_name(data)
-    if not force:
-        require_free(out)
-    elif out.exists() and out.samefile(file):
-        raise UserError(f"{out}: is the file to read; choose another --out")
+    require_free(out)
 
     from compress.models.checkpoint import save
     from compress.pipeline.adopt import adopt

@@ -264,7 +264,8 @@ def test_of_several_networks_the_best_is_taken(run: Compress, adopted: Path) -> 
     shown = run(*words, env=env).out
     assert "model_ema.module 100.00 %" in shown and "model 0.00 %" in shown and "--key" in shown
     assert "already exists" in run(*words, env=env, code=2).err
-    shown = run(*words, "--key", "model", "--force", env=env).out
+    out.unlink()
+    shown = run(*words, "--key", "model", env=env).out
     assert f"{out}: 0.00 %" in shown and "warning" in shown
     kept = compress.load(out, import_builder("adoptnets:Sized"))
     assert torch.equal(kept.model.state_dict()["sign.weight"], sized(-1.0)["sign.weight"])
