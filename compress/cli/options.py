@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from compress.recipe.registry import Stem
-from compress.runtime.arguments import require_threads
+from compress.runtime.arguments import read_channel_values, require_threads
 from compress.runtime.errors import UserError
 from compress.runtime.files import require_replaceable
 
@@ -63,10 +63,10 @@ def combine_options(*options: Callable[[F], F]) -> Callable[[F], F]:
 def parse_floats(
     ctx: click.Context, parameter: click.Parameter, text: str | None
 ) -> tuple[float, ...] | None:
-    """Parse a number, or several separated by commas."""
+    """Parse a number, or three separated by commas."""
     try:
-        return tuple(float(part) for part in text.split(",")) if text else None
-    except ValueError as error:
+        return read_channel_values(text.split(","), str(parameter.name)) if text else None
+    except UserError as error:
         raise click.BadParameter(f"{text!r}: write one number, or three with commas") from error
 
 

@@ -77,6 +77,18 @@ class Description:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
+def make_description(**fields: Any) -> Description:
+    """Return a description of validated fields.
+
+    Raises:
+        UserError: a field is wrong; the message names it.
+    """
+    try:
+        return Description(**fields)
+    except pydantic.ValidationError as error:
+        raise UserError(describe_first_error(error, Description)) from error
+
+
 def parse_description(text: str | None) -> Description:
     """Parse and validate the JSON of `Description.to_json`; None is a file without any.
 
@@ -88,10 +100,8 @@ def parse_description(text: str | None) -> Description:
     try:
         content = json.loads(text)
         check_plain(content)
-        return Description(**content)
-    except pydantic.ValidationError as error:
-        raise UserError(
-            f"its description is wrong: {describe_first_error(error, Description)}"
-        ) from error
+        return make_description(**content)
+    except UserError as error:
+        raise UserError(f"its description is wrong: {error}") from error
     except (ValueError, TypeError, RecursionError) as error:
         raise UserError("its description is not that of an exported file") from error

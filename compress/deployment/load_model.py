@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from compress.data.source import IMAGENET_NORMALIZATION, fit_channels
-from compress.deployment.description import Description
+from compress.deployment.description import Description, make_description
 from compress.deployment.formats import Infer, fill_size, find_format, open_exported
 from compress.models.build import import_builder
 from compress.models.checkpoint import Checkpoint, load
 from compress.models.tensor_file import read_tensors
 from compress.recipe.model_spec import ModelSpec
+from compress.runtime.arguments import read_normalization
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import require_file
 
@@ -147,17 +148,16 @@ def _describe_foreign(
     classes = foreign.classes or [str(number) for number in range(num_classes)]
     if num_classes and len(classes) != num_classes:
         raise UserError(f"has {num_classes} classes, and --classes names {len(classes)}")
-    mean, std = (
-        fit_channels(tuple(given or usual), channels)
-        for given, usual in zip((foreign.mean, foreign.std), IMAGENET_NORMALIZATION, strict=True)
+    usual_mean, usual_std = IMAGENET_NORMALIZATION
+    mean, std = read_normalization(
+        usual_mean if foreign.mean is None else foreign.mean,
+        usual_std if foreign.std is None else foreign.std,
     )
-    if any(value <= 0 for value in std):
-        raise UserError(f"--std {', '.join(map(str, std))}: must be above 0")
-    return Description(
+    return make_description(
         classes=tuple(classes),
-        input_size=(channels, height, width),  # type: ignore[arg-type]
-        mean=mean,
-        std=std,
+        input_size=(channels, height, width),
+        mean=fit_channels(mean, channels),
+        std=fit_channels(std, channels),
         background="white",
         uint8=uint8,
     )

@@ -90,7 +90,10 @@ def test_probabilities_and_pixels_of_another_program(tmp_path: Path) -> None:
         (("n", 3, "h", "w"), Foreign(), "--image-size"),
         (("n", 3, 4, 4), Foreign(image_size=8), "4×4.*--image-size 8"),
         (("n", 7, 4, 4), Foreign(), r"\[.*7, 4, 4\]"),
-        (("n", 3, 4, 4), Foreign(std=(0.0,)), "--std"),
+        (("n", 3, "h", "w"), Foreign(image_size=5000), "input_size.*5000"),
+        (("n", 3, 4, 4), Foreign(std=(0.0,)), r"std = \(0.0,\)"),
+        (("n", 3, 4, 4), Foreign(mean=(0.5, 0.5)), r"mean = \(0.5, 0.5\)"),
+        (("n", 3, 4, 4), Foreign(mean=(float("nan"),)), "mean = .*nan"),
     ],
 )
 def test_what_is_no_classifier_of_images_is_refused(
@@ -144,6 +147,13 @@ def test_flags_describe_another_programs_file(tmp_path: Path, tiny: Tiny) -> Non
         main, ["predict", "-w", str(path), *flags, "--data", f"folder:{tiny.data}"]
     )
     assert scored.exit_code == 0 and "all" in scored.stdout
+
+
+@pytest.mark.parametrize("flag", ["--mean", "--std"])
+@pytest.mark.parametrize("values", ["0.5,0.5", "1,2,3,4", "nan", "half"])
+def test_channels_have_one_value_or_three(flag: str, values: str) -> None:
+    refused = CliRunner().invoke(main, ["predict", "-w", "none.onnx", "a.png", flag, values])
+    assert refused.exit_code == 2 and flag in refused.stderr and values in refused.stderr
 
 
 @pytest.mark.parametrize(

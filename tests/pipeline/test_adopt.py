@@ -126,10 +126,7 @@ def test_what_is_not_the_network_is_one_line(run: Compress, tiny: Tiny, tmp_path
         (["list.pt", "--network", "resnet18", *data], "holds no tensors by name"),
         (["evil.pt", "--network", "resnet18", *data], "nothing was executed"),
         (["four.pt", "--network", "resnet18", "--data", "folder:nowhere"], "nowhere"),
-        (
-            ["four.pt", "--network", "resnet18", *data, "--std", "0.1,0.2"],
-            "give one value, or three",
-        ),
+        (["four.pt", "--network", "resnet18", *data, "--std", "0.1,0.2"], "'--std': '0.1,0.2'"),
         (["four.pt", "--network", "resnet18", *data, "--std", "0"], "error: std = (0.0,)"),
         (["four.pt", "--network", "resnet18", *data, "--mean", "grey"], "write one number"),
         (
