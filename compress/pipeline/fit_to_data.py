@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from compress.data.dataset import Dataset
+from compress.pipeline.change_stages import change_stages
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec, settle_stem
 from compress.recipe.schema import Recipe
@@ -103,7 +104,9 @@ def _choose_stages(
     if name in (small.scratch, small.taught) and small.student is not None:
         recipe = replace(recipe, student=ModelSpec(small.student, stem=recipe.student.stem))
     notes.append(f"{images:,} training images are few: the stages of the recipe {name!r}, {why}")
-    return replace(recipe, stages=load_recipe(name).stages, small_data=None)
+    where = f"the recipe {name!r}"
+    stages = change_stages(load_recipe(name).stages, small.method, small.importance, where)
+    return replace(recipe, stages=stages, small_data=None)
 
 
 def _in_epochs(stage: Train, steps: int) -> Train:

@@ -21,7 +21,6 @@ from compress.data.labels import ClassNames
 from compress.data.open_dataset import open_dataset
 from compress.data.source import WHITE, Normalization
 from compress.distillation.functions import to_method
-from compress.distillation.objectives import load_method
 from compress.models.channels import input_channels
 from compress.models.head import find_other_head
 from compress.models.modules import (
@@ -31,6 +30,7 @@ from compress.models.modules import (
     recognize,
 )
 from compress.models.plain_module import hold_copy
+from compress.pipeline.change_stages import change_stages
 from compress.pipeline.describe_object import describe_object
 from compress.pipeline.provenance import make_checkpoint
 from compress.pipeline.score_module import score_module
@@ -40,7 +40,6 @@ from compress.recipe.load import load_recipe, override_recipe, recipe_from_dict
 from compress.recipe.model_spec import ModelSpec
 from compress.recipe.overrides import ROLES, apply_overrides
 from compress.recipe.schema import Recipe
-from compress.recipe.stages import Prune, Stage, Train
 from compress.runtime.arguments import require_side
 from compress.runtime.errors import UserError
 
@@ -88,11 +87,9 @@ def to_recipe(
         loaded = load_recipe(str(recipe), changes)
     if data is not None:
         loaded = replace(loaded, data=_hold_data(data, given, loaded))
-    if method is not None:
-        loaded = _use_method(loaded, _hold_method(method))
-    if importance is not None:
-        loaded = _use_importance(loaded, _hold_importance(importance))
-    return _settle_modules(loaded, given)
+    method = None if method is None else _hold_method(method)
+    importance = None if importance is None else _hold_importance(importance)
+    return _settle_modules(_use_names(loaded, method, importance), given)
 
 
 def _take_data(*tables: dict[str, Any]) -> Any:
@@ -167,33 +164,20 @@ def _hold_object(found: Any, converted: Any) -> str:
     return hold(f"{MEMORY}{label}-{digest}", converted)
 
 
-def _use_method(recipe: Recipe, name: str) -> Recipe:
-    """Let all stages that distill use a method, with its own weights."""
-
-    def change(stage: Stage) -> Stage:
-        if not isinstance(stage, Train) or stage.kind == "teach" or stage.method == "labels":
-            return stage
-        changed = replace(stage, method=name, alpha=None, beta=None, taps=(), fade=False)
-        # Feature maps cannot say when the student has reached its teacher.
-        compared = load_method(changed).on_features is not None
-        return replace(changed, stop_at_teacher=stage.stop_at_teacher and not compared)
-
-    stages = tuple(change(stage) for stage in recipe.stages)
-    if stages == recipe.stages and not any(getattr(s, "method", "") == name for s in stages):
-        raise UserError(f"method {name!r}: the recipe has no stage that distills")
-    return replace(recipe, stages=stages)
-
-
-def _use_importance(recipe: Recipe, name: str) -> Recipe:
-    stages = tuple(
-        replace(stage, importance=name)
-        if isinstance(stage, Prune) and stage.mode == "channels"
-        else stage
-        for stage in recipe.stages
-    )
-    if not any(getattr(stage, "importance", "") == name for stage in stages):
-        raise UserError(f"importance {name!r}: the recipe has no stage that prunes channels")
-    return replace(recipe, stages=stages)
+def _use_names(recipe: Recipe, method: str | None, importance: str | None) -> Recipe:
+    """Let the recipe's stages use a method and an importance, and those for few images as well."""
+    small = recipe.small_data
+    if small is not None:
+        # A method is of no use to stages without a teacher.
+        scratch = small.scratch if method in (None, "labels") else small.taught
+        small = replace(
+            small,
+            scratch=scratch,
+            method=method or small.method,
+            importance=importance or small.importance,
+        )
+    stages = change_stages(recipe.stages, method, importance)
+    return replace(recipe, stages=stages, small_data=small)
 
 
 def _settle_modules(recipe: Recipe, given: Given) -> tuple[Recipe, tuple[str, ...]]:

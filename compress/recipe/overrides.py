@@ -51,15 +51,15 @@ def apply_overrides(
     changes = _name_builder(changes)
     if not changes.keys().isdisjoint(BUDGET_KEYS):
         table = {key: value for key, value in table.items() if key not in BUDGET_KEYS}
+    if any(map(_is_of_stages, changes)):
+        # A change to the stages is meant for these stages.
+        table.pop("small_data", None)
     _check_teacher(changes)
     for role in ROLES:
         if f"{role}.name" in changes or isinstance(changes.get(role), dict):
             _keep_named(role, table.get("small_data"))
     for key, value in _names_first(changes):
         *path, leaf = key.split(".")
-        if path and path[0] not in ROLES:
-            # A change to the stages is meant for these stages.
-            table.pop("small_data", None)
         refusal = f"{key}: there is nothing of that name in {where}"
         for target in _find_tables(table, path, refusal):
             if leaf == "name" and path in (["teacher"], ["student"]):
@@ -127,6 +127,11 @@ def _names_first(changes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     return iter(
         sorted(changes.items(), key=lambda item: (item[0] not in ROLES, not _is_name(item[0])))
     )
+
+
+def _is_of_stages(key: str) -> bool:
+    first, dot, _ = key.partition(".")
+    return first == "stages" or (bool(dot) and first not in ROLES)
 
 
 def _is_name(key: str) -> bool:

@@ -25,6 +25,8 @@ from compress.recipe.types import (
     Count,
     DataName,
     Epochs,
+    ImportanceName,
+    MethodName,
     NotNegative,
     RuntimeName,
 )
@@ -45,11 +47,15 @@ class SmallData:
     flag, an experiment or an argument stays."""
     taught: str = "taught"
     """Recipe for a teacher that is trained, has pretrained weights or is named by a flag, and for a
-    student that starts from random weights."""
+    student that starts from random weights. `method=` of `compress.run` chooses it, too."""
     pretrained: str = "photos"
     """Recipe for a student that has pretrained weights."""
     adopted: str = "adopted"
     """Recipe for a trained student."""
+    method: MethodName | None = None
+    """Distillation method of these stages, in place of their own."""
+    importance: ImportanceName | None = None
+    """Importance of these stages, in place of their own."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -126,7 +132,7 @@ class Recipe:
     and `stagewise`, whose phases differ in cost."""
     small_data: SmallData | None = None
     """Recipes to take the stages from where there are few images; `compress run --quick` and
-    changes to single stages keep the recipe's own."""
+    changes to stages keep the recipe's own."""
     teacher: ModelSpec
     """The teacher's network."""
     student: ModelSpec

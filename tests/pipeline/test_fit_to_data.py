@@ -96,7 +96,8 @@ def test_a_student_that_is_named_stays(name: str) -> None:
 
 def test_quick_runs_and_changed_stages_keep_the_stages() -> None:
     default = load_recipe("default", {"finetune.epochs": 2})
-    for kept in (load_recipe("default").quick(), default):
+    own = load_recipe("default", {"stages": [{"kind": "distill", "epochs": 2}]})
+    for kept in (load_recipe("default").quick(), default, own):
         fitted, _ = fit_to_data(kept, data(1_350))
         assert [s.kind for s in fitted.stages] == [s.kind for s in kept.stages]
 
