@@ -54,17 +54,18 @@ def build_objective(
     if alpha:
         smoothing = stage.label_smoothing
         base = KD(task, open_logits(), stage.temperature, alpha, stage.fade, smoothing)
+    network, size = student
     if method.on_logits is not None and beta is not None:
-        return method.on_logits(LogitsInputs(task, open_logits(), base, beta, stage.temperature))
+        inputs = LogitsInputs(task, open_logits(), base, beta, stage.temperature)
+        return _place_beside(network, method.on_logits(inputs))
     if method.on_features is not None and beta is not None:
         images = next(examples).images
-        network, size = student
         theirs, ours = pair_taps(stage.taps, (teacher.model, teacher.image_size), student)
         forward = make_teacher(teacher.model, teacher.image_size)
         tapped_teacher = Tapped(teacher.model, forward, theirs, images)
         tapped_student = Tapped(network, make_forward(network, size), ours, images)
-        objective = method.on_features(FeatureInputs(tapped_teacher, tapped_student, base, beta))
-        return objective.to(images.device) if isinstance(objective, nn.Module) else objective
+        features = FeatureInputs(tapped_teacher, tapped_student, base, beta)
+        return _place_beside(network, method.on_features(features))
     return base
 
 
@@ -166,6 +167,13 @@ def check_taps(
     build_objective(
         stage, task, Teacher(*teacher), student, lambda: lambda batch: batch.targets, examples
     )
+
+
+def _place_beside(network: nn.Module, objective: Objective) -> Objective:
+    """Return the objective, with its own parameters, if it has some, on the network's device."""
+    if not isinstance(objective, nn.Module):
+        return objective
+    return objective.to(next(network.parameters()).device)
 
 
 def _alpha(stage: Train) -> float:

@@ -42,6 +42,33 @@ def test_a_new_objective_distills() -> None:
     assert objective.uses_teacher and list(objective(forward, BATCH, 0.0)) == ["distillation"]
 
 
+class Scaled(nn.Module):
+    """An objective with a parameter, phases, and a record of the accuracies that it is told."""
+
+    phases = (0.5, 1.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.told: list[float] = []
+
+    def on_epoch_start(self, best: float) -> None:
+        self.told.append(best)
+
+    def forward(self, student: Forward, batch: Batch, progress: float) -> Losses:
+        return {"distillation": self.scale * student(batch.images).sum()}
+
+
+def test_parameters_and_phases_are_those_of_the_objective_that_distills() -> None:
+    scaled = Scaled()
+    objective = EarlyStoppedKD(scaled, labels, accuracy=0.7)
+    assert list(objective.parameters()) == [scaled.scale] and objective.phases == (0.5, 1.0)
+    for best in (0.2, 0.9):
+        objective.on_epoch_start(best)
+    assert scaled.told == [0.2, 0.9]
+    assert EarlyStoppedKD(distilling, labels, accuracy=0.7).phases == (1.0,)
+
+
 def test_a_teacher_of_unknown_accuracy_distills_to_the_end() -> None:
     teacher = Teacher(nn.Identity(), 4)
     objective = EarlyStoppedKD(distilling, labels, teacher.val_accuracy)
