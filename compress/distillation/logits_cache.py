@@ -46,7 +46,7 @@ class LogitsCache:
         folder: folder of the views, one for each (teacher, data, augmentation, seed, batch size,
             arithmetic).
         samples: the number of a view's samples that are in its batches, which all have one size.
-        classes: the number of logits.
+        shape: of the logits of one image, as (classes,).
         capacity: bytes that all views in this folder and its siblings may take. Siblings, which
             belong to other stages, are removed if need be, the oldest first.
     """

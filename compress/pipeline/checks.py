@@ -107,10 +107,10 @@ def check_methods(recipe: Recipe, steps: Sequence[Step], data: Dataset, task: Ta
         for spec, own in _by_network(recipe, steps)
     )
     for step in tapping:
-        source = steps[step.teacher or 0]
+        assert step.train is not None and step.teacher is not None
+        source = steps[step.teacher]
         # A teacher is frozen: a student that distills from itself is copied.
         network = teacher if source.kind == "teach" else copy.deepcopy(student)
-        assert step.train is not None
         check_taps(step.train, task, (network, source.image_size), (student, step.image_size))
 
 

@@ -127,8 +127,9 @@ class StageContext:
         )
 
     def sample_batches(self, samples: int, batch_size: int) -> Iterator[Batch]:
-        """Yield the first `samples` training images of a view that no epoch uses, in batches.
+        """Yield the first training images of a view that no epoch uses, in whole batches.
 
+        They are at least `samples`, or all of the view if it has fewer.
         Images are mirrored where the data allows it, but not cropped.
         """
         batch_size = min(batch_size, samples)
@@ -140,5 +141,5 @@ class StageContext:
             view=SAMPLE_VIEW,
             batch_size=batch_size,
         )
-        for _, batch in zip(range(max(samples // batch_size, 1)), batches, strict=False):
+        for _, batch in zip(range(math.ceil(samples / batch_size)), batches, strict=False):
             yield batch

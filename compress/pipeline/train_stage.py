@@ -167,7 +167,7 @@ def _open_logits_cache(teacher: Teacher, stage: Train, ctx: StageContext) -> Log
     """Open the cache of a teacher's logits, in a folder named after all that they depend on."""
     recipe, data = ctx.recipe, ctx.data
     views = [data.checksum, data.image_size, data.mean, data.std]
-    views += [data.crop_ratio, data.background, data.least_area]
+    views += [data.crop_ratio, data.background, data.least_area, data.grey]
     views += [asdict(stage.augment(ctx.mirrors)), recipe.seed, ctx.plan.batch_size]
     if ctx.plan.chances is not None:
         views += ["sampler"]

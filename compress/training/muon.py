@@ -36,8 +36,8 @@ class Muon(torch.optim.Optimizer):
 
     Args:
         groups: parameters, or groups of them with their own `weight_decay`, as for any torch
-            optimizer; ``turn`` is False for convolutions whose norm matters because no
-            normalization follows.
+            optimizer. With ``turn`` False, a group's convolutions are trained by SGD, too: their
+            norm is then free to change, as it must be where no normalization follows.
         lr: the learning rate.
 
     Example:

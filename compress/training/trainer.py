@@ -78,8 +78,8 @@ class Trainer:
     one process.
 
     Args:
-        model: the network; parameters that require no gradient stay as they are, and so do batch
-            norms all of whose parameters require none.
+        model: the network; parameters that require no gradient stay as they are, and so do the
+            statistics of norms among them (`compress.training.forward.freeze_statistics`).
         objective: the losses to minimize.
         stage: length, optimizer and learning rate.
         batches: maps an epoch's number to its batches, on the model's device.
@@ -128,6 +128,8 @@ class Trainer:
         self.average = copy.deepcopy(model) if stage.ema else None
         self.phases: tuple[float, ...] = getattr(objective, "phases", (1.0,))
         self.history: list[Metrics] = []
+        # The history as lines of JSON: sealing thousands of them after each epoch would take long.
+        self.sealed = ""
         # How often the learning rate was lowered, because training diverged.
         self.lowered = 0
         # Of the epoch: sums of the losses, the last learning rate, and the number of images.
@@ -247,6 +249,7 @@ class Trainer:
         metrics = {"epoch": epoch + 1} | dict(zip(self.sums, means, strict=True))
         speed = {"lr": self.rate, "images_per_second": self.images / max(trained, 1e-9)}
         self.history.append(metrics | speed | {"val": accuracy, "seconds": seconds})
+        self.sealed += seal_line(self.history[-1])
         self._save()
         self.events.on_epoch_end(self.stage.length, self.history)
         return self.history[-1]
@@ -267,7 +270,7 @@ class Trainer:
         self._write_metrics()
 
     def _write_metrics(self) -> None:
-        write_text(self.state.with_suffix(".jsonl"), "".join(map(seal_line, self.history)))
+        write_text(self.state.with_suffix(".jsonl"), self.sealed)
 
     def _restore(self, kept: dict[str, Any]) -> None:
         """Return to what `_content` returned.
@@ -282,6 +285,7 @@ class Trainer:
             if self.average is not None:
                 self.average.load_state_dict(kept["average"])
             self.history = list(kept["history"])
+            self.sealed = "".join(map(seal_line, self.history))
             # States of earlier releases do not have it.
             self.lowered = int(kept.get("lowered", 0))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:

@@ -327,6 +327,7 @@ def test_everything_that_changes_logits_changes_the_folder(
         folder_of(replace(ctx, teacher=Teacher(net, 8)), stage),
         folder_of(with_data(replace(data, train_images=data.val_images)), stage),
         folder_of(with_data(replace(data, image_size=8)), stage),
+        folder_of(with_data(replace(data, grey=True)), stage),
         folder_of(with_data(data.normalized((0.5, 0.5, 0.5), data.std)), stage),
         folder_of(with_data(data.normalized(data.mean, (0.5, 0.5, 0.5))), stage),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from compress.data.open_dataset import open_dataset
 from compress.distillation.labels import Labels
 from compress.recipe.stages import Augment, Train
 from compress.runtime.errors import UserError
-from compress.runtime.sealed_json import open_line
+from compress.runtime.sealed_json import open_line, seal_line
 from compress.training.classification import Classification
 from compress.training.evaluate import measure_accuracy
 from compress.training.events import Events
@@ -150,6 +151,20 @@ def test_the_result_carries_history_epochs_and_seconds(data: Dataset, tmp_path: 
     assert isinstance(result, TrainResult) and result.epochs == 1.5
     assert list(result.history) == metrics(tmp_path / "s.state")
     assert result.seconds == result.history[-1]["seconds"]
+
+
+def test_the_metrics_of_an_epoch_are_sealed_once(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sealed = []
+
+    def seal(line: dict[str, Any]) -> str:
+        sealed.append(line["epoch"])
+        return seal_line(line)
+
+    monkeypatch.setattr("compress.training.trainer.seal_line", seal)
+    result = make_trainer(data, tmp_path / "s.state", replace(STAGE, epochs=3)).fit()
+    assert sealed == [1, 2, 3] and tuple(metrics(tmp_path / "s.state")) == result.history
 
 
 def test_named_losses_are_logged_apart_and_add_up(data: Dataset, tmp_path: Path) -> None:
