@@ -18,8 +18,7 @@ class Step:
     """A stage of a plan.
 
     Args:
-        kind: the stage's kind: ``teach``, ``distill``, ``prune``, ``finetune``,
-            ``quantize``.
+        kind: the stage's kind: ``teach``, ``distill``, ``prune``, ``finetune`` or ``quantize``.
         stage: the recipe's keys for it; None for a trained network that takes the place of a stage.
         network: the specification of its model.
         image_size: side of the images that its model takes, in pixels.

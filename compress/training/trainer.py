@@ -78,8 +78,8 @@ class Trainer:
     one process.
 
     Args:
-        model: the network; parameters that require no gradient stay as they are, and so do the
-            statistics of norms among them (`compress.training.forward.freeze_statistics`).
+        model: the network; parameters that require no gradient stay as they are, and so do batch
+            norms all of whose parameters require none.
         objective: the losses to minimize.
         stage: length, optimizer and learning rate.
         batches: maps an epoch's number to its batches, on the model's device.
