@@ -37,11 +37,12 @@ def open_hugging_face(place: str) -> Source:
 
     A local one is a folder that ``save_to_disk`` wrote, or one that ``load_dataset`` reads, with
     parquet files for example. The columns of images and labels are found by their types and names.
-    Images that lie inside of tables are written to the cache as files, once.
+    Images that lie inside of tables are written to the cache as files, once. A split without labels
+    is left out, and a note says so.
 
     Raises:
-        UserError: the package is missing, the data set cannot be loaded, or it has no column of
-            images or of labels.
+        UserError: the package is missing, the data set cannot be loaded, or a split has no column
+            of images, or the training split none of labels.
 
     Example:
         >>> open_hugging_face("beans").classes
@@ -49,17 +50,25 @@ def open_hugging_face(place: str) -> Source:
     """
     name = f"hf:{place}"
     tables = _load_tables(name, place)
-    first = next(iter(tables.values()))
-    image, labels = _find_image_column(name, first), _list_label_columns(first)
-    label = _choose_column(name, "labels", labels, LABEL_COLUMNS, first)
+    train = tables["train"]
+    image, labels = _find_image_column(name, train), _list_label_columns(train)
+    label = _choose_column(name, "labels", labels, LABEL_COLUMNS, train)
     others = ", ".join(repr(each) for each in labels if each != label)
-    notes = (f"labels are the column {label!r}, and not {others}",) if others else ()
-    tables = {split: _drop_unlabelled(table, label) for split, table in tables.items()}
-    tables = {split: table for split, table in tables.items() if len(table)}
+    notes = [f"labels are the column {label!r}, and not {others}"] if others else []
+    labelled = {split: _drop_unlabelled(table, label) for split, table in tables.items()}
+    tables = {split: table for split, table in labelled.items() if len(table)}
+    notes += [
+        f"its {split} split has no labels in the column {label!r}: left out"
+        for split in labelled
+        if split not in tables
+    ]
+    for split, table in tables.items():
+        if image not in table.features:
+            raise UserError(f"{name}: its {split} split has no column {image!r}; add or rename it")
     classes = _find_classes(name, tables, label)
     splits = {}
     for split, table in tables.items():
-        labels = [_name_label(first, label, value) for value in table[label]]
+        labels = [_name_label(train, label, value) for value in table[label]]
         root, names = _find_files(name, table, image)
         splits[split] = Files(root, names, to_numbers(labels, classes))
     return make_source(name, classes, splits, notes)
@@ -151,6 +160,8 @@ def _describe_type(kind: Any) -> str:
 
 
 def _drop_unlabelled(table: Any, label: str) -> Any:
+    if label not in table.features:
+        return table.select([])
     values = table[label]
     rows = [row for row, value in enumerate(values) if value not in (None, UNLABELLED)]
     return table if len(rows) == len(table) else table.select(rows)
@@ -158,17 +169,13 @@ def _drop_unlabelled(table: Any, label: str) -> Any:
 
 def _find_classes(name: str, tables: dict[str, Any], label: str) -> tuple[str, ...]:
     """Return the classes: those of ClassLabel, else the sorted labels, the same in all splits."""
-    import datasets
-
     if "train" not in tables:
         raise UserError(f"{name}: no labelled training images")
-    kind = tables["train"].features[label]
-    if isinstance(kind, datasets.ClassLabel):
-        names = tuple(kind.names)
-        other = [t for t in tables.values() if tuple(t.features[label].names) != names]
-        if other:
-            raise UserError(f"{name}: its splits have different classes in {label!r}")
-        return names
+    names = _class_names(tables["train"], label)
+    if any(_class_names(table, label) != names for table in tables.values()):
+        raise UserError(f"{name}: its splits have different classes in {label!r}")
+    if names is not None:
+        return tuple(names)
     found = {split: set(map(_spell, table.unique(label))) for split, table in tables.items()}
     for split, labels in found.items():
         odd = sorted(map(str, labels ^ found["train"]))
@@ -180,8 +187,14 @@ def _find_classes(name: str, tables: dict[str, Any], label: str) -> tuple[str, .
     return tuple(str(each) for each in sorted(found["train"]))
 
 
+def _class_names(table: Any, label: str) -> list[str] | None:
+    """Return the names of a ClassLabel; None for labels of other types."""
+    names: list[str] | None = getattr(table.features[label], "names", None)
+    return names
+
+
 def _name_label(table: Any, label: str, value: Any) -> str:
-    names = getattr(table.features[label], "names", None)
+    names = _class_names(table, label)
     return str(_spell(value)) if names is None else names[value]
 
 

@@ -51,6 +51,35 @@ def test_a_saved_table_with_splits(tmp_path: Path) -> None:
     assert again.train.root == source.train.root and again.train.names == source.train.names
 
 
+def save_splits(folder: Path, **tables: Any) -> str:
+    datasets.DatasetDict(**tables).save_to_disk(str(folder / "saved"))
+    return str(folder / "saved")
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_split_without_labels_is_left_out(first: bool, tmp_path: Path) -> None:
+    bare, full = {"test": make_table(4).remove_columns("label")}, {"train": make_table(12)}
+    saved = save_splits(tmp_path, **(bare | full if first else full | bare))
+    source = open_hugging_face(saved)
+    assert source.held_out and len(source.train.targets) + len(source.test().targets) == 12
+    assert source.notes == ("its test split has no labels in the column 'label': left out",)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: make_table(4).remove_columns("img"), "its test split has no column 'img'"),
+        (lambda: make_table(4).rename_column("img", "image"), "no column 'img'"),
+        (lambda: make_table(4, datasets.Value("string"), CLASSES * 2), "different classes"),
+        (lambda: make_table(4, datasets.ClassLabel(names=["a", "b"])), "different classes"),
+    ],
+)
+def test_a_split_with_other_columns_is_refused(other: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        open_hugging_face(save_splits(tmp_path, train=make_table(12), test=other()))
+    assert "\n" not in str(refused.value)
+
+
 def test_parquet_files_with_labels_in_words(tmp_path: Path) -> None:
     table = make_table(10, datasets.Value("string"), ["wolf", "bear"] * 5)
     (tmp_path / "data").mkdir()
