@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable
@@ -188,7 +189,7 @@ def check_samples(checkpoint: Checkpoint, data: str | None = None) -> Samples:
 @torch.inference_mode()
 def network_logits(checkpoint: Checkpoint, samples: Samples) -> Tensor:
     """Return the logits of a checkpoint's network on `samples`: float32 (N, classes)."""
-    network = checkpoint.model.cpu().eval()
+    network = copy.deepcopy(checkpoint.model).cpu().eval()
     parts = torch.split(samples.pixels, BATCH_SIZE)
     return torch.cat([network(normalize(part, checkpoint)).float() for part in parts])
 

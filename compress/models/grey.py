@@ -26,8 +26,9 @@ def fold_grey(checkpoint: Checkpoint) -> tuple[Checkpoint, float]:
     """Fold the first convolution of a network to one channel: exact for grey images.
 
     Returns:
-        The checkpoint, whose network takes (B, 1, H, W); and the largest difference between the
-        logits of both networks on random grey images, relative to the largest logit.
+        The checkpoint, whose network takes (B, 1, H, W) and is on the CPU; and the largest
+        difference between the logits of both networks on random grey images, relative to the
+        largest logit.
 
     Raises:
         UserError: the network has one channel already, the fold would not be exact, or the input
@@ -40,7 +41,8 @@ def fold_grey(checkpoint: Checkpoint) -> tuple[Checkpoint, float]:
     """
     if checkpoint.input_size[0] == 1:
         raise UserError("the network takes grey images already")
-    model = copy.deepcopy(checkpoint.model).eval()
+    checkpoint = replace(checkpoint, model=copy.deepcopy(checkpoint.model).cpu().eval())
+    model = copy.deepcopy(checkpoint.model)
     conv = _first_layer(model)
     mean, std = (torch.tensor(values).double() for values in (checkpoint.mean, checkpoint.std))
     weight = conv.weight.detach().double()
@@ -112,7 +114,7 @@ def _largest_difference(color: Checkpoint, grey: Checkpoint) -> float:
     images = torch.rand(IMAGES, 1, *color.input_size[1:], generator=generator)
     # Bright up to the edges, where padding matters.
     logits = [
-        each.model.eval()(_normalize(images.expand(-1, each.input_size[0], -1, -1), each)).double()
+        each.model(_normalize(images.expand(-1, each.input_size[0], -1, -1), each)).double()
         for each in (color, grey)
     ]
     return float((logits[0] - logits[1]).abs().max() / logits[0].abs().max().clamp(min=1e-12))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -62,6 +62,27 @@ def test_file_says_what_it_takes_and_where_it_comes_from(exported: Exported) -> 
     assert origin["weights"] == "model.pth"
     assert origin["weights_sha256"] == hashlib.sha256(exported.weights.read_bytes()).hexdigest()
     assert origin["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+class Watched(nn.Sequential):
+    """Notes the modules that are moved to another device."""
+
+    moved: ClassVar[list[nn.Module]] = []
+
+    def _apply(self, *rest: Any, **named: Any) -> Watched:
+        self.moved.append(self)
+        return super()._apply(*rest, **named)
+
+
+@pytest.mark.parametrize("uint8", [False, True])
+def test_the_model_stays_on_its_device_and_in_its_mode(uint8: bool, tmp_path: Path) -> None:
+    model = Watched(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2)).train()
+    model[1].eval()
+    known = replace(own_network(nn.Identity()), model=model)
+    Watched.moved.clear()
+    export(known, out=tmp_path / "model.onnx", uint8=uint8)
+    assert Watched.moved and all(each is not model for each in Watched.moved)
+    assert model.training and [each.training for each in model] == [True, False, True, True]
 
 
 @pytest.mark.slow
