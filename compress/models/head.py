@@ -32,9 +32,9 @@ class ConcatPool(nn.Module):
 
 
 def find_last_layer(model: nn.Module) -> tuple[str, Any]:
-    """Return path and module of the layer that outputs the logits.
+    """Return path and module of the last linear layer, or else of the last convolution.
 
-    It is the last linear layer, or else the last convolution.
+    The last one is the one registered last: in most networks, it outputs the logits.
 
     Raises:
         UserError: the network has neither.

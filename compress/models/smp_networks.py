@@ -5,7 +5,6 @@ The package is optional: ``pip install 'compress[segmentation]'``.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -24,14 +23,6 @@ OWN_ENCODERS = {
 WIDTHS = (3, 64, 64, 128, 256, 512)
 # The weights of encoders that `pretrained = true` stands for.
 ENCODER_WEIGHTS = "imagenet"
-
-
-def smp_names() -> list[str]:
-    """Return the U-Nets of the package, as examples; none if it is not installed."""
-    with suppress(UserError):
-        smp = _import_smp(SMP_PREFIX)
-        return [f"{SMP_PREFIX}unet/{encoder}" for encoder in sorted(smp.encoders.encoders)]
-    return []
 
 
 def build_smp(name: str, num_classes: int, pretrained: bool | str = False) -> nn.Module:

@@ -67,7 +67,7 @@ def load_trained(recipe: Recipe) -> Trained:
 
 
 def load_published_teacher(recipe: Recipe, data: Dataset) -> Trained:
-    """Load torchvision's weights of a teacher that stages distill from and that none trains.
+    """Load the published weights of a teacher that stages distill from and that none trains.
 
     Raises:
         UserError: the published network has another classifier than the data's.
