@@ -158,7 +158,7 @@ def scored_at_once(image_size: int, batch_size: int = 1) -> int:
     """Return how many images of this side go through a network at once while it does not train.
 
     Args:
-        batch_size: images that it trains on at once: so many fit in any case.
+        batch_size: images that it trains on at once, which need more memory.
 
     Example:
         >>> [scored_at_once(side) for side in (28, 64, 224)]
@@ -168,16 +168,23 @@ def scored_at_once(image_size: int, batch_size: int = 1) -> int:
 
 
 def plain_batches(
-    data: Dataset, pool: Pool, *, batch_size: int, shard: tuple[int, int] = (0, 1), every: int = 1
+    data: Dataset,
+    pool: Pool,
+    *,
+    batch_size: int | None = None,
+    shard: tuple[int, int] = (0, 1),
+    every: int = 1,
 ) -> Iterator[Batch]:
     """Yield the images of a pool in order, normalized and without augmentation.
 
     Args:
         pool: a pool of `data`.
-        batch_size: images in a batch; the last one may be smaller.
+        batch_size: images in a batch; the last one may be smaller. As many as are scored at once if
+            left out.
         shard: index and number of shards; this shard of the pool is yielded.
         every: yield one image of so many.
     """
+    batch_size = batch_size or scored_at_once(data.image_size)
     chosen = torch.arange(0, len(pool), every)
     start, end = shard_range(len(chosen), shard)
     order = [rows for rows in torch.split(chosen[start:end], batch_size) if len(rows)]

@@ -203,7 +203,7 @@ def _to_checkpoint(model: nn.Module, spec: ModelSpec, data: Dataset) -> Checkpoi
 
 
 def _score(model: nn.Module, data: Dataset) -> float:
-    batches = plain_batches(data, data.val, batch_size=100)
+    batches = plain_batches(data, data.val)
     return measure_accuracy(model, batches, make_task(data))
 
 

@@ -34,26 +34,28 @@ def _use_method(stages: Stages, name: str, where: str) -> Stages:
     """Let all stages that distill use a method, with its own weights."""
 
     def change(stage: Stage) -> Stage:
-        if not isinstance(stage, Train) or stage.kind == "teach" or stage.method == "labels":
+        if not isinstance(stage, Train) or not _distills(stage):
             return stage
         changed = replace(stage, method=name, alpha=None, beta=None, taps=(), fade=False)
         # Feature maps cannot say when the student has reached its teacher.
         compared = load_method(changed).on_features is not None
         return replace(changed, stop_at_teacher=stage.stop_at_teacher and not compared)
 
-    changed = tuple(map(change, stages))
-    if not any(getattr(stage, "method", "") == name for stage in changed):
+    if name != "labels" and not any(map(_distills, stages)):
         raise UserError(f"method {name!r}: {where} has no stage that distills")
-    return changed
+    return tuple(map(change, stages))
+
+
+def _distills(stage: Stage) -> bool:
+    return isinstance(stage, Train) and stage.kind != "teach" and stage.method != "labels"
 
 
 def _use_importance(stages: Stages, name: str, where: str) -> Stages:
-    changed = tuple(
-        replace(stage, importance=name)
-        if isinstance(stage, Prune) and stage.mode == "channels"
-        else stage
-        for stage in stages
-    )
-    if not any(getattr(stage, "importance", "") == name for stage in changed):
+    def change(stage: Stage) -> Stage:
+        if isinstance(stage, Prune) and stage.mode == "channels":
+            return replace(stage, importance=name)
+        return stage
+
+    if not any(isinstance(stage, Prune) and stage.mode == "channels" for stage in stages):
         raise UserError(f"importance {name!r}: {where} has no stage that prunes channels")
-    return changed
+    return tuple(map(change, stages))

@@ -129,7 +129,7 @@ class StageContext:
     def sample_batches(self, samples: int, batch_size: int) -> Iterator[Batch]:
         """Yield the first training images of a view that no epoch uses, in whole batches.
 
-        They are at least `samples`, or all of the view if it has fewer.
+        They are at least `samples`, or all batches of the view if it has fewer.
         Images are mirrored where the data allows it, but not cropped.
         """
         batch_size = min(batch_size, samples)

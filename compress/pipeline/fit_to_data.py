@@ -97,7 +97,12 @@ def _choose_stages(
         name, why = small.adopted, "which cut a trained network gently"
     elif recipe.student.pretrained:
         name, why = small.pretrained, "which build on pretrained weights"
-    elif "teacher" in trained or recipe.teacher.pretrained or small.scratch == small.taught:
+    elif (
+        "teacher" in trained
+        or recipe.teacher.pretrained
+        or small.scratch == small.taught
+        or small.method not in (None, "labels")
+    ):
         name, why = small.taught, f"taught by {recipe.teacher.name}"
     else:
         name, why = small.scratch, f"without {recipe.teacher.name} as a teacher"

@@ -168,13 +168,8 @@ def _use_names(recipe: Recipe, method: str | None, importance: str | None) -> Re
     """Let the recipe's stages use a method and an importance, and those for few images as well."""
     small = recipe.small_data
     if small is not None:
-        # A method is of no use to stages without a teacher.
-        scratch = small.scratch if method in (None, "labels") else small.taught
         small = replace(
-            small,
-            scratch=scratch,
-            method=method or small.method,
-            importance=importance or small.importance,
+            small, method=method or small.method, importance=importance or small.importance
         )
     stages = change_stages(recipe.stages, method, importance)
     return replace(recipe, stages=stages, small_data=small)

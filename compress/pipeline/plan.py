@@ -135,7 +135,8 @@ class Plan:
 
     def scored_at_once(self, step: Step) -> int:
         """Return how many images the model of `step` scores at once."""
-        return scored_at_once(max(step.image_size, self.data.image_size), self.batch_size)
+        own = self.batch_size // distributed.world_size()
+        return scored_at_once(max(step.image_size, self.data.image_size), own)
 
     def place(self, model: nn.Module, step: Step) -> nn.Module:
         """Return the model of `step` on the plan's device, ready for the images of its batches."""

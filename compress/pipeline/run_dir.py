@@ -116,9 +116,11 @@ class RunDirectory:
             file = self.path / result.checkpoint
             for suffix in (".pth", INT8, ".jsonl"):
                 file.with_suffix(suffix).unlink(missing_ok=True)
-            self.manifest.get("compiled", {}).pop(result.name, None)
-            self.manifest.get("fitted", {}).pop(result.name, None)
         self.results = self.results[:count]
+        names = {result.name for result in self.results}
+        for key in ("compiled", "fitted"):
+            known = self.manifest.get(key, {})
+            self.manifest[key] = {name: known[name] for name in known if name in names}
         if count <= self.manifest.get("mirrors_by", 1):
             for key in ("mirrors", "mirrors_by"):
                 self.manifest.pop(key, None)
@@ -211,7 +213,7 @@ def _discard_changed(
             run_dir.manifest.pop(key, None)
         if stages.redo <= len(run_dir.results):
             run_dir.remove_states()
-        run_dir.forget(stages.redo)
+            run_dir.forget(stages.redo)
     done = len(run_dir.results)
     if done < len(stages.positions) and changes_stage(manifest, begun, stages.positions[done]):
         run_dir.remove_states()

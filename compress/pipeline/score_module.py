@@ -113,7 +113,7 @@ def _score(module: nn.Module, data: Dataset, task: Task) -> float:
     expected = task.output_shape(2, data.image_size)
     if shape != expected:
         raise UserError(f"it returns {tuple(shape)} for two images, not {expected}")
-    return measure_accuracy(own, plain_batches(data, data.val, batch_size=100), task)
+    return measure_accuracy(own, plain_batches(data, data.val), task)
 
 
 def _has_learned(module: nn.Module, data: Dataset, task: Task, score: float, few: bool) -> bool:
@@ -130,7 +130,7 @@ def _has_learned(module: nn.Module, data: Dataset, task: Task, score: float, few
 @torch.inference_mode()
 def _predict(module: nn.Module, data: Dataset, task: Task) -> Tensor:
     own, data = _prepare(module, data)
-    batches = plain_batches(data, data.val, batch_size=100)
+    batches = plain_batches(data, data.val)
     return torch.cat([task.predict(own(batch.images)) for batch in batches])
 
 

@@ -197,8 +197,9 @@ class UnfinishedRun:
         The first network that knows enough decides, by what it makes of the mirror images of the
         validation split. Until then, nothing is mirrored.
         """
-        known = self.plan.data.mirrors
-        decided: bool | None = self.run_dir.manifest.get("mirrors") if known is None else known
+        manifest, decided = self.run_dir.manifest, self.plan.data.mirrors
+        if decided is None and step.index > manifest.get("mirrors_by", 1):
+            decided = manifest.get("mirrors")
         last = max((i for i in range(step.index) if not self.plan.steps[i].prune), default=None)
         if decided is not None or last is None or not self._leaves_flip_open(step):
             return bool(decided)
@@ -207,7 +208,7 @@ class UnfinishedRun:
         found = ctx.measure_mirroring(self._load_model(before))
         if found.mirrors is None:
             return False
-        self.run_dir.manifest |= {"mirrors": found.mirrors, "mirrors_by": last}
+        manifest |= {"mirrors": found.mirrors, "mirrors_by": last}
         self.run_dir.write()
         self.events.log(
             f"  images are {'mirrored' if found.mirrors else 'not mirrored'} from here on:"

@@ -230,7 +230,7 @@ def _has_matrix(model: nn.Module, name: str) -> bool:
 def _take_batches(data: Dataset, images: int) -> list[Batch]:
     """Return validation images, spread evenly over the split, in memory."""
     every = max(1, math.ceil(data.val_count / images))
-    return list(plain_batches(data, data.val, batch_size=250, every=every))
+    return list(plain_batches(data, data.val, every=every))
 
 
 def _make_losses(data: Dataset, task: Task, batch_size: int | None) -> Iterator[Loss]:

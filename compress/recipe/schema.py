@@ -47,13 +47,14 @@ class SmallData:
     flag, an experiment or an argument stays."""
     taught: str = "taught"
     """Recipe for a teacher that is trained, has pretrained weights or is named by a flag, and for a
-    student that starts from random weights. `method=` of `compress.run` chooses it, too."""
+    student that starts from random weights."""
     pretrained: str = "photos"
     """Recipe for a student that has pretrained weights."""
     adopted: str = "adopted"
     """Recipe for a trained student."""
     method: MethodName | None = None
-    """Distillation method of these stages, in place of their own."""
+    """Distillation method of these stages, in place of their own. If it needs a teacher, `taught`
+    takes the place of `scratch`."""
     importance: ImportanceName | None = None
     """Importance of these stages, in place of their own."""
 
