@@ -28,6 +28,7 @@ from compress.recipe.load import load_recipe
 from compress.recipe.registry import DATA_SOURCES
 from compress.runtime.checksum import check_file, seal_file, seal_table
 from compress.runtime.errors import UserError
+from compress.training.mirror import MirrorTest
 
 CONTENT = {"a": torch.arange(40.0), "names": ["x", "y"], "b": torch.ones(3, 5)}
 damages = settings(
@@ -127,6 +128,22 @@ def test_a_damaged_stage_is_done_again(tiny: Tiny, finished: Path, tmp_path: Pat
     assert str(out / FILES[4]) in events.lines[0] and "prune 2 is done again" in events.lines[0]
     assert f"{NAMES[3]}: done" in "\n".join(events.lines)
     assert_same(out, finished)
+
+
+@pytest.mark.slow
+def test_a_stage_that_ran_before_images_were_mirrored_is_not_mirrored_when_it_is_done_again(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = MirrorTest(100, 0.9, 0.9, gap=0.0, error=0.0, known=1.0, entropy=1.0)
+    monkeypatch.setattr("compress.pipeline.context.measure_mirroring", lambda *a, **k: known)
+    recipe = tiny.variant("mirrored.toml", ("epochs = 3", "epochs = 1"))
+    compress.run(recipe, out=tmp_path / "whole")
+    assert read_results(tmp_path / "whole")[0]["mirrors"] is True
+    shutil.copytree(tmp_path / "whole", out := tmp_path / "run")
+    (out / "model.pth").unlink()
+    flip(out / FILES[0], 3000)
+    compress.run(recipe, out=out)
+    assert_same(out, tmp_path / "whole")
 
 
 @damages
