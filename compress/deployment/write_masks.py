@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from compress.data.decode import read_photo
@@ -21,6 +23,9 @@ from compress.runtime.files import atomic_write, make_folder
 # Weight of the mask's colours in an overlay.
 OPACITY = 0.5
 OVERLAY = "-overlay"
+# By this chunk, right after the header, a PNG file of this package is known.
+SOFTWARE = "compress"
+MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
 
 
 def make_palette() -> list[int]:
@@ -43,7 +48,7 @@ def mask_files(images: Sequence[str], out: Path) -> list[Path]:
 
     Raises:
         UserError: two images would have the same file, or a mask or an overlay would replace an
-            image.
+            image, or a file that this package has not written.
     """
     names = ["stdin" if image == "-" else Path(image).stem for image in images]
     files = [out / f"{name}.png" for name in names]
@@ -53,11 +58,24 @@ def mask_files(images: Sequence[str], out: Path) -> list[Path]:
         raise UserError(
             f"--out: two images would be written to {file}; write one to another folder"
         )
-    sources = {Path(image).resolve() for image in images}
-    replaced = next((file for file in written if file.resolve() in sources), None)
-    if replaced is not None:
-        raise UserError(f"--out: {replaced} is one of the images; choose another folder")
+    # Path.resolve() raises an error for a link to itself.
+    sources = {os.path.realpath(image) for image in images}
+    for file in written:
+        if os.path.realpath(file) in sources:
+            raise UserError(f"--out: {file} is one of the images; choose another folder")
+        if os.path.lexists(file) and not _is_ours(file):
+            raise UserError(
+                f"--out: {file} exists, and is not marked as written by compress; choose another"
+                " folder"
+            )
     return files
+
+
+def _is_ours(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return MARK in content.read(64)
 
 
 def overlay_file(mask: Path) -> Path:
@@ -121,7 +139,8 @@ def _save_mask(values: Tensor, palette: list[int], path: Path) -> None:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    content = io.BytesIO()
-    image.save(content, "PNG")
+    content, info = io.BytesIO(), PngInfo()
+    info.add_text("Software", SOFTWARE)
+    image.save(content, "PNG", pnginfo=info)
     with atomic_write(path) as file:
         file.write(content.getvalue())

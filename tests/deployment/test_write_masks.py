@@ -1,7 +1,8 @@
-"""Predicted masks and overlays replace neither images nor each other."""
+"""Predicted masks and overlays replace no images, no other files, and not each other."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,35 @@ def test_two_images_have_two_files(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"two images .*cat(-overlay)?\.png"):
         write_masks(predict(*(tmp_path / name for name in names)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["cat.png", "cat-overlay.png"])
+@pytest.mark.parametrize("kind", ["image", "text", "folder", "link"])
+def test_a_file_of_others_is_not_replaced(name: str, kind: str, tmp_path: Path) -> None:
+    made, file = predict(tmp_path / "photos" / "cat.jpg"), tmp_path / "masks" / name
+    file.parent.mkdir()
+    if kind == "image":
+        Image.new("P", (6, 4)).save(file)
+    elif kind == "text":
+        file.write_text("")
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to("missing")
+    with pytest.raises(UserError, match=rf"--out: .*{name} exists"):
+        write_masks(made, tmp_path / "masks")
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_older_masks_are_replaced(tmp_path: Path) -> None:
+    made = predict(tmp_path / "cat.jpg")
+    [file] = write_masks(made, tmp_path / "out")
+    zeros = [replace(each, mask=torch.zeros(4, 4, dtype=torch.uint8)) for each in made]
+    assert write_masks(zeros, tmp_path / "out") == [file]
+    assert Image.open(file).convert("RGB").getpixel((3, 2)) == (0, 0, 0)
+
+
+def test_a_link_to_itself_among_the_images_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    made = [Prediction(str(tmp_path / "loop.png"), (), "damaged"), *predict(tmp_path / "cat.jpg")]
+    assert write_masks(made, tmp_path / "out") == [tmp_path / "out" / "cat.png"]
