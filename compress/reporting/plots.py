@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from compress.pipeline.run_dir import StageResult
 from compress.reporting.published import Published
 from compress.runtime.files import atomic_write
+from compress.runtime.text import safe_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,9 +80,11 @@ def plot_rows(
         )
     if len(columns) > 1:
         for number, value in enumerate(colors):
-            axes.plot([], [], "o", color=f"C{number}", label=f"{columns[-1]} {value}")
-        figure.legend(loc="outside right upper")
-    axes.set_yticks(range(len(places)), places)
+            label = safe_line(f"{columns[-1]} {value}")
+            axes.plot([], [], "o", color=f"C{number}", label=label)
+        for text in figure.legend(loc="outside right upper").get_texts():
+            text.set_parse_math(False)
+    axes.set_yticks(range(len(places)), map(safe_line, places), parse_math=False)
     axes.set(
         xlabel=f"test {metric}, %, mean ± sample deviation over seeds",
         ylabel=", ".join(columns[:on_axis]),

@@ -78,6 +78,17 @@ def test_rows_without_keys_are_one_point() -> None:
     assert point.lines[0].get_xdata() == pytest.approx([60]) and not figure.legends
 
 
+@pytest.mark.parametrize("columns", [["name"], ["name", "alpha"], ["alpha", "name"]])
+def test_names_of_rows_are_drawn_as_they_are(columns: list[str], tmp_path: Path) -> None:
+    name = "$a_$\n"
+    row = [name if column == "name" else "0.9" for column in columns]
+    figure = plot_rows(columns, [(row, [0.5])])
+    save_figure(figure, tmp_path / "plot.png")
+    labels = figure.axes[0].get_yticklabels()
+    labels += [text for legend in figure.legends for text in legend.get_texts()]
+    assert any(r"$a_$\n" in label.get_text() for label in labels)
+
+
 def test_a_figure_is_saved_as_png(tmp_path: Path) -> None:
     save_figure(plot_rows(["alpha"], [(["0.0"], [0.5])]), tmp_path / "new" / "plot.png")
     with Image.open(tmp_path / "new" / "plot.png") as picture:
