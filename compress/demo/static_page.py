@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ WEB = Path(__file__).parent / "web"
 # Files of the page that are the same for all networks.
 SCRIPTS = ("page.js", "classify.js", "decode.js", "prepare.js", "resize.js", "style.css")
 PAGE, MODELS = "index.html", "models.json"
+# By this, a page is known; those of earlier versions have that of reports.
+DEMO_MARK = b'<meta name="generator" content="compress demo">'
 SAMPLE = WEB / "sample.png"
 MOST_SAMPLES = 24
 
@@ -92,19 +95,27 @@ def check_folder(out: Path) -> None:
         raise UserError(f"{out}: a link to nothing; choose another folder")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: a file; choose another folder")
-    if not out.exists() or not (found := {path.name for path in out.iterdir()}):
+    if not out.exists() or not (found := list(out.iterdir())):
         return
-    page = out / PAGE
-    if not page.is_file() or PAGE_MARK not in page.read_bytes()[:1024]:
+    if not _has_page(out):
         raise UserError(f"{out}: not empty, and no demo page; choose another folder")
-    if others := sorted(name for name in found if not _is_ours(name)):
+    if others := sorted(path.name for path in found if not _is_ours(path)):
         raise UserError(f"{out}: has {others[0]}, which is no part of a demo; move it, or choose"
                         " another folder")  # fmt: skip
 
 
-def _is_ours(name: str) -> bool:
+def _has_page(folder: Path) -> bool:
+    page = folder / PAGE
+    if not page.is_file():
+        return False
+    begins = page.read_bytes()[:1024]
+    return DEMO_MARK in begins or (PAGE_MARK in begins and (folder / MODELS).is_file())
+
+
+def _is_ours(path: Path) -> bool:
     fixed = {PAGE, MODELS, "ort.js", "ort.wasm", *SCRIPTS}
-    return name in fixed or name.startswith(("model-", "sample-"))
+    numbered = re.fullmatch(r"model-[12]\.onnx|sample-\d{1,2}(\.[^.]+)?", path.name)
+    return path.is_file() and (path.name in fixed or numbered is not None)
 
 
 def _check_kind(file: Path) -> None:
@@ -174,8 +185,9 @@ def _write_folder(out: Path, contents: dict[str, Path], models: Sequence[DemoMod
         else:
             for name in sorted(names, key=lambda name: name == PAGE):
                 (staging / name).replace(out / name)
-            for stale in (file for file in out.iterdir() if file.name not in names):
-                stale.unlink()
+            for file in out.iterdir():
+                if file.name not in names and _is_ours(file):
+                    file.unlink()
         sync_folder(out.parent)
     except OSError as error:
         raise UserError(describe_failure(out, error)) from error

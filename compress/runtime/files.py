@@ -24,7 +24,7 @@ LITTLE = 2**16
 CSV_HEADER = "image,rank,class,probability,error"
 CLASSES_CSV_HEADER = "class,images,precision,recall,f1"
 PIXELS_CSV_HEADER = "class,pixels,iou,precision,recall"
-# By this, a page of this package is known.
+# By this, a report is known.
 PAGE_MARK = b'<meta name="generator" content="compress">'
 
 

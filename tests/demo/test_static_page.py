@@ -13,9 +13,11 @@ from PIL import Image
 
 from compress.cli.main import main
 from compress.demo import web_runtime
-from compress.demo.static_page import SCRIPTS
+from compress.demo.static_page import DEMO_MARK, SCRIPTS, check_folder
 from compress.deployment.description import parse_description
 from compress.deployment.onnx_format import open_session
+from compress.runtime.errors import UserError
+from compress.runtime.files import PAGE_MARK, require_page
 
 BUILDER = ["--builder", "tinynets:student"]
 
@@ -40,6 +42,8 @@ def test_a_page_is_written_again_and_older_files_are_gone(
     same = {*SCRIPTS, "index.html", "models.json", "ort.js", "ort.wasm", "sample-1.png"}
     assert listed(out) == {*same, "model-1.onnx", "model-2.onnx"}
     assert (out / "sample-1.png").read_bytes() == photo.read_bytes()
+    with pytest.raises(UserError, match="not a report"):
+        require_page(out / "index.html")
     page = (out / "index.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and "'wasm-unsafe-eval'" in page
     exported, given = json.loads((out / "models.json").read_text())["models"]
@@ -60,6 +64,7 @@ def test_a_page_is_written_again_and_older_files_are_gone(
     [
         (["-w", "GREY", "--static", "mine"], "mine: not empty"),
         (["-w", "GREY", "--static", "page"], "CNAME"),
+        (["-w", "GREY", "--static", "report"], "report: not empty"),
         (["-w", "GREY", "--static", "file"], "file: a file"),
         (["-w", "GREY", "--static", "new", "--ort", "mine"], "--ort mine"),
         (["-w", "GREY", "--static", "new", "--sample", "file"], "--sample file"),
@@ -85,11 +90,12 @@ def test_what_cannot_be_a_page_is_refused_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("mine", "page"):
+    for name in ("mine", "page", "report"):
         Path(name).mkdir()
     Path("mine/notes.txt").write_text("mine")
-    Path("page/index.html").write_text('<meta name="generator" content="compress">')
+    Path("page/index.html").write_bytes(DEMO_MARK)
     Path("page/CNAME").write_text("mine")
+    Path("report/index.html").write_bytes(PAGE_MARK)
     Path("file").write_text("mine")
     Path("model.pt2").write_text("")
     save_other(Path("other.onnx"))
@@ -102,6 +108,24 @@ def test_what_cannot_be_a_page_is_refused_and_nothing_is_left(
     assert done.exit_code == 2 and done.output.startswith("error: ")
     assert said in done.output and done.output.count("\n") == 1
     assert listed(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["model-card.md", "model-src/", "sample-data.csv", "sample-1.png/", "ort.js/"]
+)
+def test_a_name_like_that_of_a_part_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_bytes(DEMO_MARK)
+    other = tmp_path / name
+    other.mkdir() if name.endswith("/") else other.write_text("mine")
+    with pytest.raises(UserError, match=f"has {other.name}, "):
+        check_folder(tmp_path)
+
+
+def test_a_page_of_an_earlier_version_is_known_by_its_networks(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_bytes(PAGE_MARK)
+    for name in ("models.json", "model-2.onnx", "sample-24.jpeg", "sample-1"):
+        (tmp_path / name).write_text("")
+    check_folder(tmp_path)
 
 
 def test_a_package_that_is_not_the_published_one_is_refused(
