@@ -31,6 +31,8 @@ PORTS = range(7860, 7960)
 SWAP = "swap light and dark"
 # Images that are timed, for the time of one.
 RUNS = 15
+# Runtimes serve one thread at a time, and a time is that of a network alone.
+ONE_AT_A_TIME = threading.Lock()
 # Smaller squares are enlarged to about this side, in pixels.
 SHOWN_SIDE = 168
 # Fonts of the system: the theme's own would come from another server.
@@ -253,10 +255,11 @@ def classify(model: DemoModel, source: str | Path | Image.Image, invert: bool = 
     """
     checkpoint = model.checkpoint
     prepared = prepare(source, checkpoint, invert=invert)
-    [found] = predict(checkpoint, [source], top=TOP, invert=invert, device="cpu")
-    network = checkpoint.model.cpu().eval()
-    with torch.inference_mode():
-        [times] = time_in_turns([lambda: network(prepared)], RUNS)
+    with ONE_AT_A_TIME:
+        [found] = predict(checkpoint, [source], top=TOP, invert=invert, device="cpu")
+        network = checkpoint.model.cpu().eval()
+        with torch.inference_mode():
+            [times] = time_in_turns([lambda: network(prepared)], RUNS)
     seen = _as_picture(prepared, checkpoint.mean, checkpoint.std)
     return Answer(dict(found.top), seen, statistics.median(times))
 

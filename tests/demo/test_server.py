@@ -9,16 +9,22 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from code_blocks import ROOT
+from PIL import Image
 from tiny import Tiny
+from torch import Tensor, nn
 
 from compress.cli.main import main
-from compress.demo.server import find_port
+from compress.demo.models import DemoModel
+from compress.demo.server import classify, find_port
 from compress.deployment.predict import predict
+from compress.models.checkpoint import Checkpoint
+from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 
 
@@ -65,6 +71,28 @@ def test_the_page_answers_as_predict_does_and_ends_by_sigterm(
     shown = {each["label"]: each["confidence"] for each in found[3]["confidences"]}
     assert shown == pytest.approx(dict(expected.top), abs=1e-5)
     assert found[0]["label"] in ("a", "b", "c", "d") and re.search(r"\d ms.*KB", found[2])
+
+
+def test_networks_answer_one_visitor_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, most = 0, 0
+
+    def forward(model: nn.Module, images: Tensor) -> Tensor:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.001)
+        inside -= 1
+        return images.mean((2, 3))
+
+    monkeypatch.setattr(nn.Identity, "forward", forward)
+    half, classes = (0.5,) * 3, ("a", "b", "c")
+    spec = ModelSpec("tinynets:student")
+    known = Checkpoint(nn.Identity(), spec, classes, (3, 8, 8), half, half, "made up")
+    model = DemoModel("a", Path("a.onnx"), known)
+    with ThreadPoolExecutor(3) as visitors:
+        image = Image.new("RGB", (8, 8))
+        answers = list(visitors.map(lambda _: classify(model, image), range(3)))
+    assert most == 1 and len(answers) == 3
 
 
 def test_a_port_in_use_is_refused_and_another_one_found() -> None:
