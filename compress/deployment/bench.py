@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,9 @@ class _Worker:
     def ask(self, batch_size: int, runs: int) -> dict[str, Any]:
         """Let the model compute so many batches; 0 finds out how many fill its part of a round."""
         assert self.process.stdin and self.process.stdout
-        print(batch_size, runs, file=self.process.stdin, flush=True)
+        # If the process has ended, reading says so.
+        with suppress(BrokenPipeError):
+            print(batch_size, runs, file=self.process.stdin, flush=True)
         return self.read()
 
     def read(self) -> dict[str, Any]:

@@ -57,6 +57,16 @@ def test_more_threads_than_cores_are_refused_before_anything_is_timed() -> None:
         bench_files([__file__], threads=(1, 4000))
 
 
+def test_a_process_that_has_ended_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker, file = tmp_path / "worker", tmp_path / "model.onnx"
+    worker.write_text("#!/bin/sh\nexec <&-\necho '{\"ready\": true}'\n")
+    worker.chmod(0o700)
+    file.touch()
+    monkeypatch.setattr("sys.executable", str(worker))
+    done = CliRunner().invoke(main, ["bench", str(file)])
+    assert done.exit_code == 2 and f"{file}: its process ended" in done.stderr
+
+
 @pytest.mark.slow
 def test_size_of_another_programs_images_is_asked_for(tmp_path: Path) -> None:
     path = save_foreign(tmp_path / "other.onnx", ("n", 3, "h", "w"))
