@@ -23,8 +23,8 @@ from compress.data.arrays import image_to_pixels
 from compress.data.color import ORIENTATION, convert_to_rgb
 from compress.data.formats import FORMATS, SUFFIXES
 from compress.data.photo import Framing, Photo, to_luma
-from compress.data.quiet import no_warnings, silent_stderr
 from compress.runtime.errors import UserError, describe_type
+from compress.runtime.quiet import no_warnings, silent_stderr
 
 # A path, "-" for standard input, an open binary file; or an image in memory: Pillow's, or an array
 # or tensor (H, W), (H, W, C) or (C, H, W). C is 1, 3, or 4 with alpha.

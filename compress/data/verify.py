@@ -18,10 +18,10 @@ from compress.data.cache import VERIFIED, cache_root
 from compress.data.decode import check_sides, describe_error, open_regular
 from compress.data.formats import FORMATS
 from compress.data.masks import find_mask_faults
-from compress.data.quiet import no_warnings
 from compress.data.source import Files, Images, Source
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
+from compress.runtime.quiet import no_warnings
 
 T = TypeVar("T")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +44,7 @@ from compress.runtime.errors import (
     is_out_of_memory,
     one_line,
 )
+from compress.runtime.quiet import no_warnings
 
 Builder = Callable[..., nn.Module]
 
@@ -126,9 +126,8 @@ def skeleton(
     if spec.source == "custom" and is_reusing():
         return without_values(build(spec, classes, builder, input_size))
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            # A function that loads weights is told that they are not copied.
-            warnings.simplefilter("ignore")
+        # A function that loads weights is told that they are not copied.
+        with torch.device("meta"), no_warnings:
             model = build(spec, classes, builder, input_size)
         if not has_unsaved_tensors(model):
             return model

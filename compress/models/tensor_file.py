@@ -9,7 +9,6 @@ import pathlib
 import pickle
 import re
 import types
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from compress.runtime.checksum import check_archive, seal_archive
 from compress.runtime.errors import UserError, one_line
 from compress.runtime.files import atomic_write, is_file_name, require_file
 from compress.runtime.plain_files import check_plain, read_json
+from compress.runtime.quiet import no_warnings
 
 SAFETENSORS, INDEX = ".safetensors", ".safetensors.index.json"
 # Files of `compress export`, from which no weights are read.
@@ -101,8 +101,7 @@ def read_tensors(path: str | Path) -> Any:
 def _load_plain(path: Path) -> Any:
     """Load plain data; what it may not hold is refused."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings:
             content = torch.load(path, map_location="cpu", weights_only=True)
             check_plain(content)
             return content

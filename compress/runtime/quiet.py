@@ -1,4 +1,4 @@
-"""Contexts that keep decoders quiet; threads may be in them at once.
+"""Contexts that keep other packages quiet; threads may be in them at once.
 
 Standard error and the filters of warnings belong to the process. If each thread changed them by
 itself, one could restore what it found changed by another, for good.
