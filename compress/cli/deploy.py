@@ -141,7 +141,7 @@ def quantize(
     from compress.deployment.formats import get_format
     from compress.quantization.quantize import quantize
 
-    get_format("onnx")
+    get_format("onnx").require_suffix(path)
     function = load_builder(builder)
     made = quantize(
         weights,

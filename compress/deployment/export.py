@@ -93,10 +93,9 @@ def export(
         2.1e-06
     """
     form = get_format(to)
-    loaded, origin = load_source(checkpoint, builder)
     out = Path(default_out(checkpoint, form.suffix) if out is None else out)
-    if out.suffix.lower() != form.suffix:
-        raise UserError(f"{out}: files of format {form.name!r} end in {form.suffix}")
+    form.require_suffix(out)
+    loaded, origin = load_source(checkpoint, builder)
     samples = check_samples(loaded, data)
     network, description = prepare_network(loaded, uint8=uint8, grey=samples.grey)
     origin = origin | describe_versions(loaded, form)

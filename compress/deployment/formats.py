@@ -79,6 +79,15 @@ class ExportFormat:
     open: Callable[[Path, int], Runner]
     beside: tuple[str, ...] = ()
 
+    def require_suffix(self, out: Path) -> None:
+        """Check that a file to write has the format's suffix, by which it is known later.
+
+        Raises:
+            UserError: it has another one.
+        """
+        if out.suffix.lower() != self.suffix:
+            raise UserError(f"{out}: files of format {self.name!r} end in {self.suffix}")
+
     def require_packages(self) -> None:
         """Check that what the format needs is installed.
 

@@ -124,16 +124,17 @@ def quantize(
         log: takes lines for the user.
 
     Raises:
-        UserError: the data is not available, ONNX cannot express the network, or more accuracy is
-            lost than `max_drop`; nothing is written.
+        UserError: `out` does not end in .onnx, the data is not available, ONNX cannot express the
+            network, or more accuracy is lost than `max_drop`; nothing is written.
 
     Example:
         >>> compress.quantize("model.pth", max_drop=0.5).drop
         -0.05
     """
     form = get_format("onnx")
+    out = Path(default_out(checkpoint, ".int8.onnx") if out is None else out)
+    form.require_suffix(out)
     loaded, origin = load_source(checkpoint, builder)
-    out = default_out(checkpoint, ".int8.onnx") if out is None else out
     dataset = open_own_data(loaded, data)
     made = quantize_network(
         loaded,

@@ -11,8 +11,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
+from compress.cli.main import main
 from compress.data.dataset import Dataset
 from compress.deployment import samples
 from compress.deployment.load_model import load_model
@@ -70,6 +72,15 @@ def test_predicted_size_is_the_size(made: tuple[Path, Int8Network]) -> None:
     for parameter in known.model.parameters():
         nn.init.normal_(parameter, std=0.1)
     assert abs(measure_int8_bytes(known, load_model(path).origin) - path.stat().st_size) < 100
+
+
+@pytest.mark.parametrize("name", ["small.int8", "model.pth", "model"])
+def test_a_file_that_would_not_be_known_as_onnx_is_refused(name: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    with pytest.raises(UserError, match=rf"{name}: .*end in \.onnx"):
+        quantize(WEIGHTS, out, data="folder:/nowhere")
+    done = CliRunner().invoke(main, ["quantize", "-w", str(WEIGHTS), "--out", str(out)])
+    assert done.exit_code == 2 and f"{out}: " in done.stderr and ".onnx" in done.stderr
 
 
 def quantize_small(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> list[str]:
