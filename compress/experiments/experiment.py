@@ -153,7 +153,9 @@ def _choose_name(label: dict[str, str], seed: int, taken: set[str]) -> str:
     """Return a directory's name that is not taken, as ``distill.alpha=0.9,seed=0``."""
     keys = {key: value for key, value in label.items() if value != "-"} | {"seed": str(seed)}
     text = ",".join(f"{key}={value}" for key, value in keys.items())
-    base = re.sub(r"[^\w.+=,]+", "-", text)[-100:]
+    # File systems limit the bytes of a name.
+    end = re.sub(r"[^\w.+=,]+", "-", text).encode()[-100:]
+    base = end.decode(errors="ignore")
     names = (base if number == 1 else f"{base}-{number}" for number in itertools.count(1))
     return next(name for name in names if name not in taken)
 

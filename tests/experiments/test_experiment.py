@@ -211,6 +211,18 @@ def test_an_image_that_cannot_be_read_is_found_before_any_trial(
     assert said.count("\n") == 1 and str(image) in said and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(("sign", "kept"), [("a", 93), ("\u7f51", 31)])
+def test_a_long_name_in_any_script_becomes_a_directory(
+    folder: Path, tmp_path: Path, sign: str, kept: int
+) -> None:
+    file = folder / "long.toml"
+    rows = (f'[[rows]]\nname = "{sign * 120}{i}"\nmax_images = 9{i}\n' for i in range(2))
+    file.write_text('recipe = "pair.toml"\n' + "".join(rows), encoding="utf-8")
+    planned = plan_experiment(file, out=tmp_path)
+    names = [f"{sign * (kept - 1)}{i},seed=0" for i in range(2)]
+    assert [trial.folder.name for trial in planned] == names
+
+
 def test_a_directory_with_other_files_is_refused(
     run: Compress, folder: Path, tmp_path: Path
 ) -> None:
