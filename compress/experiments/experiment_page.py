@@ -10,7 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from compress.experiments.results import experiment_table, read_trials, trials_table
+from compress.experiments.results import experiment_table, name_metric, read_trials, trials_table
 from compress.experiments.trial import Trial, group_by_row
 from compress.pipeline.manifest import MANIFEST, read_results
 from compress.reporting.pages.facts import describe_recipe, list_origin
@@ -25,7 +25,7 @@ class Row:
 
     Args:
         label: the values of its keys.
-        mean: mean ± deviation of its test accuracies in percent; a dash if there are none.
+        mean: mean ± deviation of its test scores in percent; a dash if there are none.
         seeds: how many have finished.
         spread: beginning and length of one deviation to both sides, and the mean, in percent of the
             scale.
@@ -43,6 +43,7 @@ class ExperimentPage:
 
     about: str
     notes: list[str]
+    metric: str
     columns: list[str]
     rows: list[Row]
     low: float
@@ -72,6 +73,7 @@ def write_experiment_page(path: Path, out: Path) -> None:
     page = ExperimentPage(
         about=f"{data}, {len(rows)} rows, {len(finished)} of {len(trials)} runs finished",
         notes=[f"{trial.folder.name} failed: {trial.error}" for trial in trials if trial.error],
+        metric=name_metric(trials),
         columns=list(trials[0].label),
         rows=rows,
         low=low,

@@ -28,10 +28,11 @@ def experiment_table(trials: list[Trial]) -> Table:
 
     Each has the cost of the last stage's network, and its accuracies in percent as mean ± sample
     deviation over the finished seeds, that of balanced accuracy on the test split included where
-    classes are uneven. Costs and seconds are means; the teacher's time is left out.
+    some classes are uneven, with a dash where they are not. Costs and seconds are means; the
+    teacher's time is left out.
     """
     keys = list(trials[0].label)
-    scores = [f"{name_score(split, _name_metric(trials))} %" for split in ("val", "test")]
+    scores = [f"{name_score(split, name_metric(trials))} %" for split in ("val", "test")]
     uneven = _are_uneven(trials)
     scores += ["balanced %"] if uneven else []
     headings = [*keys, "parameters", "multiply-adds", *scores, "seeds", "seconds"]
@@ -52,11 +53,10 @@ def trials_table(trials: list[Trial]) -> Table:
         results: list[object] = [""] * (6 if uneven else 5)
         if trial.results:
             last = trial.results[-1]
-            test = "" if last.test is None else last.test
-            results = [last.params, last.macs, last.val, test, round(trial.seconds, 1)]
+            results = [last.params, last.macs, last.val, last.test, round(trial.seconds, 1)]
             results += [last.test_balanced] if uneven else []
         cells = (*trial.label.values(), trial.recipe.seed, *results, trial.folder)
-        rows.append([*map(str, cells), trial.error or ""])
+        rows.append(["" if cell is None else str(cell) for cell in (*cells, trial.error)])
     return Table([*trials[0].label, *columns, "directory", "error"], rows)
 
 
@@ -122,13 +122,14 @@ def write_plot(trials: list[Trial], folder: Path) -> None:
         (values, [trial.results[-1].test or 0.0 for trial in row if trial.results])
         for values, row in group_by_row(trials)
     ]
-    figure = plot_rows(list(trials[0].label), rows, _name_metric(trials))
+    figure = plot_rows(list(trials[0].label), rows, name_metric(trials))
     save_figure(figure, folder / PLOT)
 
 
-def _name_metric(trials: list[Trial]) -> str:
-    """Return the name of the score of the trials that are finished."""
-    return next((each.results[-1].metric for each in trials if each.results), "accuracy")
+def name_metric(trials: list[Trial]) -> str:
+    """Return the name of the score of the finished trials; "score" if they have several."""
+    names = {each.results[-1].metric for each in trials if each.results} or {"accuracy"}
+    return names.pop() if len(names) == 1 else "score"
 
 
 def _are_uneven(trials: list[Trial]) -> bool:
@@ -148,8 +149,8 @@ def _summarize_row(trials: list[Trial], uneven: bool) -> list[str]:
         f"{statistics.mean(result.params for result in last):,.0f}",
         format_macs(statistics.mean(result.macs for result in last)),
         format_mean([result.val for result in last]),
-        format_mean([result.test or 0.0 for result in last]),
-        *([format_mean([result.test_balanced or 0.0 for result in last])] if uneven else []),
+        format_mean([result.test for result in last]),
+        *([format_mean([result.test_balanced for result in last])] if uneven else []),
         seeds,
         f"{statistics.mean(trial.seconds for trial in finished):,.0f}",
     ]

@@ -46,13 +46,17 @@ def format_accuracy(accuracy: float | None) -> str:
     return "-" if accuracy is None else f"{100 * accuracy:.2f}"
 
 
-def format_mean(accuracies: Sequence[float]) -> str:
+def format_mean(accuracies: Sequence[float | None]) -> str:
     """Format the mean of accuracies, 0 to 1, and their sample deviation (n - 1) in percent.
+
+    It is a dash if one of them is None.
 
     Example:
         >>> format_mean([0.90, 0.92]), format_mean([0.90])
         ('91.00 ± 1.41', '90.00')
     """
-    percent = [100 * accuracy for accuracy in accuracies]
+    percent = [100 * accuracy for accuracy in accuracies if accuracy is not None]
+    if len(percent) < len(accuracies):
+        return "-"
     mean = f"{statistics.mean(percent):.2f}"
     return f"{mean} ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else mean

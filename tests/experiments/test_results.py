@@ -76,6 +76,19 @@ def test_uneven_classes_have_balanced_accuracy_too(tmp_path: Path) -> None:
     assert [row["balanced"] for row in rows] == ["0.7", ""]
 
 
+def test_rows_of_several_data_sets_have_only_the_scores_that_are_known(tmp_path: Path) -> None:
+    even, uneven = make_trial("0.0", 0, 0.9), make_trial("0.9", 0, 0.8)
+    results = tuple(replace(each, test_balanced=0.7, metric="mIoU") for each in uneven.results)
+    trials = [even, replace(uneven, results=results)]
+    table = experiment_table(trials)
+    assert "val score %" in table.headings and "test score %" in table.headings
+    place = table.headings.index("balanced %")
+    assert [row[place] for row in table.rows] == ["-", "70.00"]
+    write_tables(trials, tmp_path)
+    rows = csv.DictReader((tmp_path / "table.csv").open(newline=""))
+    assert [row["balanced"] for row in rows] == ["", "0.7"]
+
+
 def test_failed_trials_are_named_below_the_table_and_in_the_csv(tmp_path: Path) -> None:
     trials = [make_trial("0.0", 0, 0.9, tmp_path), make_trial("0.9", 0, None, tmp_path)]
     write_tables(trials, tmp_path)
