@@ -20,7 +20,7 @@ from compress.recipe.stages import Prune
 from compress.reporting.plots import plot_sweep, save_figure
 from compress.reporting.published import PUBLISHED
 from compress.reporting.tables import Table
-from compress.reporting.units import format_accuracy, format_bytes, format_macs
+from compress.reporting.units import format_accuracy, format_bytes, format_macs, name_score
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
 from compress.runtime.files import remove_parts, write_text
@@ -39,6 +39,17 @@ class SweepResult:
     def final(self) -> StageResult:
         """The result of the last stage."""
         return self.run.results[-1]
+
+    @property
+    def trained(self) -> StageResult:
+        """The result of the last stage with a network in float32, the one in `model.pth`."""
+        return next(each for each in reversed(self.run.results) if each.kind != "quantize")
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the final network's file: `model.pth`, or the int8 file."""
+        quantized = self.final.kind == "quantize"
+        return self.final.bytes if quantized else self.run.model.stat().st_size
 
 
 def sweep(
@@ -108,13 +119,15 @@ def sweep(
 
 def sweep_table(results: Sequence[SweepResult]) -> Table:
     """Return the final network of each budget."""
-    headings = ["budget", "parameters", "multiply-adds", "file", "val %", "test %"]
+    metric = results[-1].final.metric
+    scores = [f"{name_score(split, metric)} %" for split in ("val", "test")]
+    headings = ["budget", "parameters", "multiply-adds", "file", *scores]
     rows = [
         [
             result.budget,
             f"{result.final.params:,}",
             format_macs(result.final.macs),
-            format_bytes(result.run.model.stat().st_size),
+            format_bytes(result.file_bytes),
             format_accuracy(result.final.val),
             format_accuracy(result.final.test),
         ]
@@ -145,7 +158,7 @@ def _continue_from(results: Sequence[SweepResult]) -> dict[str, Any]:
         if stage.kind == "teach"
     ]
     if teachers:
-        students = [(result.final, result.run.model) for result in results]
+        students = [(result.trained, result.run.model) for result in results]
         best, file = max(teachers + students, key=lambda pair: pair[0].val)
         keys["teacher"] = {"name": best.network, "weights": str(file)}
     return keys

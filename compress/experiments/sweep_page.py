@@ -93,5 +93,5 @@ def _draw(results: list[SweepResult], data: str) -> list[Markup]:
         ]
         if points:
             published = PUBLISHED.get(data, ()) if name == "parameters" else ()
-            figures.append(draw_front(points, name, published))
+            figures.append(draw_front(points, name, results[-1].final.metric, published))
     return figures

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plot_sweep(results: Sequence[StageResult], published: Sequence[Published] = ()) -> Figure:
-    """Plot test accuracy against parameters and against multiply-adds, on logarithmic axes.
+    """Plot test scores against parameters and against multiply-adds, on logarithmic axes.
 
     Args:
         results: of the last stage for each budget, the largest first.
@@ -37,7 +37,7 @@ def plot_sweep(results: Sequence[StageResult], published: Sequence[Published] = 
     _plot_line(by_macs, [result.macs for result in results], accuracies)
     if published:
         _plot_published(by_params, published)
-    by_params.set(xlabel="parameters", ylabel="test accuracy, %")
+    by_params.set(xlabel="parameters", ylabel=f"test {results[-1].metric}, %")
     by_macs.set(xlabel="multiply-adds for one image")
     by_params.legend(loc="lower right")
     return figure

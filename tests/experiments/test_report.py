@@ -40,6 +40,7 @@ def test_a_sweep_shows_its_networks_beside_published_ones(sweep: Path, tmp_path:
     for text in ("75.00", "50.00", "9,000", "3,000", "DenseNet-BC", "left out: 1k"):
         assert text in page.text
     assert "1,000" not in page.text and "--budgets 9k,3k" in page.text
+    assert "accuracy, parameters" in [svg.get("aria-label") for svg in page.find("svg")]
     shutil.rmtree(sweep / "9k")
     shutil.rmtree(sweep / "3k")
     with pytest.raises(UserError, match="none of its runs is finished"):

@@ -115,6 +115,15 @@ def test_the_best_network_teaches_as_what_it_is(
     assert recipe.student.weights == str(tmp_path / "model.pth")
 
 
+def test_what_teaches_is_chosen_by_the_scores_of_the_files_that_teach(tmp_path: Path) -> None:
+    """A last stage that quantizes scores the int8 file, which does not teach."""
+    for int8, best in ((0.7, "mobilenet_v2"), (0.95, "resnet34")):
+        taught = replace(TAUGHT, val=0.8 if int8 < 0.8 else 0.92)
+        quantized = replace(FINETUNED, name="quantize", kind="quantize", val=int8)
+        run = RunResult(tmp_path / "model.pth", (taught, FINETUNED, quantized))
+        assert _continue_from([SweepResult("100k", run)])["teacher"]["name"] == best
+
+
 def test_a_sweep_without_a_teacher_leaves_the_teacher_alone(tmp_path: Path) -> None:
     result = RunResult(tmp_path / "model.pth", (FINETUNED,))
     keys = _continue_from([SweepResult("100k", result)])
@@ -128,6 +137,12 @@ def test_the_table_has_a_row_for_each_budget(tmp_path: Path) -> None:
     assert table.as_markdown().splitlines()[-1] == (
         "| 100k | 99,938 | 13.15 M | 2 KB | 90.00 | 94.92 |"
     )
+    int8 = replace(final, kind="quantize", bytes=1_000)
+    table = sweep_table([SweepResult("100k", RunResult(tmp_path / "model.pth", (final, int8)))])
+    assert "1 KB" in table.rows[0]
+    masks = replace(final, metric="mIoU")
+    table = sweep_table([SweepResult("100k", RunResult(tmp_path / "model.pth", (masks,)))])
+    assert table.headings[-2:] == ["val mIoU %", "test mIoU %"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,11 @@ def test_texts_of_a_sweep_are_inside_the_picture_and_off_each_other() -> None:
             assert frame.y0 <= box.y0 and box.y1 <= frame.y1
             assert box.count_contains(line) == 0
         assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_a_sweep_names_its_score() -> None:
+    results = [replace(make_result(10, 10, test), metric="mIoU") for test in (0.5, 0.4)]
+    assert plot_sweep(results).axes[0].get_ylabel() == "test mIoU, %"
 
 
 def test_rows_are_drawn_with_mean_and_deviation() -> None:

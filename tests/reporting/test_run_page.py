@@ -243,6 +243,13 @@ def test_multiply_adds_of_other_images_are_not_compared(finished: Path) -> None:
         assert facts["multiply-adds"][:7] == about
 
 
+def test_the_size_is_that_of_the_file_that_was_scored(finished: Path) -> None:
+    _, results = read_results(finished)
+    int8 = replace(results[-1], kind="quantize", bytes=5_000)
+    facts = {fact.name: fact.value for fact in list_facts([*results, int8], 20_000)}
+    assert facts["int8 file"] == "5 KB" and "weights file" not in facts
+
+
 def test_the_time_is_that_of_the_run(copied: Path, tmp_path: Path) -> None:
     manifest = read_manifest(copied)
     change_manifest(copied, seconds=7384)

@@ -72,7 +72,9 @@ def list_facts(
         facts.insert(1, Fact("balanced accuracy", f"{format_accuracy(balanced)} %"))
     if last.milliseconds is not None:
         facts.append(Fact("one image", f"{last.milliseconds:.3f} ms"))
-    if file_bytes is not None:
+    if last.kind == "quantize":
+        facts.append(Fact("int8 file", format_bytes(last.bytes)))
+    elif file_bytes is not None:
         facts.append(Fact("weights file", format_bytes(file_bytes)))
     if seconds is not None:
         return [*facts, Fact("the run took", format_duration(seconds))]

@@ -86,13 +86,16 @@ def draw_losses(curve: Curve) -> Markup:
 
 
 def draw_front(
-    points: Sequence[tuple[float, float, str]], cost: str, published: Sequence[Published] = ()
+    points: Sequence[tuple[float, float, str]],
+    cost: str,
+    metric: str,
+    published: Sequence[Published] = (),
 ) -> Markup:
-    """Return the accuracies of a sweep against a cost, beside published results.
+    """Return the scores of networks against a cost, beside published results.
 
     Args:
-        points: cost, accuracy from 0 to 1, and the name of each network.
-        cost: name of the cost.
+        points: cost, score from 0 to 1, and the name of each network.
+        cost, metric: names of the cost and of the score.
         published: results of others, of which only the parameters are known.
     """
 
@@ -104,9 +107,9 @@ def draw_front(
         axes.plot(xs, ys, "-", color=SERIES[0], linewidth=1.2)
         for x, y, name in points:
             _mark(axes, x, 100 * y, plain(name), SERIES[0], "o")
-        _finish_costs(axes, cost)
+        _finish_costs(axes, cost, metric)
 
-    return draw(paint, f"accuracy, {cost}", 4.6, 3.2)
+    return draw(paint, f"{metric}, {cost}", 4.6, 3.2)
 
 
 def find_front(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
@@ -153,7 +156,7 @@ def _mark(
     )
 
 
-def _finish_costs(axes: Axes, cost: str, metric: str = "accuracy") -> None:
+def _finish_costs(axes: Axes, cost: str, metric: str) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
     axes.set_xscale("log")

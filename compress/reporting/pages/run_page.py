@@ -160,7 +160,7 @@ def _make_page(
         layers=layers[:MOST_LAYERS],
         widest=max([1, *(max(layer.widths) for layer in layers)]),
         shades=_make_shades(len(width_stages)),
-        speed=_read_speed(path, notes),
+        speed=_read_speed(path, last.metric, notes),
         sensitivity=_read_analysis(path, notes),
         seen=seen,
         command=f"compress run {shlex.quote(str(path / MANIFEST))} --out runs/again",
@@ -180,7 +180,7 @@ def _make_shades(count: int) -> list[str]:
     return [f"color-mix(in srgb, var(--series-1) {step:.0f}%, var(--paper))" for step in steps]
 
 
-def _read_speed(path: Path, notes: list[str]) -> Speed | None:
+def _read_speed(path: Path, metric: str, notes: list[str]) -> Speed | None:
     bench = _read_extra(path / BENCH, read_bench, notes)
     if bench is None or not bench.rows:
         return None
@@ -193,7 +193,7 @@ def _read_speed(path: Path, notes: list[str]) -> Speed | None:
     threads = f"{first.threads} thread{'' if first.threads == 1 else 's'}"
     unit = f"milliseconds, {threads}, batch of {first.batch_size}"
     points = [(1e3 * row.p50, row.accuracy, row.label) for row in alike if row.accuracy is not None]
-    figure = draw_front(points, unit) if len(points) > 1 else None
+    figure = draw_front(points, unit, metric) if len(points) > 1 else None
     return Speed(bench.machine, figure, as_element(saved_bench_table(bench)))
 
 
