@@ -65,8 +65,9 @@ def require_replaceable(path: str | Path, *headers: str) -> Path:
     Raises:
         UserError: it is a file of another kind, such as weights or an image, or in no folder.
     """
-    target = Path(path).resolve()
-    if not target.parent.is_dir() or (target.exists() and not target.is_file()):
+    # Path.resolve() raises an error for a link to itself.
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir() or (os.path.lexists(target) and not target.is_file()):
         raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
     if target.exists():
         with target.open("rb") as file:
@@ -80,12 +81,13 @@ def require_folder(path: str | Path) -> None:
     """Check that files can be written to the folder `path`, which may not exist yet.
 
     Raises:
-        UserError: it, or what it would lie in, is a file, or cannot be written.
+        UserError: it, or what it would lie in, is a file or a link to nothing, or cannot be
+            written.
     """
-    target = Path(path).resolve()
-    found = next(each for each in (target, *target.parents) if each.exists())
+    target = Path(path).absolute()
+    found = next(each for each in (target, *target.parents) if each.exists() or each.is_symlink())
     if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
-        reason = "cannot be written" if found.is_dir() else "is a file"
+        reason = "cannot be written" if found.is_dir() else "is not a folder"
         raise UserError(f"{path}: {found} {reason}; choose another folder")
 
 
@@ -98,7 +100,7 @@ def require_page(path: str | Path) -> None:
     target = Path(path)
     if target.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"{path}: a page ends in .html; rename it")
-    if not target.resolve().parent.is_dir():
+    if not Path(os.path.realpath(target)).parent.is_dir():
         raise UserError(f"{path}: cannot be written; choose a file in an existing folder")
     if target.is_file():
         with target.open("rb") as file:

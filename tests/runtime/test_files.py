@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
-from compress.runtime.files import PART, atomic_write, require_file, write_text
+from compress.runtime.files import (
+    CSV_HEADER,
+    PART,
+    atomic_write,
+    require_file,
+    require_folder,
+    require_page,
+    require_replaceable,
+    write_text,
+)
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path: Path) -> None:
@@ -63,3 +72,26 @@ def test_a_required_file_is_there(tmp_path: Path) -> None:
         require_file(tmp_path)
     with pytest.raises(UserError, match="missing: no such file"):
         require_file(tmp_path / "missing")
+
+
+def test_a_link_to_itself_cannot_be_written(tmp_path: Path) -> None:
+    link = tmp_path / "loop.html"
+    link.symlink_to(link)
+    for check in (require_folder, require_page, lambda path: require_replaceable(path, CSV_HEADER)):
+        with pytest.raises(UserError, match=r"loop\.html: .*choose"):
+            check(link)
+
+
+@pytest.mark.parametrize("inside", ["", "new", "new/er"])
+def test_a_folder_is_made_anywhere_but_below_a_file_or_a_link_to_nothing(
+    inside: str, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "file").touch()
+    (tmp_path / "dead").symlink_to("nothing")
+    for name in ("folder", "link"):
+        require_folder(tmp_path / name / inside)
+    for name in ("file", "dead"):
+        with pytest.raises(UserError, match=f"{name} is not a folder"):
+            require_folder(tmp_path / name / inside)
