@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.deployment.bench import Timing
-from compress.deployment.formats import count_bytes, find_format
+from compress.deployment.formats import count_bytes, find_format, open_exported
 from compress.pipeline.run_dir import INT8_MODEL, MANIFEST, MODEL, read_results
 from compress.reporting.tables import Table
 from compress.reporting.units import format_accuracy, format_bytes
@@ -67,10 +68,24 @@ def _list_run(path: Path, prefix: str) -> list[Contender]:
     for file in sorted(path.glob("model*")):
         if find_format(file) is not None:
             stage = quantized if quantized and file.name == INT8_MODEL else last
-            # A file that was quantized by hand is not as accurate as the network.
-            known = stage is quantized or ".int8." not in file.name
+            known = stage is quantized or _is_export(file, path / MODEL)
             found.append(Contender(file, prefix + file.name, stage.test if known else None))
     return [each for each in found if each.file.is_file()]
+
+
+def _is_export(file: Path, weights: Path) -> bool:
+    """Return True if a file was exported from a weights file as it is now, in float32.
+
+    An earlier network, or one that was quantized by hand, is not as accurate as the one there.
+    """
+    try:
+        description = open_exported(file).description
+    except UserError:
+        return False
+    if description is None or description.int8:
+        return False
+    checksum = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return description.origin.get("weights_sha256") == checksum
 
 
 def export_contenders(

@@ -10,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 from tiny import FILES
 
+import compress
 from compress.cli.main import main
 from compress.deployment.bench import Timing
+from compress.models.build import import_builder
 from compress.pipeline.run_dir import read_results
 from compress.reporting.bench import Contender, bench_table, list_contenders
 from compress.runtime.checksum import seal_table
@@ -30,15 +32,28 @@ def test_run_directory_gives_teacher_student_final_and_exported_files(
         (FILES[0], test["teach"]),
         (FILES[1], test["distill"]),
         ("model.pth", test["finetune"]),
-        # No run has scored it.
+        # No run has scored these.
         ("model.int8.onnx", None),
-        ("model.onnx", test["finetune"]),
+        ("model.onnx", None),
     ]
     assert [each.label for each in list_contenders([run])[:3]] == [
         "teacher",
         "student",
         "model.pth",
     ]
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_as_accurate_as_the_weights_that_it_is_from(
+    finished: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    builder = import_builder("tinynets:student")
+    compress.export(run / "model.pth", "onnx", run / "model.onnx", builder=builder)
+    assert list_contenders([run])[-1].accuracy == read_results(run)[1][-1].test
+    # Another network takes their place.
+    shutil.copy(run / FILES[1], run / "model.pth")
+    assert list_contenders([run])[-1].accuracy is None
 
 
 def test_networks_that_a_run_was_given_are_timed(finished: Path, tmp_path: Path) -> None:
