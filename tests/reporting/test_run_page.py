@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -193,6 +194,10 @@ def test_a_benchmark_in_the_directory_is_shown(copied: Path, tmp_path: Path) -> 
     assert [row.accuracy for row in read_bench(copied / "bench.json").rows] == [0.4321, 0.4321]
     page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
     assert "1.50 ×" in page.text and "8.000" in page.text and "43.21" in page.text
+    assert "earlier network" not in page.text
+    os.utime(copied / "bench.json", (0, 0))
+    page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
+    assert "bench.json is older than model.pth" in page.text and "1.50 ×" in page.text
     (copied / "bench.json").write_text('{"rows": 1}')
     page = read_page(compress.report(copied, tmp_path / "a.html", evaluate=False))
     assert "bench.json: not a benchmark" in page.text and "1.50 ×" not in page.text

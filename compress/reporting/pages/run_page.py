@@ -217,7 +217,11 @@ def _read_extra(file: Path, read: Callable[[Path], T], notes: list[str]) -> T | 
     if not file.is_file():
         return None
     try:
-        return read(file)
+        found = read(file)
     except UserError as error:
         notes.append(f"Left out: {error}")
         return None
+    model = file.with_name(MODEL)
+    if model.is_file() and file.stat().st_mtime < model.stat().st_mtime:
+        notes.append(f"{file.name} is older than {MODEL}: it may be of an earlier network.")
+    return found
