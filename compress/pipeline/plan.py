@@ -5,7 +5,7 @@ Image files are checked, and no image is loaded to make a plan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from compress.deployment.formats import get_format
 from compress.distillation.objectives import uses_teacher
 from compress.models import checkpoint
 from compress.models.channels import widen_input
+from compress.models.checkpoint import Checkpoint
 from compress.models.cost import measure_cost
 from compress.models.memory_format import to_channels_last
 from compress.models.reuse import reusing_networks
@@ -201,20 +202,7 @@ def make_plan(
     check_threads(recipe)
     check_networks(recipe)
     trained = load_trained(recipe)
-    first = next(iter(trained.values()), None)
-    data = open_dataset(
-        recipe.data,
-        classes=() if first is None else first.classes,
-        image_size=recipe.image_size,
-        max_images=recipe.max_images,
-        data_fraction=recipe.data_fraction,
-        seed=recipe.seed,
-        crop_ratio=recipe.crop_ratio,
-        background=recipe.background,
-        verify=True,
-        skip_broken=recipe.skip_broken,
-        log=log,
-    ).to(picked)
+    data = _open_data(recipe, trained, log).to(picked)
     trained = load_published_teacher(recipe, data) | trained
     recipe, data = merge_trained(recipe, data, trained)
     recipe, notes = fit_to_data(recipe, data, trained)
@@ -244,13 +232,41 @@ def make_plan(
     notes = (*notes, *note_new_heads(recipe, steps, data))
     notes = (*notes, *note_missing_teachers(steps), *note_unused_teacher(steps))
     check_something_to_prune(recipe, steps, limits, cost)
+    _rehearse(recipe, steps, data, student, clock)
+    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), cost, notes, clock)
+
+
+def _open_data(
+    recipe: Recipe, trained: Mapping[str, Checkpoint], log: Callable[[str], None]
+) -> Dataset:
+    """Open the data of a recipe; its classes have the order of those of a trained network."""
+    first = next(iter(trained.values()), None)
+    return open_dataset(
+        recipe.data,
+        classes=() if first is None else first.classes,
+        image_size=recipe.image_size,
+        max_images=recipe.max_images,
+        data_fraction=recipe.data_fraction,
+        seed=recipe.seed,
+        crop_ratio=recipe.crop_ratio,
+        background=recipe.background,
+        verify=True,
+        skip_broken=recipe.skip_broken,
+        log=log,
+    )
+
+
+def _rehearse(
+    recipe: Recipe, steps: Sequence[Step], data: Dataset, student: nn.Module, clock: Clock | None
+) -> None:
+    """Train, cut and quantize in small, to find what fails before time is spent."""
+    task = make_task(data, recipe)
     rehearse_training(steps, data, task)
     least = 0 if clock is None else round(clock.least / MOST)
-    cut = check_reachable(recipe, steps, student, torch.zeros(1, *size), least)
+    cut = check_reachable(recipe, steps, student, torch.zeros(1, *steps[-1].input_size), least)
     if cut is not None:
         rehearse_cut(steps, data, student, cut, task)
     rehearse_quantization(recipe, steps, data, student if cut is None else cut)
-    return Plan(recipe, data, picked, limits, max_file_bytes, tuple(steps), cost, notes, clock)
 
 
 def _least_area(recipe: Recipe) -> float:
