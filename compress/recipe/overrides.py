@@ -16,6 +16,8 @@ from compress.recipe.stages import STAGE_TYPES
 from compress.runtime.errors import UserError, did_you_mean
 
 ROLES = ("teacher", "student")
+# Tables of a recipe whose keys can be changed one by one, besides its stages.
+TABLES = (*ROLES, "small_data")
 WEIGHTS_SUFFIXES = (".pth", ".pt")
 
 
@@ -131,7 +133,7 @@ def _names_first(changes: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _is_of_stages(key: str) -> bool:
     first, dot, _ = key.partition(".")
-    return first == "stages" or (bool(dot) and first not in ROLES)
+    return first == "stages" or (bool(dot) and first not in TABLES)
 
 
 def _is_name(key: str) -> bool:
@@ -140,10 +142,10 @@ def _is_name(key: str) -> bool:
 
 def _find_tables(table: dict[str, Any], path: list[str], refusal: str) -> list[dict[str, Any]]:
     """Return the tables at `path`: stages of a kind, the stage of a number, or a nested table."""
-    first, known = path[:1], (*ROLES, "stages", *STAGE_TYPES)
+    first, known = path[:1], (*TABLES, "stages", *STAGE_TYPES)
     if first and first[0] not in known:
         raise UserError(refusal + did_you_mean(first[0], known))
-    if first and first[0] not in ROLES:
+    if first and first[0] not in TABLES:
         stages = table.get("stages")
         numbered = enumerate(stages if isinstance(stages, list | tuple) else (), start=1)
         found = [

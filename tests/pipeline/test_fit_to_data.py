@@ -94,6 +94,13 @@ def test_a_student_that_is_named_stays(name: str) -> None:
     assert fitted.student.name == name
 
 
+def test_what_counts_as_few_can_be_changed_alone() -> None:
+    changed = load_recipe("default", {"small_data.images": 1_000})
+    fitted, _ = fit_to_data(changed, data(1_350))
+    assert [s.kind for s in fitted.stages] == [s.kind for s in changed.stages]
+    assert changed.small_data is not None and changed.small_data.images == 1_000
+
+
 def test_quick_runs_and_changed_stages_keep_the_stages() -> None:
     default = load_recipe("default", {"finetune.epochs": 2})
     own = load_recipe("default", {"stages": [{"kind": "distill", "epochs": 2}]})
