@@ -6,13 +6,12 @@ torch is imported by the functions that load a network.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.runtime.errors import UserError
-from compress.runtime.files import require_file
+from compress.runtime.files import is_file, require_file
 from compress.runtime.plain_files import read_text
 
 if TYPE_CHECKING:
@@ -80,8 +79,7 @@ def read_names(text: str) -> list[str]:
     Raises:
         UserError: the file cannot be read, or holds no names.
     """
-    # Path.is_file() raises an error if the text is too long for a path.
-    if not os.path.isfile(text):  # noqa: PTH113
+    if not is_file(text):
         if Path(text).suffix in (".txt", ".json"):
             raise UserError(f"{text}: no such file")
         return [name.strip() for name in text.split(",")]

@@ -18,6 +18,7 @@ from compress.data.labelled_files import make_source, to_numbers
 from compress.data.source import Files, Source
 from compress.data.split_names import split_of
 from compress.runtime.errors import UserError, did_you_mean
+from compress.runtime.files import is_file
 from compress.runtime.plain_files import read_bytes
 from compress.runtime.text import normalize_name
 
@@ -198,7 +199,7 @@ def _check_rows(name: str, path: Path, rows: list[_Row]) -> None:
                 f"{name}: line {row.line}: group {row.group!r} is in {row.split}, and in"
                 f" {first.split} in line {first.line}; its images belong on one side"
             )
-    if not any(os.path.isfile(path.parent / row.path) for row in rows):  # noqa: PTH113
+    if not any(is_file(path.parent / row.path) for row in rows):
         raise UserError(
             f"{name}: line {rows[0].line}: there is no file {path.parent / rows[0].path}; paths are"
             f" relative to {path.parent}"

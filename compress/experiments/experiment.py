@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -26,7 +25,7 @@ from compress.recipe.load import load_recipe, recipe_to_dict, shipped_recipes
 from compress.recipe.schema import Recipe
 from compress.runtime import distributed
 from compress.runtime.errors import UserError, one_line
-from compress.runtime.files import remove_parts
+from compress.runtime.files import is_file, remove_parts
 
 
 def plan_experiment(
@@ -121,8 +120,7 @@ def run_experiment(
 def _find_recipe(name: str, folder: Path) -> str:
     """Return the name under which `load_recipe` finds an experiment's recipe."""
     beside = folder / name
-    # Path.is_file() raises an error if the name is too long for a path.
-    own = name not in shipped_recipes() and os.path.isfile(beside)  # noqa: PTH113
+    own = name not in shipped_recipes() and is_file(beside)
     return str(beside) if own else name
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from compress.recipe.stages import Prune, Quantize, Train
 from compress.recipe.types import StageFile
 from compress.runtime.checksum import check_table
 from compress.runtime.errors import UserError, did_you_mean, quote
+from compress.runtime.files import is_file
 from compress.runtime.plain_files import check_plain, read_json, read_toml
 
 T = TypeVar("T")
@@ -51,8 +51,7 @@ def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:
         '50k'
     """
     path = shipped_recipes().get(name, Path(name))
-    # Path.is_file() raises an error if the name is too long for a path.
-    if not os.path.isfile(path):  # noqa: PTH113
+    if not is_file(path):
         hint = did_you_mean(name, shipped_recipes())
         raise UserError(
             f"no recipe {quote(name)}{hint}: see `compress recipes`, or pass a TOML file"

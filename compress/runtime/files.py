@@ -50,6 +50,12 @@ def require_file(path: str | Path) -> Path:
     return path
 
 
+def is_file(path: str | Path) -> bool:
+    """Return True if there is a file at `path`; a text that is too long for a path names none."""
+    # Path.is_file() raises an error for one.
+    return os.path.isfile(path)  # noqa: PTH113
+
+
 def is_file_name(name: object) -> bool:
     """Return True if `name` names a file in a folder, and nothing outside of it."""
     return isinstance(name, str) and name == Path(name).name not in ("", "..") and "\0" not in name
