@@ -89,12 +89,13 @@ def test_adopt_refuses_a_mean_that_is_no_number(text: str) -> None:
 
 
 @pytest.mark.slow
-def test_compare_shows_files_side_by_side(run: Compress, weights: Path, tmp_path: Path) -> None:
+def test_compare_shows_files_side_by_side(run: Compress, untrained: Path, tmp_path: Path) -> None:
     dense, sparse = tmp_path / "dense.pth", tmp_path / "sparse.pth"
-    run("prune", "-w", weights, "--budget", "50k", "--out", dense)
-    run("prune", "-w", weights, "--budget", "50k", "--mode", "weights", "--out", sparse)
-    shown = run("compare", dense, sparse, weights).out
-    assert "50,000 not zero" in shown and "11,170,884" in shown
+    cut = ("prune", "-w", untrained, *BUILDER, "--budget", "5k")
+    run(*cut, "--out", dense)
+    run(*cut, "--mode", "weights", "--out", sparse)
+    shown = run("compare", dense, sparse, untrained, *BUILDER).out
+    assert "5,000 not zero" in shown and "14,548" in shown
     assert len(re.findall(r"[\d.]+ ms", shown)) == 3
     pruned, zeroed, original = re.findall(r"([\d,.]+) M │", shown)
     # Zeros are multiplied as well.

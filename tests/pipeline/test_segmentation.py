@@ -207,7 +207,7 @@ def test_minutes_and_a_quantize_stage(recipe: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     asked = load_recipe(str(recipe))
     stages = (*asked.stages, Quantize(max_drop=50.0))
-    made = compress.run(replace(asked, minutes=0.15, stages=stages), out=tmp_path / "run")
+    made = compress.run(replace(asked, minutes=0.05, stages=stages), out=tmp_path / "run")
     last = made.results[-1]
     assert last.kind == "quantize" and last.metric == "mIoU" and last.bytes
     scored = compress.evaluate(tmp_path / "run" / "model.int8.onnx").to_dict()["miou"]

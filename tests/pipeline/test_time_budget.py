@@ -178,10 +178,10 @@ def test_measuring_changes_nothing(
 @pytest.mark.slow
 def test_a_time_budget_is_told_and_remembered(run: Compress, tiny: Tiny, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    shown = run("run", tiny.recipe, "--minutes", "0.2", "--out", out).out
+    shown = run("run", tiny.recipe, "--minutes", "0.05", "--out", out).out
     manifest, results = read_results(out)
     assert shown.count("fitted to the time left: ") == 4
-    assert "epochs fitted to 0.2 min in all" in shown
+    assert "epochs fitted to 0.05 min in all" in shown
     assert {r.name: r.epochs for r in results if r.epochs} == manifest["fitted"]
     for result in results:
         if result.epochs:

@@ -33,7 +33,7 @@ def content() -> dict[str, Any]:
 def to_archive(pickled: bytes, *, compression: int = zipfile.ZIP_STORED) -> bytes:
     """Return a file as torch.save writes it, without tensors, around a pickle."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         archive.writestr("model/data.pkl", pickled)
         archive.writestr("model/version", b"3\n")
         archive.writestr("model/byteorder", b"little")
