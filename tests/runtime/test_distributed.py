@@ -23,6 +23,7 @@ import pytest
 import torch
 from tiny import NETWORKS, Compress, Tiny, command_line, wait_for
 from torch import Tensor
+from torch.distributed import TCPStore
 from torchrun import find_process, finish, finish_both, start_both
 from torchrun import start as torchrun
 
@@ -286,11 +287,16 @@ def test_a_process_lost_in_a_training_step_is_reported_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_batch_too_small_for_the_processes_is_reported_once(still: Tiny, tmp_path: Path) -> None:
+def test_a_batch_too_small_for_the_processes_is_reported_once(
+    start: Compress, still: Tiny, tmp_path: Path
+) -> None:
     recipe = still.variant("single.toml", ("batch_size = 33", "batch_size = 1"))
     out = tmp_path / "run"
-    # torchrun holds what the processes agree by, which is there after one of them has ended.
-    _, err = finish(torchrun(still.root, "-m", "compress", "run", recipe, "--out", out), code=1)
+    # As torchrun does, this process holds what they agree by, which outlasts both of them.
+    store = TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
+    held = {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    held |= {"TORCHELASTIC_RESTART_COUNT": "0"}
+    _, err = finish_both(start_both(start, "run", recipe, "--out", out, env=held), code=2)
     assert err.count("error: 2 processes share a batch of 1 images") == 1
     assert not out.exists()
 

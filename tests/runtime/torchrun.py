@@ -45,13 +45,15 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def start_both(start: Compress, *arguments: object, **options: Any) -> list[Command]:
+def start_both(
+    start: Compress, *arguments: object, env: dict[str, str] | None = None, **options: Any
+) -> list[Command]:
     """Do what torchrun does with `compress ARGUMENTS…`, sooner, with the fixture `start`."""
     # Below the ports that the system hands out, and another one for each process that runs tests.
     port = 20_000 + (16 * os.getpid() + next(STARTED)) % 12_000
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return [start(*arguments, env=shared | each, **options) for each in own]
+    return [start(*arguments, env=shared | each | (env or {}), **options) for each in own]
 
 
 def finish_both(both: list[Command], code: int = 0) -> tuple[str, str]:
