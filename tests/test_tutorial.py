@@ -78,6 +78,8 @@ def shorten(line: str) -> str:
         return ""
     if line.startswith("!compress run"):
         line += " --steps 2 --batch-size 8 --image-size 32"
+    if line.startswith("!compress quantize"):
+        line += " --no-finetune"
     if line.startswith("!"):
         words = shlex.split(line.removeprefix("!compress"))
         return f"{RUNNER}\ndone = CliRunner().invoke(main, {words})\n{SUCCEEDED}"
