@@ -40,6 +40,7 @@ NOT_RUN = {
     "python benchmarks/": "takes hours",
     "python -m http.server": "serves until it is stopped",
     "python docs/icons.py": "downloads",
+    "python -m docs.ensemble": "needs a network of hours; test_ensemble.py has others",
     "python -m venv": "sets up",
     ". ": "sets up",
     "pip install": "downloads",
