@@ -36,18 +36,9 @@ def write_first_images(cache: Path, train: int, test: int) -> None:
 @pytest.mark.skipif(not SYSTEM_COPY.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(tmp_path: Path) -> None:
     write_first_images(tmp_path / "data", train=100, test=40)
-    arguments = [
-        "run",
-        "--budget",
-        "100k",
-        "--quick",
-        "--epochs",
-        "1",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+    command = "-m compress run --budget 100k --quick --epochs 1 --out"
     done = subprocess.run(
-        [sys.executable, "-m", "compress", *arguments],
+        [sys.executable, *command.split(), str(tmp_path / "run")],
         env=os.environ | {"COMPRESS_DATA": str(tmp_path / "data")},
         capture_output=True,
         text=True,
