@@ -91,10 +91,11 @@ def prune_to_file_size(
     Raises:
         UserError: the limits are out of reach, or the model cannot be pruned.
     """
+    if free_bytes is None:
+        return prune_to_limits(model, example, limits, options, log)
     full = measure_cost(model, (example.shape[1], example.shape[2], example.shape[3]))
     full = add_latency(full, model, options.clock if options else None)
-    file_fits = free_bytes is not None and free_bytes(model) >= 0
-    if file_fits and replace(limits, bytes=None).fits(full):
+    if free_bytes(model) >= 0 and replace(limits, bytes=None).fits(full):
         return model
 
     def prune_to_bytes(max_bytes: int | None) -> tuple[nn.Module, list[str]]:
@@ -102,13 +103,13 @@ def prune_to_file_size(
         limits_now = replace(limits, bytes=max_bytes)
         return prune_to_limits(model, example, limits_now, options, lines.append), lines
 
-    if enough is not None and limits.bytes is not None and free_bytes is not None:
+    if enough is not None and limits.bytes is not None:
         best, lines, _ = search_bytes(limits.bytes, full.bytes, prune_to_bytes, free_bytes, enough)
         for line in lines:
             log(line)
         return best
     best, lines = prune_to_bytes(limits.bytes)
-    if limits.bytes is not None and free_bytes is not None:
+    if limits.bytes is not None:
         tried, free = limits.bytes, free_bytes(best)
         for attempt in range(MAX_ATTEMPTS):
             # The file of a wider network has more overhead; what exceeds the budget is taken back

@@ -167,8 +167,6 @@ def prune_to_limits(
         UserError: the limits are out of reach or hold already, or the model cannot be pruned.
     """
     options = options or PruneOptions()
-    full = add_latency(_measure_classifier(model, example), model, options.clock)
-    _check_limits(limits, full)
     structure, kept, verified = cut_verified(
         model,
         example,
@@ -241,6 +239,7 @@ def _measure_classifier(model: nn.Module, example: Tensor) -> Cost:
 
 def _choose_units(structure: Structure, limits: Limits, options: PruneOptions) -> list[Tensor]:
     """Return the indices of the units that each group keeps, best first."""
+    _check_limits(limits, structure.full_cost)
     scores = score_units(options.importance, structure, options.losses)
     original = structure
     if options.original is not None:

@@ -45,6 +45,7 @@ class Structure:
 
     Attributes:
         groups: the groups that can be pruned.
+        full_cost: the cost of the model before its cut.
         timed: True if costs include time.
         unresolved_layers: layers that are not pruned because torch-pruning cannot follow their
             channels.
@@ -90,10 +91,9 @@ class Structure:
         attention = any(isinstance(module, nn.MultiheadAttention) for module in model.modules())
         self._exact = not attention and macs.total == sum(macs.layers.values())
         self.input_size = (example.shape[1], example.shape[2], example.shape[3])
+        self.full_cost = add_latency(measure_cost(model, self.input_size), model, clock)
         # The cost of everything that no group touches.
-        self._fixed = add_latency(measure_cost(model, self.input_size), model, clock) - _sum_costs(
-            self._layers
-        )
+        self._fixed = self.full_cost - _sum_costs(self._layers)
 
     @property
     def uncut_layers(self) -> list[str]:
