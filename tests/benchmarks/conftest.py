@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny import Tiny
 
+import compress
 from compress.pipeline.events import RunEvents
 from compress.recipe.load import load_recipe
 
@@ -34,13 +35,21 @@ def scripts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def recipe(tiny: Tiny) -> Path:
     (tiny.root / "widenets.py").write_text(WIDE)
-    return tiny.variant("wide.toml", ("tinynets:student", "widenets:student"))
+    few = ("batch_size = 32", "batch_size = 32\nmax_images = 128")
+    return tiny.variant("wide.toml", ("tinynets:student", "widenets:student"), few)
+
+
+@pytest.fixture(scope="module")
+def our_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ours") / "run"
+    compress.run(str(recipe), out=out, budget=BUDGET)
+    return out
 
 
 @pytest.fixture
-def setting(recipe: Path, tmp_path: Path) -> Any:
+def setting(recipe: Path, our_run: Path, tmp_path: Path) -> Any:
     """Our run, and the setting that rows use."""
     from setting import lay_out
 
     loaded = load_recipe(str(recipe), {"budget": BUDGET})
-    return lay_out(loaded, tmp_path / "run", tmp_path / "logits_cache", RunEvents())
+    return lay_out(loaded, our_run, tmp_path / "logits_cache", RunEvents())
