@@ -239,10 +239,16 @@ class Compress(Protocol):
     ) -> Command: ...
 
 
-def command_line(
-    words: list[str], folder: Path, networks: Path, screens: tuple[str, str], env: dict[str, str]
-) -> None:
-    """The code of a started process; its output and its errors go to two files or terminals."""
+def command_line(words: list[str], *place: Any) -> None:
+    """The code of a started process; see `enter` for its place."""
+    enter(*place)
+    from compress.cli.main import main
+
+    main(words, prog_name="compress")
+
+
+def enter(folder: Path, networks: Path, screens: tuple[str, str], env: dict[str, str]) -> None:
+    """Work in `folder` from here on; output and errors go to two files or terminals."""
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # a shell ignores it for what it runs in the background
@@ -255,9 +261,6 @@ def command_line(
         os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_NOCTTY, 0o644), number)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     torch.set_num_threads(1)
-    from compress.cli.main import main
-
-    main(words, prog_name="compress")
 
 
 def copy_screen(keyboard: int, file: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
@@ -11,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tiny import Command, Compress
+from torch.distributed import TCPStore
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
-STARTED = itertools.count()
+# What processes agree by; as that of torchrun, it outlasts them.
+STORES: list[TCPStore] = []
 
 
 def start(folder: Path, *words: object) -> subprocess.Popen[str]:
@@ -45,15 +46,13 @@ def finish(started: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def start_both(
-    start: Compress, *arguments: object, env: dict[str, str] | None = None, **options: Any
-) -> list[Command]:
+def start_both(start: Compress, *arguments: object, **options: Any) -> list[Command]:
     """Do what torchrun does with `compress ARGUMENTS…`, sooner, with the fixture `start`."""
-    # Below the ports that the system hands out, and another one for each process that runs tests.
-    port = 20_000 + (16 * os.getpid() + next(STARTED)) % 12_000
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    STORES.append(TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(STORES[-1].port), "WORLD_SIZE": "2"}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     own = [{"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return [start(*arguments, env=shared | each | (env or {}), **options) for each in own]
+    return [start(*arguments, env=shared | each, **options) for each in own]
 
 
 def finish_both(both: list[Command], code: int = 0) -> tuple[str, str]:

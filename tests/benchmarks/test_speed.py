@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import itertools
 import math
-import os
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny import CLASSES, Tiny
+from tiny import CLASSES, Compress, Tiny, enter
 from torch import nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
+from torchrun import finish_both, start_both
 
 from compress.models import checkpoint
 from compress.models.build import build
@@ -104,8 +104,6 @@ def test_a_burst_trains_the_networks_of_a_run(tiny: Tiny, weights: Path) -> None
 
 
 def test_cached_logits_spare_the_teacher_and_live_ones_do_not(tiny: Tiny, weights: Path) -> None:
-    import importlib
-
     from bursts import WARM, Setting
 
     from compress.recipe.load import load_recipe
@@ -127,19 +125,19 @@ def test_cached_logits_spare_the_teacher_and_live_ones_do_not(tiny: Tiny, weight
     assert sum(images) == (WARM + 2) * 32
 
 
+def time_burst(words: list[str], *place: Any) -> None:
+    """Stand in for `command_line`."""
+    enter(*place)
+    sys.argv[1:] = words
+    importlib.import_module("by_processes").main()
+
+
 @pytest.mark.slow
-def test_processes_share_a_burst(tiny: Tiny, weights: Path) -> None:
-    script = str(Path(__file__).parents[2] / "benchmarks" / "by_processes.py")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [tiny.recipe, weights, "cpu", 1, 32, "finetune"]
-    command = [sys.executable, *launcher, script, *map(str, words)]
-    paths = {"PYTHONPATH": os.pathsep.join([str(tiny.root), *sys.path]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=os.environ | paths, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+def test_processes_share_a_burst(start: Compress, tiny: Tiny, weights: Path) -> None:
+    words = (tiny.recipe, weights, "cpu", 1, 32, "finetune")
+    out, _ = finish_both(start_both(start, *words, target=time_burst))
     # Only the main process prints.
-    assert len(re.findall(r"^images/s (\d+\.\d+)$", done.stdout, re.M)) == 1, done.stdout
+    assert len(re.findall(r"^images/s (\d+\.\d+)$", out, re.M)) == 1, out
 
 
 def test_the_table_does_without_torchdistill(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torchrun import finish, start
+from tiny import Compress, enter
+from torchrun import start_both
 
 from compress.runtime import distributed
 from compress.runtime.errors import UserError
@@ -34,9 +36,23 @@ def exchange(out: Path) -> None:
         distributed.require_single_process("an experiment")
 
 
+def exchange_in_process(words: list[str], *place: Any) -> None:
+    """Stand in for `command_line`."""
+    enter(*place)
+    try:
+        exchange(Path(words[0]))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
 @pytest.mark.slow
-def test_processes_exchange_values_and_report_an_error_once(tmp_path: Path) -> None:
-    _, err = finish(start(tmp_path, __file__, tmp_path), code=1)
+def test_processes_exchange_values_and_report_an_error_once(
+    start: Compress, tmp_path: Path
+) -> None:
+    started = start_both(start, tmp_path, target=exchange_in_process)
+    codes, err = sorted(each.wait() for each in started), "".join(each.err for each in started)
+    # Only the first to fail reports it.
+    assert codes == [1, 2], err
     both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert [found["shard"] for found in both] == [[0, 2], [1, 2]]
     assert [found["local_rank"] for found in both] == [0, 1]
@@ -96,10 +112,3 @@ def test_values_travel_through_cpus_and_gradients_through_gpus(
     with pytest.raises(Chosen), distributed.process_group():
         pass
     assert set(chosen[0].split(",")) == backends
-
-
-if __name__ == "__main__":
-    try:
-        exchange(Path(sys.argv[1]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
