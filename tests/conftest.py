@@ -5,6 +5,7 @@ Commands run in real processes.
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import sys
@@ -34,6 +35,7 @@ from tiny import (
     write_folder,
     write_mislabelled,
 )
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import compress
 from compress.data.open_dataset import open_dataset
@@ -53,6 +55,15 @@ def no_sync() -> Iterator[None]:
     """Do not wait for the disk in this process; what that is for is tested with real processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_table_of_operators() -> Iterator[None]:
+    """Let torch list the operators of ONNX once, not for every network that it exports."""
+    with pytest.MonkeyPatch.context() as patch:
+        list_operators = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+        patch.setattr(ONNXRegistry, "from_torchlib", list_operators)
         yield
 
 
