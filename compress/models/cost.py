@@ -81,7 +81,10 @@ def describe_difference(model: nn.Module, input_size: tuple[int, int, int]) -> s
     Args:
         input_size: (C, H, W) of the image for which they are counted.
     """
-    statistics, macs = _count(model, input_size)
+    return _compare(*_count(model, input_size))
+
+
+def _compare(statistics: torchinfo.ModelStatistics, macs: int) -> str | None:
     theirs = int(statistics.total_mult_adds)
     if abs(theirs - macs) <= NEGLIGIBLE * macs:
         return None
@@ -97,6 +100,7 @@ def summary_table(
     depth: int = 2,
     sparse: bool = False,
     width: int | None = None,
+    cost: Cost | None = None,
 ) -> str:
     """Return torchinfo's table of `model` as text.
 
@@ -108,9 +112,11 @@ def summary_table(
         sparse: as for `measure_cost`.
         width: most characters of a line; no limit if left out. A narrow table leaves out numbers of
             layers, then the shapes of their outputs.
+        cost: of the model, if it has been measured.
     """
     statistics = _summarize(_mask_zeros(model) if sparse else model, input_size, depth)
-    note = describe_difference(model, input_size)
+    known = cost is not None and not sparse
+    note = _compare(statistics, cost.macs) if known else describe_difference(model, input_size)
     return format_summary(statistics, width) + (f"\n{fill(note, width or 10_000)}" if note else "")
 
 

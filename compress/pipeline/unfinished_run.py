@@ -140,7 +140,9 @@ class UnfinishedRun:
             if ctx.clock:
                 ctx.clock.kept.clear()
         width = self.events.width
-        table = summary_table(output.model, step.input_size, sparse=step.sparse, width=width)
+        table = summary_table(
+            output.model, step.input_size, sparse=step.sparse, width=width, cost=cost
+        )
         self.events.on_stage_end(run_dir.results[-1], before, table)
         final = step is plan.steps[-1]
         labels = plan.data.val_labels

@@ -13,7 +13,7 @@ from tiny import Tiny
 
 from compress.data.open_dataset import open_dataset
 from compress.experiments.experiment import plan_experiment
-from compress.models.build import build
+from compress.models.build import build_untrained
 from compress.pipeline.checks import check_methods
 from compress.pipeline.stage_steps import stage_steps
 from compress.pipeline.step import number_steps
@@ -24,7 +24,7 @@ from compress.training.task import make_task
 EXPERIMENTS = Path(__file__).parents[2] / "docs" / "experiments"
 
 # Rows share networks.
-build_once = cache(build)
+build_once = cache(build_untrained)
 
 
 def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -35,7 +35,7 @@ def check_rows(file: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> int:
     Returns:
         The number of rows that differ in that.
     """
-    monkeypatch.setattr("compress.pipeline.checks.build", build_once)
+    monkeypatch.setattr("compress.pipeline.checks.build_untrained", build_once)
     distinct = {}
     for trial in plan_experiment(file, out=tiny.root / "planned"):
         recipe = trial.recipe

@@ -21,6 +21,7 @@ from compress.recipe.load import load_recipe, override_recipe
 from compress.recipe.model_spec import ModelSpec
 from compress.runtime.errors import UserError
 
+BRIEF = (("epochs = 3", "epochs = 1"), ("epochs = 2", "epochs = 1"))
 FINETUNED = StageResult(
     "finetune 1", "finetune", "mobilenet_v2", 9, 9, val=0.9, seconds=1.0, checkpoint=""
 )
@@ -32,6 +33,12 @@ TAUGHT = replace(
     val=0.8,
     checkpoint="stages/01-teach.pth",
 )
+
+
+@pytest.fixture(scope="module")
+def brief(tiny: Tiny) -> Path:
+    """A recipe of one epoch a stage."""
+    return tiny.variant("brief-sweep.toml", *BRIEF)
 
 
 def read_state(file: Path) -> dict[str, Tensor]:
@@ -46,10 +53,10 @@ def assert_same_state(one: Path, other: Path) -> None:
 
 @pytest.mark.slow
 def test_each_budget_continues_from_the_one_above(
-    run: Compress, tiny: Tiny, tmp_path: Path
+    run: Compress, brief: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
-    command = ("sweep", tiny.recipe, "--budgets", "1500,6k,3k", "--out", out, "--max-images", 64)
+    command = ("sweep", brief, "--budgets", "1500,6k,3k", "--out", out, "--max-images", 64)
     shown = run(*command).out
     runs = {name: read_results(out / name)[1] for name in ("6k", "3k", "1500")}
     for results, limit in zip(runs.values(), (6000, 3000, 1500), strict=True):
@@ -181,7 +188,9 @@ def test_a_killed_sweep_resumes_with_the_same_results(
     start: Compress, run: Compress, tiny: Tiny, tmp_path: Path
 ) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    recipe = tiny.variant("longer.toml", ("epochs = 3\nlr = 0.05", "epochs = 15\nlr = 0.05"))
+    recipe = tiny.variant(
+        "longer.toml", ("epochs = 3\nlr = 0.05", "epochs = 12\nlr = 0.05"), *BRIEF
+    )
     command = ("sweep", recipe, "--budgets", "6k, 3k", "--max-images", 64, "--out")
     run(*command, undisturbed)
     victim = start(*command, killed)
@@ -200,13 +209,13 @@ def test_a_killed_sweep_resumes_with_the_same_results(
 
 @pytest.mark.slow
 def test_other_files_in_the_directory_are_left_alone(
-    run: Compress, tiny: Tiny, tmp_path: Path
+    run: Compress, brief: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
     mine = out / "logits_cache" / "mine.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    command = ("sweep", tiny.recipe, "--max-images", 64)
+    command = ("sweep", brief, "--max-images", 64)
     run(*command, "--budgets", "6k,3k", "--out", out, "--fresh")
     assert mine.read_text() == "mine" and (out / "sweep.md").is_file()
     refused = run(*command, "--budgets", "6k,3k", "--out", mine, code=2)
@@ -220,10 +229,10 @@ def test_other_files_in_the_directory_are_left_alone(
 
 @pytest.mark.slow
 def test_a_sweep_with_other_budgets_is_refused_before_anything_is_trained(
-    run: Compress, tiny: Tiny, tmp_path: Path
+    run: Compress, brief: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sweep"
-    command = ("sweep", tiny.recipe, "--max-images", 64, "--out", out, "--budgets")
+    command = ("sweep", brief, "--max-images", 64, "--out", out, "--budgets")
     run(*command, "6k,3k")
     refused = run(*command, "9k,6k,3k", code=2)
     assert f"{out / '6k'}: " in refused.err and "not from 9k" in refused.err

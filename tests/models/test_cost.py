@@ -94,7 +94,10 @@ def test_a_miscount_of_torchinfo_is_said() -> None:
     macs = 3 * 8 * 9 * 14 * 14
     assert measure_cost(renamed, (3, 16, 16)).macs == macs
     assert f"{macs:,}" in line and "torchinfo" in line
-    assert line in summary_table(renamed, (3, 16, 16))
+    table = summary_table(renamed, (3, 16, 16))
+    assert line in table
+    cost = measure_cost(renamed, (3, 16, 16))
+    assert summary_table(renamed, (3, 16, 16), cost=cost) == table
 
 
 def test_bytes_are_those_of_all_tensors() -> None:
