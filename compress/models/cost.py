@@ -115,8 +115,10 @@ def summary_table(
         cost: of the model, if it has been measured.
     """
     statistics = _summarize(_mask_zeros(model) if sparse else model, input_size, depth)
-    known = cost is not None and not sparse
-    note = _compare(statistics, cost.macs) if known else describe_difference(model, input_size)
+    if sparse or cost is None:
+        note = describe_difference(model, input_size)
+    else:
+        note = _compare(statistics, cost.macs)
     return format_summary(statistics, width) + (f"\n{fill(note, width or 10_000)}" if note else "")
 
 
