@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import doctest
 import inspect
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from code_blocks import read_blocks
+from tiny import Compress, enter
 
 import compress
 
 PAGE = Path(__file__).parent.parent / "docs/python.md"
 
 
+def run_page(words: list[str], *place: Any) -> None:
+    """Stand in for `command_line`."""
+    enter(*place)
+    runpy.run_path(words[0], run_name="__main__")
+
+
 @pytest.mark.slow
-def test_the_blocks_of_the_page_run_in_order(tmp_path: Path) -> None:
+def test_the_blocks_of_the_page_run_in_order(run: Compress, tmp_path: Path) -> None:
     blocks = [block.text for block in read_blocks(PAGE, "python")]
     assert len(blocks) >= 7
     (tmp_path / "page.py").write_text("\n".join(blocks))
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(PAGE.parent.parent), *sys.path])}
-    command = [sys.executable, "page.py"]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "student differs" in done.stdout and "vertical" in done.stdout
+    shown = run(tmp_path / "page.py", target=run_page).out
+    assert "student differs" in shown and "vertical" in shown
 
 
 # The others need more than seconds, or a trained network of the reader's.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tiny import Compress
 
 import compress
 
@@ -34,17 +32,13 @@ def write_first_images(cache: Path, train: int, test: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SYSTEM_COPY.is_dir(), reason="needs Debian's dataset-fashion-mnist")
-def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(tmp_path: Path) -> None:
+def test_the_default_recipe_runs_on_fashion_mnist_and_its_model_predicts(
+    run: Compress, tmp_path: Path
+) -> None:
     write_first_images(tmp_path / "data", train=100, test=40)
-    command = "-m compress run --budget 100k --quick --epochs 1 --out"
-    done = subprocess.run(
-        [sys.executable, *command.split(), str(tmp_path / "run")],
-        env=os.environ | {"COMPRESS_DATA": str(tmp_path / "data")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "100,000" in done.stdout and "\x1b" not in done.stdout
+    words = ("--budget", "100k", "--quick", "--epochs", 1, "--out", tmp_path / "run")
+    shown = run("run", *words, env={"COMPRESS_DATA": str(tmp_path / "data")}).out
+    assert "100,000" in shown and "\x1b" not in shown
 
     manifest = json.loads((tmp_path / "run" / "run.json").read_text())
     kinds = [stage["kind"] for stage in manifest["stages"]]
