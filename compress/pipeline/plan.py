@@ -145,10 +145,11 @@ class Plan:
             widen_input(model)
         return to_channels_last(model).to(self.device)
 
-    def original_of(self, step: Step) -> Step | None:
-        """Return the step that leaves the student before its first cut, if `step` prunes."""
+    @property
+    def original(self) -> Step:
+        """The step that leaves the student before its first cut."""
         first = next((each.index for each in self.steps if each.prune), 0)
-        return self.steps[first - 1] if step.prune else None
+        return self.steps[first - 1]
 
     def is_last_cut(self, step: Step) -> bool:
         """Return True if `step` is the last that prunes."""

@@ -180,18 +180,21 @@ class UnfinishedRun:
 
     def _context(self, step: Step) -> StageContext:
         """Return the context of a step's stage."""
-        plan = self.plan
-        original = plan.original_of(step)
         return StageContext(
-            plan,
+            self.plan,
             step,
             state=(self.run_dir.path / step.file).with_suffix(".state"),
             logits_dir=self.logits_dir,
             events=self.events,
             teacher=self._load_teacher(step),
-            original=None if original is None else self._load_model(original),
+            original=self._original if step.prune else None,
             mirrors=self._decide_mirroring(step),
         )
+
+    @cached_property
+    def _original(self) -> nn.Module:
+        """The student before its first cut. No stage changes it."""
+        return self._load_model(self.plan.original)
 
     def _decide_mirroring(self, step: Step) -> bool:
         """Decide if `step` mirrors its images where the recipe leaves that to the data.
