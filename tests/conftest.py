@@ -6,12 +6,14 @@ Commands run in real processes.
 from __future__ import annotations
 
 import functools
+import importlib
 import multiprocessing
 import os
 import sys
 import termios
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,6 @@ from tiny import (
     write_folder,
     write_mislabelled,
 )
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import compress
 from compress.data.open_dataset import open_dataset
@@ -60,10 +61,15 @@ def no_sync() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_table_of_operators() -> Iterator[None]:
-    """Let torch list the operators of ONNX once, not for every network that it exports."""
+    """Let torch list the operators of ONNX once, not for every network that it exports.
+
+    The list is torch's own affair: a version that keeps it elsewhere only takes longer.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        list_operators = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
-        patch.setattr(ONNXRegistry, "from_torchlib", list_operators)
+        with suppress(ImportError, AttributeError):
+            module = importlib.import_module("torch.onnx._internal.exporter._registration")
+            list_operators = staticmethod(functools.cache(module.ONNXRegistry.from_torchlib))
+            patch.setattr(module.ONNXRegistry, "from_torchlib", list_operators)
         yield
 
 
