@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from compress.pipeline.fit_to_data import choose_batch_size, fit_to_data
 from compress.recipe.load import load_recipe, recipe_from_dict
 from compress.recipe.schema import Recipe
 from compress.recipe.stages import Train
+from compress.recipe.write_toml import recipe_to_toml
 from compress.runtime.errors import UserError
 from compress.training.schedule import count_steps
 
@@ -67,7 +69,7 @@ def test_floors_hold_for_a_small_data_set() -> None:
         ({}, ["teacher"], "taught"),
         ({"teacher": {"name": "resnet50", "pretrained": True}}, [], "taught"),
         ({"student": {"name": "resnet18", "pretrained": True}}, [], "photos"),
-        ({}, ["teacher", "student"], "adopted"),
+        ({}, ["teacher", "student"], "adopted-few"),
     ],
 )
 def test_few_images_take_the_stages_of_a_recipe_for_them(
@@ -76,6 +78,36 @@ def test_few_images_take_the_stages_of_a_recipe_for_them(
     fitted, notes = fit_to_data(recipe(**keys), data(1_350), trained)
     expected, _ = fit_to_data(load_recipe(name), data(1_350))
     assert fitted.stages == expected.stages and any(repr(name) in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("images", "name"), [(30_000, "default"), (3_000, "adopted"), (1_350, "adopted-few")]
+)
+def test_a_trained_student_is_cut_as_the_number_of_images_asks(images: int, name: str) -> None:
+    fitted, notes = fit_to_data(load_recipe("default"), data(images), ["teacher", "student"])
+    shipped = load_recipe(name)
+    expected, _ = fit_to_data(replace(shipped, small_data=None), data(images))
+    assert fitted.stages == expected.stages
+    assert sum(f"recipe {name!r}" in note for note in notes) == (name != "default")
+    assert sum("are few" in note for note in notes) == (name != "default")
+    assert fit_to_data(shipped, data(images), ["student"])[0].stages == expected.stages
+
+
+@pytest.mark.parametrize("name", ["default", "adopted"])
+def test_masks_take_no_stages_that_mix_images(name: str) -> None:
+    images = data(1_350)
+    masks = torch.zeros(1, 28, 28, dtype=torch.uint8).expand(1_350, -1, -1)
+    scenes = replace(images, train_images=replace(images.train_images, masks=masks))
+    fitted, _ = fit_to_data(load_recipe(name), scenes, ["teacher", "student"])
+    expected, _ = fit_to_data(replace(load_recipe("adopted"), small_data=None), data(1_350))
+    assert fitted.stages == expected.stages
+
+
+def test_a_recipe_for_few_images_that_names_itself_is_taken_once(tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(recipe_to_toml(recipe(small_data={"images": 5_000, "scratch": str(own)})))
+    fitted, notes = fit_to_data(load_recipe(str(own)), data(1_350))
+    assert len(fitted.stages) == 4 and any(str(own) in note for note in notes)
 
 
 @pytest.mark.parametrize("key", ["teacher", "teacher.name"])
