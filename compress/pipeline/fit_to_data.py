@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import replace
 
 from compress.data.dataset import Dataset
 from compress.pipeline.change_stages import change_stages
 from compress.recipe.load import load_recipe
 from compress.recipe.model_spec import ModelSpec, settle_stem
-from compress.recipe.schema import Recipe, SmallData
-from compress.recipe.stages import Stage, Train
+from compress.recipe.schema import Recipe
+from compress.recipe.stages import Train
 from compress.training.schedule import count_steps
 
 # `batch_size = "auto"`: a power of two in this range that makes so many batches an epoch. On a CPU
@@ -89,58 +89,32 @@ def _settle_balance(recipe: Recipe, data: Dataset, notes: list[str]) -> Recipe:
 def _choose_stages(
     recipe: Recipe, data: Dataset, trained: Collection[str], notes: list[str]
 ) -> Recipe:
-    """Take the stages of another recipe where there are few images.
-
-    That recipe may name another in turn, for even fewer images. Stages that mix images are not
-    taken where the labels are masks.
-    """
-    images, small, chosen = data.train_count, recipe.small_data, None
-    while small is not None and images < small.images:
-        name, why = _name_recipe(recipe, small, trained)
-        taken = load_recipe(name)
-        if data.has_masks and _mix(taken.stages):
-            break
-        if name in (small.scratch, small.taught) and small.student is not None:
-            recipe = replace(recipe, student=ModelSpec(small.student, stem=recipe.student.stem))
-        where = f"the recipe {name!r}"
-        stages = change_stages(taken.stages, small.method, small.importance, where)
-        recipe = replace(recipe, stages=stages, small_data=None)
-        chosen = f"the stages of {where}, {why}"
-        small = _for_fewer(taken.small_data, small)
-    if chosen is not None:
-        notes.append(f"{images:,} training images are few: {chosen}")
-    return recipe
-
-
-def _name_recipe(recipe: Recipe, small: SmallData, trained: Collection[str]) -> tuple[str, str]:
-    """Return the name of the recipe for these networks, and what speaks for it."""
+    """Take the stages of another recipe where there are few images."""
+    images, small = data.train_count, recipe.small_data
+    if small is None or images >= small.images:
+        return recipe
     if "student" in trained:
-        return small.adopted, "which cut a trained network gently"
-    if recipe.student.pretrained:
-        return small.pretrained, "which build on pretrained weights"
-    if (
+        name, why = small.adopted, "which cut a trained network gently"
+        # Its stages mix images, which does not move their masks.
+        if small.adopted_few and images < small.few_images and not data.has_masks:
+            name, why = small.adopted_few, f"{why} and teach it on mixed images"
+    elif recipe.student.pretrained:
+        name, why = small.pretrained, "which build on pretrained weights"
+    elif (
         "teacher" in trained
         or recipe.teacher.pretrained
         or small.scratch == small.taught
         or small.method not in (None, "labels")
     ):
-        return small.taught, f"taught by {recipe.teacher.name}"
-    return small.scratch, f"without {recipe.teacher.name} as a teacher"
-
-
-def _mix(stages: Iterable[Stage]) -> bool:
-    return any(isinstance(stage, Train) and (stage.mixup or stage.cutmix) for stage in stages)
-
-
-def _for_fewer(inner: SmallData | None, outer: SmallData) -> SmallData | None:
-    """Return the choice for fewer images than `outer`'s, with the method and importance of that."""
-    if inner is None or inner.images >= outer.images:
-        return None
-    return replace(
-        inner,
-        method=outer.method or inner.method,
-        importance=outer.importance or inner.importance,
-    )
+        name, why = small.taught, f"taught by {recipe.teacher.name}"
+    else:
+        name, why = small.scratch, f"without {recipe.teacher.name} as a teacher"
+    if name in (small.scratch, small.taught) and small.student is not None:
+        recipe = replace(recipe, student=ModelSpec(small.student, stem=recipe.student.stem))
+    notes.append(f"{images:,} training images are few: the stages of the recipe {name!r}, {why}")
+    where = f"the recipe {name!r}"
+    stages = change_stages(load_recipe(name).stages, small.method, small.importance, where)
+    return replace(recipe, stages=stages, small_data=None)
 
 
 def _in_epochs(stage: Train, steps: int) -> Train:

@@ -52,6 +52,11 @@ class SmallData:
     """Recipe for a student that has pretrained weights."""
     adopted: str = "adopted"
     """Recipe for a trained student."""
+    few_images: Count = 2_000
+    """With fewer training images than this, `adopted_few` takes the place of `adopted`."""
+    adopted_few: str | None = None
+    """Recipe for a trained student and even fewer images, if there is one; not where labels are
+    masks."""
     method: MethodName | None = None
     """Distillation method of these stages, in place of their own. If it needs a teacher, `taught`
     takes the place of `scratch`."""
