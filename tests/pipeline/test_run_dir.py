@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 import compress
 from compress.distillation.logits_cache import LogitsCache
 from compress.pipeline.run_dir import read_results
+from compress.recipe.schema import SmallData
 from compress.runtime.checksum import seal_table
 from compress.runtime.errors import UserError
 
@@ -183,6 +185,25 @@ def test_a_run_that_is_older_than_a_recipe_key_goes_on(
     manifest["recipe"]["stages"][0]["ema"] = 0.5
     (out / "run.json").write_text(json.dumps(seal_table(manifest)))
     assert "another recipe (stages differs)" in run("run", tiny.recipe, "--out", out, code=2).err
+
+
+def test_stages_that_few_images_replace_cannot_be_changed_under_way(
+    tiny: Tiny, finished: Path, tmp_path: Path
+) -> None:
+    """The recipe's own stages are not those that are run, even where they are of the same kinds."""
+    shutil.copytree(finished, out := tmp_path / "run")
+    manifest = json.loads((out / "run.json").read_text())
+    manifest["recipe"]["small_data"] = asdict(SmallData(scratch=str(tiny.recipe)))
+    last = manifest["stages"].pop()
+    (out / "run.json").write_text(json.dumps(seal_table(manifest)))
+    for name in (last["checkpoint"], "model.pth"):
+        (out / name).unlink()
+    table = ("[teacher]", f'[small_data]\nscratch = "{tiny.recipe}"\n\n[teacher]')
+    changed = tiny.variant("changed.toml", table, ("lr = 0.05\nema", "lr = 0.01\nema"))
+    with pytest.raises(UserError, match="another recipe"):
+        compress.run(str(changed), out=out)
+    compress.run(str(tiny.variant("few.toml", table)), out=out)
+    assert_same(out, finished)
 
 
 def test_a_run_of_another_version_is_named(run: Compress, finished: Path, tmp_path: Path) -> None:
