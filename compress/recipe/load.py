@@ -32,8 +32,7 @@ def shipped_recipes() -> dict[str, Path]:
     package = Path(__file__).parent.parent
     places = (package / "pipelines", package.parent / "pipelines")
     folder = next((f for f in places if f.is_dir()), package)
-    files = {path.stem: path for path in folder.glob("*.toml")}
-    return {name: files[name] for name in sorted(files)}
+    return {path.stem: path for path in sorted(folder.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def load_recipe(name: str, overrides: dict[str, Any] | None = None) -> Recipe:

@@ -85,7 +85,7 @@ def test_a_trained_student_is_cut_as_the_number_of_images_asks(images: int, name
     fitted, notes = fit_to_data(load_recipe("default"), data(images), ["teacher", "student"])
     expected, _ = fit_to_data(replace(load_recipe(name), small_data=None), data(images))
     assert fitted.stages == expected.stages
-    assert any(f"{name!r}" in note for note in notes) == (name != "default")
+    assert any(repr(name) in note for note in notes) == (name != "default")
 
 
 def test_masks_take_no_stages_that_mix_images() -> None:
