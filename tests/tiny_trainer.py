@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -63,6 +63,7 @@ def make_trainer(
     image_size: int | None = None,
     objective: Objective = LABELS,
     lr_scale: float = 1.0,
+    validate: Callable[[nn.Module], float] | None = None,
 ) -> Trainer:
     def batches(epoch: int) -> Iterator[Batch]:
         return training_batches(
@@ -80,7 +81,7 @@ def make_trainer(
         stage,
         batches=batches,
         steps_per_epoch=count_steps(data.train_count, 32),
-        validate=lambda trained: accuracy(trained, data, image_size),
+        validate=validate or (lambda trained: accuracy(trained, data, image_size)),
         seed=0,
         state=state,
         events=events,

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import Interrupted, Tiny
+from tiny_trainer import LABELS, TASK, make_trainer
 from torch import nn
 
-from compress.data.batches import Batch, plain_batches, training_batches
+from compress.data.batches import Batch, plain_batches
 from compress.data.dataset import Dataset
 from compress.data.open_dataset import open_dataset
-from compress.distillation.labels import Labels
 from compress.models.build import import_builder
 from compress.models.tensor_file import read_tensors
-from compress.recipe.stages import Augment, Train
+from compress.recipe.stages import Train
 from compress.runtime.errors import UserError
-from compress.training.classification import Classification
 from compress.training.divergence import LOWER, MAX_RETRIES
 from compress.training.evaluate import measure_scores
 from compress.training.events import Events
 from compress.training.objective import Forward, Losses
-from compress.training.schedule import count_steps
 from compress.training.state import previous_state
-from compress.training.trainer import Trainer, TrainResult
+from compress.training.trainer import TrainResult
 
-TASK = Classification(4)
-LABELS = Labels(TASK)
 STAGE = Train(kind="finetune", epochs=3, optimizer="sgd", lr=0.05)
 
 
@@ -69,27 +65,11 @@ def fit(
         scores = measure_scores(network, plain_batches(data, data.val, batch_size=500), TASK)
         return scores.main if scores.finite else math.nan
 
-    def batches(epoch: int) -> Iterator[Batch]:
-        return training_batches(
-            data,
-            Augment(),
-            encode_targets=TASK.encode_targets,
-            seed=0,
-            view=epoch,
-            batch_size=32,
-        )
-
-    return Trainer(
-        import_builder("tinynets:student")(num_classes=4),
-        objective,
-        stage,
-        batches=batches,
-        steps_per_epoch=count_steps(data.train_count, 32),
-        validate=validate,
-        seed=0,
-        state=state,
-        events=events,
-    ).fit()
+    model = import_builder("tinynets:student")(num_classes=4)
+    trainer = make_trainer(
+        data, state, stage, model=model, objective=objective, events=events, validate=validate
+    )
+    return trainer.fit()
 
 
 class Explosive:
