@@ -240,12 +240,17 @@ def make_plan(
 def _open_data(
     recipe: Recipe, trained: Mapping[str, Checkpoint], log: Callable[[str], None]
 ) -> Dataset:
-    """Open the data of a recipe; its classes have the order of those of a trained network."""
-    first = next(iter(trained.values()), None)
+    """Open the data of a recipe.
+
+    Its classes have the order of those of a trained network, and its images the size of those that
+    a trained student takes, unless the recipe names one.
+    """
+    first, student = next(iter(trained.values()), None), trained.get("student")
+    own_size = None if student is None else student.input_size[-1]
     return open_dataset(
         recipe.data,
         classes=() if first is None else first.classes,
-        image_size=recipe.image_size,
+        image_size=recipe.image_size or own_size,
         max_images=recipe.max_images,
         data_fraction=recipe.data_fraction,
         seed=recipe.seed,

@@ -74,8 +74,9 @@ class Recipe:
     """Data set: a name; or your own images, as `folder:PATH`, `csv:FILE` or `hf:NAME-OR-PATH`, or
     `masks:PATH` with the class of each pixel: a network then labels pixels."""
     image_size: Annotated[int, Field(ge=4, le=1024)] | None = None
-    """Side in pixels to which images are resized. Default: the data set's own; for files the median
-    of their shorter sides, rounded down to a multiple of 16, at least 32 and at most 224."""
+    """Side in pixels to which images are resized. Default: that of a trained student; else the data
+    set's own, and for files the median of their shorter sides, rounded down to a multiple of 16, at
+    least 32 and at most 224."""
     crop_ratio: Annotated[float, Field(ge=0.1, le=1)] | None = None
     """Part of an image that is seen in validation, test and predictions: the shorter side is
     resized to `image_size` divided by this, and the centre is cropped. Default: that of a trained

@@ -208,3 +208,17 @@ def test_pretrained_starts_both_networks_from_published_weights(
     keys |= {"image_size": 32, "budget": "1M"}
     plan = make_plan(load_recipe(str(tiny.recipe), keys))
     assert plan.recipe.teacher.pretrained is plan.recipe.student.pretrained is True
+
+
+@pytest.mark.parametrize("asked", [None, 24])
+def test_a_trained_student_keeps_its_image_size(
+    tiny: Tiny, finished: Path, asked: int | None
+) -> None:
+    """However large the files are, unless the recipe names a size."""
+    recipe = str(tiny.variant("sized.toml", ("image_size = 16\n", "")))
+    own = make_plan(load_recipe(recipe), "cpu").data.image_size
+    student = finished / FILES[-1]
+    plan = make_plan(
+        load_recipe(recipe, {"student": student, "budget": "1500", "image_size": asked}), "cpu"
+    )
+    assert own == 32 and plan.data.image_size == (asked or 16)
