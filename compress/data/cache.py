@@ -166,6 +166,24 @@ def _safe_archives() -> Iterator[None]:
     torchvision unpacks them with whatever is the default, and that of Python before 3.14 lets a
     member of an archive be written anywhere. Zip archives are always unpacked within the folder.
     """
+    if not hasattr(tarfile, "data_filter"):
+        # Python before 3.11.4, such as Debian 12's.
+        extract_all = tarfile.TarFile.extractall
+
+        def extract_files(archive: tarfile.TarFile, path: str = ".") -> None:
+            folder = Path(path).resolve()
+            for member in archive:
+                inside = (folder / member.name).resolve().is_relative_to(folder)
+                if not (inside and (member.isfile() or member.isdir())):
+                    raise tarfile.ExtractError(f"{member.name!r} is not a file within the folder")
+            extract_all(archive, path)
+
+        tarfile.TarFile.extractall = extract_files  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            tarfile.TarFile.extractall = extract_all  # type: ignore[method-assign]
+        return
     default = getattr(tarfile.TarFile, "extraction_filter", None)
     tarfile.TarFile.extraction_filter = staticmethod(tarfile.data_filter)
     try:
